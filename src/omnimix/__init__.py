@@ -1,0 +1,59 @@
+"""omnimix: multimodal language models as recipes over parts.
+
+>>> import omnimix
+>>> model = omnimix.load("nano")  # doctest: +SKIP
+>>> model.answer("What is in the box?", image="scene.png", regions=[omnimix.Box(40, 60, 120, 150)])
+... # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from omnimix import _torchvision
+from omnimix.errors import OmnimixError
+from omnimix.types import Box, Mask, Media, Point, Polygon, Sample, Stroke, Turn
+
+_torchvision.install()
+
+__version__ = "0.1.0"
+
+# Names that need torch and transformers, imported when first asked for.
+_LATER = {
+    "Assistant": "omnimix.generate.assistant",
+    "MultimodalLM": "omnimix.compose.model",
+    "Processor": "omnimix.compose.processor",
+    "Recipe": "omnimix.compose.recipe",
+    "load": "omnimix.generate.assistant",
+}
+
+if TYPE_CHECKING:
+    from omnimix.compose.model import MultimodalLM
+    from omnimix.compose.processor import Processor
+    from omnimix.compose.recipe import Recipe
+    from omnimix.generate.assistant import Assistant, load
+
+__all__ = [
+    "Assistant",
+    "Box",
+    "Mask",
+    "Media",
+    "MultimodalLM",
+    "OmnimixError",
+    "Point",
+    "Polygon",
+    "Processor",
+    "Recipe",
+    "Sample",
+    "Stroke",
+    "Turn",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'omnimix' has no attribute {name!r}")

@@ -1,0 +1,174 @@
+"""Batch: sequences side by side (padded left or right) or one after another (packed)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from omnimix.compose.modality import ItemBatch
+from omnimix.compose.recipe import Recipe
+from omnimix.compose.weave import IGNORE, Sequence
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What the model's forward takes, and the ids of the samples for messages.
+
+    Attributes:
+        input_ids: `[batch, tokens]`; a packed batch has one row.
+        labels: the same shape, `IGNORE` where nothing is learned.
+        attention_mask: 1 for tokens, 0 for padding; None where packed.
+        position_ids: restart at each sample of a packed batch; None otherwise.
+        cu_seq_lens: borders of the samples in a packed batch; None otherwise.
+        items: for each modality present, its items.
+        ids: of the samples.
+        targets: number of learned tokens that the loss sees.
+        right: whether padding stands on the right, where causal attention needs no mask.
+    """
+
+    input_ids: Int[Tensor, "batch tokens"]
+    labels: Int[Tensor, "batch tokens"]
+    attention_mask: Int[Tensor, "batch tokens"] | None
+    position_ids: Int[Tensor, "batch tokens"] | None
+    cu_seq_lens: Int[Tensor, "borders"] | None
+    items: dict[str, ItemBatch]
+    ids: tuple[str, ...]
+    targets: int
+    right: bool = True
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            **{name: move(getattr(self, name)) for name in _TENSORS},
+            items={name: item.to(device, non_blocking) for name, item in self.items.items()},
+        )
+
+    def pin_memory(self) -> Batch:
+        """Called by the data loader when asked to pin."""
+        return replace(
+            self,
+            **{
+                name: None if value is None else value.pin_memory()
+                for name in _TENSORS
+                for value in (getattr(self, name),)
+            },
+            items={name: item.pin() for name, item in self.items.items()},
+        )
+
+    def inputs(self, mask: bool = True) -> dict[str, Any]:
+        """Keyword arguments of the model's forward.
+
+        Args:
+            mask: without it right-padded batches go unmasked, which changes nothing at real tokens
+                (attention is causal) and admits faster kernels.
+        """
+        words: dict[str, Any] = {"input_ids": self.input_ids, "items": self.items}
+        if self.cu_seq_lens is not None:
+            longest = int((self.cu_seq_lens[1:] - self.cu_seq_lens[:-1]).max())
+            words |= {
+                "position_ids": self.position_ids,
+                "cu_seq_lens_q": self.cu_seq_lens,
+                "cu_seq_lens_k": self.cu_seq_lens,
+                "max_length_q": longest,
+                "max_length_k": longest,
+            }
+        elif mask or not self.right:
+            words["attention_mask"] = self.attention_mask
+        return words
+
+
+_TENSORS = ("input_ids", "labels", "attention_mask", "position_ids", "cu_seq_lens")
+
+
+def collate(
+    sequences: Many[Sequence],
+    recipe: Recipe,
+    pad: int,
+    side: Literal["left", "right"] = "right",
+    pack: bool = False,
+    multiple: int = 1,
+) -> Batch:
+    """Put sequences together.
+
+    Args:
+        sequences: woven samples, at least one.
+        recipe: which modalities there are and what looks at what.
+        pad: id that fills.
+        side: where padding goes; generation wants it on the left.
+        pack: one row, samples one after another, attention per sample.
+        multiple: pad the width up to a multiple of this, so that few different shapes occur.
+    """
+    assert sequences, "a batch needs at least one sequence"
+    lengths = [len(sequence) for sequence in sequences]
+    longest = -(-max(lengths) // multiple) * multiple
+    width = sum(lengths) if pack else longest
+    rows = 1 if pack else len(sequences)
+    ids = np.full((rows, width), pad, dtype=np.int64)
+    labels = np.full((rows, width), IGNORE, dtype=np.int64)
+    mask = np.zeros((rows, width), dtype=np.int64)
+    positions = np.zeros((rows, width), dtype=np.int64)
+    starts: list[int] = []  # of each sample in the flattened ids
+    column = 0
+    for i, sequence in enumerate(sequences):
+        row = 0 if pack else i
+        at = column if pack else (longest - lengths[i] if side == "left" else 0)
+        here = slice(at, at + lengths[i])
+        ids[row, here] = sequence.ids
+        labels[row, here] = sequence.labels
+        mask[row, here] = 1
+        positions[row, here] = np.arange(lengths[i])
+        if pack:
+            labels[row, at] = IGNORE  # its predecessor belongs to another sample
+        starts.append(row * width + at)
+        column += lengths[i]
+    borders = np.cumsum([0, *lengths]).astype(np.int32)
+    # The loss predicts a label from the token before it, so a label in the first column is never seen.
+    targets = int((labels[:, 1:] != IGNORE).sum())
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        labels=torch.from_numpy(labels),
+        attention_mask=None if pack else torch.from_numpy(mask),
+        position_ids=torch.from_numpy(positions) if pack else None,
+        cu_seq_lens=torch.from_numpy(borders) if pack else None,
+        items=_items(sequences, starts, recipe),
+        ids=tuple(sequence.id for sequence in sequences),
+        targets=targets,
+        right=side == "right",
+    )
+
+
+def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict[str, ItemBatch]:
+    found: dict[str, ItemBatch] = {}
+    for k, (name, spec) in enumerate(recipe.modalities.items(), start=1):
+        items = [item for sequence in sequences for item in sequence.items.get(name, [])]
+        if not items:
+            continue
+        index = np.concatenate(
+            [start + np.flatnonzero(s.owner == k) for s, start in zip(sequences, starts, strict=True)]
+        )
+        source = spec.source()
+        on: list[int] = []
+        before = 0  # items of the source in earlier sequences
+        for sequence in sequences:
+            on += [before + item.on for item in sequence.items.get(name, [])]
+            before += len(sequence.items.get(source, [])) if source else 0
+        found[name] = ItemBatch(
+            inputs=tuple(
+                torch.cat([item.inputs[i] for item in items]) for i in range(len(items[0].inputs))
+            ),
+            tiles=tuple(item.tiles for item in items),
+            sizes=tuple(item.size for item in items),
+            grids=tuple(item.grid for item in items),
+            index=torch.from_numpy(index),
+            on=torch.tensor(on if source else [-1] * len(items)),
+        )
+    return found

@@ -1,0 +1,308 @@
+"""A modality: branches one after another, encoders inside a branch side by side, one connector each.
+
+    tokens(tile) = frame(seq over branches(connector(arrange(chan over encoders(finish(encoder(tile)))))))
+    tokens(item) = concat over tiles
+
+SPHINX, SPHINX-V, multi_token, xGen-MM and Prismatic are settings of that line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, SerializeAsAny
+from torch import Tensor, nn
+
+from omnimix.config import Spec, part
+from omnimix.connectors.arrange import Arrange
+from omnimix.connectors.base import Connector, ConnectorSpec
+from omnimix.encoders.base import EncoderSpec, Features, device_dtype
+from omnimix.errors import RecipeError
+from omnimix.media.tiles import Step, TensorStep
+from omnimix.registry import ARRANGES, CONNECTORS, ENCODERS, OPENERS, STEPS
+
+
+class BranchSpec(Spec):
+    """Encoders whose features stand side by side (channel mix), and their connector."""
+
+    encoders: tuple[Annotated[SerializeAsAny[EncoderSpec], part(ENCODERS)], ...] = Field(min_length=1)
+    connector: Annotated[SerializeAsAny[ConnectorSpec], part(CONNECTORS)]
+
+
+class FrameSpec(Spec):
+    """Learned vectors before and after the tokens of each tile."""
+
+    start: bool = True
+    end: bool = True
+
+
+class ModalitySpec(Spec):
+    """Words of a modality in a recipe.
+
+    Attributes:
+        opens: which kind of media it takes and within which limits.
+        steps: preparation shared by all encoders.
+        branches: the sequence mix.
+        arrange: how features of several tiles are re-arranged before the connector.
+        frame: learned vectors around each tile.
+        place: `inline` where the item stands in the turn, `start` right after the begin token.
+        slots: all items of a sample share one tile of this many places, the rest filled.
+        limit: most items one sample may bring; None for any number.
+    """
+
+    opens: Annotated[SerializeAsAny[Spec], part(OPENERS)]
+    steps: tuple[Annotated[SerializeAsAny[Step], part(STEPS)], ...] = ()
+    branches: tuple[BranchSpec, ...] = Field(min_length=1)
+    arrange: Annotated[SerializeAsAny[Arrange], part(ARRANGES)] | None = None
+    frame: FrameSpec | None = None
+    place: Literal["inline", "start"] = "inline"
+    slots: int | None = None
+    limit: int | None = None
+
+    @property
+    def media(self) -> str:
+        """The kind of media that it takes."""
+        return str(self.opens.kind)  # type: ignore[attr-defined]
+
+    def encoders(self) -> list[EncoderSpec]:
+        """All encoders in order of branches."""
+        return [encoder for branch in self.branches for encoder in branch.encoders]
+
+    def source(self) -> str | None:
+        """The modality whose feature map its encoders look at."""
+        for encoder in self.encoders():
+            if encoder.looks_at:
+                return str(encoder.source)  # type: ignore[attr-defined]
+        return None
+
+    def inputs(self) -> tuple[list[tuple[Step, ...]], list[int]]:
+        """What workers prepare: the distinct step lists, and for each encoder the one it reads.
+
+        An encoder's own steps run in the worker up to its last picture step; the tensor steps behind it
+        run on the device, so that pictures travel as bytes and encoders share them.
+        """
+        distinct: list[tuple[Step, ...]] = []
+        which: list[int] = []
+        for encoder in self.encoders():
+            steps = encoder.steps[: _worker_steps(encoder)]
+            if steps not in distinct:
+                distinct.append(steps)
+            which.append(distinct.index(steps))
+        return distinct, which
+
+
+def _worker_steps(encoder: EncoderSpec) -> int:
+    picture = [i for i, step in enumerate(encoder.steps) if step.works_on == "picture"]
+    return picture[-1] + 1 if picture else 0
+
+
+@dataclass(frozen=True, eq=False)
+class ItemBatch:
+    """All items of one modality in a batch.
+
+    Attributes:
+        inputs: for each distinct preparation `[tiles, ...]`, tiles of all items one after another.
+        tiles: number of tiles of each item.
+        sizes: width and height of each item in pixels.
+        grids: columns and rows of each item's tiles after the first.
+        index: place of every token in the flattened `[batch * tokens]` ids.
+        on: for items that look at another modality, the row of its item batch; -1 where none.
+    """
+
+    inputs: tuple[Tensor, ...]
+    tiles: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    grids: tuple[tuple[int, int], ...]
+    index: Tensor
+    on: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ItemBatch:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            inputs=tuple(move(tensor) for tensor in self.inputs),
+            index=move(self.index),
+            on=move(self.on),
+        )
+
+    def pin(self) -> ItemBatch:
+        """The same in page-locked memory, for copies that overlap with work on a CUDA device."""
+        return replace(
+            self,
+            inputs=tuple(tensor.pin_memory() for tensor in self.inputs),
+            index=self.index.pin_memory(),
+            on=self.on.pin_memory(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What a modality gives for a batch of items.
+
+    Attributes:
+        tokens: `[tokens of all items, width]` in order.
+        map: feature map of each item's first tile `[items, d, rows, columns]`, where there is a grid.
+    """
+
+    tokens: Float[Tensor, "total width"]
+    map: Float[Tensor, "items d rows columns"] | None
+
+
+class Branch(nn.Module):
+    """Modules of one branch."""
+
+    def __init__(self, spec: BranchSpec, width: int, source: Features | None) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(encoder.build(source) for encoder in spec.encoders)
+        self.finishes = nn.ModuleList()
+        ends: list[Features] = []
+        for encoder, words in zip(self.encoders, spec.encoders, strict=True):
+            features: Features = encoder.features  # type: ignore[assignment]
+            chain: list[nn.Module] = []
+            for finish in words.finish:
+                chain.append(finish.build(features))
+                features = finish.sizes(features)
+            self.finishes.append(nn.Sequential(*chain))
+            ends.append(features)
+        counts = {features.tokens for features in ends}
+        if len(counts) > 1:
+            sizes = ", ".join(repr(features) for features in ends)
+            raise RecipeError(
+                f"encoders of one branch give different numbers of tokens: {sizes}",
+                hint="finishing steps (drop_prefix, repeat_cells, prepend_mean) make them equal",
+            )
+        self.tokens = counts.pop()
+        self.width = sum(features.width for features in ends)
+        self.connector: Connector = spec.connector.build(self.tokens, self.width, width)
+        self.first: Features = self.encoders[0].features  # type: ignore[assignment]
+        self.device_steps = [
+            [step for step in encoder.steps[_worker_steps(encoder) :]] for encoder in spec.encoders
+        ]
+
+    def encode(self, index: int, tiles: Tensor, source: Tensor | None) -> Tensor:
+        """Raw features of one encoder `[tiles, n, d]`."""
+        encoder = self.encoders[index]
+        for step in self.device_steps[index]:
+            assert isinstance(step, TensorStep)
+            tiles = step.on_tensor(tiles)
+        if tiles.dtype == torch.uint8:  # a recipe without normalisation works on fractions
+            tiles = tiles.float() / 255
+        if source is not None:
+            found: Tensor = encoder(tiles, source)
+        else:
+            found = encoder(tiles.to(device_dtype(encoder)))
+        return found
+
+
+class Modality(nn.Module):
+    """The modules of one modality; everything it does is in its `ModalitySpec`."""
+
+    def __init__(self, spec: ModalitySpec, width: int, source: Features | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.which = spec.inputs()[1]
+        self.branches = nn.ModuleList(Branch(branch, width, source) for branch in spec.branches)
+        self.frame = nn.ParameterDict()
+        if spec.frame:
+            for side in ("start", "end"):
+                if getattr(spec.frame, side):
+                    self.frame[side] = nn.Parameter(torch.empty(width).normal_(std=0.02))
+        if spec.arrange and len(spec.branches) > 1:
+            raise RecipeError("an arrangement of tiles works with a single branch")
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Places in the sequence that one tile takes."""
+        return sum(b.connector.tokens_out for b in self._branches()) + len(self.frame)
+
+    @property
+    def features(self) -> Features:
+        """Sizes of the first encoder, which other modalities may look at."""
+        return self._branches()[0].first
+
+    def _branches(self) -> list[Branch]:
+        return [branch for branch in self.branches if isinstance(branch, Branch)]
+
+    def forward(self, items: ItemBatch, source: Tensor | None = None) -> Encoded:
+        """Encode the items of a batch.
+
+        Args:
+            items: what the workers prepared.
+            source: for encoders that look at another modality, its map for each item's tiles.
+        """
+        encoder_index = 0
+        outputs: list[Tensor] = []
+        first: Tensor | None = None
+        for branch in self._branches():
+            mixed: list[Tensor] = []
+            for i in range(len(branch.encoders)):
+                tiles = items.inputs[self.which[encoder_index]]
+                raw = branch.encode(i, tiles, source)
+                first = raw if first is None else first
+                mixed.append(branch.finishes[i](raw))
+                encoder_index += 1
+            features = torch.cat(mixed, dim=-1) if len(mixed) > 1 else mixed[0]
+            features, mask = self._arranged(features, items)
+            features = features.to(device_dtype(branch.connector))
+            outputs.append(branch.connector(features, mask))
+        if "start" in self.frame:
+            outputs.insert(0, self._side("start", outputs[0].shape[0]))
+        if "end" in self.frame:
+            outputs.append(self._side("end", outputs[0].shape[0]))
+        tokens = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
+        assert first is not None
+        return Encoded(tokens.flatten(0, 1), self._map(first, items))
+
+    def _side(self, side: str, tiles: int) -> Tensor:
+        vector: Tensor = self.frame[side]
+        return vector.expand(tiles, 1, -1)
+
+    def _arranged(self, features: Tensor, items: ItemBatch) -> tuple[Tensor, Tensor | None]:
+        if self.spec.arrange is None:
+            return features, None
+        pieces = features.split(list(items.tiles))
+        done = [
+            self.spec.arrange(piece, size, grid)
+            for piece, size, grid in zip(pieces, items.sizes, items.grids, strict=True)
+        ]
+        return torch.cat([d[0] for d in done]), torch.cat([d[1] for d in done])
+
+    def _map(self, raw: Tensor, items: ItemBatch) -> Tensor | None:
+        sizes = self.features
+        if sizes.grid is None:
+            return None
+        if len(set(items.tiles)) == 1:
+            firsts = raw[:: items.tiles[0]]
+        else:
+            starts = torch.tensor([0, *items.tiles[:-1]], device=raw.device).cumsum(0)
+            firsts = raw[starts]
+        patches = firsts[:, sizes.prefix :]
+        return patches.transpose(1, 2).unflatten(2, sizes.grid)
+
+
+def build(specs: dict[str, ModalitySpec], width: int) -> dict[str, Modality]:
+    """All modalities of a recipe, in order; a modality may look at an earlier one.
+
+    Raises:
+        RecipeError: with the modality's name in front.
+    """
+    built: dict[str, Modality] = {}
+    for name, spec in specs.items():
+        wanted = spec.source()
+        if wanted is not None and wanted not in built:
+            raise RecipeError(
+                f"it looks at {wanted!r}, which is no earlier modality",
+                where=f"modalities.{name}",
+                hint=f"earlier ones are: {', '.join(built) or 'none'}",
+            )
+        try:
+            built[name] = Modality(spec, width, built[wanted].features if wanted else None)
+        except RecipeError as error:
+            raise error.at(f"modalities.{name}") from None
+    return built
+

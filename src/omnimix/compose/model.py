@@ -1,0 +1,227 @@
+"""The one model class: a recipe's modalities in front of any causal language model of transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from omnimix.compose import modality, recipe as recipes
+from omnimix.compose.modality import Encoded, ItemBatch, Modality
+from omnimix.compose.recipe import Recipe
+from omnimix.compose.splice import splice
+from omnimix.compose.weave import IGNORE
+from omnimix.encoders.base import device_dtype
+
+
+class OmnimixConfig(PreTrainedConfig):
+    """The recipe as a transformers configuration, so that hub tools know the model."""
+
+    model_type = "omnimix"
+
+    def __init__(self, recipe: dict[str, Any] | None = None, **words: Any) -> None:
+        self.recipe = recipe or {}
+        if recipe:
+            text = self.parsed().language.hf_config()
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                words.setdefault(name, getattr(text, name, None))
+            words.setdefault("tie_word_embeddings", getattr(text, "tie_word_embeddings", False))
+        super().__init__(**words)
+
+    def parsed(self) -> Recipe:
+        """The recipe, checked."""
+        return recipes.parse(self.recipe, "config.json: recipe")
+
+    def get_text_config(self, *_: Any, **__: Any) -> Any:
+        """The language model's configuration, which generation asks for cache sizes."""
+        return self.parsed().language.hf_config() if self.recipe else self
+
+
+class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """Modalities, splice, language model. Parameter names: `image.branches.0...`, `language...`.
+
+    Build one with `MultimodalLM.from_recipe(recipe)`; `save_pretrained` and `from_pretrained` work as in
+    transformers.
+    """
+
+    config_class = OmnimixConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules: list[str] = []
+
+    def __init__(self, config: OmnimixConfig) -> None:
+        super().__init__(config)
+        self.recipe = config.parsed()
+        language_config = self.recipe.language.hf_config()
+        width = int(language_config.get_text_config().hidden_size)
+        self.modalities = list(self.recipe.modalities)
+        for name, module in modality.build(self.recipe.modalities, width).items():
+            self.add_module(name, module)
+        self.language = self.recipe.language.build()
+        self.post_init()
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, start: bool = False) -> MultimodalLM:
+        """A model with fresh weights (and the language model's starting weights where asked)."""
+        model = cls(OmnimixConfig(recipe=recipe.dump()))
+        if start:
+            recipe.language.start(model.language)
+        return model
+
+    @classmethod
+    def on_meta(cls, recipe: Recipe) -> MultimodalLM:
+        """The model without memory, to count tokens and parameters."""
+        with torch.device("meta"):
+            return cls(OmnimixConfig(recipe=recipe.dump()))
+
+    def modality(self, name: str) -> Modality:
+        """The modules of one modality."""
+        found = getattr(self, name)
+        assert isinstance(found, Modality)
+        return found
+
+    @property
+    def tokens_per_tile(self) -> dict[str, int]:
+        """For each modality, the places one tile takes; what a `Weaver` needs."""
+        return {name: self.modality(name).tokens_per_tile for name in self.modalities}
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of one sequence."""
+        limit = getattr(self.language.config, "max_position_embeddings", None)
+        return self.recipe.context or limit
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language.get_input_embeddings()  # type: ignore[no-any-return]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.language.get_output_embeddings()  # type: ignore[no-any-return]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Parts initialise themselves when built. What a state dict does not hold has to be made again
+        # after a load on the meta device, or it stays uninitialised.
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
+
+    def encode(self, items: dict[str, ItemBatch]) -> dict[str, Encoded]:
+        """Features of all items, modality by modality in the recipe's order."""
+        done: dict[str, Encoded] = {}
+        for name in self.modalities:
+            if name not in items:
+                continue
+            batch = items[name]
+            source = self.recipe.modalities[name].source()
+            seen: Tensor | None = None
+            if source is not None:
+                found = done[source].map
+                assert found is not None
+                seen = found[batch.on]
+            done[name] = self.modality(name)(batch, seen)
+        return done
+
+    def embed(
+        self, input_ids: Int[Tensor, "batch tokens"], items: dict[str, ItemBatch] | None = None
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Embeddings of the text with the items in their places."""
+        embeddings: Tensor = self.get_input_embeddings()(input_ids)
+        for name, encoded in self.encode(items or {}).items():
+            assert items is not None
+            embeddings = splice(embeddings, encoded.tokens, items[name].index, name)
+        return embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        items: dict[str, ItemBatch] | None = None,
+        num_items_in_batch: int | Tensor | None = None,
+        **words: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits for every place, and the loss where labels are given.
+
+        Prefill is this same forward; generation only loops over it.
+
+        Args:
+            input_ids: `[batch, tokens]`, any id in the holes.
+            attention_mask: `[batch, tokens]`, 0 at padding.
+            labels: `[batch, tokens]`, not shifted, -100 where nothing is learned.
+            items: what fills the holes.
+            num_items_in_batch: what to divide the summed loss by; default the learned tokens here.
+        """
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed(input_ids, items)
+        output = self.language(
+            inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **words,
+        )
+        loss = None
+        if labels is not None:
+            loss = token_loss(output.logits, labels, num_items_in_batch)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=output.logits, past_key_values=output.past_key_values
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        items: dict[str, ItemBatch] | None = None,
+        **words: Any,
+    ) -> dict[str, Any]:
+        """Items enter with the prompt alone; later steps carry one token and the cache."""
+        ready: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **words
+        )
+        empty = past_key_values is None or past_key_values.get_seq_length() == 0
+        ready["items"] = items if empty else None
+        return ready
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
+        """As in transformers; the recipe is written beside the weights."""
+        super().save_pretrained(save_directory, *args, **words)
+        (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(self.recipe))
+
+
+def token_loss(
+    logits: Float[Tensor, "batch tokens vocab"],
+    labels: Int[Tensor, "batch tokens"],
+    count: int | Tensor | None = None,
+) -> Float[Tensor, ""]:
+    """Cross entropy of each next token, summed over the learned ones and divided by their number.
+
+    Args:
+        count: the number to divide by, where the batch is one part of a larger one.
+    """
+    flat = logits[:, :-1].flatten(0, 1).float()
+    target = labels[:, 1:].flatten().to(flat.device)
+    total = functional.cross_entropy(flat, target, ignore_index=IGNORE, reduction="sum")
+    if count is None:
+        count = (target != IGNORE).sum().clamp(min=1)
+    return total / count
+
+
+AutoConfig.register("omnimix", OmnimixConfig, exist_ok=True)
+AutoModel.register(OmnimixConfig, MultimodalLM, exist_ok=True)
+AutoModelForCausalLM.register(OmnimixConfig, MultimodalLM, exist_ok=True)

@@ -1,0 +1,155 @@
+"""The recipe: a multimodal language model as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import SerializeAsAny
+
+from omnimix import config
+from omnimix.compose.modality import ModalitySpec
+from omnimix.config import Spec, part
+from omnimix.errors import RecipeError
+from omnimix.language.causal_lm import CausalLM
+from omnimix.language.tokenizer import TokenizerSpec
+
+from omnimix.prompts.coordinates import Coordinates
+from omnimix.prompts.template import Template, by_name
+from omnimix.registry import (
+    ARRANGES,
+    CONNECTORS,
+    ENCODERS,
+    FINISHES,
+    LANGUAGES,
+    OPENERS,
+    STEPS,
+    TOKENIZERS,
+    did_you_mean,
+)
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+
+# Names that the model's own tree uses beside its modalities.
+_TAKEN = frozenset({"language", "config", "recipe"})
+
+
+class Recipe(Spec):
+    """A model: modalities, language model, tokenizer and template.
+
+    Attributes:
+        name: what it is called.
+        about: one sentence for lists.
+        language: the language model.
+        tokenizer: its tokenizer; None for recipes that are only looked at.
+        template: a style by name or in place.
+        modalities: the senses by name, in order; a later one may look at an earlier one.
+        context: most tokens of one sequence; None takes the language model's own limit.
+        coordinates: how boxes and points are written in text.
+    """
+
+    name: str
+    about: str = ""
+    language: Annotated[SerializeAsAny[CausalLM], part(LANGUAGES)]
+    tokenizer: Annotated[SerializeAsAny[TokenizerSpec], part(TOKENIZERS)] | None = None
+    template: Annotated[Template, by_name] = Template()
+    modalities: dict[str, ModalitySpec] = {}
+    context: int | None = None
+    coordinates: Coordinates = Coordinates()
+
+    def model_post_init(self, _: Any) -> None:
+        for name in self.modalities:
+            if not name.isidentifier() or name in _TAKEN:
+                raise RecipeError(
+                    f"{name!r} cannot name a modality", hint="use a plain word such as image"
+                )
+
+    def modality_for(self, kind: str) -> str | None:
+        """The modality that takes media of a kind: the one of that name, else the first that opens it."""
+        if kind in self.modalities:
+            return kind
+        return next((name for name, m in self.modalities.items() if m.media == kind), None)
+
+
+def parse(data: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Plain data to a recipe; one level of `base:` is laid below it.
+
+    Raises:
+        RecipeError: names the path of the first problem.
+    """
+    if not isinstance(data, Mapping):
+        raise RecipeError("a recipe is a table of words", where=where)
+    data = config.with_overrides(with_base(data, where), overrides)
+    return config.validate(Recipe, data, where)
+
+
+def with_base(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Lay the recipe over the shipped one that it names as `base`; a base has no base itself."""
+    words = dict(data)
+    base = words.pop("base", None)
+    if base is None:
+        return words
+    below = config.read_yaml(shipped(str(base)))
+    if "base" in below:
+        raise RecipeError(
+            f"{base!r} has a base itself", where=f"{where}: base", hint="one level is enough"
+        )
+    return config.merge(below, words)
+
+
+def shipped(name: str) -> Path:
+    """The file of a recipe that ships with omnimix.
+
+    Raises:
+        RecipeError: unknown name, with the nearest known one.
+    """
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise RecipeError(f"unknown recipe {name!r}", hint=did_you_mean(name, names()).rstrip("?"))
+    return path
+
+
+def names() -> list[str]:
+    """Names of the recipes that ship."""
+    return sorted(p.stem for p in FOLDER.glob("*.yaml") if "." not in p.stem)
+
+
+def find(name_or_path: str | Path) -> Path:
+    """A recipe file: a path (or a model folder with `recipe.yaml`), else a shipped name."""
+    path = Path(name_or_path)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise RecipeError("there is no such file", where=str(path), hint="check the path")
+        return path
+    return shipped(str(name_or_path))
+
+
+def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by shipped name, file or model folder, with dotted overrides."""
+    path = find(name_or_path)
+    return parse(config.read_yaml(path), path.name, overrides)
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML that `parse` reads back to an equal one."""
+    return config.to_yaml(recipe.dump())
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of recipe files, for editors."""
+    return config.json_schema(
+        Recipe,
+        {
+            "Step": STEPS,
+            "EncoderSpec": ENCODERS,
+            "Finish": FINISHES,
+            "ConnectorSpec": CONNECTORS,
+            "Arrange": ARRANGES,
+            "CausalLM": LANGUAGES,
+            "TokenizerSpec": TOKENIZERS,
+            "Spec": OPENERS,
+        },
+    )

@@ -1,0 +1,34 @@
+"""Splice: fill the holes (device)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from omnimix.errors import SpliceError
+
+
+def splice(
+    embeddings: Float[Tensor, "batch tokens width"],
+    features: Float[Tensor, "total width"],
+    index: Int[Tensor, "total"],
+    name: str = "item",
+) -> Float[Tensor, "batch tokens width"]:
+    """Put features into the places that weave left for them.
+
+    Args:
+        embeddings: of the text; holes hold anything.
+        features: of one modality, in the order of their holes.
+        index: places in the flattened `[batch * tokens]`.
+        name: of the modality, for the message.
+
+    Raises:
+        SpliceError: the numbers differ, so the sample was woven for another recipe.
+    """
+    if index.shape[0] != features.shape[0]:
+        raise SpliceError(
+            f"{features.shape[0]} features of {name!r} for {index.shape[0]} places",
+            hint="weave the samples with the recipe of this very model",
+        )
+    flat = embeddings.flatten(0, 1)
+    return flat.index_copy(0, index, features.to(flat.dtype)).unflatten(0, embeddings.shape[:2])

@@ -1,0 +1,346 @@
+"""Weave: a conversation becomes token ids with holes of exactly the right size (CPU, in workers)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from omnimix.compose.modality import ModalitySpec
+from omnimix.compose.recipe import Recipe
+from omnimix.errors import ContextError, OmnimixError, SampleError
+from omnimix.language.tokenizer import Tokenizer
+from omnimix.media.region import FILLER
+from omnimix.media.tiles import Frame, Tiles
+from omnimix.prompts.template import Hole, Piece, Text, Token
+from omnimix.types import Media, Sample
+
+IGNORE = -100
+"""Label of a token that is not learned (the convention of torch and transformers)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One prepared item and the size of its hole.
+
+    Attributes:
+        inputs: for each distinct preparation of the modality, `[tiles, ...]`.
+        tokens: how many places it takes in the sequence.
+        size: width and height of the original in pixels.
+        frame: where the original lies in the first tile.
+        on: index of the item it lies on, among the sequence's items of the modality looked at.
+    """
+
+    inputs: tuple[Tensor, ...]
+    tokens: int
+    size: tuple[int, int] = (0, 0)
+    frame: Frame = field(default_factory=lambda: Frame(1.0, 1.0))
+    grid: tuple[int, int] = (0, 0)
+    on: int = -1
+
+    @property
+    def tiles(self) -> int:
+        return int(self.inputs[0].shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """A woven sample.
+
+    Attributes:
+        ids: token ids; holes hold the pad id.
+        labels: ids where learned, `IGNORE` elsewhere (not shifted).
+        owner: 0 for text, k for the k-th modality of the recipe.
+        items: for each modality its items in order of their holes.
+        id: of the sample, for messages.
+        pictures: size and frame of every picture in the sample, for reading coordinates back.
+    """
+
+    ids: Int[np.ndarray, "n"]
+    labels: Int[np.ndarray, "n"]
+    owner: Int[np.ndarray, "n"]
+    items: dict[str, list[Item]]
+    id: str = "sample"
+    pictures: tuple[tuple[tuple[int, int], Frame], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def targets(self) -> int:
+        """Number of learned tokens."""
+        return int((self.labels != IGNORE).sum())
+
+
+class Weaver:
+    """Turns samples of one recipe into sequences. Picklable; holds no weights.
+
+    Args:
+        recipe: template, modalities and coordinates.
+        tokenizer: of the language model.
+        tokens_per_tile: for each modality, from the built (or meta-built) model.
+        context: most tokens of a sequence.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        tokens_per_tile: Mapping[str, int],
+        context: int | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.tokens_per_tile = dict(tokens_per_tile)
+        self.context = context
+        self.owner = {name: k for k, name in enumerate(recipe.modalities, start=1)}
+
+    def __call__(self, sample: Sample, open_answer: bool = False, room: int = 0) -> Sequence:
+        """Weave one sample.
+
+        Args:
+            sample: the conversation.
+            open_answer: end where the model shall write; no target is needed then.
+            room: tokens to keep free for the answer.
+
+        Raises:
+            SampleError: no target, an item without a place, more items than places.
+            ContextError: longer than the context; says by how much.
+            MediaError, RegionError: an item that cannot be used.
+        """
+        try:
+            return _Weaving(self, sample).run(open_answer, room)
+        except OmnimixError as error:
+            if error.where and error.where.startswith(sample.id):
+                raise
+            raise error.at(sample.id) from None
+
+
+class _Weaving:
+    """The state of weaving one sample."""
+
+    def __init__(self, weaver: Weaver, sample: Sample) -> None:
+        self.weaver = weaver
+        self.recipe = weaver.recipe
+        self.sample = sample
+        self.ids: list[int] = []
+        self.labels: list[int] = []
+        self.owner: list[int] = []
+        self.items: dict[str, list[Item]] = {}
+        self.pictures: list[tuple[tuple[int, int], Frame]] = []
+        self.picture_items: list[tuple[str, int]] = []
+        self.grouped: dict[str, list[Media]] = {}
+        self.pending: list[Text] = []
+
+    def run(self, open_answer: bool, room: int) -> Sequence:
+        pieces = self.recipe.template.pieces(self.sample, open_answer)
+        holes = [piece for piece in pieces if isinstance(piece, Hole)]
+        starters, inline = self._split(holes)
+        started = False
+        for piece in pieces:
+            if not started and not (isinstance(piece, Token) and piece.name == "bos"):
+                self._start(starters)
+                started = True
+            self._piece(piece, inline)
+        self._flush()
+        sequence = Sequence(
+            np.asarray(self.ids, dtype=np.int64),
+            np.asarray(self.labels, dtype=np.int64),
+            np.asarray(self.owner, dtype=np.int64),
+            self.items,
+            self.sample.id,
+            tuple(self.pictures),
+        )
+        self._check(sequence, open_answer, room)
+        return sequence
+
+    def _split(self, holes: list[Hole]) -> tuple[list[Hole], set[int]]:
+        """Holes whose items stand at the start, and (by identity) those that stand inline."""
+        starters: list[Hole] = []
+        inline: set[int] = set()
+        counts: dict[str, int] = {}
+        for hole in holes:
+            name = self.recipe.modality_for(hole.media.kind)
+            if hole.answer and hole.media.kind != "region":
+                raise SampleError(
+                    f"an answer holds an item of kind {hole.media.kind!r}",
+                    hint="only regions can stand in an answer, as coordinates",
+                )
+            if hole.answer or (name is None and hole.media.kind == "region"):
+                inline.add(id(hole))
+                continue
+            if name is None:
+                known = ", ".join(sorted({m.media for m in self.recipe.modalities.values()}))
+                raise SampleError(
+                    f"the recipe {self.recipe.name!r} has no place for an item of kind "
+                    f"{hole.media.kind!r}",
+                    hint=f"it takes {known or 'text only'}",
+                )
+            counts[name] = counts.get(name, 0) + 1
+            spec = self.recipe.modalities[name]
+            limit = spec.slots if spec.slots is not None else spec.limit
+            if limit is not None and counts[name] > limit:
+                total = sum(
+                    1
+                    for other in holes
+                    if not other.answer and self.recipe.modality_for(other.media.kind) == name
+                )
+                raise SampleError(
+                    f"{total} items of {name!r}, but the recipe {self.recipe.name!r} has places "
+                    f"for {limit}",
+                    hint="send fewer at once",
+                )
+            if spec.place == "start" or spec.slots is not None:
+                starters.append(hole)
+            else:
+                inline.add(id(hole))
+        order = list(self.recipe.modalities)
+        starters.sort(key=lambda h: order.index(self.recipe.modality_for(h.media.kind) or ""))
+        return starters, inline
+
+    def _start(self, starters: list[Hole]) -> None:
+        for hole in starters:
+            name = self.recipe.modality_for(hole.media.kind)
+            assert name is not None
+            if self.recipe.modalities[name].slots is not None:
+                self.grouped.setdefault(name, []).append(hole.media)
+            else:
+                self._item(name, hole.media)
+        for name, group in self.grouped.items():
+            self._regions(name, group)
+
+    def _piece(self, piece: Piece, inline: set[int]) -> None:
+        if isinstance(piece, Text):
+            self.pending.append(piece)
+            if self.recipe.template.tokenize == "pieces":
+                self._flush()
+        elif isinstance(piece, Token):
+            self._flush()
+            found = getattr(self.weaver.tokenizer, piece.name)
+            if found is not None:
+                self._put([found], piece.learned)
+        elif id(piece) in inline:
+            name = self.recipe.modality_for(piece.media.kind)
+            if piece.answer or name is None:
+                _, frame = self._picture(piece.media)
+                text = self.recipe.coordinates.write(piece.media.data, frame)
+                self._piece(Text(text, piece.answer), inline)
+            else:
+                self._flush()
+                self._item(name, piece.media)
+
+    def _flush(self) -> None:
+        """Tokenize the pending stretches as one text; a token belongs to the stretch it starts in."""
+        text = "".join(stretch.text for stretch in self.pending)
+        if text:
+            learned = np.concatenate(
+                [np.full(len(stretch.text), stretch.learned) for stretch in self.pending]
+            )
+            ids, starts = self.weaver.tokenizer.encode(text)
+            marks = learned[np.minimum(starts, len(text) - 1)] if ids else []
+            self.ids += ids
+            self.labels += [i if mark else IGNORE for i, mark in zip(ids, marks, strict=True)]
+            self.owner += [0] * len(ids)
+        self.pending = []
+
+    def _put(self, ids: list[int], learned: bool) -> None:
+        self.ids += ids
+        self.labels += ids if learned else [IGNORE] * len(ids)
+        self.owner += [0] * len(ids)
+
+    def _hole(self, name: str, item: Item) -> None:
+        self.items.setdefault(name, []).append(item)
+        self.ids += [self.weaver.tokenizer.pad] * item.tokens
+        self.labels += [IGNORE] * item.tokens
+        self.owner += [self.weaver.owner[name]] * item.tokens
+
+    def _item(self, name: str, media: Media) -> None:
+        if media.kind == "region" or self.recipe.modalities[name].media == "region":
+            self._regions(name, [media])
+            return
+        spec = self.recipe.modalities[name]
+        item = prepare(spec, media, self.weaver.tokens_per_tile[name])
+        if spec.media == "image":
+            self.picture_items.append((name, len(self.items.get(name, []))))
+            self.pictures.append((item.size, item.frame))
+        self._hole(name, item)
+
+    def _regions(self, name: str, group: list[Media]) -> None:
+        """One tile of regions: a single one, or all of a sample where the modality has slots."""
+        spec = self.recipe.modalities[name]
+        rows = []
+        for media in group:
+            size, frame = self._picture(media)
+            region = spec.opens.open(media, size)  # type: ignore[attr-defined]
+            rows.append(spec.opens.encode(region, frame))  # type: ignore[attr-defined]
+        for _ in range((spec.slots or 1) - len(rows)):
+            rows.append(FILLER)
+        size, frame = self._picture(group[0])
+        source = spec.source()
+        on = -1
+        if source is not None:
+            owner, on = self.picture_items[self._index(group[0])]
+            if owner != source:
+                raise SampleError(f"the region lies on an item of {owner!r}, not of {source!r}")
+        tile = torch.stack(rows)[None]
+        tokens = self.weaver.tokens_per_tile[name]
+        self._hole(name, Item((tile,), tokens, size, frame, on=on))
+
+    def _index(self, media: Media) -> int:
+        """Which picture a region lies on: the one it names, else the last before it."""
+        last = len(self.pictures) - 1
+        index = last if media.on is None else media.on
+        if last < 0 or not 0 <= index <= last:
+            raise SampleError(
+                f"a region lies on picture {index + 1}, but {last + 1} came before it",
+                hint="put the picture before the region",
+            )
+        return index
+
+    def _picture(self, media: Media) -> tuple[tuple[int, int], Frame]:
+        return self.pictures[self._index(media)]
+
+    def _check(self, sequence: Sequence, open_answer: bool, room: int) -> None:
+        context = self.weaver.context
+        if context is not None and len(sequence) + room > context:
+            over = len(sequence) + room - context
+            parts = ", ".join(
+                f"{sum(item.tokens for item in items)} of {name}"
+                for name, items in sequence.items.items()
+            )
+            answer = f" and {room} kept for the answer" if room else ""
+            raise ContextError(
+                f"{len(sequence)} tokens ({parts or 'text only'}){answer} are {over} more than "
+                f"the context of {context}",
+                hint="shorten the text or send fewer items; nothing was cut",
+            )
+        if not open_answer and sequence.targets == 0:
+            raise SampleError(
+                "there is no target: no token to learn",
+                hint="end with an assistant turn that has text",
+            )
+
+
+def prepare(spec: ModalitySpec, media: Media, tokens_per_tile: int) -> Item:
+    """Open one item and prepare it for every encoder of its modality."""
+    picture = spec.opens.open(media)  # type: ignore[attr-defined]
+    shared = Tiles.of(picture)
+    for step in spec.steps:
+        shared = step(shared)
+    inputs: list[Tensor] = []
+    first: Tiles | None = None
+    for steps in spec.inputs()[0]:
+        tiles = shared
+        for step in steps:
+            tiles = step(tiles)
+        first = first or tiles
+        inputs.append(tiles.tensor())
+    assert first is not None
+    count = int(inputs[0].shape[0])
+    return Item(
+        tuple(inputs), count * tokens_per_tile, first.size, first.frame, first.grid
+    )

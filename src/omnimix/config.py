@@ -1,0 +1,270 @@
+"""Configuration as data: frozen pydantic models, discriminated by `kind`, read from YAML.
+
+`Spec` is the base of every part's settings. `part(table)` makes a field that holds any row of a registry;
+`read_yaml`, `with_base`, `with_overrides` and `validate` turn a file into a checked model, with errors
+that name the YAML path and the nearest known word.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from omnimix.errors import RecipeError, RegistryError
+from omnimix.registry import Table, did_you_mean
+
+
+class Spec(BaseModel):
+    """Settings of one part: immutable, comparable, hashable by content, no unknown words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    part_of: ClassVar[str] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_words(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            for word in value:
+                if word not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_word",
+                        "{message}",
+                        {
+                            "message": f"unknown word {word!r}; {did_you_mean(str(word), cls.model_fields)}"
+                        },
+                    )
+        return value
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data that validates to an equal model; defaults are left out, `kind` is kept."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        return _with_kinds(self, data)
+
+
+def _with_kinds(spec: BaseModel, data: Any) -> Any:
+    """Put `kind` (a default, so left out by pydantic) back in front at every depth."""
+    if "kind" in type(spec).model_fields:
+        data = {"kind": spec.kind, **data}  # type: ignore[attr-defined]
+    for name in list(data):
+        if name in type(spec).model_fields:
+            data[name] = _kinds_inside(getattr(spec, name), data[name])
+    return data
+
+
+def _kinds_inside(value: Any, data: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _with_kinds(value, data)
+    if isinstance(value, list | tuple):
+        return [_kinds_inside(v, d) for v, d in zip(value, data, strict=True)]
+    if isinstance(value, Mapping):
+        return {key: _kinds_inside(value[key], data[key]) for key in data}
+    return data
+
+
+def part(table: Table) -> BeforeValidator:
+    """A validator for a field that holds any row of `table`, chosen by its word `kind`.
+
+    A bare string is short for `{kind: <string>}`.
+    """
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return value
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+            message = f"a {table.what} needs a word 'kind'; {did_you_mean('', table)}"
+            raise PydanticCustomError("no_kind", "{message}", {"message": message})
+        try:
+            cls = table.load(value["kind"])
+        except RegistryError as error:
+            message = f"{error.what}; {error.hint}"
+            raise PydanticCustomError(
+                "unknown_kind", "{message}", {"message": message, "path": ("kind",)}
+            ) from None
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            path, message = first_error(error)
+            raise PydanticCustomError(
+                "part", "{message}", {"message": message, "path": path}
+            ) from None
+
+    return BeforeValidator(resolve)
+
+
+def first_error(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
+    """Path and message of the first problem, looking through nested parts."""
+    problem = error.errors()[0]
+    context = problem.get("ctx", {})
+    inner = tuple(context.get("path", ()))
+    message = context.get("message") or problem["msg"]
+    if problem["type"] == "missing":
+        message = "this word is required"
+    return (*problem["loc"], *inner), str(message)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validate(model: type[M], data: Any, where: str) -> M:
+    """Check plain data against a model.
+
+    Raises:
+        RecipeError: names file and YAML path of the first problem.
+    """
+    if not isinstance(data, Mapping):
+        raise RecipeError(
+            f"a {model.__name__.lower()} is a table of words, not {type(data).__name__}",
+            where=where,
+        )
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        path, message = first_error(error)
+        place = ".".join(str(step) for step in path)
+        raise RecipeError(message, where=f"{where}: {place}" if place else where) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice, which YAML would drop silently."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the word {key!r} stands twice", key_node.start_mark
+            )
+        seen.add(key)
+    return dict(loader.construct_pairs(node, deep=True))  # type: ignore[no-untyped-call]
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML text to plain data; a syntax error names line and column."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}: line {mark.line + 1}, column {mark.column + 1}" if mark else where
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise RecipeError(str(problem), where=place, hint="mend the YAML") from None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """A YAML file as plain data."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the file ({error})", where=str(path)) from None
+    return parse_yaml(text, str(path))
+
+
+def to_yaml(data: Any) -> str:
+    """Plain data as YAML in the order it was written."""
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100))
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`: tables merge word by word, everything else is replaced.
+
+    A table that names another `kind` replaces the one below whole, since its words differ.
+    """
+    result = dict(below)
+    for word, value in above.items():
+        old = result.get(word)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        if both and value.get("kind", old.get("kind")) == old.get("kind"):  # type: ignore[union-attr]
+            result[word] = merge(old, value)  # type: ignore[arg-type]
+        else:
+            result[word] = value
+    return result
+
+
+def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply `dotted.path=value` words; values are YAML, list places are numbers.
+
+    Raises:
+        RecipeError: an override without `=`, or a path through something that is no table.
+    """
+    result: dict[str, Any] = typing.cast("dict[str, Any]", _copy(data))
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise RecipeError(
+                "an override is written path.to.word=value", where=override, hint="add the value"
+            )
+        steps = path.split(".")
+        place: Any = result
+        for step in steps[:-1]:
+            if isinstance(place, dict) and step not in place:
+                place[step] = {}
+            place = _inside(place, step, override)
+        value = parse_yaml(text, override)
+        if isinstance(place, list):
+            _inside(place, steps[-1], override)
+            place[int(steps[-1])] = value
+        elif isinstance(place, dict):
+            place[steps[-1]] = value
+        else:
+            raise RecipeError(f"{'.'.join(steps[:-1])} is no table", where=override)
+    return result
+
+
+def _inside(place: Any, step: str, override: str) -> Any:
+    if isinstance(place, list):
+        if not step.isdigit() or int(step) >= len(place):
+            raise RecipeError(
+                f"{step!r} is no place in a list of {len(place)}", where=override
+            )
+        return place[int(step)]
+    if not isinstance(place, dict):
+        raise RecipeError(f"there is nothing inside before {step!r}", where=override)
+    return place[step]
+
+
+def _copy(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _copy(value) for key, value in data.items()}
+    return [_copy(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def json_schema(model: type[BaseModel], tables: Mapping[str, Table]) -> dict[str, Any]:
+    """JSON schema for editors, with every registered row of each part as one alternative.
+
+    Args:
+        model: the top model.
+        tables: for each base class of parts (by name), the table whose rows may stand there.
+    """
+    schema = model.model_json_schema()
+    definitions: dict[str, Any] = schema.setdefault("$defs", {})
+    pending = [name for name in tables if name in definitions]
+    done: set[str] = set()
+    while pending:
+        name = pending.pop()
+        done.add(name)
+        choices = []
+        for row in tables[name]:
+            inner = tables[name].load(row).model_json_schema()
+            for key, value in inner.pop("$defs", {}).items():
+                definitions.setdefault(key, value)
+                if key in tables and key not in done and key not in pending:
+                    pending.append(key)
+            key = f"{name}.{row}"
+            definitions[key] = inner
+            choices.append({"$ref": f"#/$defs/{key}"})
+        definitions[name] = {"anyOf": choices}
+    return schema
+

@@ -1,0 +1,103 @@
+"""What an encoder is: tiles to features, with the numbers n and d known when built."""
+
+from __future__ import annotations
+
+import abc
+from typing import Annotated, ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from pydantic import SerializeAsAny
+from torch import Tensor, nn
+
+from omnimix.config import Spec, part
+from omnimix.media.tiles import Step
+from omnimix.registry import FINISHES, STEPS
+
+
+class Features:
+    """Sizes of what an encoder (or a finishing step) gives: n tokens of width d.
+
+    Attributes:
+        tokens: n, prefix tokens included.
+        width: d.
+        grid: (rows, columns) of the patch tokens, None where they lie on no grid.
+        prefix: how many tokens stand before the patches (class token, registers).
+    """
+
+    __slots__ = ("grid", "prefix", "tokens", "width")
+
+    def __init__(
+        self, tokens: int, width: int, grid: tuple[int, int] | None = None, prefix: int = 0
+    ) -> None:
+        self.tokens = tokens
+        self.width = width
+        self.grid = grid
+        self.prefix = prefix
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Features) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        grid = f", grid {self.grid[0]}x{self.grid[1]}" if self.grid else ""
+        prefix = f", prefix {self.prefix}" if self.prefix else ""
+        return f"[{self.tokens}, {self.width}]{grid}{prefix}"
+
+
+class Encoder(nn.Module, abc.ABC):
+    """`[tiles, ...] -> [tiles, n, d]`, unaware of text and of other encoders."""
+
+    features: Features
+
+    @abc.abstractmethod
+    def forward(self, tiles: Shaped[Tensor, "tiles ..."]) -> Float[Tensor, "tiles n d"]: ...
+
+    def init_non_persistent_buffers(self) -> None:
+        """Recompute buffers that a state dict does not hold.
+
+        `from_pretrained` builds on the meta device and leaves such buffers uninitialised, which gave
+        NaN logits silently; the model calls this after loading.
+        """
+
+
+class Finish(Spec):
+    """A finishing step: `[tiles, n, d] -> [tiles, n2, d2]` without learned weights (or with few)."""
+
+    kind: str
+
+    @abc.abstractmethod
+    def sizes(self, features: Features) -> Features: ...
+
+    @abc.abstractmethod
+    def build(self, features: Features) -> nn.Module:
+        """The module; it is called with `[tiles, n, d]`."""
+
+
+class EncoderSpec(Spec):
+    """Words of an encoder in a recipe.
+
+    `steps` prepare the tiles for this encoder alone (after the modality's own); the tensor steps at their
+    end run on the device. `finish` follows the encoder.
+    """
+
+    kind: str
+    steps: tuple[Annotated[SerializeAsAny[Step], part(STEPS)], ...] = ()
+    finish: tuple[Annotated[SerializeAsAny[Finish], part(FINISHES)], ...] = ()
+    looks_at: ClassVar[bool] = False
+    """Whether the encoder reads another modality's feature map (named by its word `source`)."""
+
+    @abc.abstractmethod
+    def build(self, source: Features | None = None) -> Encoder:
+        """The module with fresh weights; opens no file and fetches nothing.
+
+        Args:
+            source: sizes of the feature map it looks at, for encoders that look at one.
+        """
+
+
+def device_dtype(module: nn.Module) -> torch.dtype:
+    """The floating dtype of a module's first parameter."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)

@@ -1,0 +1,134 @@
+"""Vision towers of transformers, built from a small configuration in the recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from omnimix.encoders.base import Encoder, EncoderSpec, Features
+from omnimix.errors import RecipeError
+
+
+class VisionTower(Encoder):
+    """CLIP, SigLIP and their like: `hidden_states[layer]`, or the normed last state."""
+
+    def __init__(self, spec: TransformersVision) -> None:
+        super().__init__()
+        from transformers import AutoModel
+
+        config = _config(spec.config)
+        side, patch = int(config.image_size), int(config.patch_size)
+        layers = int(config.num_hidden_layers)
+        self.layer = spec.layer
+        if spec.layer is not None:
+            # hidden_states has one entry more than there are layers; what lies behind is not built.
+            index = spec.layer + layers + 1 if spec.layer < 0 else spec.layer
+            if not 0 <= index <= layers:
+                raise RecipeError(f"layer {spec.layer} is outside a tower of {layers} layers")
+            config.num_hidden_layers = index
+        model = AutoModel.from_config(config, attn_implementation="sdpa")
+        self.tower: nn.Module = getattr(model, "vision_model", model)
+        grid = side // patch
+        prefix = 1 if _has_class_token(config.model_type) else 0
+        self.features = Features(
+            grid * grid + prefix, int(config.hidden_size), (grid, grid), prefix
+        )
+
+    def forward(self, tiles: Shaped[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles n d"]:
+        output = self.tower(pixel_values=tiles, output_hidden_states=self.layer is not None)
+        features: Tensor = (
+            output.last_hidden_state if self.layer is None else output.hidden_states[-1]
+        )
+        return features
+
+    def init_non_persistent_buffers(self) -> None:
+        for module in self.modules():
+            positions = getattr(module, "position_ids", None)
+            if isinstance(positions, Tensor):
+                fresh = torch.arange(positions.shape[-1], device=positions.device)
+                positions.copy_(fresh.expand_as(positions))
+
+
+def _config(words: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    if "model_type" not in words:
+        raise RecipeError(
+            "the configuration of a tower needs 'model_type'",
+            hint="clip_vision_model or siglip_vision_model for instance",
+        )
+    try:
+        return AutoConfig.for_model(**words)
+    except (ValueError, TypeError) as error:
+        message = str(error).splitlines()[0]
+        raise RecipeError(f"transformers cannot make the tower's configuration ({message})") from None
+
+
+def _has_class_token(model_type: str) -> bool:
+    return not model_type.startswith("siglip")
+
+
+class TransformersVision(EncoderSpec):
+    """A vision tower of transformers.
+
+    Attributes:
+        config: words of its configuration, `model_type` among them.
+        layer: which entry of `hidden_states` is read (-2: second to last); None reads the last state
+            after the final norm.
+    """
+
+    kind: Literal["transformers"] = "transformers"
+    config: dict[str, Any]
+    layer: int | None = None
+
+    def build(self, source: Features | None = None) -> Encoder:
+        return VisionTower(self)
+
+
+class QFormerTower(Encoder):
+    """ViT, then a Q-Former that asks it with learned queries (BLIP-2)."""
+
+    def __init__(self, spec: Blip2QFormer) -> None:
+        super().__init__()
+        from transformers import Blip2Config, Blip2QFormerModel, Blip2VisionModel
+
+        config = Blip2Config(
+            vision_config=dict(spec.vision),
+            qformer_config=dict(spec.qformer),
+            num_query_tokens=spec.queries,
+        )
+        self.vision_model = Blip2VisionModel(config.vision_config)
+        self.query_tokens = nn.Parameter(
+            torch.zeros(1, spec.queries, config.qformer_config.hidden_size)
+        )
+        self.qformer = Blip2QFormerModel(config.qformer_config)
+        self.features = Features(spec.queries, int(config.qformer_config.hidden_size))
+
+    def forward(self, tiles: Shaped[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles n d"]:
+        seen = self.vision_model(pixel_values=tiles).last_hidden_state
+        queries = self.query_tokens.expand(seen.shape[0], -1, -1)
+        found: Tensor = self.qformer(
+            query_embeds=queries, encoder_hidden_states=seen
+        ).last_hidden_state
+        return found
+
+
+class Blip2QFormer(EncoderSpec):
+    """BLIP-2's vision model and Q-Former: `queries` tokens per tile.
+
+    Attributes:
+        vision: words of transformers' Blip2VisionConfig.
+        qformer: words of transformers' Blip2QFormerConfig.
+        queries: number of learned queries.
+    """
+
+    kind: Literal["blip2_qformer"] = "blip2_qformer"
+    vision: dict[str, Any] = {}
+    qformer: dict[str, Any] = {}
+    queries: int = 32
+
+    def build(self, source: Features | None = None) -> Encoder:
+        return QFormerTower(self)

@@ -1,0 +1,79 @@
+"""The error tree: every error says what is wrong, where, what was expected, and the way out.
+
+Library code raises these for anything a user can cause; `assert` is kept for our own mistakes.
+The command line prints them as one sentence and exits with code 2.
+"""
+
+from __future__ import annotations
+
+
+class OmnimixError(Exception):
+    """Base of every error that a user can cause.
+
+    Args:
+        what: what is wrong, one sentence without a final stop.
+        where: the file, record id or YAML path that it concerns.
+        hint: the way out, one sentence without a final stop.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        super().__init__(self.sentence())
+
+    def sentence(self) -> str:
+        """The whole message on one line."""
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}. {self.hint}." if self.hint else f"{text}."
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process borders (data workers), so the keyword arguments must survive pickling.
+        return (_rebuild, (type(self), self.what, self.where, self.hint))
+
+    def at(self, where: str) -> OmnimixError:
+        """The same error with an outer place in front (file, then record, then field)."""
+        place = f"{where}: {self.where}" if self.where else where
+        return type(self)(self.what, where=place, hint=self.hint)
+
+
+def _rebuild(
+    kind: type[OmnimixError], what: str, where: str | None, hint: str | None
+) -> OmnimixError:
+    return kind(what, where=where, hint=hint)
+
+
+class RecipeError(OmnimixError):
+    """A recipe or training file that cannot be used: unknown word, wrong type, parts that do not fit."""
+
+
+class RegistryError(OmnimixError):
+    """A name that no table knows."""
+
+
+class MediaError(OmnimixError):
+    """A picture, sound or document that is missing, broken or beyond the limits."""
+
+
+class RegionError(OmnimixError):
+    """A region that does not lie on its picture or has no extent."""
+
+
+class SampleError(OmnimixError):
+    """A record that cannot be used: no target, an item without a place, a place without an item."""
+
+
+class ContextError(OmnimixError):
+    """A conversation longer than the model's context."""
+
+
+class SpliceError(OmnimixError):
+    """Holes and features that do not agree in number."""
+
+
+class CheckpointError(OmnimixError):
+    """A folder or file that is no model, or one whose weights do not fit."""
+
+
+class TrainError(OmnimixError):
+    """A training run that cannot start or go on."""

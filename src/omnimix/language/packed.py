@@ -1,0 +1,60 @@
+"""Per-sample attention for packed batches, for every language model of transformers.
+
+Several samples stand one after another in one row; `cu_seq_lens_q` says where each begins. Attention then
+runs per segment, which is both exact (a packed sample's logits equal the sample alone) and several times
+faster on a CPU than a block-diagonal mask. On CUDA the same keyword arguments reach flash attention.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NAME = "omnimix"
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: Tensor | None = None,
+    **words: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """SDPA; per segment where `cu_seq_lens_q` is given. Shapes `[batch, heads, tokens, head_dim]`."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **words
+        )
+    grouped = query.shape[1] != key.shape[1]
+    borders = cu_seq_lens_q.tolist()
+    pieces = [
+        functional.scaled_dot_product_attention(
+            query[:, :, a:b],
+            key[:, :, a:b],
+            value[:, :, a:b],
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=True,
+            enable_gqa=grouped,
+        )
+        for a, b in zip(borders[:-1], borders[1:], strict=True)
+    ]
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+def register() -> None:
+    """Make the name known to transformers; calling it again changes nothing."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,207 @@
+"""Tokenizers behind one face: text to ids with the place where each token starts, and back."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from omnimix.config import Spec
+from omnimix.errors import RecipeError
+
+
+class Tokenizer(Protocol):
+    """What weave and generation need to know of a tokenizer."""
+
+    bos: int | None
+    eos: int | None
+    pad: int
+    size: int
+    specials: frozenset[int]
+
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids without specials added, and for each the index of its first character in `text`."""
+        ...
+
+    def decode(self, ids: Sequence[int], specials: bool = False) -> str:
+        """Text of the ids; special tokens are left out unless asked for."""
+        ...
+
+    def save(self, folder: Path) -> str:
+        """Write the tokenizer's file(s) into a folder; returns the path a recipe should name."""
+        ...
+
+
+class TokenizerSpec(Spec):
+    """Words of a tokenizer in a recipe; `path` is looked up beside the recipe or in the model folder."""
+
+    kind: str
+    path: str
+
+    @abc.abstractmethod
+    def load(self, folders: Sequence[Path]) -> Tokenizer: ...
+
+    def find(self, folders: Sequence[Path]) -> Path:
+        """The first existing place of `path`."""
+        for folder in folders:
+            place = folder / self.path
+            if place.exists():
+                return place
+        looked = ", ".join(str(folder) for folder in folders) or "nowhere"
+        raise RecipeError(
+            f"the tokenizer {self.path!r} was not found (looked in {looked})",
+            where="tokenizer.path",
+            hint="put the file beside the recipe or name it by its full path",
+        )
+
+
+class FastTokenizer(TokenizerSpec):
+    """A `tokenizer.json` of the tokenizers library, or a folder that holds one.
+
+    Attributes:
+        bos, eos, pad: the tokens that begin, end and fill a sequence; None where there is none.
+    """
+
+    kind: Literal["fast"] = "fast"
+    bos: str | None = None
+    eos: str | None = None
+    pad: str | None = None
+
+    def load(self, folders: Sequence[Path]) -> Tokenizer:
+        return _Fast(self, self.find(folders))
+
+
+class _Fast:
+    def __init__(self, spec: FastTokenizer, path: Path) -> None:
+        from tokenizers import Tokenizer as Fast
+
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            self._fast = Fast.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise RecipeError(f"not a tokenizer file ({error})", where=str(file)) from None
+        self._file = file
+        self.size = self._fast.get_vocab_size()
+        self.bos, self.eos = (self._id(word) for word in (spec.bos, spec.eos))
+        pad = self._id(spec.pad)
+        self.pad = pad if pad is not None else self.eos or 0
+        added = self._fast.get_added_tokens_decoder()
+        self.specials = frozenset(i for i, token in added.items() if token.special)
+
+    def _id(self, word: str | None) -> int | None:
+        if word is None:
+            return None
+        found: int | None = self._fast.token_to_id(word)
+        if found is None:
+            raise RecipeError(f"the tokenizer has no token {word!r}", where=str(self._file))
+        return found
+
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        coded = self._fast.encode(text, add_special_tokens=False)
+        return list(coded.ids), [start for start, _ in coded.offsets]
+
+    def decode(self, ids: Sequence[int], specials: bool = False) -> str:
+        return str(self._fast.decode(list(ids), skip_special_tokens=not specials))
+
+    def save(self, folder: Path) -> str:
+        self._fast.save(str(folder / "tokenizer.json"))
+        return "tokenizer.json"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fast": self._fast.to_str()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from tokenizers import Tokenizer as Fast
+
+        self.__dict__.update(state)
+        self._fast = Fast.from_str(state["_fast"])
+
+
+class SentencePieceTokenizer(TokenizerSpec):
+    """A SentencePiece `tokenizer.model` with its own control tokens (Llama, Mistral).
+
+    Attributes:
+        added: tokens beyond the model's vocabulary, in order; they are cut out of the text first.
+    """
+
+    kind: Literal["sentencepiece"] = "sentencepiece"
+    added: tuple[str, ...] = ()
+    pad: str | None = None
+
+    def load(self, folders: Sequence[Path]) -> Tokenizer:
+        return _SentencePiece(self, self.find(folders))
+
+
+class _SentencePiece:
+    def __init__(self, spec: SentencePieceTokenizer, path: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._file = path / "tokenizer.model" if path.is_dir() else path
+        try:
+            self._model = SentencePieceProcessor(model_file=str(self._file))
+        except (OSError, RuntimeError) as error:
+            raise RecipeError(f"not a SentencePiece model ({error})", where=str(path)) from None
+        base = self._model.vocab_size()
+        self._added = {word: base + i for i, word in enumerate(spec.added)}
+        self._words = {i: word for word, i in self._added.items()}
+        self.size = base + len(self._added)
+        self.bos = _known(self._model.bos_id())
+        self.eos = _known(self._model.eos_id())
+        unknown = self._model.unk_id()
+        self.pad = self._added[spec.pad] if spec.pad else unknown
+        control = (i for i in (self.bos, self.eos, unknown) if i is not None)
+        self.specials = frozenset([*control, *self._added.values()])
+
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        ids: list[int] = []
+        starts: list[int] = []
+        for piece, start in _cut(text, self._added):
+            if piece in self._added:
+                ids.append(self._added[piece])
+                starts.append(start)
+                continue
+            for token in self._model.encode(piece, out_type="immutable_proto").pieces:
+                ids.append(token.id)
+                starts.append(start + token.begin)
+        return ids, starts
+
+    def decode(self, ids: Sequence[int], specials: bool = False) -> str:
+        text: list[str] = []
+        run: list[int] = []
+        for i in ids:
+            if i in self._words:
+                text.append(self._model.decode(run))
+                run = []
+                if specials:
+                    text.append(self._words[i])
+            else:
+                run.append(int(i))
+        return "".join([*text, self._model.decode(run)])
+
+    def save(self, folder: Path) -> str:
+        (folder / "tokenizer.model").write_bytes(self._file.read_bytes())
+        return "tokenizer.model"
+
+
+def _known(i: int) -> int | None:
+    return i if i >= 0 else None
+
+
+def _cut(text: str, words: dict[str, int]) -> list[tuple[str, int]]:
+    """Pieces of the text with their starts; the added words stand alone."""
+    import re
+
+    if not words:
+        return [(text, 0)] if text else []
+    longest_first = sorted(words, key=len, reverse=True)
+    pieces: list[tuple[str, int]] = []
+    last = 0
+    for match in re.finditer("|".join(map(re.escape, longest_first)), text):
+        if match.start() > last:
+            pieces.append((text[last : match.start()], last))
+        pieces.append((match.group(), match.start()))
+        last = match.end()
+    if last < len(text):
+        pieces.append((text[last:], last))
+    return pieces

@@ -1,0 +1,120 @@
+"""Regions that a user marks, as numbers an encoder reads.
+
+A region becomes one row of `REGION_WIDTH` float32 numbers in fractions of the picture's first tile,
+so that every kind has the same shape in a batch:
+
+    0       kind: 0 point, 1 box, 2 polygon, 3 stroke, 4 mask; -1 filler
+    1..4    left, top, right, bottom of its bounds
+    5..36   16 points (u, v) that lie on it
+
+Fractions leave 0..1 where the region crosses the border or where the steps cropped the picture.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from omnimix.config import Spec
+from omnimix.errors import RegionError
+from omnimix.media.tiles import Frame
+from omnimix.types import Box, Mask, Media, Point, Polygon, Region, Stroke, check_region
+
+SAMPLES = 16
+REGION_WIDTH = 5 + 2 * SAMPLES
+KINDS: tuple[type, ...] = (Point, Box, Polygon, Stroke, Mask)
+FILLER: Float[Tensor, " 37"] = torch.tensor([-1.0] + [0.0] * (REGION_WIDTH - 1))
+
+_RASTER = 64
+
+
+class RegionOpener(Spec):
+    """Regions: checked against their picture, then written as a row of numbers."""
+
+    kind: Literal["region"] = "region"
+
+    def open(self, media: Media, size: tuple[int, int], where: str | None = None) -> Region:
+        """The region, which lies on a picture of `size` = (width, height) pixels.
+
+        Raises:
+            RegionError: no region, not finite, without extent, or wholly outside.
+        """
+        region = media.data
+        if not isinstance(region, Point | Box | Polygon | Stroke | Mask):
+            raise RegionError(
+                f"a region cannot be made of {type(region).__name__}",
+                where=where,
+                hint="give a Point, Box, Polygon, Stroke or Mask",
+            )
+        check_region(region, *size, where=where)
+        return region
+
+    def encode(self, region: Region, frame: Frame) -> Float[Tensor, " 37"]:
+        """The row of numbers of a region (see the module's description)."""
+        x1, y1, x2, y2 = region.bounds()
+        points = [(x1, y1), (x2, y2), *samples(region).tolist()]
+        placed = [value for x, y in points for value in frame.place(x, y)]
+        return torch.tensor([float(KINDS.index(type(region))), *placed], dtype=torch.float32)
+
+
+def samples(region: Region) -> Float[np.ndarray, "16 2"]:
+    """16 points (x, y) on the region in pixels of the original; the same region gives the same."""
+    if isinstance(region, Point):
+        return np.tile(np.array([[region.x, region.y]], dtype=np.float64), (SAMPLES, 1))
+    if isinstance(region, Box):
+        steps = (np.arange(4) + 0.5) / 4
+        x = region.x1 + steps * (region.x2 - region.x1)
+        y = region.y1 + steps * (region.y2 - region.y1)
+        return np.stack([np.tile(x, 4), np.repeat(y, 4)], axis=1)
+    if isinstance(region, Polygon):
+        return _in_polygon(np.asarray(region.points, dtype=np.float64))
+    if isinstance(region, Stroke):
+        return _along(np.asarray(region.points, dtype=np.float64))
+    rows, columns = np.nonzero(region.pixels)
+    chosen = _spread(rows.size)
+    return np.stack([columns[chosen] + 0.5, rows[chosen] + 0.5], axis=1)
+
+
+def _spread(count: int) -> np.ndarray:
+    """16 evenly spaced indices into `count` things, some repeated where there are fewer."""
+    return ((np.arange(SAMPLES) + 0.5) * count / SAMPLES).astype(np.int64)
+
+
+def _along(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "16 2"]:
+    """Equally spaced along a line, both ends included."""
+    lengths = np.hypot(*np.diff(points, axis=0).T) if len(points) > 1 else np.zeros(0)
+    reached = np.concatenate([[0.0], np.cumsum(lengths)])
+    at = np.linspace(0.0, reached[-1], SAMPLES)
+    x = np.interp(at, reached, points[:, 0])
+    return np.stack([x, np.interp(at, reached, points[:, 1])], axis=1)
+
+
+def _in_polygon(corners: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "16 2"]:
+    """Evenly spaced among the cells of a 64 x 64 raster whose centres are inside, in reading order.
+
+    A polygon so thin that no centre is inside gives points along its outline.
+    """
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    centres = low + (np.arange(_RASTER)[:, None] + 0.5) / _RASTER * (high - low)
+    rows, columns = np.nonzero(_inside(corners, centres[:, 0], centres[:, 1]))
+    if not rows.size:
+        return _along(np.concatenate([corners, corners[:1]]))
+    chosen = _spread(rows.size)
+    return np.stack([centres[columns[chosen], 0], centres[rows[chosen], 1]], axis=1)
+
+
+def _inside(
+    corners: Float[np.ndarray, "n 2"], x: Float[np.ndarray, " c"], y: Float[np.ndarray, " r"]
+) -> Bool[np.ndarray, "r c"]:
+    """Which points of a raster are inside a closed outline, by the even-odd rule."""
+    inside = np.zeros((y.size, x.size), dtype=bool)
+    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        crosses = (ay > y) != (by > y)
+        if crosses.any():
+            edge = ax + (y[crosses] - ay) * (bx - ax) / (by - ay)
+            inside[crosses] ^= x[None, :] < edge[:, None]
+    return inside

@@ -1,0 +1,199 @@
+"""Every name a recipe, a training file or a command may use, as tables of `module:Class` strings.
+
+A row is data: nothing is imported until the name is used. Another package adds rows with an entry point
+in the group `omnimix.<table>` that carries the same `module:Class` string::
+
+    [project.entry-points."omnimix.connectors"]
+    my_connector = "my_package.connectors:MyConnector"
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from omnimix.errors import RegistryError
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The way out for a mistyped word: the nearest known one, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
+
+
+class Table(Mapping[str, str]):
+    """One registry: name to `module:Class`, with rows of other packages appended by entry points."""
+
+    def __init__(self, name: str, what: str, rows: Mapping[str, str]) -> None:
+        self.name = name
+        self.what = what
+        self._own = dict(rows)
+
+    @cache  # noqa: B019  (tables live as long as the process)
+    def _rows(self) -> dict[str, str]:
+        rows = dict(self._own)
+        for point in entry_points(group=f"omnimix.{self.name}"):
+            if point.name in rows and rows[point.name] != point.value:
+                raise RegistryError(
+                    f"two packages register the {self.what} {point.name!r}",
+                    where=f"{rows[point.name]} and {point.value}",
+                    hint="rename or uninstall one of them",
+                )
+            rows[point.name] = point.value
+        return rows
+
+    def __getitem__(self, name: str) -> str:
+        rows = self._rows()
+        if name not in rows:
+            raise RegistryError(
+                f"unknown {self.what} {name!r}", hint=did_you_mean(name, rows).rstrip("?")
+            )
+        return rows[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows())
+
+    def __len__(self) -> int:
+        return len(self._rows())
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def load(self, name: str) -> Any:
+        """Import and return what the row points at.
+
+        Raises:
+            RegistryError: unknown name (with the nearest known one), or a row that cannot be imported.
+        """
+        target = self[name]
+        module, _, attribute = target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise RegistryError(
+                f"the {self.what} {name!r} could not be imported ({error})",
+                where=target,
+                hint="install the package it needs, or mend the row",
+            ) from error
+
+
+STEPS = Table(
+    "steps",
+    "step",
+    {
+        "resize": "omnimix.media.steps:Resize",
+        "pad": "omnimix.media.steps:Pad",
+        "letterbox": "omnimix.media.steps:Letterbox",
+        "resize_crop": "omnimix.media.steps:ResizeCrop",
+        "crop": "omnimix.media.steps:CentreCrop",
+        "anyres": "omnimix.media.tiling:AnyRes",
+        "normalize": "omnimix.media.tensor_steps:Normalize",
+        "renormalize": "omnimix.media.tensor_steps:Renormalize",
+        "quadrants": "omnimix.media.tensor_steps:Quadrants",
+        "tensor_resize": "omnimix.media.tensor_steps:TensorResize",
+    },
+)
+
+ENCODERS = Table(
+    "encoders",
+    "encoder",
+    {
+        "timm": "omnimix.encoders.timm:TimmEncoder",
+        "transformers": "omnimix.encoders.transformers:TransformersVision",
+        "blip2_qformer": "omnimix.encoders.transformers:Blip2QFormer",
+        "points_boxes": "omnimix.encoders.regions:PointsBoxes",
+        "region_pool": "omnimix.encoders.regions:RegionPool",
+    },
+)
+
+FINISHES = Table(
+    "finishes",
+    "finishing step",
+    {
+        "drop_prefix": "omnimix.encoders.finish:DropPrefix",
+        "pixel_shuffle": "omnimix.encoders.finish:PixelShuffle",
+        "repeat_cells": "omnimix.encoders.finish:RepeatCells",
+        "prepend_mean": "omnimix.encoders.finish:PrependMean",
+        "norm": "omnimix.encoders.finish:Norm",
+    },
+)
+
+CONNECTORS = Table(
+    "connectors",
+    "connector",
+    {
+        "linear": "omnimix.connectors.mlp:Linear",
+        "mlp": "omnimix.connectors.mlp:Mlp",
+        "fused_mlp": "omnimix.connectors.mlp:FusedMlp",
+        "linear_norm": "omnimix.connectors.mlp:LinearNorm",
+        "token_mlp": "omnimix.connectors.mlp:TokenMlp",
+        "perceiver": "omnimix.connectors.perceiver:Perceiver",
+    },
+)
+
+ARRANGES = Table(
+    "arranges",
+    "arrangement of tiles",
+    {"row_bands": "omnimix.connectors.arrange:RowBands"},
+)
+
+OPENERS = Table(
+    "openers",
+    "kind of media",
+    {
+        "image": "omnimix.media.image:ImageOpener",
+        "region": "omnimix.media.region:RegionOpener",
+    },
+)
+
+LANGUAGES = Table(
+    "languages",
+    "language model",
+    {"causal_lm": "omnimix.language.causal_lm:CausalLM"},
+)
+
+TOKENIZERS = Table(
+    "tokenizers",
+    "tokenizer",
+    {
+        "fast": "omnimix.language.tokenizer:FastTokenizer",
+        "sentencepiece": "omnimix.language.tokenizer:SentencePieceTokenizer",
+    },
+)
+
+OBJECTIVES = Table("objectives", "objective", {"sft": "omnimix.train.objectives:Sft"})
+
+DATASETS = Table(
+    "datasets",
+    "dataset",
+    {"scenes": "omnimix.data.sources:ScenesSource", "jsonl": "omnimix.data.sources:JsonlSource"},
+)
+
+BENCHMARKS = Table(
+    "benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"}
+)
+
+TABLES: tuple[Table, ...] = (
+    STEPS,
+    ENCODERS,
+    FINISHES,
+    CONNECTORS,
+    ARRANGES,
+    OPENERS,
+    LANGUAGES,
+    TOKENIZERS,
+    OBJECTIVES,
+    DATASETS,
+    BENCHMARKS,
+)
