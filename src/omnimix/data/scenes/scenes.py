@@ -156,6 +156,9 @@ class Scenes:
         # A description gives away the other answers, so it comes last half of the time.
         if rng.random() < 0.5:
             questions.sort(key=lambda question: question.task in ("describe", "list"))
+        # Other questions name the printed words ("Where is the word MAPLE?"), so reading comes first:
+        # an answer that could be copied from the text above teaches nothing about the picture.
+        questions.sort(key=lambda question: question.task != "read")
         return questions
 
 

@@ -1,0 +1,151 @@
+"""A mixture: which sample stands at which place of the training stream, as a pure function.
+
+Place `n` of the stream depends on the seed, the weights and `n` alone, so that any number of workers gives
+the same batches and a resumed run goes on exactly where it stopped.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field, SerializeAsAny
+from torch.utils.data import DataLoader, Dataset
+
+from omnimix.compose.batch import Batch
+from omnimix.compose.processor import Processor
+from omnimix.compose.weave import Sequence
+from omnimix.config import Spec, part
+from omnimix.data.sources import Source, SourceSpec
+from omnimix.errors import OmnimixError, SampleError
+from omnimix.registry import DATASETS
+from omnimix.types import Sample
+
+
+class MixturePart(Spec):
+    """One dataset of a mixture and its share."""
+
+    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS)]
+    weight: float = Field(default=1.0, gt=0)
+
+
+class Mixture:
+    """Weighted datasets as one endless stream.
+
+    Finite datasets are read in a fresh order every round, each record once a round.
+    """
+
+    def __init__(self, parts: tuple[MixturePart, ...], folder: Path, seed: int) -> None:
+        self.sources: list[Source] = [words.data.open(folder) for words in parts]
+        total = sum(words.weight for words in parts)
+        self.weights = [words.weight / total for words in parts]
+        self.seed = seed
+        self._orders: dict[tuple[int, int], list[int]] = {}
+
+    def __getitem__(self, place: int) -> Sample:
+        if len(self.sources) == 1:
+            return self._take(0, place)
+        # Error diffusion gives every dataset its share to within one sample at each place, and the
+        # count of its earlier turns (its own index) in closed form.
+        which, index = self._choose(place)
+        return self._take(which, index)
+
+    def _choose(self, place: int) -> tuple[int, int]:
+        # Blocks of 1000 places hold every dataset by its share, shuffled by the block's number.
+        block, inside = divmod(place, 1000)
+        counts = [round(weight * 1000) for weight in self.weights]
+        counts[counts.index(max(counts))] += 1000 - sum(counts)
+        order = [which for which, count in enumerate(counts) for _ in range(count)]
+        random.Random(f"{self.seed}/block/{block}").shuffle(order)
+        which = order[inside]
+        return which, block * counts[which] + order[:inside].count(which)
+
+    def _take(self, which: int, index: int) -> Sample:
+        source = self.sources[which]
+        if source.length is None:
+            return source[index]
+        epoch, inside = divmod(index, source.length)
+        key = (which, epoch)
+        if key not in self._orders:
+            order = list(range(source.length))
+            random.Random(f"{self.seed}/order/{which}/{epoch}").shuffle(order)
+            self._orders = {k: v for k, v in self._orders.items() if k[0] != which}
+            self._orders[key] = order
+        return source[self._orders[key][inside]]
+
+
+@dataclass
+class Dropped:
+    """Records that could not be used, for the report."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+
+class Batches(Dataset[tuple[Batch, list[str]]]):
+    """Batch `n` of a stage: places `n * size ...` of the mixture, woven and collated.
+
+    A record that cannot be used is left out and named in the second value; a batch without any usable
+    record raises.
+    """
+
+    def __init__(
+        self, mixture: Mixture, processor: Processor, size: int, first: int, count: int, pack: bool
+    ) -> None:
+        self.mixture = mixture
+        self.processor = processor
+        self.size = size
+        self.first = first
+        self.count = count
+        self.pack = pack
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, n: int) -> tuple[Batch, list[str]]:
+        start = (self.first + n) * self.size
+        sequences: list[Sequence] = []
+        dropped: list[str] = []
+        for place in range(start, start + self.size):
+            try:
+                sequences.append(self.processor.weave(self.mixture[place]))
+            except OmnimixError as error:
+                dropped.append(error.sentence())
+        if not sequences:
+            raise SampleError(
+                f"no record of a whole batch can be used; the first says: {dropped[0]}",
+                where=f"places {start} to {start + self.size - 1}",
+            )
+        return self.processor.batch(sequences, pack=self.pack, multiple=1 if self.pack else 16), dropped
+
+
+def _first(values: list[tuple[Batch, list[str]]]) -> tuple[Batch, list[str]]:
+    return values[0]
+
+
+def _begin(_: int) -> None:
+    torch.set_num_threads(1)  # workers prepare pictures; the main process has the cores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which saves first
+
+
+def loader(
+    batches: Batches, workers: int, pin: bool = False
+) -> Iterator[tuple[Batch, list[str]]]:
+    """Batches in order, prepared ahead by worker processes; the same for any number of them."""
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=1,
+            shuffle=False,
+            num_workers=workers,
+            collate_fn=_first,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_begin if workers else None,
+            pin_memory=pin,
+        )
+    )

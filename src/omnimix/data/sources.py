@@ -1,0 +1,125 @@
+"""Datasets: anything indexable that gives samples, by name in a training file."""
+
+from __future__ import annotations
+
+import abc
+import json
+from pathlib import Path
+from typing import Literal
+
+from omnimix.config import Spec
+from omnimix.data.scenes import Scenes
+from omnimix.errors import SampleError
+from omnimix.types import Box, Media, Part, Point, Sample, Turn
+
+
+class Source(abc.ABC):
+    """Samples by index; endless ones have no length."""
+
+    length: int | None = None
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class SourceSpec(Spec):
+    """Words of a dataset in a training file."""
+
+    kind: str
+
+    @abc.abstractmethod
+    def open(self, folder: Path) -> Source:
+        """The dataset; relative paths are looked up in `folder`."""
+
+
+class _Scenes(Source):
+    def __init__(self, scenes: Scenes) -> None:
+        self.scenes = scenes
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.scenes[index]
+
+
+class ScenesSource(SourceSpec):
+    """The synthetic world (`omnimix.data.scenes`), endless."""
+
+    kind: Literal["scenes"] = "scenes"
+    seed: int = 0
+    split: Literal["train", "heldout"] = "train"
+    questions: int = 6
+    tasks: tuple[str, ...] | None = None
+
+    def open(self, folder: Path) -> Source:
+        return _Scenes(Scenes(self.seed, self.split, self.questions, self.tasks))
+
+
+class _Jsonl(Source):
+    """One conversation a line; the file is read once, pictures when they are asked for."""
+
+    def __init__(self, path: Path, images: Path) -> None:
+        self.path = path
+        self.images = images
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SampleError(f"cannot read the file ({error})", where=str(path)) from None
+        self.lines = [(n, line) for n, line in enumerate(lines, start=1) if line.strip()]
+        if not self.lines:
+            raise SampleError("the file holds no record", where=str(path))
+        self.length = len(self.lines)
+
+    def __getitem__(self, index: int) -> Sample:
+        number, line = self.lines[index]
+        where = f"{self.path.name}: line {number}"
+        try:
+            record = json.loads(line)
+            turns = tuple(
+                Turn(turn["role"], tuple(self._part(part, where) for part in turn["content"]))
+                for turn in record["turns"]
+            )
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise SampleError(
+                f"not a record ({type(error).__name__}: {error})",
+                where=where,
+                hint='write {"id": ..., "turns": [{"role": "user", "content": [...]}]}',
+            ) from None
+        return Sample(turns, str(record.get("id", where)), record.get("meta", {}))
+
+    def _part(self, part: object, where: str) -> Part:
+        if isinstance(part, str):
+            return part
+        if isinstance(part, dict) and len(part.keys() - {"on"}) == 1:
+            on = part.get("on")
+            if "image" in part:
+                path = (self.images / part["image"]).resolve()
+                if not path.is_relative_to(self.images.resolve()):
+                    raise SampleError(f"the picture {part['image']!r} lies outside", where=where)
+                return Media.image(str(path))
+            if "box" in part:
+                return Media.region(Box(*map(float, part["box"])), on)
+            if "point" in part:
+                return Media.region(Point(*map(float, part["point"])), on)
+        raise SampleError(
+            f"a part of a turn is text, image, box or point, not {part!r}", where=where
+        )
+
+
+class JsonlSource(SourceSpec):
+    """Conversations in a JSON-lines file.
+
+    Each line is `{"id": "7", "turns": [{"role": "user", "content": [{"image": "a.png"}, "What is in ",
+    {"box": [1, 2, 30, 40]}, "?"]}, {"role": "assistant", "content": ["A cup."]}]}`.
+
+    Attributes:
+        path: the file.
+        images: folder that picture paths are relative to; default the file's own. Paths that lead out of
+            it are refused.
+    """
+
+    kind: Literal["jsonl"] = "jsonl"
+    path: str
+    images: str | None = None
+
+    def open(self, folder: Path) -> Source:
+        path = folder / self.path
+        return _Jsonl(path, folder / self.images if self.images else path.parent)

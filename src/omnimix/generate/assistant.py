@@ -1,0 +1,227 @@
+"""The assistant: a model and its processor, answering questions about pictures and drawn regions."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from omnimix.compose.batch import Batch
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.compose.weave import Sequence as Woven
+from omnimix.generate import folder
+from omnimix.generate.asking import question as asked
+from omnimix.generate.writing import Endings, Options, cut, endings, settled
+from omnimix.types import Box, Point, Region, Sample, Turn
+
+Conversation: TypeAlias = Sample | Sequence[Turn]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model wrote.
+
+    Attributes:
+        text: without the stop string and outer white space.
+        boxes: boxes and points in the text, in pixels of the conversation's last picture.
+        tokens: how many tokens were written, the ending included.
+        finished: whether the model came to an end by itself.
+    """
+
+    text: str
+    boxes: tuple[Box | Point, ...]
+    tokens: int
+    finished: bool
+
+
+def load(
+    name_or_folder: str | Path = "nano",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Assistant:
+    """A model that ships with omnimix, or one from a folder that `save_pretrained` wrote.
+
+    Args:
+        name_or_folder: `omnimix models` lists the names.
+        device: a CUDA device where there is one, else the CPU.
+        dtype: float32 unless told otherwise.
+
+    Raises:
+        RegistryError: unknown name, with the nearest known one.
+        CheckpointError: a folder that holds no model, or weights that do not fit.
+    """
+    place = folder.find(name_or_folder)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Assistant(*folder.read(place, torch.device(device), dtype or torch.float32))
+
+
+class Assistant:
+    """Asks a model.
+
+    The options of `Options` (max_new_tokens, temperature, top_p, seed, stop) go as keywords to every
+    method.
+    """
+
+    def __init__(self, model: MultimodalLM, processor: Processor) -> None:
+        self.model = model
+        self.processor = processor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.model.parameters()).device
+
+    def answer(
+        self,
+        question: str,
+        image: Any = None,
+        regions: Sequence[Region] = (),
+        images: Sequence[Any] = (),
+        **generation: Any,
+    ) -> str:
+        """The answer's text to one question; see `omnimix.generate.asking` for where regions go."""
+        pictures = [*([] if image is None else [image]), *images]
+        return self.reply([asked(question, pictures, regions)], **generation).text
+
+    def reply(self, conversation: Conversation, **generation: Any) -> Answer:
+        """The answer to the last user turn of a conversation."""
+        return self.reply_many([conversation], **generation)[0]
+
+    def reply_many(
+        self, conversations: Sequence[Conversation], batch_size: int = 32, **generation: Any
+    ) -> list[Answer]:
+        """Answers in the order of the conversations; those of like length are written together."""
+        options = Options(**generation)
+        woven = [self._weave(conversation, options) for conversation in conversations]
+        order = sorted(range(len(woven)), key=lambda i: len(woven[i]))
+        answers: dict[int, Answer] = {}
+        for start in range(0, len(order), max(batch_size, 1)):
+            chosen = order[start : start + max(batch_size, 1)]
+            written = self._write([woven[i] for i in chosen], options)
+            answers.update(zip(chosen, written, strict=True))
+        return [answers[i] for i in range(len(woven))]
+
+    def stream(self, conversation: Conversation, **generation: Any) -> Iterator[str]:
+        """The text of `reply`, piece by piece; closing the iterator ends the writing.
+
+        The model writes in a thread of its own, so that the caller can be interrupted between pieces.
+        """
+        options = Options(**generation)
+        return self._pieces(self._weave(conversation, options), options)
+
+    def _pieces(self, woven: Woven, options: Options) -> Iterator[str]:
+        batch = self._batch([woven])
+        ended = self._endings(batch, options)
+        tokens: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+
+        def write() -> None:
+            try:
+                self._generate(batch, options, ended, _Put(tokens))
+                tokens.put(None)
+            except BaseException as error:  # handed to the caller's thread
+                tokens.put(error)
+
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        ids: list[int] = []
+        sent = ""
+        try:
+            while (token := tokens.get()) is not None:
+                if isinstance(token, BaseException):
+                    raise token
+                ids.append(token)
+                text = settled(self.processor.tokenizer.decode(ids), ended.stops)
+                if len(text) > len(sent):
+                    yield text[len(sent) :]
+                    sent = text
+            text = self._text(ids[: ended.lengths[0]], ended.stops)
+            if len(text) > len(sent):
+                yield text[len(sent) :]
+        finally:
+            ended.cancelled = True
+            writer.join()
+
+    def _weave(self, conversation: Conversation, options: Options) -> Woven:
+        if not isinstance(conversation, Sample):
+            conversation = Sample(tuple(conversation), "question")
+        return self.processor.weave(conversation, True, options.max_new_tokens)
+
+    def _batch(self, woven: Sequence[Woven]) -> Batch:
+        return self.processor.batch(woven, "left").to(self.device)
+
+    def _write(self, woven: Sequence[Woven], options: Options) -> list[Answer]:
+        batch = self._batch(woven)
+        ended = self._endings(batch, options)
+        ids = self._generate(batch, options, ended)
+        answers = []
+        for row, sequence, length in zip(ids, woven, ended.lengths, strict=True):
+            own = row[:length]
+            text = self._text(own, ended.stops)
+            boxes: list[Box | Point] = []
+            if sequence.pictures:
+                size, frame = sequence.pictures[-1]
+                boxes = self.processor.recipe.coordinates.read(text, frame, size)
+            answers.append(Answer(text, tuple(boxes), len(own), length is not None))
+        return answers
+
+    def _text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
+        return cut(self.processor.tokenizer.decode(ids), stops)[0].strip()
+
+    def _endings(self, batch: Batch, options: Options) -> Endings:
+        tokenizer = self.processor.tokenizer
+        stops = self.processor.recipe.template.stop if options.stop is None else options.stop
+        ends = endings(tokenizer, stops)
+        rows, prompt = batch.input_ids.shape
+        return Endings(tokenizer, stops, ends, prompt, rows)
+
+    def _generate(
+        self, batch: Batch, options: Options, ended: Endings, streamer: Any = None
+    ) -> list[list[int]]:
+        """The one place where tokens are written: new ids of every row."""
+        pad = self.processor.tokenizer.pad
+        with _seeded(options.seed, self.device), torch.inference_mode():
+            ids = self.model.generate(
+                **batch.inputs(),
+                generation_config=options.config(sorted(ended.ends), pad),
+                stopping_criteria=[ended],
+                streamer=streamer,
+            )
+        written: list[list[int]] = ids[:, ended.prompt :].tolist()
+        return written
+
+
+class _Put:
+    """A streamer of transformers: the prompt comes first, then token after token."""
+
+    def __init__(self, tokens: queue.SimpleQueue[int | BaseException | None]) -> None:
+        self.tokens = tokens
+        self.prompt_seen = False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.prompt_seen:
+            for token in value.flatten().tolist():
+                self.tokens.put(int(token))
+        self.prompt_seen = True
+
+    def end(self) -> None:
+        """Nothing is left to do; the writer's thread says when it is through."""
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Chance from a seed, and the caller's own chance untouched; without a seed nothing changes."""
+    if seed is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,123 @@
+"""Model folders: the ones that ship, and any that `save_pretrained` wrote."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.errors import CheckpointError, RegistryError
+from omnimix.registry import did_you_mean
+
+FOLDER = Path(__file__).parent.parent / "models"
+
+
+def shipped() -> list[str]:
+    """Names of the models that ship with omnimix."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/recipe.yaml"))
+
+
+def find(name_or_folder: str | Path) -> Path:
+    """A model's folder; a shipped name goes before a folder of the same name (write `./name` for that).
+
+    Raises:
+        RegistryError: neither a shipped model nor a folder.
+        CheckpointError: a folder or file that holds no model.
+    """
+    name = str(name_or_folder)
+    if name in shipped():
+        return FOLDER / name
+    path = Path(name_or_folder)
+    if not path.exists():
+        raise RegistryError(
+            f"unknown model {name!r}, and there is no such folder",
+            hint=did_you_mean(name, shipped()).rstrip("?") if shipped() else "none ships",
+        )
+    _check(path)
+    return path
+
+
+def _check(path: Path) -> None:
+    """Refuse what cannot be a model, saying what lies there."""
+    way_out = (
+        "name a folder that omnimix wrote: config.json, recipe.yaml, a tokenizer, model.safetensors"
+    )
+    if not path.is_dir():
+        raise CheckpointError("no model: this is a file, not a folder", where=str(path), hint=way_out)
+    present = sorted(child.name for child in path.iterdir())
+    missing = [name for name in ("config.json", "recipe.yaml") if name not in present]
+    if not any(name.endswith(".safetensors") for name in present):
+        missing.append("model.safetensors")
+    if missing:
+        shown = ", ".join(present[:6]) + (f" and {len(present) - 6} more" if present[6:] else "")
+        raise CheckpointError(
+            f"no model: {', '.join(missing)} missing (the folder holds {shown or 'nothing'})",
+            where=str(path),
+            hint=way_out,
+        )
+
+
+def read(
+    folder: Path, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[MultimodalLM, Processor]:
+    """Model and processor of a folder, every weight accounted for.
+
+    Raises:
+        CheckpointError: files that cannot be read, or weights that are missing, left over or misshapen.
+    """
+    processor = Processor.from_pretrained(folder)
+    try:
+        with _quiet():
+            model, report = MultimodalLM.from_pretrained(
+                folder, dtype=dtype, output_loading_info=True, local_files_only=True
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"the weights cannot be loaded ({line.rstrip('.')})",
+            where=str(folder),
+            hint="the recipe and the weights must come from one save; copy the whole folder again",
+        ) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(
+            f"the weights are damaged ({error})",
+            where=str(folder),
+            hint="copy model.safetensors again",
+        ) from error
+    _check_report(report, folder)
+    return model.eval().to(device), processor
+
+
+def _check_report(report: dict[str, Any], folder: Path) -> None:
+    words = {"missing_keys": "missing", "unexpected_keys": "left over", "mismatched_keys": "misshapen"}
+    for key, word in words.items():
+        names = sorted(str(name) for name in report.get(key, ()))
+        if names:
+            more = f" and {len(names) - 3} more" if names[3:] else ""
+            raise CheckpointError(
+                f"{len(names)} weights are {word}: {', '.join(names[:3])}{more}",
+                where=str(folder),
+                hint="recipe.yaml and config.json must be those the weights were saved with",
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bar and warnings of transformers: what is wrong becomes an error here."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

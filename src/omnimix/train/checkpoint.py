@@ -1,0 +1,78 @@
+"""Checkpoints that resume exactly: model, optimizer, random state, place in the stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+
+from omnimix.compose.model import MultimodalLM
+from omnimix.errors import TrainError
+
+
+def save(
+    folder: Path,
+    model: MultimodalLM,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Write `step-NNNNNN` whole or not at all, then drop all but the newest `keep`."""
+    name = f"stage-{state['stage']:02d}-step-{state['step']:07d}"
+    draft = folder / f".{name}.part"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    save_model(model, str(draft / "model.safetensors"))
+    rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state()
+    torch.save({"optimizer": optimizer.state_dict(), "rng": rng}, draft / "optimizer.pt")
+    (draft / "state.json").write_text(json.dumps(state))
+    place = folder / name
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(draft, place)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("stage-*-step-*") if (path / "state.json").is_file())
+
+
+def state_of(place: Path) -> dict[str, Any]:
+    """Where in the run a checkpoint stands."""
+    try:
+        state: dict[str, Any] = json.loads((place / "state.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise TrainError(f"the checkpoint cannot be read ({error})", where=str(place)) from None
+    return state
+
+
+def load_weights(place: Path, model: MultimodalLM) -> None:
+    """Fill the model, strictly."""
+    try:
+        load_model(model, str(place / "model.safetensors"))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        line = str(error).splitlines()[0]
+        raise TrainError(
+            f"the checkpoint does not fit the model ({line})",
+            where=str(place),
+            hint="train into another folder, or use the recipe this run began with",
+        ) from None
+
+
+def load_optimizer(place: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Fill the optimizer and put the random states back."""
+    stored = torch.load(place / "optimizer.pt", weights_only=True, map_location="cpu")
+    optimizer.load_state_dict(stored["optimizer"])
+    torch.set_rng_state(stored["rng"]["cpu"])
+    if "cuda" in stored["rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(stored["rng"]["cuda"])

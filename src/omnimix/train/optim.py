@@ -1,0 +1,88 @@
+"""Who learns, with which rate, and how the rate moves."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from omnimix.errors import TrainError
+from omnimix.train.settings import OptimizerSpec, ScheduleSpec
+
+
+def set_learning(model: nn.Module, patterns: Sequence[str]) -> int:
+    """Freeze and unfreeze by name; the first pattern that matches wins, `-pattern` freezes.
+
+    Returns:
+        Number of learned parameters.
+
+    Raises:
+        TrainError: a pattern that matches nothing, or nothing left to learn.
+    """
+    used: set[str] = set()
+    learned = 0
+    for name, parameter in model.named_parameters():
+        match = next((p for p in patterns if fnmatch.fnmatchcase(name, p.removeprefix("-"))), None)
+        learns = match is not None and not match.startswith("-")
+        parameter.requires_grad_(learns)
+        learned += parameter.numel() if learns else 0
+        used |= {match} if match else set()
+    for pattern in patterns:
+        hits = pattern in used or any(
+            fnmatch.fnmatchcase(name, pattern.removeprefix("-")) for name, _ in model.named_parameters()
+        )
+        if not hits:
+            tops = ", ".join(name for name, _ in model.named_children())
+            raise TrainError(
+                f"the pattern {pattern!r} matches no parameter",
+                where="learns",
+                hint=f"names begin with {tops}; `omnimix show` prints the tree",
+            )
+    if not learned:
+        raise TrainError("nothing is left to learn", where="learns", hint="name a part that learns")
+    return learned
+
+
+def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
+    """Parameter groups: matrices decay, vectors and embeddings do not; rates by name pattern."""
+    table: dict[tuple[float, float], list[nn.Parameter]] = {}
+    embeddings = {
+        id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
+    }
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        factor = next((f for p, f in spec.rates.items() if fnmatch.fnmatchcase(name, p)), 1.0)
+        plain = parameter.ndim <= 1 or id(parameter) in embeddings or "pos_embed" in name
+        table.setdefault((0.0 if plain else spec.decay, factor), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "factor": factor, "lr": spec.rate * factor}
+        for (decay, factor), parameters in table.items()
+    ]
+
+
+def adamw(model: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
+    """The optimizer over what learns."""
+    device = next(model.parameters()).device
+    return torch.optim.AdamW(
+        groups(model, spec),
+        lr=spec.rate,
+        betas=spec.betas,
+        eps=spec.eps,
+        fused=device.type == "cuda",
+    )
+
+
+def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:
+    """The learning rate of a step (from 0): warm-up, hold, cosine."""
+    if step < schedule.warmup:
+        return peak * (step + 1) / schedule.warmup
+    start = max(schedule.warmup, int(steps * schedule.hold))
+    if step < start:
+        return peak
+    progress = (step - start) / max(1, steps - start)
+    low = schedule.final * peak
+    return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -1,0 +1,291 @@
+"""The one loop: stages over mixtures, checkpoints that resume exactly, metrics a person can look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnimix import config
+from omnimix.compose.batch import Batch
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.data.mixture import Batches, Dropped, Mixture, loader
+from omnimix.errors import TrainError
+from omnimix.train import checkpoint, optim, settings
+from omnimix.train.records import describe_run, plot_losses
+from omnimix.train.settings import Stage, Training
+
+Listener = Callable[[dict[str, Any]], None]
+"""Called with every line of metrics: stage, step, steps, loss, rate, norm, samples_per_second, ..."""
+
+
+@dataclass
+class Result:
+    """How a run ended."""
+
+    folder: Path
+    steps: int
+    finished: bool
+    dropped: Dropped = field(default_factory=Dropped)
+
+
+def train(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+    resume: bool = True,
+    listener: Listener | None = None,
+) -> Result:
+    """Run a training file.
+
+    Args:
+        path: the file, or the name of a shipped one.
+        overrides: dotted `path=value` words.
+        out: folder of the run; default the file's own word.
+        resume: go on from the newest checkpoint in the folder; without it a used folder is refused.
+        listener: called with every line of metrics.
+
+    Returns:
+        Where the model lies. Ctrl-C saves a checkpoint and returns with `finished` False.
+
+    Raises:
+        RecipeError, TrainError, SampleError: what, where, and the way out.
+    """
+    training, folder = settings.load(path, overrides)
+    place = Path(out) if out is not None else folder / training.out
+    if not resume and checkpoint.checkpoints(place):
+        raise TrainError(
+            "the folder holds checkpoints of an earlier run",
+            where=str(place),
+            hint="resume it, or name another folder with --out",
+        )
+    return Run(training, folder, place, listener).run()
+
+
+class Run:
+    """The state of one training run in one process."""
+
+    def __init__(
+        self, training: Training, folder: Path, out: Path, listener: Listener | None
+    ) -> None:
+        self.training = training
+        self.folder = folder
+        self.out = out
+        self.listener = listener
+        self.dropped = Dropped()
+        recipe, recipe_folder = training.model(folder)
+        torch.manual_seed(training.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.processor = Processor.from_recipe(recipe, recipe_folder)
+        fresh = training.start is None
+        self.model = MultimodalLM.from_recipe(recipe, start=fresh)
+        if training.start is not None:
+            checkpoint.load_weights(folder / training.start, self.model)
+        self.model.to(self.device)
+
+    def run(self) -> Result:
+        """All stages, from wherever the newest checkpoint stands."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        done = checkpoint.checkpoints(self.out)
+        at = checkpoint.state_of(done[-1]) if done else {"stage": 0, "step": 0}
+        self._write_run(resumed=bool(done))
+        total = 0
+        for number, stage in enumerate(self.training.stages):
+            if number < at["stage"]:
+                continue
+            resumed = done[-1] if done and number == at["stage"] else None
+            first = at["step"] if resumed else 0
+            if number > at["stage"] and done and first == 0:
+                done = []
+            finished, steps = self._stage(number, stage, first, resumed)
+            total += steps
+            if not finished:
+                return Result(self.out, total, False, self.dropped)
+        self._finish()
+        return Result(self.out, total, True, self.dropped)
+
+    def _stage(
+        self, number: int, stage: Stage, first: int, resumed: Path | None
+    ) -> tuple[bool, int]:
+        """One stage; returns whether it was finished and how many steps ran."""
+        if resumed is not None:
+            checkpoint.load_weights(resumed, self.model)
+        learned = optim.set_learning(self.model, stage.learns)
+        optimizer = optim.adamw(self.model, stage.optimizer)
+        if resumed is not None:
+            checkpoint.load_optimizer(resumed, optimizer)
+        else:
+            torch.manual_seed(self.training.seed + number)
+        self.model.train()
+        parts = self._parts(number, stage, first)
+        meter = _Meter(self, number, stage, learned)
+        step = first
+        try:
+            for step in range(first, stage.steps):
+                if step and step > first and step % stage.save_every == 0:
+                    self._save(optimizer, number, step)
+                meter.step(step, *self._step(stage, step, parts, optimizer))
+            step = stage.steps
+        except KeyboardInterrupt:
+            # The interrupted step is undone by going back to the last whole one when resumed: the
+            # optimizer moves weights in one call, so between calls the state is whole.
+            self._save(optimizer, number, self._whole_steps(optimizer, first))
+            return False, step - first
+        self._save(optimizer, number, step)
+        return True, step - first
+
+    def _whole_steps(self, optimizer: torch.optim.Optimizer, first: int) -> int:
+        """Steps that the optimizer has taken in this stage, as it counts them itself."""
+        steps = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
+        return max(steps, default=first)
+
+    def _parts(self, number: int, stage: Stage, first: int) -> Iterator[tuple[Batch, list[str]]]:
+        size, rest = divmod(stage.batch, stage.accumulate)
+        if rest or not size:
+            raise TrainError(
+                f"a batch of {stage.batch} cannot be cut into {stage.accumulate} equal parts",
+                where=f"stages.{number}",
+                hint="make batch a multiple of accumulate",
+            )
+        mixture = Mixture(stage.mixture, self.folder, self.training.seed + number)
+        count = (stage.steps - first) * stage.accumulate
+        batches = Batches(
+            mixture, self.processor, size, first * stage.accumulate, count, stage.pack
+        )
+        workers = self.training.workers
+        if workers is None:
+            workers = os.cpu_count() or 1
+        return loader(batches, workers, pin=self.device.type == "cuda")
+
+    def _step(
+        self,
+        stage: Stage,
+        step: int,
+        parts: Iterator[tuple[Batch, list[str]]],
+        optimizer: torch.optim.Optimizer,
+    ) -> tuple[Tensor, Tensor, float, int, int]:
+        """One optimizer step; returns loss, gradient norm, rate, samples and learned tokens."""
+        batches: list[Batch] = []
+        for _ in range(stage.accumulate):
+            batch, dropped = next(parts)
+            batches.append(batch)
+            self.dropped.count += len(dropped)
+            self.dropped.first += dropped[: max(0, 5 - len(self.dropped.first))]
+        targets = sum(batch.targets for batch in batches)
+        if not targets:
+            raise TrainError(
+                f"step {step} has no learned token",
+                where=", ".join(batches[0].ids[:3]),
+                hint="look at a record with `omnimix show RECIPE --sample FILE`",
+            )
+        peak = stage.optimizer.rate
+        now = optim.rate(step, stage.steps, peak, stage.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = now * group["factor"]
+        loss = torch.zeros((), device=self.device)
+        for batch in batches:
+            moved = batch.to(self.device, non_blocking=True)
+            with self._autocast(stage):
+                part = stage.objective.loss(self.model, moved, targets)
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach()
+        learned = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(learned, stage.optimizer.clip or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss, norm, now, sum(len(batch.ids) for batch in batches), targets
+
+    def _autocast(self, stage: Stage) -> AbstractContextManager[Any]:
+        if stage.precision == "bf16" and quick_bf16(self.device):
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _save(self, optimizer: torch.optim.Optimizer, number: int, step: int) -> None:
+        state = {"stage": number, "step": step, "seed": self.training.seed}
+        checkpoint.save(self.out, self.model, optimizer, state)
+
+    def _write_run(self, resumed: bool) -> None:
+        (self.out / "training.yaml").write_text(config.to_yaml(self.training.dump()))
+        with (self.out / "run.jsonl").open("a") as file:
+            file.write(json.dumps(describe_run(self.training.seed, self.device, resumed)) + "\n")
+
+    def _finish(self) -> None:
+        self.model.eval()
+        self.model.save_pretrained(self.out / "model")
+        self.processor.save_pretrained(self.out / "model")
+        plot_losses(self.out / "metrics.jsonl", self.out / "loss.png")
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Append a line of metrics and tell the listener."""
+        with (self.out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.listener is not None:
+            self.listener(line)
+
+
+class _Meter:
+    """Collects steps and writes a line of metrics every `log_every` of them."""
+
+    def __init__(self, run: Run, number: int, stage: Stage, learned: int) -> None:
+        self.run = run
+        self.stage = stage
+        self.head = {"stage": number, "name": stage.name, "steps": stage.steps, "learns": learned}
+        self.began = time.perf_counter()
+        self.losses: list[Tensor] = []
+        self.samples = 0
+        self.targets = 0
+
+    def step(
+        self, step: int, loss: Tensor, norm: Tensor, rate: float, samples: int, targets: int
+    ) -> None:
+        self.losses.append(loss)
+        self.samples += samples
+        self.targets += targets
+        last = step + 1 == self.stage.steps
+        if (step + 1) % self.stage.log_every and not last:
+            return
+        mean = float(torch.stack(self.losses).mean())
+        if mean != mean:
+            raise TrainError(
+                f"the loss of step {step + 1} is not a number",
+                where=str(self.run.out),
+                hint="lower optimizer.rate, or resume from the last checkpoint with another one",
+            )
+        seconds = time.perf_counter() - self.began
+        self.run.note(
+            {
+                **self.head,
+                "step": step + 1,
+                "loss": round(mean, 5),
+                "rate": rate,
+                "norm": round(float(norm), 4),
+                "samples": self.samples,
+                "targets": self.targets,
+                "seconds": round(seconds, 3),
+                "samples_per_second": round(self.samples / seconds, 2),
+                "dropped": self.run.dropped.count,
+            }
+        )
+        self.began = time.perf_counter()
+        self.losses = []
+        self.samples = self.targets = 0
+
+
+def quick_bf16(device: torch.device) -> bool:
+    """Whether bf16 is quicker than fp32 there: CUDA from Ampere on, CPUs with AMX or AVX512-BF16.
+
+    Elsewhere it is emulated: on a CPU with AVX2 alone a training step took twenty times as long.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)

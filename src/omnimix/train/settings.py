@@ -1,0 +1,140 @@
+"""Words of a training file: a model and a list of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny
+
+from omnimix import config
+from omnimix.compose import recipe as recipes
+from omnimix.compose.recipe import Recipe
+from omnimix.config import Spec, part
+from omnimix.data.mixture import MixturePart
+from omnimix.errors import RecipeError
+from omnimix.registry import OBJECTIVES
+from omnimix.train.objectives import Objective
+
+
+class OptimizerSpec(Spec):
+    """AdamW (Loshchilov and Hutter 2019).
+
+    Attributes:
+        rate: peak learning rate.
+        rates: factors on the rate by name pattern, first match counts.
+        decay: weight decay on matrices; vectors, norms and embeddings have none.
+        clip: largest norm of the gradient; None does not clip.
+    """
+
+    rate: float = Field(default=1e-3, gt=0)
+    rates: dict[str, float] = {}
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    decay: float = 0.05
+    clip: float | None = 1.0
+
+
+class ScheduleSpec(Spec):
+    """Linear warm-up, then a cosine to `final`, held at the peak until `hold`.
+
+    Attributes:
+        warmup: steps of warm-up.
+        hold: share of the steps before the rate begins to fall; abilities that switch on late want a
+            late fall.
+        final: last rate as a share of the peak.
+    """
+
+    warmup: int = Field(default=100, ge=0)
+    hold: float = Field(default=0.0, ge=0, lt=1)
+    final: float = Field(default=0.0, ge=0, le=1)
+
+
+class Stage(Spec):
+    """What learns, from which mixture, for how long, under which objective.
+
+    Attributes:
+        learns: patterns on parameter names (`*` matches anything); the first that matches a name wins,
+            a leading `-` means frozen.
+        mixture: datasets and their shares.
+        steps: optimizer steps.
+        batch: samples of one optimizer step.
+        accumulate: parts in which a batch passes through the model.
+        pack: samples one after another in one row instead of padded.
+        precision: `bf16` under autocast where the device is quick at it, else `fp32`.
+        save_every: steps between checkpoints.
+        log_every: steps between lines of metrics.
+    """
+
+    name: str = "train"
+    learns: tuple[str, ...] = ("*",)
+    mixture: tuple[MixturePart, ...] = Field(min_length=1)
+    objective: Annotated[SerializeAsAny[Objective], part(OBJECTIVES)] = Field(
+        default="sft", validate_default=True
+    )
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    steps: int = Field(gt=0)
+    batch: int = Field(default=32, gt=0)
+    accumulate: int = Field(default=1, gt=0)
+    pack: bool = False
+    precision: Literal["bf16", "fp32"] = "bf16"
+    save_every: int = Field(default=500, gt=0)
+    log_every: int = Field(default=10, gt=0)
+
+
+class Training(Spec):
+    """A training run.
+
+    Attributes:
+        recipe: the model, by shipped name or file.
+        set: dotted overrides of the recipe.
+        start: folder of a model to start from; None starts fresh.
+        seed: of weights and mixture.
+        workers: processes that prepare batches; None takes one per core.
+        out: folder of the run.
+    """
+
+    name: str
+    recipe: str
+    set: tuple[str, ...] = ()
+    start: str | None = None
+    seed: int = 0
+    workers: int | None = Field(default=None, ge=0)
+    out: str
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    def model(self, folder: Path) -> tuple[Recipe, Path]:
+        """The recipe and the folder it came from; a file name is looked up beside the training file."""
+        beside = folder / self.recipe
+        name = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else self.recipe
+        path = recipes.find(name)
+        return recipes.load(path, self.set), path.parent
+
+
+FOLDER = recipes.FOLDER
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Path]:
+    """A training file and the folder that its relative paths start from.
+
+    A path like `recipes/nano.train.yaml` that does not exist here is looked up among the shipped files.
+
+    Raises:
+        RecipeError: no such file, or an unusable word in it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        shipped = FOLDER / file.name
+        if not shipped.is_file():
+            known = ", ".join(sorted(p.name for p in FOLDER.glob("*.train.yaml")))
+            raise RecipeError(
+                "there is no such training file", where=str(path), hint=f"shipped are: {known}"
+            )
+        file = shipped
+    data: Any = config.read_yaml(file)
+    if not isinstance(data, Mapping):
+        raise RecipeError("a training file is a table of words", where=str(file))
+    training = config.validate(Training, config.with_overrides(data, overrides), file.name)
+    return training, Path.cwd() if file.parent == FOLDER else file.parent
