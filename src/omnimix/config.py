@@ -45,7 +45,8 @@ class Spec(BaseModel):
     def dump(self) -> dict[str, Any]:
         """Plain data that validates to an equal model; defaults are left out, `kind` is kept."""
         data = self.model_dump(mode="json", exclude_defaults=True)
-        return _with_kinds(self, data)
+        kinds: dict[str, Any] = _with_kinds(self, data)
+        return kinds
 
 
 def _with_kinds(spec: BaseModel, data: Any) -> Any:
@@ -140,13 +141,13 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the word {key!r} stands twice", key_node.start_mark
             )
         seen.add(key)
-    return dict(loader.construct_pairs(node, deep=True))  # type: ignore[no-untyped-call]
+    return dict(loader.construct_pairs(node, deep=True))
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -226,9 +227,7 @@ def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
 def _inside(place: Any, step: str, override: str) -> Any:
     if isinstance(place, list):
         if not step.isdigit() or int(step) >= len(place):
-            raise RecipeError(
-                f"{step!r} is no place in a list of {len(place)}", where=override
-            )
+            raise RecipeError(f"{step!r} is no place in a list of {len(place)}", where=override)
         return place[int(step)]
     if not isinstance(place, dict):
         raise RecipeError(f"there is nothing inside before {step!r}", where=override)
@@ -267,4 +266,3 @@ def json_schema(model: type[BaseModel], tables: Mapping[str, Table]) -> dict[str
             choices.append({"$ref": f"#/$defs/{key}"})
         definitions[name] = {"anyOf": choices}
     return schema
-

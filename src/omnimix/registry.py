@@ -180,9 +180,7 @@ DATASETS = Table(
     {"scenes": "omnimix.data.sources:ScenesSource", "jsonl": "omnimix.data.sources:JsonlSource"},
 )
 
-BENCHMARKS = Table(
-    "benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"}
-)
+BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})
 
 TABLES: tuple[Table, ...] = (
     STEPS,

@@ -46,21 +46,23 @@ class Batch:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
 
+        moved: dict[str, Any] = {name: move(getattr(self, name)) for name in _TENSORS}
         return replace(
             self,
-            **{name: move(getattr(self, name)) for name in _TENSORS},
+            **moved,
             items={name: item.to(device, non_blocking) for name, item in self.items.items()},
         )
 
     def pin_memory(self) -> Batch:
         """Called by the data loader when asked to pin."""
+
+        def pin(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.pin_memory()
+
+        pinned: dict[str, Any] = {name: pin(getattr(self, name)) for name in _TENSORS}
         return replace(
             self,
-            **{
-                name: None if value is None else value.pin_memory()
-                for name in _TENSORS
-                for value in (getattr(self, name),)
-            },
+            **pinned,
             items={name: item.pin() for name, item in self.items.items()},
         )
 
@@ -153,7 +155,10 @@ def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict
         if not items:
             continue
         index = np.concatenate(
-            [start + np.flatnonzero(s.owner == k) for s, start in zip(sequences, starts, strict=True)]
+            [
+                start + np.flatnonzero(s.owner == k)
+                for s, start in zip(sequences, starts, strict=True)
+            ]
         )
         source = spec.source()
         on: list[int] = []

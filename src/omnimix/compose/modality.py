@@ -28,7 +28,9 @@ from omnimix.registry import ARRANGES, CONNECTORS, ENCODERS, OPENERS, STEPS
 class BranchSpec(Spec):
     """Encoders whose features stand side by side (channel mix), and their connector."""
 
-    encoders: tuple[Annotated[SerializeAsAny[EncoderSpec], part(ENCODERS)], ...] = Field(min_length=1)
+    encoders: tuple[Annotated[SerializeAsAny[EncoderSpec], part(ENCODERS)], ...] = Field(
+        min_length=1
+    )
     connector: Annotated[SerializeAsAny[ConnectorSpec], part(CONNECTORS)]
 
 
@@ -282,7 +284,7 @@ class Modality(nn.Module):
             starts = torch.tensor([0, *items.tiles[:-1]], device=raw.device).cumsum(0)
             firsts = raw[starts]
         patches = firsts[:, sizes.prefix :]
-        return patches.transpose(1, 2).unflatten(2, sizes.grid)
+        return patches.transpose(1, 2).reshape(*patches.shape[:1], -1, *sizes.grid)
 
 
 def build(specs: dict[str, ModalitySpec], width: int) -> dict[str, Modality]:
@@ -305,4 +307,3 @@ def build(specs: dict[str, ModalitySpec], width: int) -> dict[str, Modality]:
         except RecipeError as error:
             raise error.at(f"modalities.{name}") from None
     return built
-

@@ -9,8 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from omnimix.compose import modality, recipe as recipes
@@ -21,7 +27,7 @@ from omnimix.compose.weave import IGNORE
 from omnimix.encoders.base import device_dtype
 
 
-class OmnimixConfig(PreTrainedConfig):
+class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
     """The recipe as a transformers configuration, so that hub tools know the model."""
 
     model_type = "omnimix"
@@ -67,7 +73,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self.modalities = list(self.recipe.modalities)
         for name, module in modality.build(self.recipe.modalities, width).items():
             self.add_module(name, module)
-        self.language = self.recipe.language.build()
+        self.language: Any = self.recipe.language.build()
         self.post_init()
 
     @classmethod
@@ -102,19 +108,22 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return self.recipe.context or limit
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.language.get_input_embeddings()  # type: ignore[no-any-return]
+        found: nn.Module = self.language.get_input_embeddings()
+        return found
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module | None:
-        return self.language.get_output_embeddings()  # type: ignore[no-any-return]
+        found: nn.Module | None = self.language.get_output_embeddings()
+        return found
 
     def _init_weights(self, module: nn.Module) -> None:
         # Parts initialise themselves when built. What a state dict does not hold has to be made again
         # after a load on the meta device, or it stays uninitialised.
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
+        restore: Any = getattr(module, "init_non_persistent_buffers", None)
+        if restore is not None:
+            restore()
 
     def encode(self, items: dict[str, ItemBatch]) -> dict[str, Encoded]:
         """Features of all items, modality by modality in the recipe's order."""
@@ -136,7 +145,8 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self, input_ids: Int[Tensor, "batch tokens"], items: dict[str, ItemBatch] | None = None
     ) -> Float[Tensor, "batch tokens width"]:
         """Embeddings of the text with the items in their places."""
-        embeddings: Tensor = self.get_input_embeddings()(input_ids)
+        table: nn.Module = self.get_input_embeddings()
+        embeddings: Tensor = table(input_ids)
         for name, encoded in self.encode(items or {}).items():
             assert items is not None
             embeddings = splice(embeddings, encoded.tokens, items[name].index, name)

@@ -14,7 +14,6 @@ from omnimix.config import Spec, part
 from omnimix.errors import RecipeError
 from omnimix.language.causal_lm import CausalLM
 from omnimix.language.tokenizer import TokenizerSpec
-
 from omnimix.prompts.coordinates import Coordinates
 from omnimix.prompts.template import Template, by_name
 from omnimix.registry import (

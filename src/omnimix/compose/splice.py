@@ -31,4 +31,5 @@ def splice(
             hint="weave the samples with the recipe of this very model",
         )
     flat = embeddings.flatten(0, 1)
-    return flat.index_copy(0, index, features.to(flat.dtype)).unflatten(0, embeddings.shape[:2])
+    filled: Tensor = flat.index_copy(0, index, features.to(flat.dtype))
+    return filled.view(embeddings.shape)

@@ -241,7 +241,7 @@ class _Weaving:
                 [np.full(len(stretch.text), stretch.learned) for stretch in self.pending]
             )
             ids, starts = self.weaver.tokenizer.encode(text)
-            marks = learned[np.minimum(starts, len(text) - 1)] if ids else []
+            marks = learned[np.minimum(np.asarray(starts, dtype=int), len(text) - 1)]
             self.ids += ids
             self.labels += [i if mark else IGNORE for i, mark in zip(ids, marks, strict=True)]
             self.owner += [0] * len(ids)
@@ -294,9 +294,11 @@ class _Weaving:
         """Which picture a region lies on: the one it names, else the last before it."""
         last = len(self.pictures) - 1
         index = last if media.on is None else media.on
-        if last < 0 or not 0 <= index <= last:
+        if not 0 <= index <= last:
+            named = "no picture came" if last < 0 else f"{last + 1} came"
+            which = "a picture" if media.on is None else f"picture {index + 1}"
             raise SampleError(
-                f"a region lies on picture {index + 1}, but {last + 1} came before it",
+                f"a region lies on {which}, but {named} before it",
                 hint="put the picture before the region",
             )
         return index
@@ -341,6 +343,4 @@ def prepare(spec: ModalitySpec, media: Media, tokens_per_tile: int) -> Item:
         inputs.append(tiles.tensor())
     assert first is not None
     count = int(inputs[0].shape[0])
-    return Item(
-        tuple(inputs), count * tokens_per_tile, first.size, first.frame, first.grid
-    )
+    return Item(tuple(inputs), count * tokens_per_tile, first.size, first.frame, first.grid)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 
-from torch import Tensor, nn
 from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from omnimix.config import Spec
 

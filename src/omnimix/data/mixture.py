@@ -121,7 +121,9 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
                 f"no record of a whole batch can be used; the first says: {dropped[0]}",
                 where=f"places {start} to {start + self.size - 1}",
             )
-        return self.processor.batch(sequences, pack=self.pack, multiple=1 if self.pack else 16), dropped
+        return self.processor.batch(
+            sequences, pack=self.pack, multiple=1 if self.pack else 16
+        ), dropped
 
 
 def _first(values: list[tuple[Batch, list[str]]]) -> tuple[Batch, list[str]]:
@@ -133,9 +135,7 @@ def _begin(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which saves first
 
 
-def loader(
-    batches: Batches, workers: int, pin: bool = False
-) -> Iterator[tuple[Batch, list[str]]]:
+def loader(batches: Batches, workers: int, pin: bool = False) -> Iterator[tuple[Batch, list[str]]]:
     """Batches in order, prepared ahead by worker processes; the same for any number of them."""
     return iter(
         DataLoader(

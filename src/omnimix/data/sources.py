@@ -77,7 +77,7 @@ class _Jsonl(Source):
                 Turn(turn["role"], tuple(self._part(part, where) for part in turn["content"]))
                 for turn in record["turns"]
             )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise SampleError(
                 f"not a record ({type(error).__name__}: {error})",
                 where=where,
@@ -90,6 +90,8 @@ class _Jsonl(Source):
             return part
         if isinstance(part, dict) and len(part.keys() - {"on"}) == 1:
             on = part.get("on")
+            if on is not None and not isinstance(on, int):
+                raise SampleError(f"'on' is the number of a picture, not {on!r}", where=where)
             if "image" in part:
                 path = (self.images / part["image"]).resolve()
                 if not path.is_relative_to(self.images.resolve()):

@@ -41,7 +41,9 @@ class PointsBoxesEncoder(Encoder):
         waves = 2 * math.pi * (2 * corners - 1) @ self.matrix
         code = torch.cat([waves.sin(), waves.cos()], dim=-1).flatten(-2)
         kind = tiles[..., 0].long() + 1
-        return torch.where(kind[..., None] > 0, code, torch.zeros_like(code)) + self.kinds(kind)
+        known = torch.where(kind[..., None] > 0, code, torch.zeros_like(code))
+        found: Tensor = known + self.kinds(kind)
+        return found
 
 
 class PointsBoxes(EncoderSpec):

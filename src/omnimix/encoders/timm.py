@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -51,7 +50,8 @@ class ConvStem(nn.Module):
         self.proj = nn.Conv2d(width, embed_dim, 1, bias=bias)
 
     def forward(self, pixels: Float[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles n d"]:
-        return self.proj(self.stem(pixels)).flatten(2).transpose(1, 2)
+        found: Tensor = self.proj(self.stem(pixels))
+        return found.flatten(2).transpose(1, 2)
 
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
         """Pixels per token side, as timm's feature info asks for it."""
@@ -109,7 +109,7 @@ class TimmTrunk(Encoder):
         if not self.norm and hasattr(self.trunk, "norm"):
             self.trunk.norm, kept = nn.Identity(), self.trunk.norm
             try:
-                features = self.trunk.forward_features(tiles)
+                features: Tensor = self.trunk.forward_features(tiles)
             finally:
                 self.trunk.norm = kept
         else:
@@ -146,5 +146,3 @@ class TimmEncoder(EncoderSpec):
 
     def build(self, source: Features | None = None) -> Encoder:
         return TimmTrunk(self)
-
-

@@ -64,7 +64,9 @@ def _config(words: dict[str, Any]) -> Any:
         return AutoConfig.for_model(**words)
     except (ValueError, TypeError) as error:
         message = str(error).splitlines()[0]
-        raise RecipeError(f"transformers cannot make the tower's configuration ({message})") from None
+        raise RecipeError(
+            f"transformers cannot make the tower's configuration ({message})"
+        ) from None
 
 
 def _has_class_token(model_type: str) -> bool:

@@ -126,7 +126,9 @@ def evaluate(
     """
     least = 2 if swap_pictures else 1
     if limit < least:
-        raise OmnimixError(f"the limit is {limit}", hint=f"ask at least {least} questions of a task")
+        raise OmnimixError(
+            f"the limit is {limit}", hint=f"ask at least {least} questions of a task"
+        )
     benchmark.check(tasks or ())
     started = time.monotonic()
     found = {

@@ -25,7 +25,7 @@ class ScenesBenchmark:
     """
 
     name = "scenes"
-    max_new_tokens = 224
+    max_new_tokens = 96
 
     def __init__(self, seed: int = SEED) -> None:
         self.seed = seed
@@ -85,9 +85,7 @@ class ScenesBenchmark:
         return replace(sample, turns=tuple(turns))
 
 
-def _swapped(
-    part: Part, pictures: dict[int, Media], scales: Sequence[tuple[float, float]]
-) -> Part:
+def _swapped(part: Part, pictures: dict[int, Media], scales: Sequence[tuple[float, float]]) -> Part:
     if not isinstance(part, Media):
         return part
     if part.kind == "image":

@@ -77,7 +77,8 @@ class Assistant:
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def answer(
         self,
@@ -116,6 +117,10 @@ class Assistant:
         """
         options = Options(**generation)
         return self._pieces(self._weave(conversation, options), options)
+
+    def boxes_in(self, text: str, conversation: Conversation) -> list[Box | Point]:
+        """Boxes and points that an answer names, in pixels of the conversation's last picture."""
+        return self._boxes(text, self._weave(conversation, Options(max_new_tokens=1)))
 
     def _pieces(self, woven: Woven, options: Options) -> Iterator[str]:
         batch = self._batch([woven])
@@ -165,12 +170,15 @@ class Assistant:
         for row, sequence, length in zip(ids, woven, ended.lengths, strict=True):
             own = row[:length]
             text = self._text(own, ended.stops)
-            boxes: list[Box | Point] = []
-            if sequence.pictures:
-                size, frame = sequence.pictures[-1]
-                boxes = self.processor.recipe.coordinates.read(text, frame, size)
-            answers.append(Answer(text, tuple(boxes), len(own), length is not None))
+            boxes = tuple(self._boxes(text, sequence))
+            answers.append(Answer(text, boxes, len(own), length is not None))
         return answers
+
+    def _boxes(self, text: str, woven: Woven) -> list[Box | Point]:
+        if not woven.pictures:
+            return []
+        size, frame = woven.pictures[-1]
+        return self.processor.recipe.coordinates.read(text, frame, size)
 
     def _text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
         return cut(self.processor.tokenizer.decode(ids), stops)[0].strip()

@@ -49,7 +49,9 @@ def _check(path: Path) -> None:
         "name a folder that omnimix wrote: config.json, recipe.yaml, a tokenizer, model.safetensors"
     )
     if not path.is_dir():
-        raise CheckpointError("no model: this is a file, not a folder", where=str(path), hint=way_out)
+        raise CheckpointError(
+            "no model: this is a file, not a folder", where=str(path), hint=way_out
+        )
     present = sorted(child.name for child in path.iterdir())
     missing = [name for name in ("config.json", "recipe.yaml") if name not in present]
     if not any(name.endswith(".safetensors") for name in present):
@@ -97,7 +99,11 @@ def read(
 
 
 def _check_report(report: dict[str, Any], folder: Path) -> None:
-    words = {"missing_keys": "missing", "unexpected_keys": "left over", "mismatched_keys": "misshapen"}
+    words = {
+        "missing_keys": "missing",
+        "unexpected_keys": "left over",
+        "mismatched_keys": "misshapen",
+    }
     for key, word in words.items():
         names = sorted(str(name) for name in report.get(key, ()))
         if names:

@@ -99,7 +99,12 @@ class Endings(StoppingCriteria):  # type: ignore[misc]
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str], ends: Sequence[int], prompt: int, rows: int
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        ends: Sequence[int],
+        prompt: int,
+        rows: int,
     ) -> None:
         self.tokenizer = tokenizer
         self.stops = tuple(stops)

@@ -7,6 +7,7 @@ faster on a CPU than a block-diagonal mask. On CUDA the same keyword arguments r
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,9 +32,10 @@ def attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if cu_seq_lens_q is None:
-        return sdpa_attention_forward(
+        whole: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **words
         )
+        return whole
     grouped = query.shape[1] != key.shape[1]
     borders = cu_seq_lens_q.tolist()
     pieces = [
@@ -46,7 +48,7 @@ def attention(
             is_causal=True,
             enable_gqa=grouped,
         )
-        for a, b in zip(borders[:-1], borders[1:], strict=True)
+        for a, b in pairwise(borders)
     ]
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
 

@@ -161,9 +161,9 @@ class _SentencePiece:
                 ids.append(self._added[piece])
                 starts.append(start)
                 continue
-            for token in self._model.encode(piece, out_type="immutable_proto").pieces:
-                ids.append(token.id)
-                starts.append(start + token.begin)
+            coded = self._model.encode(piece, out_type="offset_mapping")
+            ids += coded["ids"]
+            starts += [start + begin for begin, _ in coded["offsets"]]
         return ids, starts
 
     def decode(self, ids: Sequence[int], specials: bool = False) -> str:

@@ -6,6 +6,7 @@ does), so that what the model sees and what it writes share one frame.
 
 from __future__ import annotations
 
+import math
 import re
 
 from omnimix.config import Spec
@@ -47,11 +48,9 @@ class Coordinates(Spec):
                     numbers = [float(word) for word in group.split(",")]
                 except ValueError:
                     continue
-                if len(numbers) not in (2, 4):
+                if len(numbers) not in (2, 4) or not all(map(math.isfinite, numbers)):
                     continue
-                spots = [
-                    frame.back(u, v) for u, v in zip(numbers[::2], numbers[1::2], strict=True)
-                ]
+                spots = [frame.back(u, v) for u, v in zip(numbers[::2], numbers[1::2], strict=True)]
                 cut = [(min(max(x, 0.0), size[0]), min(max(y, 0.0), size[1])) for x, y in spots]
                 if len(cut) == 1:
                     found.append(Point(*cut[0]))

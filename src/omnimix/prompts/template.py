@@ -50,9 +50,15 @@ Piece: TypeAlias = Text | Hole | Token
 
 
 class Form(Spec):
-    """What stands before and after the content of a turn."""
+    """What stands before and after the content of a turn.
+
+    Attributes:
+        lead: stands between `before` and the content; an open answer ends before it, since the model
+            writes it itself (the space that SPHINX has before an answer).
+    """
 
     before: str = ""
+    lead: str = ""
     after: str = ""
 
 
@@ -135,6 +141,8 @@ class Template(Spec):
     def _turn(self, turn: Turn, form: Form) -> Iterator[Piece]:
         answer = turn.role == "assistant"
         yield Text(form.before)
+        if form.lead:
+            yield Text(form.lead, answer)
         last = len(turn.content) - 1
         for i, part in enumerate(turn.content):
             if isinstance(part, Media):
@@ -158,7 +166,9 @@ def named(name: str) -> Template:
     """
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise RecipeError(f"unknown template {name!r}", hint=did_you_mean(name, names()).rstrip("?"))
+        raise RecipeError(
+            f"unknown template {name!r}", hint=did_you_mean(name, names()).rstrip("?")
+        )
     return validate(Template, {"name": name, **read_yaml(path)}, str(path.name))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def save(
     (draft / "state.json").write_text(json.dumps(state))
     place = folder / name
     shutil.rmtree(place, ignore_errors=True)
-    os.replace(draft, place)
+    draft.replace(place)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return place

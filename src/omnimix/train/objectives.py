@@ -35,5 +35,6 @@ class Sft(Objective):
 
     def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
         output = model(**batch.inputs(mask=False), labels=batch.labels, num_items_in_batch=count)
-        assert output.loss is not None
-        return output.loss
+        loss: Tensor | None = output.loss
+        assert loss is not None
+        return loss

@@ -32,7 +32,8 @@ def set_learning(model: nn.Module, patterns: Sequence[str]) -> int:
         used |= {match} if match else set()
     for pattern in patterns:
         hits = pattern in used or any(
-            fnmatch.fnmatchcase(name, pattern.removeprefix("-")) for name, _ in model.named_parameters()
+            fnmatch.fnmatchcase(name, pattern.removeprefix("-"))
+            for name, _ in model.named_parameters()
         )
         if not hits:
             tops = ", ".join(name for name, _ in model.named_children())

@@ -43,7 +43,10 @@ def git_state() -> dict[str, Any] | None:
     def ask(*words: str) -> str:
         command = ["git", *words]
         folder = Path(__file__).parent
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        # The words are fixed ones of this module.
+        done = subprocess.run(  # noqa: S603
+            command, cwd=folder, capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     try:
@@ -65,7 +68,9 @@ def plot_losses(metrics: Path, out: Path) -> None:
         # A resumed run may write a step twice; the later line counts.
         steps = {line["step"]: line for line in lines if line["stage"] == stage}
         ordered = [steps[step] for step in sorted(steps)]
-        axes.plot([o["step"] for o in ordered], [o["loss"] for o in ordered], label=ordered[0]["name"])
+        axes.plot(
+            [o["step"] for o in ordered], [o["loss"] for o in ordered], label=ordered[0]["name"]
+        )
     axes.set(xlabel="step", ylabel="loss per learned token", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()

@@ -196,7 +196,7 @@ class Run:
             moved = batch.to(self.device, non_blocking=True)
             with self._autocast(stage):
                 part = stage.objective.loss(self.model, moved, targets)
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += part.detach()
         learned = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(learned, stage.optimizer.clip or float("inf"))
@@ -286,6 +286,6 @@ def quick_bf16(device: torch.device) -> bool:
     Elsewhere it is emulated: on a CPU with AVX2 alone a training step took twenty times as long.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)

@@ -62,7 +62,9 @@ def _word(
         # Too long for a narrow picture: shorter words and no padding are tried until one fits.
         high, pad, plated = max(high - 1, low), 0, False
     x = rng.randint(4 + pad, size[0] - width - pad - 4)
-    y = rng.randint(top + 4 + pad, bottom - height - pad - 4)
+    # The tallest fonts may reach a pixel or two into the margin of a narrow band.
+    highest = top + 4 + pad
+    y = rng.randint(highest, max(highest, bottom - height - pad - 4))
     box = Box(x, y, x + width, y + height)
     if not plated:
         return Word(text, name, points, jittered(rng, rng.choice(_INKS), 8), box)

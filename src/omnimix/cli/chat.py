@@ -1,0 +1,172 @@
+"""`omnimix chat`: ask once, or talk."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from omnimix.cli.guard import numbers
+from omnimix.errors import OmnimixError
+from omnimix.types import Box, Media, Point, Region, Turn
+
+if TYPE_CHECKING:
+    from omnimix.generate.assistant import Answer, Assistant
+
+ANSWER_FILE = Path("answer.png")
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model's name, or a model folder.")
+    ] = "nano",
+    image: Annotated[
+        list[str] | None, typer.Option("--image", help="A picture; may be given again.")
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option("--box", metavar="X1 Y1 X2 Y2", help="A box on the last picture, in pixels."),
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option("--point", metavar="X Y", help="A point on the last picture, in pixels."),
+    ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option("--ask", help="A question; given again it is the next turn."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    draw: Annotated[
+        Path | None,
+        typer.Option(help="Where the picture with its regions goes; default answer.png."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 96,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest word.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Share of likely words to choose from.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda ...")] = None,
+) -> None:
+    """Ask about pictures and regions drawn on them; without --ask, talk.
+
+    Regions take the place of "the box", "the point" or {1}, {2} in the first question.
+    """
+    regions: list[Region] = [Box(*numbers(text, 4, "--box")) for text in box or ()]
+    regions += [Point(*numbers(text, 2, "--point")) for text in point or ()]
+    if as_json and not ask:
+        raise OmnimixError("--json answers a question", hint="give one with --ask")
+    if regions and not image:
+        raise OmnimixError("a box or point needs a picture", hint="give one with --image")
+    if draw is not None and not image:
+        raise OmnimixError("--draw needs a picture to draw on", hint="give one with --image")
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    from omnimix.generate.assistant import load
+
+    assistant = load(model, device)
+    pictures = [Media.image(path) for path in image or ()]
+    if ask:
+        _once(assistant, model, ask, pictures, regions, options, draw, as_json)
+    else:
+        from omnimix.cli.talk import Talk
+
+        Talk(assistant, model, pictures, regions, options, draw).run()
+
+
+def _once(
+    assistant: Assistant,
+    model: str,
+    questions: list[str],
+    pictures: list[Media],
+    regions: list[Region],
+    options: dict[str, Any],
+    draw: Path | None,
+    as_json: bool,
+) -> None:
+    from omnimix.generate.asking import question
+
+    history: list[Turn] = []
+    answers: list[Answer] = []
+    started = time.monotonic()
+    for i, text in enumerate(questions):
+        history.append(question(text, *((pictures, regions) if i == 0 else ())))
+        answers.append(assistant.reply(history, **options))
+        history.append(Turn("assistant", (answers[-1].text,)))
+    seconds = time.monotonic() - started
+    answered = [box for answer in answers for box in answer.boxes]
+    drawn = None
+    if pictures and (draw is not None or answered):
+        drawn = save(assistant, draw or ANSWER_FILE, pictures[-1], regions, answered)
+    if as_json:
+        result = {
+            **as_data(answers[-1]),
+            "turns": [as_data(answer) for answer in answers],
+            "drawn": str(drawn) if drawn else None,
+            "model": model,
+            "seconds": round(seconds, 3),
+        }
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    for answer in answers:
+        typer.echo(answer.text)
+    for box in answered:
+        typer.echo(f"  {described(box)}")
+    if drawn:
+        typer.echo(f"  drawn: {drawn}")
+
+
+def as_data(answer: Answer) -> dict[str, Any]:
+    """An answer for JSON; coordinates are pixels of the last picture."""
+    return {
+        "answer": answer.text,
+        "boxes": [_rounded(b) for b in answer.boxes if isinstance(b, Box)],
+        "points": [_rounded(p)[:2] for p in answer.boxes if isinstance(p, Point)],
+    }
+
+
+def _rounded(region: Box | Point) -> list[float]:
+    return [round(number, 1) for number in region.bounds()]
+
+
+def described(region: Region) -> str:
+    """A region in words for the terminal."""
+    x1, y1, x2, y2 = region.bounds()
+    if isinstance(region, Point):
+        return f"point {x1:.0f}, {y1:.0f}"
+    return f"{type(region).__name__.lower()} {x1:.0f}, {y1:.0f} to {x2:.0f}, {y2:.0f}"
+
+
+def save(
+    assistant: Assistant,
+    path: Path,
+    picture: Media,
+    asked: list[Region],
+    answered: list[Box | Point],
+) -> Path:
+    """Write the picture with its regions.
+
+    Raises:
+        OmnimixError: the file cannot be written.
+    """
+    from omnimix.generate.drawing import draw
+
+    recipe = assistant.processor.recipe
+    name = recipe.modality_for("image")
+    assert name is not None, "a picture was answered about"
+    opened = recipe.modalities[name].opens.open(picture)  # type: ignore[attr-defined]
+    try:
+        draw(opened, asked, answered).save(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OmnimixError(
+            f"cannot write the drawing ({reason})",
+            where=str(path),
+            hint="give --draw a file name that ends in .png, in a folder that exists",
+        ) from None
+    return path

@@ -1,0 +1,110 @@
+"""How the command line ends: errors as one sentence, exit codes, and options that take several numbers.
+
+Exit codes: 0 done, 1 an error of omnimix itself, 2 an error the user can mend, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from omnimix.errors import OmnimixError
+
+NUMBERS = {"--box": 4, "--point": 2}
+"""Options whose numbers may stand apart (`--box 1 2 3 4`) or joined (`--box 1,2,3,4`)."""
+
+
+class Guarded(TyperGroup):
+    """The group of all commands; `--debug` may stand anywhere on the line."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--debug" in args:
+            args = ["--debug", *(arg for arg in args if arg != "--debug")]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        debug = bool(ctx.params.get("debug"))
+        try:
+            return super().invoke(ctx)
+        except OmnimixError as error:
+            say(error.sentence(), debug)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # The reader of our output went away (`omnimix show nano | head`).
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if hasattr(error, "exit_code"):  # click's own, of whichever click typer brings
+                raise
+            line = " ".join(str(error).split()) or "no message"
+            say(f"{type(error).__name__}: {line} (run again with --debug for the traceback)", debug)
+            raise typer.Exit(1) from None
+
+
+def say(sentence: str, debug: bool = False) -> None:
+    """One line on stderr, with the traceback above it where asked for."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if debug:
+        console.print_exception()
+    line = Text.assemble(("error: ", "bold red"), " ".join(sentence.split()))
+    console.print(line)
+
+
+class WordsJoined(TyperCommand):
+    """A command that takes `--box 1 2 3 4` as well as `--box 1,2,3,4`, and `--sample` without a file."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, joined(args))
+
+
+def joined(args: list[str]) -> list[str]:
+    """Numbers after an option of `NUMBERS` become one word; a bare `--sample` gets its default."""
+    result: list[str] = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        result.append(word)
+        if word in NUMBERS:
+            taken: list[str] = []
+            while rest and len(taken) < NUMBERS[word] and _is_number(rest[0].rstrip(",")):
+                taken.append(rest.pop(0).rstrip(","))
+            if taken:
+                result[-1] = f"{word}={','.join(taken)}"
+        elif word == "--sample" and not (rest and rest[0].endswith((".json", ".jsonl"))):
+            result[-1] = "--sample=scenes"
+    return result
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def numbers(text: str, count: int, what: str) -> tuple[float, ...]:
+    """The numbers of a joined word.
+
+    Raises:
+        OmnimixError: not as many numbers as the option takes.
+    """
+    words = text.replace(",", " ").split()
+    if len(words) != count or not all(map(_is_number, words)):
+        names = "x1 y1 x2 y2" if count == 4 else "x y"
+        raise OmnimixError(
+            f"{what} takes {count} numbers, not {text!r}",
+            hint=f"write {what} {names} in pixels of the picture",
+        )
+    return tuple(map(float, words))

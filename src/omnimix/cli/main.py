@@ -1,0 +1,52 @@
+"""The command `omnimix`: one file per subcommand, errors as one sentence.
+
+Commands import what they need when they run, so that `omnimix --help` is there at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from omnimix import __version__
+from omnimix.cli import chat, evaluate, models, show, train
+from omnimix.cli.guard import Guarded, WordsJoined
+
+app = typer.Typer(
+    cls=Guarded,
+    help="Multimodal language models as recipes over parts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+app.command("chat", cls=WordsJoined)(chat.command)
+app.command("show", cls=WordsJoined)(show.command)
+app.command("models")(models.command)
+app.command("evaluate")(evaluate.command)
+app.command("train")(train.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"omnimix {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the whole traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Multimodal language models as recipes over parts."""
+
+
+def run() -> None:
+    """The entry point of the console script."""
+    app(prog_name="omnimix")

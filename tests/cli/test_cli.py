@@ -1,0 +1,295 @@
+"""The commands, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from omnimix.cli.guard import joined
+from omnimix.cli.main import app
+from omnimix.data.scenes import Scenes
+
+
+def run(*words: object, text: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], input=text)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    Scenes(1000, "heldout").question("list", 0).media("image")[0].data.save(path)
+    return path
+
+
+def test_one_shot_json(tiny_folder: Path, picture: Path, tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn.png"
+    words = ["--box", 4, 6, 60, 70, "--ask", "What is in the box?", "--max-new-tokens", 4]
+    result = run("chat", tiny_folder, "--image", picture, *words, "--json", "--draw", drawn)
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert {"answer", "boxes", "points", "drawn", "model", "seconds"} <= data.keys()
+    assert data["drawn"] == str(drawn)
+    with Image.open(drawn) as opened:
+        assert max(opened.size) >= 448
+
+
+def test_turns_follow_each_other(tiny_folder: Path, picture: Path) -> None:
+    words = ["--point", "10,20", "--ask", "What is here?", "--ask", "And more?"]
+    result = run("chat", tiny_folder, "--image", picture, *words, "--max-new-tokens", 3, "--json")
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)["turns"]) == 2
+
+
+def test_the_interactive_chat(
+    tiny_folder: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        "/help",
+        "/box 1 2 3 4",  # no picture yet
+        f"/image {picture}",
+        "/box 1 2 30 40",
+        "What is in the box?",
+        "/draw x.png",
+        "/dance",
+        "/image nowhere.png",
+        "/new",
+        "Hello?",
+        "/quit",
+    ]
+    result = run("chat", tiny_folder, "--max-new-tokens", 4, text="\n".join(lines))
+    assert result.exit_code == 0, result.output
+    assert "a region needs a picture" in result.output
+    assert "unknown command '/dance'" in result.output
+    assert "no such picture" in result.output
+    assert (tmp_path / "x.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("sphinx_v", ["5 tiles x 291 = 1455", "12 (up to 10"]),
+        ("multi_token", ["1 tile x 576 = 576"]),
+        ("xgen_mm", ["128 per tile"]),
+        ("prism_dinosiglip", ["1 tile x 729 = 729"]),
+        ("nano", ["1 tile x 49 = 49", " M parameters = "]),
+    ],
+)
+def test_show_counts_tokens(name: str, numbers: list[str]) -> None:
+    result = run("show", name)
+    assert result.exit_code == 0, result.output
+    assert "cannot be built" not in result.output
+    for number in numbers:
+        assert number in result.output
+
+
+def test_show_as_json_and_schema() -> None:
+    data = json.loads(run("show", "nano", "--json").stdout)
+    assert data["tokens"]["image"]["per_item"] == 49
+    assert data["parameters"]["total"] == sum(
+        size for part, size in data["parameters"].items() if part != "total"
+    )
+    assert "properties" in json.loads(run("show", "--schema").stdout)
+
+
+def test_parts_that_cannot_be_built_are_named() -> None:
+    broken = "modalities.image.branches.0.encoders.0.model=vit_of_nowhere"
+    result = run("show", "nano", "--set", broken)
+    assert result.exit_code == 0, result.output
+    assert "cannot be built" in result.output
+    assert "language" in result.output
+
+
+def test_the_token_map(picture: Path, tmp_path: Path) -> None:
+    result = run("show", "nano", "--sample")
+    assert result.exit_code == 0, result.output
+    assert "image: 49" in result.output
+    assert "of them learned" in result.output
+    parts = [{"image": str(picture.name)}, "What is in ", {"box": [1, 2, 30, 40]}, "?"]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": ["a moon"]}]
+    for suffix, indent in (("json", 2), ("jsonl", None)):
+        file = picture.parent / f"record.{suffix}"
+        file.write_text(json.dumps({"id": "7", "turns": turns}, indent=indent))
+        result = run("show", "nano", "--sample", file)
+        assert result.exit_code == 0, result.output
+        assert "region: 1" in result.output
+        assert "a moon" in result.output
+
+
+def test_evaluate(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    words = ["--limit", 2, "--tasks", "count,attribute", "--swap-pictures"]
+    result = run("evaluate", tiny_folder, "scenes", *words, "--json", "--out", out)
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert list(data["tasks"]) == ["count", "attribute"]
+    assert json.loads(out.read_text()) == data
+    plain = run("evaluate", tiny_folder, "scenes", "--limit", 2, "--tasks", "count")
+    assert plain.exit_code == 0, plain.output
+    assert "count" in plain.stdout
+
+
+def test_models_lists_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omnimix.compose.recipe.names", lambda: ["nano", "multi_token"])
+    result = run("models", "--json")
+    assert result.exit_code == 0, result.output
+    rows = {row["name"]: row for row in json.loads(result.stdout)}
+    assert rows["nano"]["tokens"] == "49"
+    assert rows["multi_token"]["tokens"] == "576"
+    assert "nano" in run("models").stdout
+
+
+def bad(tiny: Path, picture: Path, folder: Path) -> dict[str, tuple[list[object], str]]:
+    """Command lines that a user gets wrong, with a word of the sentence that answers them."""
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    (folder / "wrong").mkdir()
+    image = ["--image", picture]
+    return {
+        "missing picture": (["chat", tiny, "--image", "no.png", "--ask", "hi"], "no.png"),
+        "broken picture": (
+            ["chat", tiny, "--image", folder / "broken.png", "--ask", "hi"],
+            "broken.png",
+        ),
+        "region outside": (
+            ["chat", tiny, *image, "--box", 4000, 1, 5000, 9, "--ask", "What is in the box?"],
+            "lies outside the picture",
+        ),
+        "empty region": (
+            ["chat", tiny, *image, "--box", 9, 9, 1, 1, "--ask", "What is in the box?"],
+            "no extent",
+        ),
+        "too many items": (["chat", tiny, *image * 3, "--ask", "hi"], "places for 2"),
+        "too long": (["chat", tiny, "--ask", "hi " * 1000], "more than the context of 1024"),
+        "wrong folder": (["chat", folder / "wrong", "--ask", "hi"], "no model"),
+        "unknown model": (["chat", "nanoo", "--ask", "hi"], "unknown model"),
+        "unknown recipe": (["show", "nanoo"], "did you mean 'nano'"),
+        "unknown word": (
+            ["show", "nano", "--set", "modalities.image.branchez=1"],
+            "did you mean 'branches'",
+        ),
+        "unknown kind": (
+            ["show", "nano", "--set", "modalities.image.branches.0.connector.kind=mpl"],
+            "did you mean 'mlp'",
+        ),
+        "unknown benchmark": (["evaluate", tiny, "scenez"], "did you mean 'scenes'"),
+        "unknown task": (["evaluate", tiny, "scenes", "--tasks", "cuont"], "did you mean 'count'"),
+        "no tokenizer": (["show", "sphinx", "--sample"], "names no tokenizer"),
+        "no sample file": (["show", "nano", "--sample", "no.jsonl"], "no.jsonl"),
+        "few numbers": (["chat", tiny, *image, "--box", 1, 2, "--ask", "hi"], "takes 4 numbers"),
+        "region alone": (["chat", tiny, "--box", 1, 2, 3, 4, "--ask", "hi"], "--image"),
+        "drawing nowhere": (
+            ["chat", tiny, *image, "--ask", "hi", "--max-new-tokens", 1, "--draw", "no/a.png"],
+            "cannot write the drawing",
+        ),
+        "temperature": (["chat", tiny, "--ask", "hi", "--temperature", -1], "temperature"),
+    }
+
+
+CASES = [
+    "missing picture",
+    "broken picture",
+    "region outside",
+    "empty region",
+    "too many items",
+    "too long",
+    "wrong folder",
+    "unknown model",
+    "unknown recipe",
+    "unknown word",
+    "unknown kind",
+    "unknown benchmark",
+    "unknown task",
+    "no tokenizer",
+    "no sample file",
+    "few numbers",
+    "region alone",
+    "drawing nowhere",
+    "temperature",
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_sentence(
+    case: str, tiny_folder: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = bad(tiny_folder, picture, tmp_path)
+    assert list(cases) == CASES
+    monkeypatch.chdir(tmp_path)
+    words, wanted = cases[case]
+    result = run(*words)
+    assert result.exit_code == 2, result.output
+    assert wanted in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
+
+
+def test_debug_shows_the_traceback_anywhere_on_the_line() -> None:
+    for words in (("--debug", "show", "nanoo"), ("show", "nanoo", "--debug")):
+        result = run(*words)
+        assert result.exit_code == 2
+        assert "Traceback" in result.stderr
+
+
+def test_unknown_options_are_usage_errors() -> None:
+    result = run("chat", "--bax")
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [(KeyboardInterrupt(), 130, ""), (ZeroDivisionError("oh"), 1, "run again with --debug")],
+)
+def test_other_ends(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("omnimix.compose.recipe.load", broken)
+    result = run("show", "nano")
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_numbers_join() -> None:
+    assert joined(["--box", "1", "2", "-3", "4", "--ask", "5"]) == ["--box=1,2,-3,4", "--ask", "5"]
+    assert joined(["--box", "1,2,3,4"]) == ["--box", "1,2,3,4"]
+    assert joined(["show", "--sample"]) == ["show", "--sample=scenes"]
+
+
+def test_the_console_script_and_its_speed() -> None:
+    """Help must not import torch."""
+    code = (
+        "import sys; from omnimix.cli.main import run\n"
+        "try:\n    run()\nexcept SystemExit as end:\n"
+        "    assert 'torch' not in sys.modules; sys.exit(end.code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NO_COLOR": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "evaluate" in done.stdout
+
+
+def test_errors_outside_the_runner() -> None:
+    code = "from omnimix.cli.main import run; run()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "show", "nanoo"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown recipe 'nanoo'. did you mean 'nano'.\n"
+    assert done.stdout == ""

@@ -1,0 +1,162 @@
+"""Batch and splice: how samples stand together changes nothing about any of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from omnimix.compose.batch import Batch
+from omnimix.compose.model import MultimodalLM, token_loss
+from omnimix.compose.processor import Processor
+from omnimix.compose.splice import splice
+from omnimix.compose.weave import IGNORE, Sequence
+from omnimix.errors import SpliceError
+from omnimix.types import Media
+from tests.compose.conversations import every_region, picture, talk
+
+MIXED = [
+    talk("No picture.", "None at all."),
+    talk(
+        (picture(50, 20), "What?"),
+        "A cup.",
+        ("And ", *map(Media.region, every_region(50, 20))),
+        "b",
+    ),
+    talk(
+        (picture(9, 9, 1), picture(30, 70, 2), Media.region(every_region(9, 9)[1], on=0), "?"),
+        "A long answer about two pictures.",
+    ),
+    talk(("See ", picture(64, 64, 3), "?"), "Yes."),
+]
+
+
+@pytest.fixture(scope="module")
+def woven(tiny_processor: Processor) -> list[Sequence]:
+    return [tiny_processor.weave(sample) for sample in MIXED]
+
+
+def logits(model: MultimodalLM, batch: Batch, mask: bool = True) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(**batch.inputs(mask)).logits
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(
+    woven: list[Sequence], tiny_model: MultimodalLM, tiny_processor: Processor
+) -> list[Tensor]:
+    return [logits(tiny_model, tiny_processor.batch([one]))[0] for one in woven]
+
+
+def close(one: Tensor, other: Tensor) -> None:
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_equals_one_at_a_time(
+    side: Literal["left", "right"],
+    woven: list[Sequence],
+    alone: list[Tensor],
+    tiny_model: MultimodalLM,
+    tiny_processor: Processor,
+) -> None:
+    batch = tiny_processor.batch(woven, side, multiple=16)
+    assert batch.input_ids.shape[1] % 16 == 0
+    together = logits(tiny_model, batch)
+    for row, sequence, wanted in zip(together, woven, alone, strict=True):
+        close(row[-len(sequence) :] if side == "left" else row[: len(sequence)], wanted)
+
+
+def test_right_padding_needs_no_mask(
+    woven: list[Sequence],
+    alone: list[Tensor],
+    tiny_model: MultimodalLM,
+    tiny_processor: Processor,
+) -> None:
+    batch = tiny_processor.batch(woven)
+    assert "attention_mask" not in batch.inputs(mask=False)
+    assert "attention_mask" in tiny_processor.batch(woven, "left").inputs(mask=False)
+    for row, wanted in zip(logits(tiny_model, batch, mask=False), alone, strict=True):
+        close(row[: len(wanted)], wanted)
+
+
+def test_packed_equals_unpacked(
+    woven: list[Sequence],
+    alone: list[Tensor],
+    tiny_model: MultimodalLM,
+    tiny_processor: Processor,
+) -> None:
+    batch = tiny_processor.batch(woven, pack=True)
+    assert batch.input_ids.shape == (1, sum(map(len, woven)))
+    close(logits(tiny_model, batch)[0], torch.cat(alone))
+    padded = tiny_processor.batch(woven)
+    assert batch.targets == padded.targets
+    with torch.no_grad():
+        one = tiny_model(**batch.inputs(), labels=batch.labels).loss
+        other = tiny_model(**padded.inputs(), labels=padded.labels).loss
+    close(one, other)
+
+
+def test_features_and_places_must_agree(
+    woven: list[Sequence], tiny_model: MultimodalLM, tiny_processor: Processor
+) -> None:
+    batch = tiny_processor.batch(woven)
+    image = batch.items["image"]
+    wrong = {**batch.items, "image": replace(image, index=image.index[:-1])}
+    with pytest.raises(SpliceError, match="196 features of 'image' for 195 places"):
+        tiny_model.embed(batch.input_ids, wrong)
+    with pytest.raises(SpliceError, match="2 features of 'item' for 3 places"):
+        splice(torch.zeros(1, 5, 2), torch.ones(2, 2), torch.tensor([0, 1, 2]))
+
+
+def test_splice_puts_features_in_their_places() -> None:
+    text = torch.zeros(2, 3, 1)
+    done = splice(text, torch.tensor([[1.0], [2.0]]), torch.tensor([4, 1]))
+    assert done.flatten().tolist() == [0, 2, 0, 0, 1, 0]
+    assert not text.any()
+
+
+def test_token_loss_is_the_mean_over_learned_tokens() -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(3, 6, 11)
+    labels = torch.randint(0, 11, (3, 6))
+    labels[0, :4] = labels[2] = IGNORE
+    each = [
+        functional.cross_entropy(scores[i, j - 1], labels[i, j])
+        for i in range(3)
+        for j in range(1, 6)
+        if labels[i, j] != IGNORE
+    ]
+    assert len(each) == 7
+    close(token_loss(scores, labels), torch.stack(each).mean())
+    parts = [token_loss(scores[i : i + 1], labels[i : i + 1], 7) for i in range(3)]
+    close(torch.stack(parts).sum(), token_loss(scores, labels))
+    assert token_loss(scores[2:], labels[2:]) == 0
+
+
+def test_parts_of_a_batch_add_up(
+    woven: list[Sequence], tiny_model: MultimodalLM, tiny_processor: Processor
+) -> None:
+    batch = tiny_processor.batch(woven)
+    assert batch.targets == sum(sequence.targets for sequence in woven)
+    with torch.no_grad():
+        whole = tiny_model(**batch.inputs(), labels=batch.labels).loss
+        parts = torch.zeros(())
+        for half in (woven[:1], woven[1:]):
+            part = tiny_processor.batch(half)
+            words = {"labels": part.labels, "num_items_in_batch": batch.targets}
+            parts += tiny_model(**part.inputs(), **words).loss
+    close(parts, whole)
+
+
+def test_moving_a_batch_keeps_it(woven: list[Sequence], tiny_processor: Processor) -> None:
+    batch = tiny_processor.batch(woven, pack=True)
+    moved = batch.to("meta")
+    assert moved.input_ids.is_meta and moved.items["image"].inputs[0].is_meta
+    assert moved.ids == batch.ids
+    assert moved.attention_mask is None

@@ -1,0 +1,66 @@
+"""A tiny random model, built once a session, for every test that needs one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Workers of pytest-xdist share the cores; set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers.utils import logging
+
+from omnimix.compose import recipe as recipes
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.compose.recipe import Recipe
+
+_ENCODER = "modalities.image.branches.0.encoders.0"
+TINY = (
+    "name=tiny",
+    "language.config.hidden_size=32",
+    "language.config.intermediate_size=64",
+    "language.config.num_hidden_layers=1",
+    "language.config.num_attention_heads=4",
+    "language.config.num_key_value_heads=4",
+    f"{_ENCODER}.args={{embed_dim: 32, depth: 1, num_heads: 4, class_token: false}}",
+)
+"""Overrides that make the recipe of nano tiny."""
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    return recipes.load("nano", TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_recipe: Recipe) -> MultimodalLM:
+    """Random weights, large enough that answers differ from picture to picture."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MultimodalLM.from_recipe(tiny_recipe)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=0.3)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_processor(tiny_recipe: Recipe) -> Processor:
+    return Processor.from_recipe(tiny_recipe)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: MultimodalLM, tiny_processor: Processor
+) -> Path:
+    """The same as a model folder; tests do not write into it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    logging.disable_progress_bar()
+    tiny_model.save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    return folder

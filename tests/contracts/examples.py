@@ -1,0 +1,93 @@
+"""A small example (or several) of every registered row, without its `kind`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+_OTHER = {"from_mean": [0.4, 0.4, 0.4], "from_std": [0.2, 0.3, 0.2]}
+_VIT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+_TOWER = {**_VIT, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+_TIMM = {"embed_dim": 24, "depth": 2, "num_heads": 2}
+_LLAMA = {"model_type": "llama", **_VIT, "num_attention_heads": 2, "vocab_size": 32}
+_CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}
+
+EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "steps": {
+        "resize": [{"size": 32}, {"size": [40, 24], "filter": "bilinear"}],
+        "pad": [{}, {"fill": [1, 2, 3]}],
+        "letterbox": [{"size": 32}],
+        "resize_crop": [{"size": 32}, {"size": 32, "shorter": 40, "rounding": "floor"}],
+        "crop": [{"size": 16}, {"size": [20, 90]}],
+        "anyres": [{"size": 16}, {"size": 16, "grids": [[1, 1], [4, 1]]}],
+        "normalize": [_HALF],
+        "renormalize": [{**_HALF, **_OTHER}],
+        "quadrants": [{"size": 32}, {"size": 16, "per_side": 4}],
+        "tensor_resize": [{"size": 24}, {"size": 80, "mode": "nearest", "half": True}],
+    },
+    "encoders": {
+        "timm": [
+            {"model": "vit_tiny_patch16_224", "size": 32, "args": _TIMM},
+            {
+                "model": "vit_tiny_patch16_224",
+                "size": 48,
+                "layer": -2,
+                "norm": False,
+                "args": _TIMM,
+            },
+            {"model": "vit_tiny_patch16_224", "size": 32, "stem": "conv", "args": _TIMM},
+            {"model": "vit_small_patch14_reg4_dinov2", "size": 28, "args": _TIMM},
+            {"model": "eva02_tiny_patch14_224", "size": 28, "args": {**_TIMM, "img_size": 28}},
+            {"model": "convnext_atto", "size": 64, "args": {**_CONVNEXT, "head_norm_first": True}},
+        ],
+        "transformers": [
+            {"config": {"model_type": "clip_vision_model", **_TOWER}},
+            {"config": {"model_type": "clip_vision_model", **_TOWER}, "layer": -2},
+            {"config": {"model_type": "siglip_vision_model", "vision_use_head": False, **_TOWER}},
+        ],
+        "blip2_qformer": [
+            {
+                "queries": 3,
+                "vision": _TOWER,
+                "qformer": {**_VIT, "num_attention_heads": 2, "encoder_hidden_size": 16},
+            }
+        ],
+        "points_boxes": [{"width": 16}, {"width": 32, "slots": 4}],
+        "region_pool": [{}, {"source": "image", "waves": 3}],
+    },
+    "finishes": {
+        "drop_prefix": [{}],
+        "pixel_shuffle": [{}, {"factor": 4}],
+        "repeat_cells": [{}, {"factor": 3}],
+        "prepend_mean": [{}],
+        "norm": [{}, {"eps": 1e-6}],
+    },
+    "connectors": {
+        "linear": [{}],
+        "mlp": [{}, {"depth": 1}, {"depth": 3}],
+        "fused_mlp": [{}],
+        "linear_norm": [{}, {"eps": 1e-6}],
+        "token_mlp": [{"tokens": 1}, {"tokens": 3, "depth": 1}],
+        "perceiver": [{"latents": 3, "depth": 2, "heads": 2, "dim_head": 4}],
+    },
+    "arranges": {"row_bands": [{}]},
+    "openers": {"image": [{}, {"max_side": 100, "alpha": "white"}], "region": [{}]},
+    "languages": {"causal_lm": [{"config": _LLAMA}, {"config": _LLAMA, "attention": "eager"}]},
+    "tokenizers": {
+        "fast": [{"path": "tokenizer.json"}, {"path": "t.json", "bos": "<s>", "pad": "<pad>"}],
+        "sentencepiece": [{"path": "tokenizer.model", "added": ["<PAD>"], "pad": "<PAD>"}],
+    },
+    "objectives": {"sft": [{}]},
+    "datasets": {
+        "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
+        "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
+    },
+    "benchmarks": {"scenes": [{"seed": 7}]},
+}
+"""By table and row."""
+
+INPUT_SIDE = {"timm": 224, "transformers": 32, "blip2_qformer": 32}
+"""Side of the pictures that an encoder of pictures takes, where its words do not say it."""
+
+NO_WORDS = frozenset({"benchmarks"})
+"""Tables whose rows are no specs: they are made with plain arguments."""

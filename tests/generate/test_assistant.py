@@ -1,0 +1,177 @@
+"""Answers: alone, in batches, streamed; and model folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import omnimix
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.data.scenes import Scenes
+from omnimix.errors import CheckpointError, ContextError, OmnimixError, RegistryError
+from omnimix.generate.assistant import Assistant
+from omnimix.types import Box, Sample, Turn
+
+TASKS = ("describe", "attribute", "compare", "find")
+
+
+@pytest.fixture(scope="module")
+def assistant(tiny_model: MultimodalLM, tiny_processor: Processor) -> Assistant:
+    return Assistant(tiny_model, tiny_processor)
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Sample]:
+    scenes = Scenes(1000, "heldout")
+    made = [scenes.question(task, i) for i in range(3) for task in TASKS]
+    return [Sample(sample.turns[:1], sample.id) for sample in made]
+
+
+def test_batches_answer_as_single_questions_do(
+    assistant: Assistant, questions: list[Sample]
+) -> None:
+    together = assistant.reply_many(questions, max_new_tokens=12, batch_size=5)
+    alone = [assistant.reply(question, max_new_tokens=12) for question in questions]
+    assert together == alone
+    assert len({answer.text for answer in alone}) > 1, "the answers should tell pictures apart"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_streams_give_the_same_text(
+    assistant: Assistant, questions: list[Sample], temperature: float
+) -> None:
+    words = {"max_new_tokens": 24, "temperature": temperature, "seed": 3}
+    for question in questions[:4]:
+        pieces = list(assistant.stream(question, **words))
+        assert "".join(pieces) == assistant.reply(question, **words).text
+        assert all(pieces)
+
+
+def test_a_seed_repeats_and_leaves_other_chance_alone(
+    assistant: Assistant, questions: list[Sample]
+) -> None:
+    words = {"max_new_tokens": 16, "temperature": 2.0}
+    before = torch.get_rng_state()
+    first = assistant.reply(questions[0], seed=1, **words)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert assistant.reply(questions[0], seed=1, **words) == first
+    assert assistant.reply(questions[0], seed=2, **words) != first
+
+
+def test_stop_strings_end_and_are_cut(assistant: Assistant, questions: list[Sample]) -> None:
+    words = {"max_new_tokens": 24, "temperature": 1.5, "seed": 5}
+    whole = assistant.reply(questions[0], stop=(), **words)
+    assert len(whole.text) > 6
+    stop = whole.text[3:5]
+    stopped = assistant.reply(questions[0], stop=(stop,), **words)
+    assert stopped.text == whole.text[: whole.text.index(stop)].strip()
+    assert stopped.finished
+    assert stopped.tokens < whole.tokens
+    assert "".join(assistant.stream(questions[0], stop=(stop,), **words)) == stopped.text
+
+
+def test_a_stream_can_be_closed_early(assistant: Assistant, questions: list[Sample]) -> None:
+    pieces = assistant.stream(questions[0], max_new_tokens=400, temperature=2.0, seed=0, stop=())
+    next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    with pytest.raises(StopIteration):
+        next(pieces)
+
+
+def test_errors_in_a_stream_reach_the_caller(
+    assistant: Assistant, questions: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no power")
+
+    monkeypatch.setattr(assistant.model, "generate", broken)
+    with pytest.raises(ValueError, match="no power"):
+        list(assistant.stream(questions[0]))
+
+
+def test_answers_about_a_region(assistant: Assistant, questions: list[Sample]) -> None:
+    picture = questions[0].media("image")[0].data
+    text = assistant.answer("What is in the box?", picture, [Box(4, 6, 60, 70)], max_new_tokens=4)
+    assert isinstance(text, str)
+
+
+def test_boxes_come_back_in_pixels(assistant: Assistant, questions: list[Sample]) -> None:
+    boxes = assistant.boxes_in("[0.00, 0.00, 0.99, 0.99] and [0.50, 0.50]", questions[0])
+    width, height = questions[0].media("image")[0].data.size
+    assert len(boxes) == 2
+    assert all(0 <= n <= max(width, height) for box in boxes for n in box.bounds())
+    assert assistant.boxes_in("[0.1, 0.2]", [Turn("user", "no picture")]) == []
+
+
+def test_no_room_says_by_how_much(assistant: Assistant) -> None:
+    with pytest.raises(ContextError, match="kept for the answer are"):
+        assistant.answer("hi " * 1000)
+
+
+def test_no_questions_no_answers(assistant: Assistant) -> None:
+    assert assistant.reply_many([]) == []
+
+
+def test_a_folder_gives_the_same_model(tiny_folder: Path, questions: list[Sample]) -> None:
+    loaded = omnimix.load(tiny_folder, device="cpu")
+    assert loaded.model.dtype == torch.float32
+    again = omnimix.load(str(tiny_folder), device="cpu")
+    first = loaded.reply(questions[0], max_new_tokens=8)
+    assert again.reply(questions[0], max_new_tokens=8) == first
+
+
+def test_half_weights_load_as_float32(
+    tmp_path: Path, tiny_recipe: omnimix.Recipe, tiny_processor: Processor
+) -> None:
+    MultimodalLM.from_recipe(tiny_recipe).half().save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    assert omnimix.load(tmp_path, device="cpu").model.dtype == torch.float32
+
+
+def test_unknown_models_are_refused() -> None:
+    with pytest.raises(RegistryError, match="unknown model 'nanoo'"):
+        omnimix.load("nanoo")
+
+
+def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(CheckpointError, match=r"recipe\.yaml.*missing \(the folder holds notes"):
+        omnimix.load(tmp_path)
+    with pytest.raises(CheckpointError, match="a file, not a folder"):
+        omnimix.load(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("harm", ["missing", "left over", "misshapen", "damaged"])
+def test_weights_that_do_not_fit_are_refused(tiny_folder: Path, tmp_path: Path, harm: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = "image.branches.0.connector.layers.0.weight"
+    name = name if name in weights else next(n for n in weights if "connector" in n)
+    if harm == "missing":
+        del weights[name]
+    elif harm == "left over":
+        weights["image.stranger"] = torch.zeros(2)
+    elif harm == "misshapen":
+        weights[name] = torch.zeros(3)
+    save_file(weights, file, metadata={"format": "pt"})
+    if harm == "damaged":
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError) as found:
+        omnimix.load(folder, device="cpu")
+    assert "\n" not in str(found.value)
+
+
+def test_loading_is_silent(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    omnimix.load(tiny_folder, device="cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_errors_are_omnimix_errors() -> None:
+    assert issubclass(CheckpointError, OmnimixError)

@@ -1,0 +1,196 @@
+"""The loop: resuming exactly, stages, what is refused, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from omnimix import config
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.errors import RecipeError, SampleError, TrainError
+from omnimix.train import checkpoint
+from omnimix.train.run import train
+from tests.conftest import TINY
+
+Write = Callable[..., Path]
+MEASURED = ("stage", "step", "steps", "loss", "rate", "norm", "samples", "targets", "learns")
+
+
+def record(i: int) -> str:
+    asked = [{"image": "a.png"}, "What is at ", {"point": [i, i]}, "?"]
+    answer = ["red", "blue", "green"][i % 3]
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": [answer]}]
+    return json.dumps({"id": str(i), "turns": turns})
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a training file over a few records, with words laid over it."""
+    Image.effect_noise((48, 32), 90).convert("RGB").save(tmp_path / "a.png")
+
+    def file(lines: list[str] | None = None, stages: list[dict[str, Any]] | None = None) -> Path:
+        (tmp_path / "talks.jsonl").write_text("\n".join(lines or [record(i) for i in range(5)]))
+        plain = {
+            "mixture": [{"data": {"kind": "jsonl", "path": "talks.jsonl"}}],
+            "batch": 2,
+            "steps": 6,
+            "log_every": 1,
+            "precision": "fp32",
+            "schedule": {"warmup": 2},
+        }
+        words = {
+            "name": "test",
+            "recipe": "nano",
+            "set": list(TINY),
+            "workers": 0,
+            "out": "run",
+            "stages": [{**plain, **stage} for stage in stages or [{}]],
+        }
+        path = tmp_path / "test.train.yaml"
+        path.write_text(config.to_yaml(words))
+        return path
+
+    return file
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{word: line[word] for word in MEASURED} for line in lines]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same_weights(one: Path, other: Path) -> None:
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def stop_at(stage: int, step: int) -> Callable[[dict[str, Any]], None]:
+    """A listener that presses Ctrl-C after a step."""
+
+    def listen(line: dict[str, Any]) -> None:
+        if (line["stage"], line["step"]) == (stage, step):
+            raise KeyboardInterrupt
+
+    return listen
+
+
+def test_resume_equals_no_interruption(write: Write, tmp_path: Path) -> None:
+    stages = [{"steps": 2}, {"steps": 4, "pack": True, "accumulate": 2, "save_every": 3}]
+    path = write(stages=stages)
+    straight = train(path, out=tmp_path / "straight")
+    assert straight.finished and straight.steps == 6
+    for stage, step in ((0, 1), (1, 2)):
+        cut = train(path, out=tmp_path / "cut", listener=stop_at(stage, step))
+        assert not cut.finished
+    with pytest.raises(TrainError, match="checkpoints of an earlier run"):
+        train(path, out=tmp_path / "cut", resume=False)
+    resumed = train(path, out=tmp_path / "cut")
+    assert resumed.finished and resumed.steps == 2
+    same_weights(tmp_path / "straight", tmp_path / "cut")
+    assert metrics(tmp_path / "straight") == metrics(tmp_path / "cut")
+    again = train(path, out=tmp_path / "cut")
+    assert again.finished and again.steps == 0
+    same_weights(tmp_path / "straight", tmp_path / "cut")
+
+
+def test_the_seed_decides(write: Write, tmp_path: Path) -> None:
+    path = write(stages=[{"steps": 1}])
+    for name, seed in (("a", 0), ("b", 1)):
+        train(path, [f"seed={seed}"], out=tmp_path / name)
+    assert metrics(tmp_path / "a") != metrics(tmp_path / "b")
+
+
+def test_what_a_run_leaves_behind(write: Write, tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+    result = train(write(), ["stages.0.save_every=2"], listener=seen.append)
+    assert result.folder == tmp_path / "run"
+    assert [line["step"] for line in seen] == [1, 2, 3, 4, 5, 6]
+    assert [path.name[-1] for path in checkpoint.checkpoints(result.folder)] == ["4", "6"]
+    with Image.open(result.folder / "loss.png") as curve:
+        assert min(curve.size) > 100
+    (run,) = [json.loads(line) for line in (result.folder / "run.jsonl").read_text().splitlines()]
+    assert run["seed"] == 0 and run["versions"]["torch"] and not run["resumed"]
+    model = MultimodalLM.from_pretrained(result.folder / "model")
+    assert model.recipe.name == "tiny"
+    Processor.from_pretrained(result.folder / "model")
+    assert config.read_yaml(result.folder / "training.yaml")["stages"][0]["save_every"] == 2
+
+
+def test_a_few_records_are_learned_by_heart(write: Write) -> None:
+    rows = [record(0), record(1)]
+    words = ["stages.0.steps=20", "stages.0.optimizer.rate=0.01"]
+    result = train(write(rows), words)
+    losses = [line["loss"] for line in metrics(result.folder)]
+    assert losses[0] > 5 and losses[-1] < losses[0] / 3
+
+
+def test_what_is_frozen_does_not_move(write: Write, tmp_path: Path) -> None:
+    path = write(stages=[{"steps": 1, "learns": ["-*.embed_tokens.*", "language.*"]}])
+    first = train(path, ["stages.0.optimizer.rate=1.0e-30"], out=tmp_path / "still")
+    moved = train(path, out=tmp_path / "moved")
+    one, other = weights(first.folder), weights(moved.folder)
+    changed = {name for name in one if not torch.equal(one[name], other[name])}
+    assert changed
+    assert all(n.startswith("language.") and "embed_tokens" not in n for n in changed)
+
+
+def test_broken_records_are_left_out_and_counted(write: Write) -> None:
+    rows = [record(0), '{"turns": [', record(1)]
+    result = train(write(rows, [{"steps": 2, "batch": 3}]))
+    assert result.dropped.count == 2
+    assert "talks.jsonl: line 2" in result.dropped.first[0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "{",
+        "[]",
+        '{"id": "1"}',
+        '{"turns": [{"role": "robot", "content": ["a"]}]}',
+        '{"turns": [{"role": "user", "content": [{"image": "../../etc/passwd"}]}]}',
+        '{"turns": [{"role": "user", "content": [{"box": ["a", 1, 2, 3]}]}]}',
+        '{"turns": [{"role": "user", "content": [{"point": [1, 2], "on": "x"}]}]}',
+        '{"turns": [{"role": "user", "content": [{"sound": "a.wav"}]}]}',
+        '{"turns": [{"role": "user", "content": ["no answer"]}]}',
+    ],
+)
+def test_nothing_but_broken_records_is_refused(row: str, write: Write) -> None:
+    with pytest.raises(SampleError, match="no record of a whole batch can be used"):
+        train(write([row]))
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "words"),
+    [
+        ("stages.0.learns=['eye.*']", TrainError, r"'eye\.\*' matches no parameter.*image"),
+        ("stages.0.learns=['-*']", TrainError, "nothing is left to learn"),
+        ("stages.0.accumulate=3", TrainError, "batch of 2 cannot be cut into 3"),
+        ("stages.0.mixture.0.data.path=none.jsonl", SampleError, "cannot read the file"),
+        ("stages.0.mixture.0.data.kind=jsonal", RecipeError, "mixture.0.data.kind: .*'jsonl'"),
+        ("stages.0.setps=3", RecipeError, "stages.0: unknown word 'setps'; .*'steps'"),
+        ("stages=[]", RecipeError, "stages"),
+        ("recipe=nanno", RecipeError, "did you mean 'nano'"),
+        ("start=nowhere", TrainError, "does not fit the model"),
+    ],
+)
+def test_refused(override: str, error: type[Exception], words: str, write: Write) -> None:
+    with pytest.raises(error, match=words):
+        train(write(), [override])
+
+
+def test_an_unknown_file_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"no such training file.*nano\.train\.yaml"):
+        train("nowhere.train.yaml")
