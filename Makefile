@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 # The demonstration: a question about a box (left, top, right, bottom in pixels) on a shipped picture.
 PICTURE := examples/scene.png
-BOX := 40 60 120 150
+BOX := 134 30 236 132
 QUESTION := What is in the box?
 DRAWING := demo.png
 

@@ -1,16 +1,14 @@
-"""The loop: resuming exactly, stages, what is refused, and what a run leaves behind."""
+"""The loop: stages, what is refused, and what a run leaves behind."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from omnimix import config
 from omnimix.compose.model import MultimodalLM
@@ -18,91 +16,7 @@ from omnimix.compose.processor import Processor
 from omnimix.errors import RecipeError, SampleError, TrainError
 from omnimix.train import checkpoint
 from omnimix.train.run import train
-from tests.conftest import TINY
-
-Write = Callable[..., Path]
-MEASURED = ("stage", "step", "steps", "loss", "rate", "norm", "samples", "targets", "learns")
-
-
-def record(i: int) -> str:
-    asked = [{"image": "a.png"}, "What is at ", {"point": [i, i]}, "?"]
-    answer = ["red", "blue", "green"][i % 3]
-    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": [answer]}]
-    return json.dumps({"id": str(i), "turns": turns})
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Writes a training file over a few records, with words laid over it."""
-    Image.effect_noise((48, 32), 90).convert("RGB").save(tmp_path / "a.png")
-
-    def file(lines: list[str] | None = None, stages: list[dict[str, Any]] | None = None) -> Path:
-        (tmp_path / "talks.jsonl").write_text("\n".join(lines or [record(i) for i in range(5)]))
-        plain = {
-            "mixture": [{"data": {"kind": "jsonl", "path": "talks.jsonl"}}],
-            "batch": 2,
-            "steps": 6,
-            "log_every": 1,
-            "precision": "fp32",
-            "schedule": {"warmup": 2},
-        }
-        words = {
-            "name": "test",
-            "recipe": "nano",
-            "set": list(TINY),
-            "workers": 0,
-            "out": "run",
-            "stages": [{**plain, **stage} for stage in stages or [{}]],
-        }
-        path = tmp_path / "test.train.yaml"
-        path.write_text(config.to_yaml(words))
-        return path
-
-    return file
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{word: line[word] for word in MEASURED} for line in lines]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def same_weights(one: Path, other: Path) -> None:
-    left, right = weights(one), weights(other)
-    assert left.keys() == right.keys()
-    assert [name for name in left if not torch.equal(left[name], right[name])] == []
-
-
-def stop_at(stage: int, step: int) -> Callable[[dict[str, Any]], None]:
-    """A listener that presses Ctrl-C after a step."""
-
-    def listen(line: dict[str, Any]) -> None:
-        if (line["stage"], line["step"]) == (stage, step):
-            raise KeyboardInterrupt
-
-    return listen
-
-
-def test_resume_equals_no_interruption(write: Write, tmp_path: Path) -> None:
-    stages = [{"steps": 2}, {"steps": 4, "pack": True, "accumulate": 2, "save_every": 3}]
-    path = write(stages=stages)
-    straight = train(path, out=tmp_path / "straight")
-    assert straight.finished and straight.steps == 6
-    for stage, step in ((0, 1), (1, 2)):
-        cut = train(path, out=tmp_path / "cut", listener=stop_at(stage, step))
-        assert not cut.finished
-    with pytest.raises(TrainError, match="checkpoints of an earlier run"):
-        train(path, out=tmp_path / "cut", resume=False)
-    resumed = train(path, out=tmp_path / "cut")
-    assert resumed.finished and resumed.steps == 2
-    same_weights(tmp_path / "straight", tmp_path / "cut")
-    assert metrics(tmp_path / "straight") == metrics(tmp_path / "cut")
-    again = train(path, out=tmp_path / "cut")
-    assert again.finished and again.steps == 0
-    same_weights(tmp_path / "straight", tmp_path / "cut")
+from tests.train.runs import Write, metrics, record, weights
 
 
 def test_the_seed_decides(write: Write, tmp_path: Path) -> None:

@@ -121,27 +121,46 @@ class Run:
             checkpoint.load_weights(resumed, self.model)
         learned = optim.set_learning(self.model, stage.learns)
         optimizer = optim.adamw(self.model, stage.optimizer)
+        # Opening a loader draws a random number, so the random state is set after it.
+        parts = self._parts(number, stage, first)
         if resumed is not None:
             checkpoint.load_optimizer(resumed, optimizer)
         else:
             torch.manual_seed(self.training.seed + number)
         self.model.train()
-        parts = self._parts(number, stage, first)
         meter = _Meter(self, number, stage, learned)
         step = first
+        held = self._held()
         try:
             for step in range(first, stage.steps):
+                held = self._held()
                 if step and step > first and step % stage.save_every == 0:
                     self._save(optimizer, number, step)
                 meter.step(step, *self._step(stage, step, parts, optimizer))
             step = stage.steps
         except KeyboardInterrupt:
-            # The interrupted step is undone by going back to the last whole one when resumed: the
-            # optimizer moves weights in one call, so between calls the state is whole.
-            self._save(optimizer, number, self._whole_steps(optimizer, first))
+            # The interrupted step is undone: the optimizer moves weights in one call, and what a
+            # forward alone moves (running statistics, random state) is put back.
+            whole = self._whole_steps(optimizer, first)
+            if whole <= step:
+                self._put_back(held)
+            self._save(optimizer, number, whole)
             return False, step - first
         self._save(optimizer, number, step)
         return True, step - first
+
+    def _held(self) -> tuple[list[Tensor], Tensor, Tensor | None]:
+        """What a forward moves: buffers and random states."""
+        cuda = torch.cuda.get_rng_state() if self.device.type == "cuda" else None
+        return [b.clone() for b in self.model.buffers()], torch.get_rng_state(), cuda
+
+    def _put_back(self, held: tuple[list[Tensor], Tensor, Tensor | None]) -> None:
+        buffers, cpu, cuda = held
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
 
     def _whole_steps(self, optimizer: torch.optim.Optimizer, first: int) -> int:
         """Steps that the optimizer has taken in this stage, as it counts them itself."""

@@ -1,0 +1,65 @@
+"""A run that was interrupted ends as one that was not, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from omnimix.errors import TrainError
+from omnimix.train.objectives import Sft
+from omnimix.train.run import train
+from tests.train.runs import Write, metrics, same_weights
+
+
+def stop_at(stage: int, step: int) -> Callable[[dict[str, Any]], None]:
+    """A listener that presses Ctrl-C after a step."""
+
+    def listen(line: dict[str, Any]) -> None:
+        if (line["stage"], line["step"]) == (stage, step):
+            raise KeyboardInterrupt
+
+    return listen
+
+
+def test_resume_equals_no_interruption(write: Write, tmp_path: Path) -> None:
+    stages = [{"steps": 2}, {"steps": 4, "pack": True, "accumulate": 2, "save_every": 3}]
+    path = write(stages=stages)
+    straight = train(path, out=tmp_path / "straight")
+    assert straight.finished and straight.steps == 6
+    for stage, step in ((0, 1), (1, 2)):
+        cut = train(path, out=tmp_path / "cut", listener=stop_at(stage, step))
+        assert not cut.finished
+    with pytest.raises(TrainError, match="checkpoints of an earlier run"):
+        train(path, out=tmp_path / "cut", resume=False)
+    resumed = train(path, out=tmp_path / "cut")
+    assert resumed.finished and resumed.steps == 2
+    same_weights(tmp_path / "straight", tmp_path / "cut")
+    assert metrics(tmp_path / "straight") == metrics(tmp_path / "cut")
+    again = train(path, out=tmp_path / "cut")
+    assert again.finished and again.steps == 0
+    same_weights(tmp_path / "straight", tmp_path / "cut")
+
+
+def test_a_step_interrupted_in_the_middle_is_undone(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(stages=[{"steps": 4}])
+    train(path, out=tmp_path / "straight")
+    plain, calls = Sft.loss, [0]
+
+    def loss(self: Sft, *words: Any) -> Tensor:
+        found = plain(self, *words)
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Sft, "loss", loss)
+    assert not train(path, out=tmp_path / "cut").finished
+    assert train(path, out=tmp_path / "cut").steps == 2
+    same_weights(tmp_path / "straight", tmp_path / "cut")
+    assert metrics(tmp_path / "straight") == metrics(tmp_path / "cut")
