@@ -24,10 +24,6 @@ def test_yaml_round_trip(name: str) -> None:
     assert recipes.dump(again) == text
 
 
-def test_nano_ships() -> None:
-    assert "nano" in NAMES and "nano.train" not in NAMES
-
-
 def test_a_file_and_a_model_folder_are_found(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(recipes.dump(recipes.load("nano")))
     assert recipes.load(tmp_path) == recipes.load(tmp_path / "recipe.yaml") == recipes.load("nano")
