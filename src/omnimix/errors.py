@@ -25,7 +25,10 @@ class OmnimixError(Exception):
     def sentence(self) -> str:
         """The whole message on one line."""
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}. {self.hint}." if self.hint else f"{text}."
+        if not self.hint:
+            return f"{text}."
+        end = "" if self.hint[-1] in ".?!" else "."
+        return f"{text}. {self.hint[0].upper()}{self.hint[1:]}{end}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders (data workers), so the keyword arguments must survive pickling.

@@ -50,9 +50,7 @@ class Table(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         rows = self._rows()
         if name not in rows:
-            raise RegistryError(
-                f"unknown {self.what} {name!r}", hint=did_you_mean(name, rows).rstrip("?")
-            )
+            raise RegistryError(f"unknown {self.what} {name!r}", hint=did_you_mean(name, rows))
         return rows[name]
 
     def __contains__(self, name: object) -> bool:

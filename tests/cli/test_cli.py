@@ -169,7 +169,7 @@ def bad(tiny: Path, picture: Path, folder: Path) -> dict[str, tuple[list[object]
         "too long": (["chat", tiny, "--ask", "hi " * 1000], "more than the context of 1024"),
         "wrong folder": (["chat", folder / "wrong", "--ask", "hi"], "no model"),
         "unknown model": (["chat", "nanoo", "--ask", "hi"], "unknown model"),
-        "unknown recipe": (["show", "nanoo"], "did you mean 'nano'"),
+        "unknown recipe": (["show", "nanoo"], "Did you mean 'nano'"),
         "unknown word": (
             ["show", "nano", "--set", "modalities.image.branchez=1"],
             "did you mean 'branches'",
@@ -178,8 +178,8 @@ def bad(tiny: Path, picture: Path, folder: Path) -> dict[str, tuple[list[object]
             ["show", "nano", "--set", "modalities.image.branches.0.connector.kind=mpl"],
             "did you mean 'mlp'",
         ),
-        "unknown benchmark": (["evaluate", tiny, "scenez"], "did you mean 'scenes'"),
-        "unknown task": (["evaluate", tiny, "scenes", "--tasks", "cuont"], "did you mean 'count'"),
+        "unknown benchmark": (["evaluate", tiny, "scenez"], "Did you mean 'scenes'"),
+        "unknown task": (["evaluate", tiny, "scenes", "--tasks", "cuont"], "Did you mean 'count'"),
         "no tokenizer": (["show", "sphinx", "--sample"], "names no tokenizer"),
         "no sample file": (["show", "nano", "--sample", "no.jsonl"], "no.jsonl"),
         "few numbers": (["chat", tiny, *image, "--box", 1, 2, "--ask", "hi"], "takes 4 numbers"),
@@ -291,5 +291,5 @@ def test_errors_outside_the_runner() -> None:
         [sys.executable, "-c", code, "show", "nanoo"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == "error: unknown recipe 'nanoo'. did you mean 'nano'.\n"
+    assert done.stderr == "error: unknown recipe 'nanoo'. Did you mean 'nano'?\n"
     assert done.stdout == ""

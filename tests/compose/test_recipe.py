@@ -29,7 +29,7 @@ def test_a_file_and_a_model_folder_are_found(tmp_path: Path) -> None:
     assert recipes.load(tmp_path) == recipes.load(tmp_path / "recipe.yaml") == recipes.load("nano")
     with pytest.raises(RecipeError, match="no such file"):
         recipes.load(tmp_path / "other.yaml")
-    with pytest.raises(RecipeError, match=r"unknown recipe 'nanno'. did you mean 'nano'"):
+    with pytest.raises(RecipeError, match=r"unknown recipe 'nanno'. Did you mean 'nano'"):
         recipes.load("nanno")
 
 
@@ -126,7 +126,7 @@ def test_another_kind_replaces_the_table_below() -> None:
 def test_a_base_of_a_base_is_refused() -> None:
     with pytest.raises(RecipeError, match="'sphinx_1k' has a base itself"):
         recipes.parse({"base": "sphinx_1k", "name": "mine"}, "mine")
-    with pytest.raises(RecipeError, match="did you mean 'nano'"):
+    with pytest.raises(RecipeError, match="Did you mean 'nano'"):
         recipes.parse({"base": "nan", "name": "mine"}, "mine")
 
 
@@ -175,7 +175,7 @@ def test_the_schema_has_every_row() -> None:
 
 
 def test_tables_know_the_nearest_name() -> None:
-    with pytest.raises(RegistryError, match=r"unknown encoder 'tim'. did you mean 'timm'"):
+    with pytest.raises(RegistryError, match=r"unknown encoder 'tim'. Did you mean 'timm'"):
         registry.ENCODERS.load("tim")
     with pytest.raises(RegistryError, match="known are: "):
         registry.ENCODERS.load("qqqqq")

@@ -102,7 +102,7 @@ def test_what_cannot_be_asked_is_refused(
     tiny_model: MultimodalLM, tiny_processor: Processor
 ) -> None:
     assistant = Assistant(tiny_model, tiny_processor)
-    with pytest.raises(RegistryError, match="did you mean 'count'"):
+    with pytest.raises(RegistryError, match="Did you mean 'count'"):
         evaluate(assistant, ScenesBenchmark(), tasks=["cuont"])
     with pytest.raises(OmnimixError, match="limit"):
         evaluate(assistant, ScenesBenchmark(), limit=0)

@@ -138,7 +138,7 @@ def test_white_space_is_removed_at_the_ends_only() -> None:
 
 
 def test_unknown_styles_and_roles() -> None:
-    with pytest.raises(RecipeError, match=r"unknown template 'sphnx'\. did you mean 'sphinx'"):
+    with pytest.raises(RecipeError, match=r"unknown template 'sphnx'\. Did you mean 'sphinx'"):
         templates.named("sphnx")
     with pytest.raises(SampleError, match="unknown role 'robot'"):
         Turn("robot", ("a",))

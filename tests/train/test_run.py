@@ -96,7 +96,7 @@ def test_nothing_but_broken_records_is_refused(row: str, write: Write) -> None:
         ("stages.0.mixture.0.data.kind=jsonal", RecipeError, "mixture.0.data.kind: .*'jsonl'"),
         ("stages.0.setps=3", RecipeError, "stages.0: unknown word 'setps'; .*'steps'"),
         ("stages=[]", RecipeError, "stages"),
-        ("recipe=nanno", RecipeError, "did you mean 'nano'"),
+        ("recipe=nanno", RecipeError, "Did you mean 'nano'"),
         ("start=nowhere", TrainError, "does not fit the model"),
     ],
 )

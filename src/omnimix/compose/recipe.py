@@ -105,7 +105,7 @@ def shipped(name: str) -> Path:
     """
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise RecipeError(f"unknown recipe {name!r}", hint=did_you_mean(name, names()).rstrip("?"))
+        raise RecipeError(f"unknown recipe {name!r}", hint=did_you_mean(name, names()))
     return path
 
 

@@ -68,7 +68,7 @@ class TimmTrunk(Encoder):
         if not timm.is_model(spec.model):
             near = did_you_mean(spec.model.split(".")[0], timm.list_models())
             hint = near if near.startswith("did") else "timm.list_models() lists them"
-            raise RecipeError(f"timm has no model {spec.model!r}", hint=hint.rstrip("?"))
+            raise RecipeError(f"timm has no model {spec.model!r}", hint=hint)
         args: dict[str, Any] = {**spec.args, "num_classes": 0}
         vit = "vit" in spec.model.split(".")[0] or "img_size" in args
         if vit:

@@ -38,7 +38,7 @@ class ScenesBenchmark:
             if task not in self.tasks:
                 raise RegistryError(
                     f"unknown task {task!r} of the benchmark {self.name!r}",
-                    hint=did_you_mean(task, self.tasks).rstrip("?"),
+                    hint=did_you_mean(task, self.tasks),
                 )
 
     def sample(self, task: str, index: int) -> Sample:

@@ -37,7 +37,7 @@ def find(name_or_folder: str | Path) -> Path:
     if not path.exists():
         raise RegistryError(
             f"unknown model {name!r}, and there is no such folder",
-            hint=did_you_mean(name, shipped()).rstrip("?") if shipped() else "none ships",
+            hint=did_you_mean(name, shipped()) if shipped() else "none ships",
         )
     _check(path)
     return path

@@ -166,9 +166,7 @@ def named(name: str) -> Template:
     """
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise RecipeError(
-            f"unknown template {name!r}", hint=did_you_mean(name, names()).rstrip("?")
-        )
+        raise RecipeError(f"unknown template {name!r}", hint=did_you_mean(name, names()))
     return validate(Template, {"name": name, **read_yaml(path)}, str(path.name))
 
 
