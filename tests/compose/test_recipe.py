@@ -177,7 +177,7 @@ def test_the_schema_has_every_row() -> None:
 def test_tables_know_the_nearest_name() -> None:
     with pytest.raises(RegistryError, match=r"unknown encoder 'tim'. Did you mean 'timm'"):
         registry.ENCODERS.load("tim")
-    with pytest.raises(RegistryError, match="known are: "):
+    with pytest.raises(RegistryError, match="Known are: "):
         registry.ENCODERS.load("qqqqq")
     broken = Table("nothing", "thing", {"x": "no.such.module:X", "y": "omnimix.errors:Nothing"})
     for row in broken:

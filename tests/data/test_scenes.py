@@ -237,7 +237,7 @@ def test_options() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(IndexError):
         Scenes()[-1]
-    with pytest.raises(RegistryError, match="the tasks are describe"):
+    with pytest.raises(RegistryError, match="The tasks are describe"):
         Scenes(tasks=("dance",))
     with pytest.raises(RegistryError):
         Scenes().question("dance", 0)
