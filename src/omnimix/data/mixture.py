@@ -46,22 +46,25 @@ class Mixture:
         self.weights = [words.weight / total for words in parts]
         self.seed = seed
         self._orders: dict[tuple[int, int], list[int]] = {}
+        self._block: tuple[int, list[int]] | None = None  # the order of the block read last
 
     def __getitem__(self, place: int) -> Sample:
         if len(self.sources) == 1:
             return self._take(0, place)
-        # Error diffusion gives every dataset its share to within one sample at each place, and the
-        # count of its earlier turns (its own index) in closed form.
         which, index = self._choose(place)
         return self._take(which, index)
 
     def _choose(self, place: int) -> tuple[int, int]:
+        """Which dataset stands at a place, and its own index: how often it stood there before."""
         # Blocks of 1000 places hold every dataset by its share, shuffled by the block's number.
         block, inside = divmod(place, 1000)
         counts = [round(weight * 1000) for weight in self.weights]
         counts[counts.index(max(counts))] += 1000 - sum(counts)
-        order = [which for which, count in enumerate(counts) for _ in range(count)]
-        random.Random(f"{self.seed}/block/{block}").shuffle(order)
+        if self._block is None or self._block[0] != block:
+            order = [which for which, count in enumerate(counts) for _ in range(count)]
+            random.Random(f"{self.seed}/block/{block}").shuffle(order)
+            self._block = (block, order)
+        order = self._block[1]
         which = order[inside]
         return which, block * counts[which] + order[:inside].count(which)
 
