@@ -170,7 +170,14 @@ TOKENIZERS = Table(
     },
 )
 
-OBJECTIVES = Table("objectives", "objective", {"sft": "omnimix.train.objectives:Sft"})
+OBJECTIVES = Table(
+    "objectives",
+    "objective",
+    {
+        "glance": "omnimix.train.objectives:Glance",
+        "sft": "omnimix.train.objectives:Sft",
+    },
+)
 
 DATASETS = Table(
     "datasets",

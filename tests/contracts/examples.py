@@ -36,6 +36,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
                 "args": _TIMM,
             },
             {"model": "vit_tiny_patch16_224", "size": 32, "stem": "conv", "args": _TIMM},
+            {"model": "vit_tiny_patch16_224", "size": 32, "stem": "residual", "args": _TIMM},
             {"model": "vit_small_patch14_reg4_dinov2", "size": 28, "args": _TIMM},
             {"model": "eva02_tiny_patch14_224", "size": 28, "args": {**_TIMM, "img_size": 28}},
             {"model": "convnext_atto", "size": 64, "args": {**_CONVNEXT, "head_norm_first": True}},
@@ -77,7 +78,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "fast": [{"path": "tokenizer.json"}, {"path": "t.json", "bos": "<s>", "pad": "<pad>"}],
         "sentencepiece": [{"path": "tokenizer.model", "added": ["<PAD>"], "pad": "<PAD>"}],
     },
-    "objectives": {"sft": [{}]},
+    "objectives": {"glance": [{}], "sft": [{}, {"glance": 0.5}]},
     "datasets": {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import abc
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.config import Spec
+from omnimix.train.glance import glance
 
 
 class Objective(Spec):
@@ -29,12 +31,32 @@ class Objective(Spec):
 
 
 class Sft(Objective):
-    """Supervised: cross entropy of the learned tokens, mean over all of them in the step."""
+    """Supervised: cross entropy of the learned tokens, mean over all of them in the step.
+
+    Attributes:
+        glance: weight of the helper loss (`omnimix.train.glance`) beside it.
+    """
 
     kind: Literal["sft"] = "sft"
+    glance: float = Field(default=0.0, ge=0)
 
     def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
-        output = model(**batch.inputs(mask=False), labels=batch.labels, num_items_in_batch=count)
+        words = batch.inputs(mask=False)
+        helper: Tensor | float = 0.0
+        if self.glance:
+            encoded = model.encode(batch.items)
+            words["inputs_embeds"] = model.fill(batch.input_ids, encoded, batch.items)
+            helper = self.glance * glance(model, batch, encoded) * batch.targets / count
+        output = model(**words, labels=batch.labels, num_items_in_batch=count)
         loss: Tensor | None = output.loss
         assert loss is not None
-        return loss
+        return loss + helper
+
+
+class Glance(Objective):
+    """The helper loss alone: encoders and connectors learn, the language model does not run."""
+
+    kind: Literal["glance"] = "glance"
+
+    def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
+        return glance(model, batch, model.encode(batch.items)) * batch.targets / count
