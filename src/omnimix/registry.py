@@ -178,7 +178,11 @@ DATASETS = Table(
     {"scenes": "omnimix.data.sources:ScenesSource", "jsonl": "omnimix.data.sources:JsonlSource"},
 )
 
-CHECKPOINTS = Table("checkpoints", "checkpoint family", {})
+CHECKPOINTS = Table(
+    "checkpoints",
+    "checkpoint family",
+    {"prismatic": "omnimix.checkpoints.prismatic:Prismatic"},
+)
 
 BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})
 
