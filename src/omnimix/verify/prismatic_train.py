@@ -182,7 +182,7 @@ class _Run:
                 torch.manual_seed(built.width)
                 fresh = branch.connector.build(1, built.width, width)
             stored = {f"projector.{key}": t for key, t in fresh.state_dict().items()}
-        tolerance = self.case.tolerance("training_parameters")
+        tolerance = self.case.tolerance("training_parameters", "gradients")
         for name in self.case.names("init/projector.", self.file):
             expected = self._tensor(f"init/projector.{name}")
             found = stored.get(name)
@@ -319,7 +319,7 @@ class _Run:
     def _stored(self, prefix: str, parameters: dict[str, torch.nn.Parameter]) -> Iterator[Check]:
         names = list(self.case.names(prefix, self.file))
         known, _ = parameter_names(self.recipe, names)
-        tolerance = self.case.tolerance("training_parameters")
+        tolerance = self.case.tolerance("training_parameters", "gradients")
         for name in names:
             found = parameters[known[name]] if name in known else None
             what = f"{self.name}: {prefix}{name}"
@@ -331,7 +331,7 @@ class _Run:
         layout = self.reading.runs.get(self.name)
         if layout is None:
             return
-        tolerance = self.case.tolerance("training_parameters")
+        tolerance = self.case.tolerance("training_parameters", "gradients")
         stored = files.tensors_of(layout.files[0])
         names = {key.removeprefix("model."): key for key in stored}
         known, _ = parameter_names(self.recipe, names)
