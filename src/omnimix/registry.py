@@ -182,7 +182,23 @@ OBJECTIVES = Table(
 DATASETS = Table(
     "datasets",
     "dataset",
-    {"scenes": "omnimix.data.sources:ScenesSource", "jsonl": "omnimix.data.sources:JsonlSource"},
+    {
+        "scenes": "omnimix.data.sources:ScenesSource",
+        "jsonl": "omnimix.data.sources:JsonlSource",
+        "llava": "omnimix.data.llava:Llava",
+    },
+)
+
+CHECKPOINTS = Table(
+    "checkpoints",
+    "checkpoint family",
+    {"prismatic": "omnimix.checkpoints.prismatic:Prismatic"},
+)
+
+READINGS = Table(
+    "readings",
+    "reading of golden cases",
+    {"prismatic": "omnimix.verify.prismatic:PrismaticReading"},
 )
 
 BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})
@@ -198,5 +214,7 @@ TABLES: tuple[Table, ...] = (
     TOKENIZERS,
     OBJECTIVES,
     DATASETS,
+    CHECKPOINTS,
+    READINGS,
     BENCHMARKS,
 )
