@@ -10,8 +10,8 @@ from omnimix.errors import SpliceError
 
 def splice(
     embeddings: Float[Tensor, "batch tokens width"],
-    features: Float[Tensor, "total width"],
-    index: Int[Tensor, "total"],
+    features: Float[Tensor, "given width"],
+    index: Int[Tensor, "places"],
     name: str = "item",
 ) -> Float[Tensor, "batch tokens width"]:
     """Put features into the places that weave left for them.

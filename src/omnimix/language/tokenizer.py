@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What weave and generation need to know of a tokenizer."""
 
