@@ -178,6 +178,8 @@ DATASETS = Table(
     {"scenes": "omnimix.data.sources:ScenesSource", "jsonl": "omnimix.data.sources:JsonlSource"},
 )
 
+CHECKPOINTS = Table("checkpoints", "checkpoint family", {})
+
 BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})
 
 TABLES: tuple[Table, ...] = (
@@ -191,5 +193,6 @@ TABLES: tuple[Table, ...] = (
     TOKENIZERS,
     OBJECTIVES,
     DATASETS,
+    CHECKPOINTS,
     BENCHMARKS,
 )
