@@ -81,6 +81,12 @@ def test_weights_are_those_that_timm_draws() -> None:
     assert not any(parameter.is_meta for parameter in encoder.parameters())
 
 
+def test_a_transformer_without_class_token_pools_nothing() -> None:
+    """timm's own default is to pool the class token."""
+    encoder = built("meta", model="vit_tiny_patch16_224", args={"class_token": False})
+    assert encoder.features == Features(196, 192, (14, 14))
+
+
 def test_the_last_norm_of_a_pooling_transformer_is_kept() -> None:
     """eva02 and beit pool, then normalise; without pooling the norm belongs to every token."""
     encoder = built("cpu", model="eva02_tiny_patch14_224", size=28)

@@ -170,31 +170,31 @@ def _fitted(spec: TimmEncoder) -> tuple[dict[str, Any], Any]:
     """The arguments with which timm builds the model for tiles of `size`, and the model.
 
     Which models take a size is asked of timm, by trying: some constructors hide it behind `**kwargs`.
+    Transformers whose head pools are built without pooling, so that their last norm belongs to the features.
     """
     args: dict[str, Any] = {**spec.args, "num_classes": 0}
     if spec.stem == "conv":
         args["embed_layer"] = ConvStem
-    sized = {"img_size": spec.size, **args}
-    try:
-        trunk = _create(spec, sized)
-    except TypeError as error:
-        if "img_size" in args or "img_size" not in str(error):
+    sized = {"img_size": spec.size}
+    for ours in ({**sized, "global_pool": ""}, sized, {}):
+        unpooled = "global_pool" in ours and "global_pool" not in args
+        try:
+            trunk = _create(spec, {**ours, **args})
+        except TypeError as error:
+            if any(word in str(error) for word in ours if word not in args):
+                continue
             raise RecipeError(f"timm's {spec.model} cannot be built ({error})") from None
-        sized = args
-    except (AssertionError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise RecipeError(
-            f"timm's {spec.model} cannot be built for tiles of {spec.size} px ({reason})"
-        ) from None
-    else:
-        # Transformers with a head that pools: without pooling their last norm belongs to the features.
-        if "global_pool" in args or not _pools_tokens(trunk):
-            return sized, trunk
-        sized["global_pool"] = ""
-    try:
-        return sized, _create(spec, sized)
-    except TypeError as error:
-        raise RecipeError(f"timm's {spec.model} cannot be built ({error})") from None
+        except (AssertionError, ValueError, RuntimeError) as error:
+            if unpooled:
+                continue
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise RecipeError(
+                f"timm's {spec.model} cannot be built for tiles of {spec.size} px ({reason})"
+            ) from None
+        if unpooled and not _pools_tokens(trunk):
+            continue
+        return {**ours, **args}, trunk
+    raise AssertionError("the last round adds no words of ours")
 
 
 def _pools_tokens(trunk: Any) -> bool:
