@@ -16,6 +16,9 @@ def splice(
 ) -> Float[Tensor, "batch tokens width"]:
     """Put features into the places that weave left for them.
 
+    Only their number is checked: which feature belongs where is settled on the CPU by `collate`, which
+    refuses items that do not fit their holes. Looking at the places here would make the device wait.
+
     Args:
         embeddings: of the text; holes hold anything.
         features: of one modality, in the order of their holes.
