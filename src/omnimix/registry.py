@@ -175,10 +175,24 @@ OBJECTIVES = Table("objectives", "objective", {"sft": "omnimix.train.objectives:
 DATASETS = Table(
     "datasets",
     "dataset",
-    {"scenes": "omnimix.data.sources:ScenesSource", "jsonl": "omnimix.data.sources:JsonlSource"},
+    {
+        "scenes": "omnimix.data.sources:ScenesSource",
+        "jsonl": "omnimix.data.sources:JsonlSource",
+        "llava": "omnimix.data.llava:Llava",
+    },
 )
 
-CHECKPOINTS = Table("checkpoints", "checkpoint family", {})
+CHECKPOINTS = Table(
+    "checkpoints",
+    "checkpoint family",
+    {"prismatic": "omnimix.checkpoints.prismatic:Prismatic"},
+)
+
+READINGS = Table(
+    "readings",
+    "reading of golden cases",
+    {"prismatic": "omnimix.verify.prismatic:PrismaticReading"},
+)
 
 BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})
 
@@ -194,5 +208,6 @@ TABLES: tuple[Table, ...] = (
     OBJECTIVES,
     DATASETS,
     CHECKPOINTS,
+    READINGS,
     BENCHMARKS,
 )

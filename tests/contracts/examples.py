@@ -77,12 +77,14 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "fast": [{"path": "tokenizer.json"}, {"path": "t.json", "bos": "<s>", "pad": "<pad>"}],
         "sentencepiece": [{"path": "tokenizer.model", "added": ["<PAD>"], "pad": "<PAD>"}],
     },
-    "objectives": {"sft": [{}]},
+    "objectives": {"sft": [{}, {"average": "part"}]},
     "datasets": {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
+        "llava": [{"path": "a.json"}, {"path": "a.json", "images": "p", "marks": "loose"}],
     },
-    "checkpoints": {},
+    "checkpoints": {"prismatic": [{}]},
+    "readings": {"prismatic": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""
@@ -90,5 +92,5 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
 INPUT_SIDE = {"timm": 224, "transformers": 32, "blip2_qformer": 32}
 """Side of the pictures that an encoder of pictures takes, where its words do not say it."""
 
-NO_WORDS = frozenset({"benchmarks", "checkpoints"})
+NO_WORDS = frozenset({"benchmarks", "checkpoints", "readings"})
 """Tables whose rows are no specs: they are made with plain arguments."""
