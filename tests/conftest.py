@@ -1,4 +1,4 @@
-"""A tiny random model, built once a session, for every test that needs one."""
+"""Shapes in signatures are checked; a tiny random model, built once a session, for every test that needs one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from pathlib import Path
 # Workers of pytest-xdist share the cores; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jaxtyping
+
+SOURCE = Path(__file__).parent.parent / "src" / "omnimix"
+CHECKED = tuple(
+    ".".join(("omnimix", *path.relative_to(SOURCE).with_suffix("").parts))
+    for path in sorted(SOURCE.rglob("*.py"))
+    if "from jaxtyping import" in path.read_text(encoding="utf-8") and path.stem != "types"
+)
+"""Modules with shapes in their signatures: in tests, a wrong shape is an error where it enters.
+
+Left out is `types`, whose tuples beartype checks at a random place, which hypothesis forbids in strategies.
+"""
+
+# Before anything of omnimix is imported. The "tower" lets an int stand for a float, as mypy does.
+_CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+jaxtyping.install_import_hook(CHECKED, _CHECKER)
 
 import pytest
 import torch

@@ -19,16 +19,20 @@ _torchvision.install()
 
 __version__ = "0.1.0"
 
-# Names that need torch and transformers, imported when first asked for.
+# Names that need torch and transformers (or a list that is read), imported when first asked for.
 _LATER = {
     "Assistant": "omnimix.generate.assistant",
     "MultimodalLM": "omnimix.compose.model",
     "Processor": "omnimix.compose.processor",
     "Recipe": "omnimix.compose.recipe",
+    "available": "omnimix.checkpoints.releases",
+    "available_names": "omnimix.checkpoints.releases",
+    "describe": "omnimix.checkpoints.releases",
     "load": "omnimix.generate.assistant",
 }
 
 if TYPE_CHECKING:
+    from omnimix.checkpoints.releases import available, available_names, describe
     from omnimix.compose.model import MultimodalLM
     from omnimix.compose.processor import Processor
     from omnimix.compose.recipe import Recipe
@@ -49,6 +53,9 @@ __all__ = [
     "Stroke",
     "Turn",
     "__version__",
+    "available",
+    "available_names",
+    "describe",
     "load",
 ]
 

@@ -114,6 +114,18 @@ def test_features_and_places_must_agree(
         splice(torch.zeros(1, 5, 2), torch.ones(2, 2), torch.tensor([0, 1, 2]))
 
 
+def test_items_must_fit_their_own_holes(tiny_processor: Processor) -> None:
+    """Exchanged items whose sizes add up to the same number are seen."""
+    sample = talk((picture(9, 9), "one", picture(9, 9, 1), "two"), "b")
+    good = tiny_processor.weave(sample)
+    first, second = good.items["image"]
+    longer = [replace(first, tokens=first.tokens + 1), replace(second, tokens=second.tokens - 1)]
+    for items in (longer, [first]):
+        wrong = replace(good, items={**good.items, "image": items})
+        with pytest.raises(SpliceError, match=r"talk: .* of 'image' do not fit the holes"):
+            tiny_processor.batch([wrong])
+
+
 def test_splice_puts_features_in_their_places() -> None:
     text = torch.zeros(2, 3, 1)
     done = splice(text, torch.tensor([[1.0], [2.0]]), torch.tensor([4, 1]))

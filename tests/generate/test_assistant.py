@@ -105,7 +105,7 @@ def test_boxes_come_back_in_pixels(assistant: Assistant, questions: list[Sample]
     width, height = questions[0].media("image")[0].data.size
     assert len(boxes) == 2
     assert all(0 <= n <= max(width, height) for box in boxes for n in box.bounds())
-    assert assistant.boxes_in("[0.1, 0.2]", [Turn("user", "no picture")]) == []
+    assert assistant.boxes_in("[0.1, 0.2]", [Turn("user", ("no picture",))]) == []
 
 
 def test_no_room_says_by_how_much(assistant: Assistant) -> None:

@@ -14,6 +14,7 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.processor import Processor
 from omnimix.data.mixture import Batches, Mixture, MixturePart, loader
 from omnimix.data.sources import JsonlSource, ScenesSource
+from omnimix.errors import RecipeError
 from omnimix.train import optim
 from omnimix.train.settings import OptimizerSpec, ScheduleSpec
 
@@ -35,6 +36,19 @@ def test_shares_are_exact_in_every_thousand(tmp_path: Path) -> None:
     for block in (0, 3):
         names = [mixture[n].id[0] for n in range(block * 1000, (block + 1) * 1000)]
         assert Counter(names) == {"a": 125, "b": 250, "c": 625}
+
+
+def test_a_rare_dataset_widens_the_block_until_it_has_a_place(tmp_path: Path) -> None:
+    mixture = mixed(tmp_path, a=1, b=6999)
+    for block in (0, 2):
+        names = [mixture[n].id[0] for n in range(block * 7000, (block + 1) * 7000)]
+        assert Counter(names) == {"a": 1, "b": 6999}
+    assert sum(mixed(tmp_path, a=1, b=1700).counts) == 1000  # rounded up to one place
+
+
+def test_a_dataset_that_would_never_be_seen_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="dataset 2 of the mixture has a share of 1e-07"):
+        mixed(tmp_path, a=1, b=1e-7)
 
 
 @pytest.mark.parametrize("weights", [{"a": 1.0}, {"a": 1.0, "b": 3.0}])

@@ -97,12 +97,20 @@ def test_nothing_but_broken_records_is_refused(row: str, write: Write) -> None:
         ("stages.0.setps=3", RecipeError, "stages.0: unknown word 'setps'; .*'steps'"),
         ("stages=[]", RecipeError, "stages"),
         ("recipe=nanno", RecipeError, "Did you mean 'nano'"),
-        ("start=nowhere", TrainError, "does not fit the model"),
+        ("start=nowhere", TrainError, "start: .*nowhere: the folder to start from does not exist"),
+        ("start=a.png", TrainError, "start: .*a.png: the folder to start from is a file"),
+        ("start=.", TrainError, "has no model.safetensors .it holds a.png, .*its folder 'model'"),
     ],
 )
 def test_refused(override: str, error: type[Exception], words: str, write: Write) -> None:
     with pytest.raises(error, match=words):
         train(write(), [override])
+
+
+def test_a_start_of_another_recipe_is_refused(write: Write, tiny_folder: Path) -> None:
+    other = "set.1=language.config.hidden_size=64"
+    with pytest.raises(TrainError, match=r"do not fit the model .*same recipe"):
+        train(write(), [f"start={tiny_folder}", other])
 
 
 def test_an_unknown_file_is_refused() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from omnimix.compose.modality import ItemBatch
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.weave import IGNORE, Sequence
+from omnimix.errors import SpliceError
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,10 +156,7 @@ def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict
         if not items:
             continue
         index = np.concatenate(
-            [
-                start + np.flatnonzero(s.owner == k)
-                for s, start in zip(sequences, starts, strict=True)
-            ]
+            [start + _places(s, k, name) for s, start in zip(sequences, starts, strict=True)]
         )
         source = spec.source()
         on: list[int] = []
@@ -177,3 +175,23 @@ def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict
             on=torch.tensor(on if source else [-1] * len(items)),
         )
     return found
+
+
+def _places(sequence: Sequence, k: int, name: str) -> np.ndarray:
+    """Holes of the k-th modality in a sequence, each item's own in one piece and as long as the item.
+
+    Splice, on the device, sees only how many there are in all; here is where order is held.
+
+    Raises:
+        SpliceError: items and holes that do not belong together.
+    """
+    places = np.flatnonzero(sequence.owner == k)
+    sizes = np.array([item.tokens for item in sequence.items.get(name, [])], dtype=int)
+    last = np.cumsum(sizes) - 1
+    if len(places) != sizes.sum() or (places[last] - places[last - sizes + 1] != sizes - 1).any():
+        raise SpliceError(
+            f"the {len(sizes)} items of {name!r} do not fit the holes left for them",
+            where=sequence.id,
+            hint="weave the sample anew; its items were changed or put in another order",
+        )
+    return places

@@ -10,11 +10,14 @@ from omnimix.errors import SpliceError
 
 def splice(
     embeddings: Float[Tensor, "batch tokens width"],
-    features: Float[Tensor, "total width"],
-    index: Int[Tensor, "total"],
+    features: Float[Tensor, "given width"],
+    index: Int[Tensor, "places"],
     name: str = "item",
 ) -> Float[Tensor, "batch tokens width"]:
     """Put features into the places that weave left for them.
+
+    Only their number is checked: which feature belongs where is settled on the CPU by `collate`, which
+    refuses items that do not fit their holes. Looking at the places here would make the device wait.
 
     Args:
         embeddings: of the text; holes hold anything.

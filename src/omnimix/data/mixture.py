@@ -6,6 +6,7 @@ the same batches and a resumed run goes on exactly where it stopped.
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.weave import Sequence
 from omnimix.config import Spec, part
 from omnimix.data.sources import Source, SourceSpec
-from omnimix.errors import OmnimixError, SampleError
+from omnimix.errors import OmnimixError, RecipeError, SampleError
 from omnimix.registry import DATASETS
 from omnimix.types import Sample
 
@@ -44,6 +45,7 @@ class Mixture:
         self.sources: list[Source] = [words.data.open(folder) for words in parts]
         total = sum(words.weight for words in parts)
         self.weights = [words.weight / total for words in parts]
+        self.counts = _shares(self.weights)
         self.seed = seed
         self._orders: dict[tuple[int, int], list[int]] = {}
         self._block: tuple[int, list[int]] | None = None  # the order of the block read last
@@ -56,10 +58,9 @@ class Mixture:
 
     def _choose(self, place: int) -> tuple[int, int]:
         """Which dataset stands at a place, and its own index: how often it stood there before."""
-        # Blocks of 1000 places hold every dataset by its share, shuffled by the block's number.
-        block, inside = divmod(place, 1000)
-        counts = [round(weight * 1000) for weight in self.weights]
-        counts[counts.index(max(counts))] += 1000 - sum(counts)
+        # A block of places holds every dataset by its share, shuffled by the block's number.
+        counts = self.counts
+        block, inside = divmod(place, sum(counts))
         if self._block is None or self._block[0] != block:
             order = [which for which, count in enumerate(counts) for _ in range(count)]
             random.Random(f"{self.seed}/block/{block}").shuffle(order)
@@ -80,6 +81,35 @@ class Mixture:
             self._orders = {k: v for k, v in self._orders.items() if k[0] != which}
             self._orders[key] = order
         return source[self._orders[key][inside]]
+
+
+BLOCK = 1000
+"""Places of the stream in which shares are exact, unless a share is too small for that."""
+
+LONGEST = 100_000
+
+
+def _shares(weights: list[float]) -> list[int]:
+    """Places of each dataset in a block: 1000 in all, or as many as give the rarest one a place.
+
+    Raises:
+        RecipeError: a share so small that its block would be longer than most runs.
+    """
+    rarest = min(range(len(weights)), key=weights.__getitem__)
+    # A share is rounded, so a little over half a place is enough for one.
+    block = (
+        BLOCK if round(weights[rarest] * BLOCK) else BLOCK * math.ceil(1 / weights[rarest] / BLOCK)
+    )
+    if block > LONGEST:
+        raise RecipeError(
+            f"dataset {rarest + 1} of the mixture has a share of {weights[rarest]:.2g}, less than one "
+            f"sample in {LONGEST:,}",
+            where="mixture",
+            hint="give it a greater weight or leave it out",
+        )
+    counts = [round(weight * block) for weight in weights]
+    counts[counts.index(max(counts))] += block - sum(counts)
+    return counts
 
 
 @dataclass

@@ -74,7 +74,7 @@ class RegionPoolEncoder(Encoder):
         self,
         tiles: Float[Tensor, "tiles slots 37"],
         source: Float[Tensor, "tiles d rows columns"] | None = None,
-    ) -> Float[Tensor, "tiles slots d"]:
+    ) -> Float[Tensor, "tiles slots d2"]:
         if source is None:
             raise RecipeError("a region_pool encoder needs the feature map of a picture")
         slots = tiles.shape[1]

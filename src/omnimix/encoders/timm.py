@@ -1,7 +1,8 @@
-"""Vision trunks of timm: any ViT by block, any convolutional net by its last map."""
+"""Vision trunks of timm: a transformer by block, everything else by its last map."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, Literal
 
@@ -104,64 +105,94 @@ _STEMS: dict[str, type[ConvStem]] = {"conv": ConvStem, "residual": ResidualStem}
 
 
 class TimmTrunk(Encoder):
-    """A timm model cut to the layer the recipe asks for."""
+    """A timm model cut to the layer the recipe asks for.
+
+    What it gives is read off a forward pass on the meta device (no memory, no arithmetic), so that the
+    sizes are right for every model of timm, whatever it calls its parts.
+    """
 
     def __init__(self, spec: TimmEncoder) -> None:
         super().__init__()
-        import timm  # slow to import, and only needed here
-
-        if not timm.is_model(spec.model):
-            near = did_you_mean(spec.model.split(".")[0], timm.list_models())
-            hint = near if near.startswith("did") else "timm.list_models() lists them"
-            raise RecipeError(f"timm has no model {spec.model!r}", hint=hint)
-        args: dict[str, Any] = {**spec.args, "num_classes": 0}
-        vit = "vit" in spec.model.split(".")[0] or "img_size" in args
-        if vit:
-            args.setdefault("img_size", spec.size)
-            args.setdefault("global_pool", "")
-        if spec.stem in _STEMS:
-            args["embed_layer"] = _STEMS[spec.stem]
-        try:
-            self.trunk = timm.create_model(spec.model, pretrained=False, **args)
-        except TypeError as error:
-            raise RecipeError(f"timm's {spec.model} cannot be built ({error})") from None
         self.layer = spec.layer
         self.norm = spec.norm
-        embed = getattr(self.trunk, "patch_embed", None)
-        if embed is not None and hasattr(embed, "grid_size"):
-            rows, columns = embed.grid_size
-            prefix = int(getattr(self.trunk, "num_prefix_tokens", 0))
-        else:
-            stride = int(self.trunk.feature_info[-1]["reduction"])
-            rows = columns = math.ceil(spec.size / stride)
-            prefix = 0
-        self.features = Features(
-            rows * columns + prefix, int(self.trunk.num_features), (rows, columns), prefix
-        )
-        if self.layer != -1:
-            self._cut()
+        with torch.device("meta"):
+            args, twin = _fitted(spec)
+            self.trunk = self._cut(twin)
+            self.features = self._probe(spec)
+        if torch.get_default_device().type != "meta":
+            self.trunk = self._cut(_create(spec, args))
 
-    def _cut(self) -> None:
+    def _cut(self, trunk: Any) -> Any:
         """Drop what lies behind the layer that is read, so that it costs neither time nor memory."""
-        blocks = self.trunk.blocks
+        if self.layer == -1:
+            return trunk
+        blocks = getattr(trunk, "blocks", None)
+        if not isinstance(blocks, nn.Sequential | nn.ModuleList) or _is_staged(trunk):
+            raise RecipeError(
+                f"layer {self.layer} cannot be read: the trunk is no plain row of blocks",
+                hint="leave 'layer' out to read its last map",
+            )
         depth = len(blocks)
         index = self.layer + depth if self.layer < 0 else self.layer
         if not 0 <= index < depth:
             raise RecipeError(f"layer {self.layer} is outside a trunk of {depth} blocks")
-        self.trunk.blocks = nn.Sequential(*list(blocks)[: index + 1])
+        kept = list(blocks)[: index + 1]
+        sequential = isinstance(blocks, nn.Sequential)
+        trunk.blocks = nn.Sequential(*kept) if sequential else nn.ModuleList(kept)
+        return trunk
+
+    def _probe(self, spec: TimmEncoder) -> Features:
+        """Sizes of the features of one tile.
+
+        Raises:
+            RecipeError: the model cannot take tiles of this size, or gives no map and no tokens.
+        """
+        was = self.trunk.training
+        self.trunk.eval()
+        try:
+            with torch.no_grad():
+                found = self._run(torch.zeros(1, 3, spec.size, spec.size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            native = self.trunk.default_cfg.get("input_size", (3, "?", "?"))[-1]
+            raise RecipeError(
+                f"timm's {spec.model} cannot take tiles of {spec.size} px ({reason})",
+                hint=f"its own size is {native}",
+            ) from None
+        finally:
+            self.trunk.train(was)
+        if not isinstance(found, Tensor) or found.ndim not in (3, 4):
+            raise RecipeError(
+                f"timm's {spec.model} gives neither a map nor a row of tokens",
+                hint="choose a model with one trunk whose features are not pooled",
+            )
+        if found.ndim == 4:
+            _, rows, columns, width = (
+                found.shape if self._last(found) else found.movedim(1, -1).shape
+            )
+            return Features(rows * columns, width, (rows, columns))
+        _, tokens, width = found.shape
+        grid, prefix = _laid_out(self.trunk, tokens)
+        return Features(tokens, width, grid, prefix)
+
+    def _last(self, features: Tensor) -> bool:
+        """Whether a map has its channels last (swin, sequencer)."""
+        return getattr(self.trunk, "output_fmt", "NCHW") == "NHWC"
+
+    def _run(self, tiles: Tensor) -> Any:
+        if self.norm or not hasattr(self.trunk, "norm"):
+            return self.trunk.forward_features(tiles)
+        self.trunk.norm, kept = nn.Identity(), self.trunk.norm
+        try:
+            return self.trunk.forward_features(tiles)
+        finally:
+            self.trunk.norm = kept
 
     def forward(self, tiles: Shaped[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles n d"]:
-        if not self.norm and hasattr(self.trunk, "norm"):
-            self.trunk.norm, kept = nn.Identity(), self.trunk.norm
-            try:
-                features: Tensor = self.trunk.forward_features(tiles)
-            finally:
-                self.trunk.norm = kept
-        else:
-            features = self.trunk.forward_features(tiles)
-        if features.ndim == 4:
-            features = features.flatten(2).transpose(1, 2)
-        return features
+        features: Tensor = self._run(tiles)
+        if features.ndim == 4 and self._last(features):
+            return features.flatten(1, 2)
+        return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
 
     def init_non_persistent_buffers(self) -> None:
         for module in self.trunk.modules():
@@ -169,12 +200,77 @@ class TimmTrunk(Encoder):
                 module.init_non_persistent_buffers()
 
 
+def _create(spec: TimmEncoder, args: dict[str, Any]) -> Any:
+    import timm  # slow to import, and only needed here
+
+    if not timm.is_model(spec.model):
+        near = did_you_mean(spec.model.split(".")[0], timm.list_models())
+        hint = near if near.startswith("did") else "timm.list_models() lists them"
+        raise RecipeError(f"timm has no model {spec.model!r}", hint=hint)
+    return timm.create_model(spec.model, pretrained=False, **args)
+
+
+def _fitted(spec: TimmEncoder) -> tuple[dict[str, Any], Any]:
+    """The arguments with which timm builds the model for tiles of `size`, and the model.
+
+    Which models take a size is asked of timm, by trying: some constructors hide it behind `**kwargs`.
+    Transformers whose head pools are built without pooling, so that their last norm belongs to the features.
+    """
+    args: dict[str, Any] = {**spec.args, "num_classes": 0}
+    if spec.stem in _STEMS:
+        args["embed_layer"] = _STEMS[spec.stem]
+    sized = {"img_size": spec.size}
+    for ours in ({**sized, "global_pool": ""}, sized, {}):
+        unpooled = "global_pool" in ours and "global_pool" not in args
+        try:
+            trunk = _create(spec, {**ours, **args})
+        except TypeError as error:
+            if any(word in str(error) for word in ours if word not in args):
+                continue
+            raise RecipeError(f"timm's {spec.model} cannot be built ({error})") from None
+        except (AssertionError, ValueError, RuntimeError) as error:
+            if unpooled:
+                continue
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise RecipeError(
+                f"timm's {spec.model} cannot be built for tiles of {spec.size} px ({reason})"
+            ) from None
+        if unpooled and not _pools_tokens(trunk):
+            continue
+        return {**ours, **args}, trunk
+    raise AssertionError("the last round adds no words of ours")
+
+
+def _pools_tokens(trunk: Any) -> bool:
+    """Whether the model is a row of blocks over tokens whose pooling is chosen by `global_pool`."""
+    words = inspect.signature(type(trunk).__init__).parameters
+    return "global_pool" in words and hasattr(trunk, "blocks") and not _is_staged(trunk)
+
+
+def _is_staged(trunk: Any) -> bool:
+    """Whether the blocks are stages of falling resolution instead of equal layers."""
+    info = getattr(trunk, "feature_info", None)
+    if not isinstance(info, list):
+        return False
+    return len({int(layer["reduction"]) for layer in info}) > 1
+
+
+def _laid_out(trunk: Any, tokens: int) -> tuple[tuple[int, int] | None, int]:
+    """Rows and columns of the patches among the tokens, and how many tokens stand before them."""
+    prefix = getattr(trunk, "num_prefix_tokens", None)
+    for before in (0, 1) if prefix is None else (int(prefix),):
+        side = math.isqrt(max(tokens - before, 0))  # tiles are square
+        if side and side * side == tokens - before:
+            return (side, side), before
+    return None, 0
+
+
 class TimmEncoder(EncoderSpec):
     """A timm trunk.
 
     Attributes:
         model: timm's name, `vit_large_patch14_reg4_dinov2` for instance.
-        size: side of a tile in pixels.
+        size: side of a tile in pixels; handed to every model that is built for a size.
         layer: index of the last block that runs; -2 is the second to last (Prismatic, LLaVA).
         norm: whether the trunk's final norm is applied.
         stem: `conv` puts overlapping convolutions in place of the patch embedding, `residual` a small

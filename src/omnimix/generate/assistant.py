@@ -55,6 +55,9 @@ def load(
 ) -> Assistant:
     """A model that ships with omnimix, one from a folder of `save_pretrained`, or a released checkpoint.
 
+    A released checkpoint is named by its folder or by its id (`prism-dinosiglip+7b`); see
+    `omnimix.checkpoints.releases.fetch` for where its files come from.
+
     Args:
         name_or_folder: `omnimix models` lists the names.
         device: a CUDA device where there is one, else the CPU.
@@ -67,11 +70,13 @@ def load(
         RegistryError: unknown name, with the nearest known one.
         CheckpointError: a folder that holds no model, or weights that do not fit.
     """
-    place = folder.find(name_or_folder)
+    place = folder.locate(name_or_folder)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    brought = Parts(parts or {}, words)
-    return Assistant(*folder.read(place, torch.device(device), dtype or torch.float32, brought))
+    brought = Parts({**place.parts, **(parts or {})}, words)
+    return Assistant(
+        *folder.read(place.folder, torch.device(device), dtype or torch.float32, brought)
+    )
 
 
 class Assistant:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from omnimix.checkpoints import base, reading
+from omnimix.checkpoints import base, reading, releases
 from omnimix.checkpoints.base import Parts
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError, RegistryError
-from omnimix.registry import did_you_mean
+from omnimix.registry import CHECKPOINTS, did_you_mean
 
 FOLDER = Path(__file__).parent.parent / "models"
 
@@ -36,12 +36,33 @@ def find(name_or_folder: str | Path) -> Path:
     if base.recognise(path) is not None:
         return path
     if not path.exists():
+        known = [*shipped(), *releases.available()]
         raise RegistryError(
-            f"unknown model {name!r}, and there is no such folder",
-            hint=did_you_mean(name, shipped()) if shipped() else "none ships",
+            f"unknown model {name!r}, and there is no such folder", hint=did_you_mean(name, known)
         )
     _check(path)
     return path
+
+
+def locate(name_or_folder: str | Path) -> releases.Local:
+    """As `find`, and released models by id or name: fetched from the hub, or from a folder of models.
+
+    A folder of that name goes before the id.
+
+    Raises:
+        RegistryError, CheckpointError: as `find`; files that cannot be had; a family without a reader.
+    """
+    name = str(name_or_folder)
+    release = releases.lookup(name)
+    if release is None or name in shipped() or Path(name).exists():
+        return releases.Local(find(name_or_folder), {})
+    if release.family not in CHECKPOINTS:
+        raise CheckpointError(
+            f"checkpoints of {release.about.title} cannot be opened yet",
+            where=release.id,
+            hint=f"families that can: {', '.join(CHECKPOINTS) or 'none'}",
+        )
+    return releases.fetch(release)
 
 
 def _check(path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
 from omnimix.language import llama_bpe
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What weave and generation need to know of a tokenizer."""
 

@@ -57,7 +57,7 @@ class Renormalize(TensorStep):
     mean: Mean
     std: Std
 
-    def on_tensor(self, pixels: Float[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles 3 h w"]:
+    def on_tensor(self, pixels: Shaped[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles 3 h w"]:
         _need_float(pixels, "renormalize")
         plain = pixels * _per_channel(self.from_std, pixels)
         plain = plain + _per_channel(self.from_mean, pixels) - _per_channel(self.mean, pixels)
@@ -92,7 +92,9 @@ class Quadrants(TensorStep):
     size: Side = 224
     per_side: Side = 2
 
-    def on_tensor(self, pixels: Float[Tensor, "tiles 3 h w"]) -> Float[Tensor, "views 3 size size"]:
+    def on_tensor(
+        self, pixels: Shaped[Tensor, "tiles 3 h w"]
+    ) -> Float[Tensor, "views 3 size size"]:
         """Raises RecipeError where the tiles are not `per_side * size` square or not floating."""
         _need_float(pixels, "quadrants")
         side, n = self.size, self.per_side
@@ -137,6 +139,8 @@ class TensorResize(TensorStep):
     mode: Literal["nearest", "bicubic"] = "bicubic"
     half: bool = False
 
-    def on_tensor(self, pixels: Float[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles 3 size size"]:
+    def on_tensor(
+        self, pixels: Shaped[Tensor, "tiles 3 h w"]
+    ) -> Float[Tensor, "tiles 3 size size"]:
         _need_float(pixels, "tensor_resize")
         return _resize(pixels, (self.size, self.size), self.mode, self.half)

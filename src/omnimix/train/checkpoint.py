@@ -14,6 +14,8 @@ from safetensors.torch import load_model, save_model
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import TrainError
 
+WEIGHTS = "model.safetensors"
+
 
 def save(
     folder: Path,
@@ -27,7 +29,7 @@ def save(
     draft = folder / f".{name}.part"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_model(model, str(draft / "model.safetensors"))
+    save_model(model, str(draft / WEIGHTS))
     rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         rng["cuda"] = torch.cuda.get_rng_state()
@@ -55,16 +57,40 @@ def state_of(place: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(place: Path, model: MultimodalLM) -> None:
+RESUMED = "train into another folder, or use the recipe this run began with"
+STARTED = "start from a model of the same recipe, or leave 'start' out to begin with fresh weights"
+
+
+def check_start(place: Path) -> None:
+    """Refuse a folder that a run cannot start from, before anything is built.
+
+    Raises:
+        TrainError: no such folder, or one without weights; says what lies there.
+    """
+    if not place.is_dir():
+        what = "is a file" if place.exists() else "does not exist"
+        raise TrainError(
+            f"the folder to start from {what}",
+            where=f"start: {place}",
+            hint="name a model folder or a checkpoint's folder, counted from the training file's own",
+        )
+    if not (place / WEIGHTS).is_file():
+        present = ", ".join(sorted(path.name for path in place.iterdir())[:6])
+        raise TrainError(
+            f"the folder to start from has no {WEIGHTS} (it holds {present or 'nothing'})",
+            where=f"start: {place}",
+            hint="a finished run keeps its model in its folder 'model'",
+        )
+
+
+def load_weights(place: Path, model: MultimodalLM, hint: str = RESUMED) -> None:
     """Fill the model, strictly."""
     try:
-        load_model(model, str(place / "model.safetensors"))
+        load_model(model, str(place / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:
-        line = str(error).splitlines()[0]
+        line = str(error).splitlines()[0].rstrip(":.")
         raise TrainError(
-            f"the checkpoint does not fit the model ({line})",
-            where=str(place),
-            hint="train into another folder, or use the recipe this run began with",
+            f"the weights do not fit the model ({line})", where=str(place), hint=hint
         ) from None
 
 

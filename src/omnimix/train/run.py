@@ -84,6 +84,8 @@ class Run:
         self.out = out
         self.listener = listener
         self.dropped = Dropped()
+        if training.start is not None:
+            checkpoint.check_start(folder / training.start)
         recipe, recipe_folder = training.model(folder)
         torch.manual_seed(training.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -91,7 +93,7 @@ class Run:
         fresh = training.start is None
         self.model = MultimodalLM.from_recipe(recipe, start=fresh)
         if training.start is not None:
-            checkpoint.load_weights(folder / training.start, self.model)
+            checkpoint.load_weights(folder / training.start, self.model, hint=checkpoint.STARTED)
         self.model.to(self.device)
 
     def run(self) -> Result:

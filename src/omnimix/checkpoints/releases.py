@@ -1,0 +1,414 @@
+"""Released models by id: what they are made of, and where their files lie.
+
+The list is data (`releases.yaml`); this module reads it without torch, so that `omnimix models` is there at
+once. An id becomes local files through `fetch`: from a folder of models that the user names, else from the
+hub, resumable and cached by `huggingface_hub`, never on the wire where `HF_HUB_OFFLINE` is set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omnimix.config import Spec, read_yaml, validate
+from omnimix.errors import CheckpointError, RegistryError
+from omnimix.registry import did_you_mean
+
+FILE = Path(__file__).with_name("releases.yaml")
+
+ROOT = "OMNIMIX_MODELS"
+"""Environment variable: a folder with released models, looked into before the hub."""
+
+
+class Family(Spec):
+    """What the releases of a family share.
+
+    Attributes:
+        title: its name in print.
+        paper, arxiv: the paper's title and number; None where there is none.
+        licence: that its model cards state; None where none is stated.
+        repo: on the hub, where all releases share one.
+        files: that a release needs, as patterns inside its folder.
+    """
+
+    title: str
+    paper: str | None
+    arxiv: str | None
+    licence: str | None
+    repo: str = ""
+    files: tuple[str, ...]
+
+
+class Encoder(Spec):
+    """An encoder by the family's own name.
+
+    Attributes:
+        size: side of a tile in pixels.
+        width: of its features (of all encoders of a pair together).
+        parts: hub ids of the weights that a checkpoint does not hold, by the part's name.
+    """
+
+    title: str
+    size: int | None = None
+    width: int | None = None
+    parts: dict[str, str] = {}
+
+
+class Language(Spec):
+    """A language model by the family's own name.
+
+    Attributes:
+        parameters: as checkpoints hold it, embeddings resized.
+        hub: where its configuration and tokenizer (and weights, where a release has none) come from.
+    """
+
+    title: str
+    width: int
+    parameters: int | None = None
+    licence: str
+    hub: str | None = None
+
+
+class Row(Spec):
+    """A released model as the file writes it; see `Released` for the words."""
+
+    id: str
+    title: str
+    names: tuple[str, ...] = ()
+    repo: str | None = None
+    folder: str | None = None
+    files: tuple[str, ...] | None = None
+    encoder: str
+    language: str
+    connector: str
+    resize: str | None = None
+    data: str | None = None
+    epochs: float | None = None
+    procedure: str = "single-stage"
+    parameters: int | None = None
+    bytes: int | None = None
+    later: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released model.
+
+    Attributes:
+        id: what `omnimix.load` takes.
+        title, names: its name in print, and further names it is found by.
+        family: its checkpoint family, a row of `registry.CHECKPOINTS` where a reader exists.
+        about: what its family's releases share.
+        encoder, language: its parts.
+        connector, resize: words of the family for the connector and the preparation of pictures.
+        data, epochs, procedure: what it was trained on and how, where published.
+        parameters, bytes: of the release's own files; None where unknown.
+        repo: on the hub.
+        folder: inside the repository; empty where the release is the whole of it.
+        files: patterns inside the folder, each of which must be there.
+        parts: hub ids of what the release does not hold, by the part's name.
+        note: what a user should know.
+    """
+
+    id: str
+    title: str
+    names: tuple[str, ...]
+    family: str
+    about: Family
+    encoder: Encoder
+    language: Language
+    connector: str
+    resize: str | None
+    data: str | None
+    epochs: float | None
+    procedure: str | None
+    parameters: int | None
+    bytes: int | None
+    repo: str
+    folder: str
+    files: tuple[str, ...]
+    parts: Mapping[str, str]
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Local:
+    """Where a release lies on this machine.
+
+    Attributes:
+        folder: what a family's reader opens.
+        parts: local places of what the release does not hold; the reader looks for the others itself.
+    """
+
+    folder: Path
+    parts: Mapping[str, Path]
+
+
+@cache
+def _all() -> dict[str, Released]:
+    words = dict(read_yaml(FILE))
+    families = _table(words.pop("families"), Family)
+    encoders = _table(words.pop("encoders"), Encoder)
+    languages = _table(words.pop("languages"), Language)
+    found: dict[str, Released] = {}
+    for family, rows in words.items():
+        for row in (validate(Row, row, FILE.name) for row in rows):
+            assert row.id not in found, f"{row.id} stands twice in {FILE.name}"
+            found[row.id] = _released(
+                row, family, families[family], encoders[row.encoder], languages[row.language]
+            )
+    # Prismatic's registry sends one id to another release's folder (specs/prismatic.md 11.7); what one gets
+    # there is that other release, so its size is told.
+    for id, release in found.items():
+        other = found.get(release.folder)
+        if other is not None and other.id != id:
+            sizes = {"parameters": other.parameters, "bytes": other.bytes}
+            found[id] = Released(**{**vars(release), **sizes})
+    return found
+
+
+def _table(words: Any, kind: Any) -> dict[str, Any]:
+    return {name: validate(kind, row, f"{FILE.name}: {name}") for name, row in words.items()}
+
+
+def _released(
+    row: Row, family: str, about: Family, encoder: Encoder, language: Language
+) -> Released:
+    parameters, size = row.parameters, row.bytes
+    if family == "prismatic":
+        # A run folder holds projector and language model in float32, and names the folder by the id.
+        if parameters is None:
+            assert language.parameters is not None and encoder.width is not None
+            parameters = language.parameters + _projector(
+                row.connector, encoder.width, language.width
+            )
+            size = 4 * parameters
+        folder = row.folder or row.id
+        trained = row.procedure
+    else:
+        folder, trained = row.folder or "", None
+    parts = dict(encoder.parts)
+    if language.hub is not None:
+        parts["llm"] = language.hub
+    return Released(
+        id=row.id,
+        title=row.title,
+        names=row.names,
+        family=family,
+        about=about,
+        encoder=encoder,
+        language=language,
+        connector=row.connector,
+        resize=row.resize,
+        data=row.data,
+        epochs=row.epochs,
+        procedure=trained,
+        parameters=parameters,
+        bytes=size,
+        repo=row.repo or about.repo,
+        folder=folder,
+        files=row.files or about.files,
+        parts=parts,
+        note=row.note,
+    )
+
+
+def _projector(arch: str, width: int, out: int) -> int:
+    """Parameters of Prismatic's projectors (specs/prismatic.md section 4)."""
+    if arch.endswith("fused-gelu-mlp"):
+        sizes = [(width, 4 * width), (4 * width, out), (out, out)]
+    elif arch.endswith("gelu-mlp"):
+        sizes = [(width, out), (out, out)]
+    else:
+        sizes = [(width, out)]
+    return sum(a * b + b for a, b in sizes)
+
+
+def releases(family: str | None = None, grep: str | None = None) -> list[Released]:
+    """Released models in the order of their families.
+
+    Args:
+        family: only of one family.
+        grep: only those with this text somewhere in their description, in any case.
+
+    Raises:
+        RegistryError: an unknown family.
+    """
+    found = list(_all().values())
+    if family is not None:
+        known = list(dict.fromkeys(release.family for release in found))
+        if family not in known:
+            raise RegistryError(f"unknown family {family!r}", hint=did_you_mean(family, known))
+        found = [release for release in found if release.family == family]
+    if grep:
+        found = [release for release in found if grep.lower() in " ".join(_texts(release)).lower()]
+    return found
+
+
+def _texts(release: Released) -> Iterator[str]:
+    for value in describe(release.id).values():
+        yield from map(str, value if isinstance(value, list | dict) else [value])
+
+
+def available() -> list[str]:
+    """Ids of all released models."""
+    return list(_all())
+
+
+def available_names() -> list[tuple[str, list[str]]]:
+    """Each id with the names it is also found by."""
+    return [(release.id, list(release.names)) for release in _all().values()]
+
+
+def lookup(id_or_name: str) -> Released | None:
+    """The release of an id or of one of its other names; None where there is none."""
+    known = _all()
+    if id_or_name in known:
+        return known[id_or_name]
+    return next((r for r in known.values() if id_or_name in (*r.names, r.title)), None)
+
+
+def find(id_or_name: str) -> Released:
+    """The release of an id or name.
+
+    Raises:
+        RegistryError: unknown, with the nearest known one.
+    """
+    found = lookup(id_or_name)
+    if found is None:
+        names = [*available(), *(name for _, names in available_names() for name in names)]
+        hint = did_you_mean(id_or_name, names)
+        raise RegistryError(
+            f"unknown release {id_or_name!r}",
+            hint=hint if hint.startswith("did") else "`omnimix models` lists them",
+        )
+    return found
+
+
+def describe(id_or_name: str) -> dict[str, Any]:
+    """What a released model is made of, as plain data.
+
+    Raises:
+        RegistryError: unknown, with the nearest known one.
+    """
+    found = find(id_or_name)
+    encoder = found.encoder.title
+    if found.encoder.size is not None:
+        encoder += f" @ {found.encoder.size}px"
+    return {
+        "id": found.id,
+        "name": found.title,
+        "names": list(found.names),
+        "family": found.family,
+        "encoder": encoder,
+        "resize": found.resize,
+        "connector": found.connector,
+        "language": found.language.title,
+        "procedure": found.procedure,
+        "data": found.data,
+        "epochs": found.epochs,
+        "parameters": found.parameters,
+        "bytes": found.bytes,
+        "licence": found.about.licence,
+        "language_licence": found.language.licence,
+        "paper": found.about.paper,
+        "arxiv": found.about.arxiv,
+        "repo": found.repo,
+        "folder": found.folder,
+        "parts": dict(found.parts),
+        "note": found.note,
+    }
+
+
+def fetch(release: Released, root: str | Path | None = None) -> Local:
+    """The local files of a release.
+
+    Args:
+        root: a folder with models; default is what the environment variable `OMNIMIX_MODELS` names. In it a
+            repository may lie as `org/name`, as `name`, or as in the hub's cache
+            (`models--org--name/snapshots/...`); a release that is a folder of its repository may also lie
+            right there under its id.
+
+    Raises:
+        CheckpointError: neither in the folder nor to be had from the hub, with the way out.
+    """
+    root = root if root is not None else os.environ.get(ROOT) or None
+    if root is None:
+        return Local(_from_hub(release), {})
+    place = Path(root)
+    if not place.is_dir():
+        raise CheckpointError(
+            "the folder of models does not exist", where=str(place), hint=f"mend {ROOT}"
+        )
+    found: dict[str, Path] = {}
+    for part, repo in release.parts.items():
+        for folder in _places(place, repo):
+            if folder.is_dir() and any(folder.iterdir()):
+                found.setdefault(part, folder)
+    for folder in _candidates(place, release):
+        if folder.is_dir() and not _absent(folder, release.files):
+            return Local(folder, found)
+    return Local(_from_hub(release, place), found)
+
+
+def _candidates(root: Path, release: Released) -> Iterator[Path]:
+    for repo in _places(root, release.repo):
+        yield repo / release.folder
+    if release.folder:
+        yield root / release.folder
+        yield root / Path(release.folder).name
+
+
+def _places(root: Path, repo: str) -> Iterator[Path]:
+    """Where a repository may lie below a folder of models."""
+    organisation, _, name = repo.partition("/")
+    yield root / organisation / name
+    yield root / name
+    cached = root / f"models--{organisation}--{name}"
+    main = cached / "refs" / "main"
+    if main.is_file():
+        yield cached / "snapshots" / main.read_text(encoding="utf-8").strip()
+    yield from sorted((cached / "snapshots").glob("*"))
+
+
+def _absent(folder: Path, files: tuple[str, ...]) -> list[str]:
+    """The patterns that no file in the folder answers to."""
+    return [pattern for pattern in files if not any(folder.glob(pattern))]
+
+
+def _from_hub(release: Released, root: Path | None = None) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    inside = f"{release.folder}/" if release.folder else ""
+    wanted = [f"{inside}{pattern}" for pattern in release.files]
+    offline = bool(constants.HF_HUB_OFFLINE)
+    where = f"{release.id} ({release.repo}{f', folder {release.folder}' if inside else ''})"
+    looked = f"not below {root}, and " if root is not None else ""
+    size = f", {release.bytes / 1e9:.0f} GB" if release.bytes else ""
+    try:
+        snapshot = snapshot_download(release.repo, allow_patterns=wanted, local_files_only=offline)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        state = "the hub is switched off by HF_HUB_OFFLINE and its cache has no such model"
+        raise CheckpointError(
+            f"the files cannot be had: {looked}{state if offline else line.strip().rstrip('.')}",
+            where=where,
+            hint=f"fetch them where there is a network{size}, or name a folder of models in {ROOT}",
+        ) from None
+    folder = Path(snapshot) / release.folder
+    absent = _absent(folder, release.files)
+    if absent:
+        state = "the hub is switched off by HF_HUB_OFFLINE" if offline else "the hub has them not"
+        raise CheckpointError(
+            f"{len(absent)} of {len(release.files)} files are missing in the cache: "
+            f"{looked}{absent[0]} is not there, and {state}",
+            where=where,
+            hint=f"fetch them where there is a network{size}, or name a folder of models in {ROOT}",
+        )
+    return folder
