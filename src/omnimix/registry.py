@@ -167,6 +167,7 @@ TOKENIZERS = Table(
     {
         "fast": "omnimix.language.tokenizer:FastTokenizer",
         "sentencepiece": "omnimix.language.tokenizer:SentencePieceTokenizer",
+        "slow_llama": "omnimix.language.slow_llama:SlowLlama",
     },
 )
 

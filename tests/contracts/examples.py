@@ -76,6 +76,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "tokenizers": {
         "fast": [{"path": "tokenizer.json"}, {"path": "t.json", "bos": "<s>", "pad": "<pad>"}],
         "sentencepiece": [{"path": "tokenizer.model", "added": ["<PAD>"], "pad": "<PAD>"}],
+        "slow_llama": [{"path": "t.model", "added": [{"text": "<e>", "id": 9, "rstrip": True}]}],
     },
     "objectives": {"sft": [{}]},
     "datasets": {
