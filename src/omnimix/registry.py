@@ -143,7 +143,10 @@ CONNECTORS = Table(
 ARRANGES = Table(
     "arranges",
     "arrangement of tiles",
-    {"row_bands": "omnimix.connectors.arrange:RowBands"},
+    {
+        "row_bands": "omnimix.connectors.arrange:RowBands",
+        "flat": "omnimix.connectors.arrange:Flat",
+    },
 )
 
 OPENERS = Table(

@@ -70,9 +70,9 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "token_mlp": [{"tokens": 1}, {"tokens": 3, "depth": 1}],
         "perceiver": [{"latents": 3, "depth": 2, "heads": 2, "dim_head": 4}],
     },
-    "arranges": {"row_bands": [{}]},
+    "arranges": {"row_bands": [{}], "flat": [{}]},
     "openers": {"image": [{}, {"max_side": 100, "alpha": "white"}], "region": [{}]},
-    "languages": {"causal_lm": [{"config": _LLAMA}, {"config": _LLAMA, "attention": "eager"}]},
+    "languages": {"causal_lm": [{"config": _LLAMA}, {"config": _LLAMA, "attention": "eager"}, {"config": _LLAMA, "head": {"bias": True, "width": 30}}]},
     "tokenizers": {
         "fast": [{"path": "tokenizer.json"}, {"path": "t.json", "bos": "<s>", "pad": "<pad>"}],
         "sentencepiece": [{"path": "tokenizer.model", "added": ["<PAD>"], "pad": "<PAD>"}],

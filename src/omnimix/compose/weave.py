@@ -346,4 +346,5 @@ def prepare(spec: ModalitySpec, media: Media, tokens_per_tile: int) -> Item:
         inputs.append(tiles.tensor())
     assert first is not None
     count = int(inputs[0].shape[0])
-    return Item(tuple(inputs), count * tokens_per_tile, first.size, first.frame, first.grid)
+    tokens = spec.groups(count) * tokens_per_tile
+    return Item(tuple(inputs), tokens, first.size, first.frame, first.grid)

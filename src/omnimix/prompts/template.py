@@ -74,6 +74,9 @@ class Template(Spec):
         stop: strings that end an answer.
         tokenize: `pieces` tokenizes every stretch alone, `whole` the text between two items at once.
         strip: whether white space around the contents is removed.
+        learn_past_end: whether an answer that contains the assistant's `after` itself is learned behind it;
+            a model that stops there never writes what follows.
+        empty_user: what is written for a user turn without content, in place of its form.
     """
 
     name: str = "custom"
@@ -87,6 +90,8 @@ class Template(Spec):
     stop: tuple[str, ...] = ()
     tokenize: Literal["pieces", "whole"] = "whole"
     strip: bool = True
+    learn_past_end: bool = True
+    empty_user: str | None = None
 
     def pieces(self, sample: Sample, open_answer: bool = False) -> list[Piece]:
         """The sample in this style.
@@ -140,10 +145,15 @@ class Template(Spec):
 
     def _turn(self, turn: Turn, form: Form) -> Iterator[Piece]:
         answer = turn.role == "assistant"
+        empty = not any(isinstance(part, Media) or part for part in turn.content)
+        if turn.role == "user" and empty and self.empty_user is not None:
+            yield Text(self.empty_user)
+            return
         yield Text(form.before)
         if form.lead:
             yield Text(form.lead, answer)
         last = len(turn.content) - 1
+        learns = True
         for i, part in enumerate(turn.content):
             if isinstance(part, Media):
                 yield Hole(part, answer)
@@ -151,8 +161,12 @@ class Template(Spec):
             if self.strip:
                 part = part.lstrip() if i == 0 else part
                 part = part.rstrip() if i == last else part
-            yield Text(part, answer)
-        yield Text(form.after, answer)
+            if answer and learns and not self.learn_past_end and form.after in part:
+                end = part.index(form.after) + len(form.after)
+                yield Text(part[:end], True)
+                part, learns = part[end:], False
+            yield Text(part, answer and learns)
+        yield Text(form.after, answer and learns)
         if answer and self.eos:
             yield Token("eos", True)
 
