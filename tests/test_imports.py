@@ -20,8 +20,10 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config", "registry", "types", "errors", "_torchvision"}),
     frozenset({"media", "encoders", "connectors", "language", "prompts"}),
     frozenset({"compose"}),
-    frozenset({"data", "checkpoints", "generate"}),
+    frozenset({"data", "checkpoints"}),
+    frozenset({"generate"}),
     frozenset({"train", "evaluate", "serve"}),
+    frozenset({"verify"}),
     frozenset({"omnimix"}),
     frozenset({"cli"}),
 )

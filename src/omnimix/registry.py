@@ -182,6 +182,8 @@ DATASETS = Table(
     {"scenes": "omnimix.data.sources:ScenesSource", "jsonl": "omnimix.data.sources:JsonlSource"},
 )
 
+CHECKPOINTS = Table("checkpoints", "checkpoint family", {})
+
 BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})
 
 TABLES: tuple[Table, ...] = (
@@ -195,5 +197,6 @@ TABLES: tuple[Table, ...] = (
     TOKENIZERS,
     OBJECTIVES,
     DATASETS,
+    CHECKPOINTS,
     BENCHMARKS,
 )

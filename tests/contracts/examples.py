@@ -83,6 +83,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
     },
+    "checkpoints": {},
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""
@@ -90,5 +91,5 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
 INPUT_SIDE = {"timm": 224, "transformers": 32, "blip2_qformer": 32}
 """Side of the pictures that an encoder of pictures takes, where its words do not say it."""
 
-NO_WORDS = frozenset({"benchmarks"})
+NO_WORDS = frozenset({"benchmarks", "checkpoints"})
 """Tables whose rows are no specs: they are made with plain arguments."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
+from omnimix.checkpoints.base import Parts
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -45,13 +46,18 @@ def load(
     name_or_folder: str | Path = "nano",
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    parts: Mapping[str, str | Path] | None = None,
+    **words: Any,
 ) -> Assistant:
-    """A model that ships with omnimix, or one from a folder that `save_pretrained` wrote.
+    """A model that ships with omnimix, one from a folder of `save_pretrained`, or a released checkpoint.
 
     Args:
         name_or_folder: `omnimix models` lists the names.
         device: a CUDA device where there is one, else the CPU.
         dtype: float32 unless told otherwise.
+        parts: for a released checkpoint, where the parts lie that it does not hold: a hub id, or a local
+            folder in the hub's layout, by the part's name (`llm`, `dino` ...).
+        words: facts about the parts that no file tells (`image_size` ...).
 
     Raises:
         RegistryError: unknown name, with the nearest known one.
@@ -60,7 +66,8 @@ def load(
     place = folder.find(name_or_folder)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Assistant(*folder.read(place, torch.device(device), dtype or torch.float32))
+    brought = Parts(parts or {}, words)
+    return Assistant(*folder.read(place, torch.device(device), dtype or torch.float32, brought))
 
 
 class Assistant:

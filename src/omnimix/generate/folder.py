@@ -1,15 +1,14 @@
-"""Model folders: the ones that ship, and any that `save_pretrained` wrote."""
+"""Model folders: the ones that ship, any that `save_pretrained` wrote, and released checkpoints."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
+from omnimix.checkpoints import base, reading
+from omnimix.checkpoints.base import Parts
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError, RegistryError
@@ -34,6 +33,8 @@ def find(name_or_folder: str | Path) -> Path:
     if name in shipped():
         return FOLDER / name
     path = Path(name_or_folder)
+    if base.recognise(path) is not None:
+        return path
     if not path.exists():
         raise RegistryError(
             f"unknown model {name!r}, and there is no such folder",
@@ -66,16 +67,25 @@ def _check(path: Path) -> None:
 
 
 def read(
-    folder: Path, device: torch.device, dtype: torch.dtype = torch.float32
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    parts: Parts | None = None,
 ) -> tuple[MultimodalLM, Processor]:
     """Model and processor of a folder, every weight accounted for.
+
+    Args:
+        parts: of a released checkpoint, what it does not hold.
 
     Raises:
         CheckpointError: files that cannot be read, or weights that are missing, left over or misshapen.
     """
+    if not (folder / "recipe.yaml").is_file():
+        model, processor, _ = reading.load(base.open_release(folder, parts), device, dtype)
+        return model, processor
     processor = Processor.from_pretrained(folder)
     try:
-        with _quiet():
+        with reading.quiet():
             model, report = MultimodalLM.from_pretrained(
                 folder, dtype=dtype, output_loading_info=True, local_files_only=True
             )
@@ -113,17 +123,3 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
                 where=str(folder),
                 hint="recipe.yaml and config.json must be those the weights were saved with",
             )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bar and warnings of transformers: what is wrong becomes an error here."""
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()

@@ -1,0 +1,230 @@
+"""Reading weights: strictly, memory-mapped, shard by shard, so that peak memory stays near the model's size.
+
+Tensors of a file are views of the mapped file until somebody changes them; a rule of a table that changes
+a tensor makes a new one only for that tensor. Nothing is ever unpickled beyond plain tensors and numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from omnimix.checkpoints import tables
+from omnimix.checkpoints.base import Release, Weights, looks_like
+from omnimix.compose.model import MultimodalLM, OmnimixConfig
+from omnimix.compose.processor import Processor
+from omnimix.errors import CheckpointError
+
+SHOWN = 4
+"""How many names a message lists before it only counts."""
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file, mapped; keys of nested dictionaries are joined by dots.
+
+    Args:
+        path: `.safetensors`, or a file of `torch.save` (read with `weights_only`).
+
+    Raises:
+        CheckpointError: missing, truncated, or a pickle that holds more than tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            "there is no such file of weights", where=str(path), hint="copy the whole checkpoint"
+        )
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    try:
+        stored = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except Exception as error:
+        raise _damaged(path, error) from None
+    found = dict(_flat(stored))
+    if not found:
+        raise CheckpointError("the file holds no tensors", where=str(path))
+    return found
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    text = str(error)
+    if "weights_only" in text or "Weights only" in text or "Unsupported global" in text:
+        return CheckpointError(
+            "the file holds Python objects beside tensors and is not opened, since that would run code",
+            where=str(path),
+            hint="get it from its maker as safetensors, or save its state dict alone",
+        )
+    line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    return CheckpointError(
+        f"the file of {path.stat().st_size:,} bytes is truncated or no file of weights "
+        f"({line.strip().rstrip('.')[:160]})",
+        where=str(path),
+        hint="copy it again and compare its size with the original's",
+    )
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _flat(inner, f"{name}.{i}" if name else str(i))
+
+
+@dataclass
+class Report:
+    """What became of every key.
+
+    Attributes:
+        used: number of foreign tensors used.
+        unused: source and key of each that was left out on purpose, with the reason.
+        notes: of the release.
+    """
+
+    used: int = 0
+    unused: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def native_tensors(release: Release) -> tuple[dict[str, Tensor], Report]:
+    """Our tensors from the release's files.
+
+    Raises:
+        CheckpointError: a key nobody knows, one that a rule needs and is not there, or two for one name.
+    """
+    found: dict[str, Tensor] = {}
+    report = Report(notes=release.notes)
+    unknown: list[str] = []
+    missing: list[str] = []
+    for source in release.weights:
+        stored = _stored(source)
+        plan = source.table.reading(stored)
+        unknown += plan.unknown
+        missing += plan.missing
+        report.unused |= {f"{source.name}: {key}": reason for key, reason in plan.unused.items()}
+        report.used += sum(len(move.foreign) for move in plan.moves)
+        made = tables.read(plan, stored)
+        twice = sorted(made.keys() & found.keys())
+        if twice:
+            raise CheckpointError(
+                f"{named(twice)} would be filled twice, the second time by {source.name}",
+                where=str(release.layout.root),
+            )
+        found |= made
+    if unknown or missing:
+        raise misfit(release, missing, unknown)
+    return found, report
+
+
+def _stored(source: Weights) -> dict[str, Tensor]:
+    stored: dict[str, Tensor] = {}
+    for file in source.files:
+        stored |= tensors_of(file)
+    return stored
+
+
+def misfit(
+    release: Release,
+    missing: Sequence[str],
+    unknown: Sequence[str],
+    shapes: Sequence[str] = (),
+) -> CheckpointError:
+    """The one error about keys that do not fit: all three lists and what the folder looks like."""
+    said = []
+    if missing:
+        said.append(f"{len(missing)} weights are missing: {named(missing)}")
+    if unknown:
+        said.append(f"{len(unknown)} keys are unexpected: {named(unknown)}")
+    if shapes:
+        said.append(f"{len(shapes)} weights have another shape: {named(shapes)}")
+    root = release.layout.root
+    return CheckpointError(
+        f"{'; '.join(said)} ({release.layout.family}, {release.layout.kind}; {looks_like(root)})",
+        where=str(root),
+        hint="the files must come from one release, and the parts must be those it was made with",
+    )
+
+
+def named(names: Sequence[str]) -> str:
+    """The first few names and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def load(
+    release: Release,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> tuple[MultimodalLM, Processor, Report]:
+    """The model of a release with every weight accounted for, and its processor.
+
+    Args:
+        device: where the model goes.
+        dtype: of its weights; float32 where left out.
+
+    Raises:
+        CheckpointError: the one error that lists missing, unexpected and misshapen weights.
+    """
+    processor = Processor.from_recipe(release.recipe, release.folder)
+    tensors, report = native_tensors(release)
+    check(release, tensors)
+    with quiet():
+        model = MultimodalLM.from_pretrained(
+            None,
+            config=OmnimixConfig(recipe=release.recipe.dump()),
+            state_dict=tensors,
+            dtype=dtype or torch.float32,
+        )
+    return model.eval().to(device), processor, report
+
+
+def check(release: Release, tensors: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes with the model that the recipe makes, before a byte is copied.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    skeleton = MultimodalLM.on_meta(release.recipe)
+    wanted = {name: tensor.shape for name, tensor in skeleton.state_dict().items()}
+    shared = set(getattr(skeleton, "all_tied_weights_keys", None) or {})
+    missing = sorted(wanted.keys() - tensors.keys() - shared)
+    unknown = sorted(tensors.keys() - wanted.keys())
+    shapes = [
+        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+        for name, shape in wanted.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    if missing or unknown or shapes:
+        raise misfit(release, missing, unknown, shapes)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bar and warnings of transformers: what is wrong becomes an error here."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

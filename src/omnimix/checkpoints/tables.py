@@ -1,0 +1,346 @@
+"""Rename tables: how the keys of a foreign checkpoint and our parameter names belong together, as data.
+
+A table is a list of rules; the first rule that matches a key has it. Rules work in both directions and on
+the meta device, so that one table loads a checkpoint, writes it back, and maps a manifest without memory.
+A pattern is a name with at most one `*`, which stands for the same text on both sides::
+
+    Rename("model.llm_backbone.llm.*", "language.*")
+    Ignore("attn_pool.*", "the pooling head is not used")
+
+Keys of nested dictionaries are joined by dots.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\*", "(.+)"), re.DOTALL)
+
+
+def match(pattern: str, name: str) -> str | None:
+    """What stands for the `*` (empty where the pattern has none); None where the name is another."""
+    found = _regex(pattern).fullmatch(name)
+    return None if found is None else (found.group(1) if found.groups() else "")
+
+
+@dataclass(frozen=True)
+class Rule(abc.ABC):
+    """Foreign tensors to our tensors and back. One rule covers one group of names for each `*`."""
+
+    @property
+    @abc.abstractmethod
+    def foreign(self) -> tuple[str, ...]:
+        """Patterns on the foreign side, in the order that `read` takes them."""
+
+    @property
+    @abc.abstractmethod
+    def native(self) -> tuple[str, ...]:
+        """Patterns on our side, in the order that `write` takes them."""
+
+    @abc.abstractmethod
+    def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Foreign tensors to ours. What is not changed is passed on as it is, never copied."""
+
+    @abc.abstractmethod
+    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Ours to the foreign ones."""
+
+
+@dataclass(frozen=True)
+class Rename(Rule):
+    """The same tensor under another name."""
+
+    theirs: str
+    ours: str
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return (self.theirs,)
+
+    @property
+    def native(self) -> tuple[str, ...]:
+        return (self.ours,)
+
+    def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return list(tensors)
+
+    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return list(tensors)
+
+
+@dataclass(frozen=True)
+class Stack(Rule):
+    """Several foreign tensors one after another in one of ours.
+
+    Attributes:
+        parts: foreign patterns in order.
+        ours: our pattern.
+        rows: how many rows of each foreign tensor are ours; the foreign table may hold more of them (a
+            base table under a decoupled one), which are cut off when read.
+        stored: how many rows each foreign tensor has; rows beyond `rows` are zero when written. Default:
+            as many as are used.
+    """
+
+    parts: tuple[str, ...]
+    ours: str
+    rows: tuple[int, ...]
+    stored: tuple[int, ...] = ()
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return self.parts
+
+    @property
+    def native(self) -> tuple[str, ...]:
+        return (self.ours,)
+
+    def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.cat([t[:n] for t, n in zip(tensors, self.rows, strict=True)])]
+
+    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        pieces = tensors[0].split(list(self.rows))
+        wanted = self.stored or self.rows
+        return [_to_rows(piece, rows) for piece, rows in zip(pieces, wanted, strict=True)]
+
+
+def _to_rows(tensor: Tensor, rows: int) -> Tensor:
+    over = rows - tensor.shape[0]
+    if over <= 0:
+        return tensor[:rows].clone() if over else tensor.clone()
+    return torch.cat([tensor, tensor.new_zeros(over, *tensor.shape[1:])])
+
+
+@dataclass(frozen=True)
+class Positions(Rule):
+    """A table of position embeddings `[1, prefix + n, d]`, resampled to another grid when read.
+
+    Bicubic with antialiasing in float32, the prefix kept, as timm does when it loads weights for another
+    picture size (specs/prismatic.md section 2). Written back it stays on our grid.
+
+    Attributes:
+        grid: rows and columns of our grid.
+        prefix: tokens in front that have a position (class token); they are not moved.
+    """
+
+    theirs: str
+    ours: str
+    grid: tuple[int, int]
+    prefix: int = 0
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return (self.theirs,)
+
+    @property
+    def native(self) -> tuple[str, ...]:
+        return (self.ours,)
+
+    def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        table = tensors[0]
+        side = math.isqrt(table.shape[1] - self.prefix)
+        if (side, side) == self.grid:
+            return [table]
+        front, patches = table[:, : self.prefix], table[:, self.prefix :]
+        grid = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        moved = functional.interpolate(grid, size=self.grid, mode="bicubic", antialias=True)
+        patches = moved.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
+        return [torch.cat([front, patches], dim=1)]
+
+    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return list(tensors)
+
+
+@dataclass(frozen=True)
+class Rows(Rule):
+    """A table with another number of rows: more are drawn, surplus ones cut off.
+
+    Attributes:
+        rows: of ours.
+        std: of the rows that are drawn.
+        seed: of drawing them, so that loading twice gives the same model.
+    """
+
+    theirs: str
+    ours: str
+    rows: int
+    std: float = 0.02
+    seed: int = 0
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return (self.theirs,)
+
+    @property
+    def native(self) -> tuple[str, ...]:
+        return (self.ours,)
+
+    def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        table = tensors[0]
+        over = self.rows - table.shape[0]
+        if over <= 0:
+            return [table[: self.rows]]
+        shape = (over, *table.shape[1:])
+        if table.is_meta:
+            return [torch.cat([table, table.new_empty(shape)])]
+        chance = torch.Generator().manual_seed(self.seed)
+        fresh = torch.randn(shape, generator=chance) * self.std
+        return [torch.cat([table, fresh.to(table)])]
+
+    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return list(tensors)
+
+
+@dataclass(frozen=True)
+class Change(Rule):
+    """One tensor under another name and in another form, given by two functions (a view, a transpose)."""
+
+    theirs: str
+    ours: str
+    reading: Callable[[Tensor], Tensor]
+    writing: Callable[[Tensor], Tensor]
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return (self.theirs,)
+
+    @property
+    def native(self) -> tuple[str, ...]:
+        return (self.ours,)
+
+    def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [self.reading(tensors[0])]
+
+    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [self.writing(tensors[0])]
+
+
+@dataclass(frozen=True)
+class Ignore(Rule):
+    """Foreign keys that are deliberately not used, with the reason that reports show."""
+
+    theirs: str
+    reason: str
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return (self.theirs,)
+
+    @property
+    def native(self) -> tuple[str, ...]:
+        return ()
+
+    def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return []
+
+    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return []
+
+
+@dataclass(frozen=True)
+class Move:
+    """One application of a rule: which foreign names make which of ours."""
+
+    rule: Rule
+    foreign: tuple[str, ...]
+    native: tuple[str, ...]
+
+
+@dataclass
+class Plan:
+    """What a table says about the keys of one file (or about our names, when writing).
+
+    Attributes:
+        moves: what is to be done.
+        unused: foreign keys left out on purpose, with the reason.
+        unknown: keys that no rule matches.
+        missing: keys that a rule needs beside one that is there.
+    """
+
+    moves: list[Move] = field(default_factory=list)
+    unused: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+class Table:
+    """Rules in order; the first that matches has the key."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.rules = rules
+
+    def __add__(self, other: Table) -> Table:
+        return Table(*self.rules, *other.rules)
+
+    def reading(self, keys: Iterable[str]) -> Plan:
+        """The plan for turning foreign keys into ours."""
+        return self._plan(keys, lambda rule: rule.foreign)
+
+    def writing(self, names: Iterable[str]) -> Plan:
+        """The plan for turning our names into foreign keys."""
+        return self._plan(names, lambda rule: rule.native)
+
+    def _plan(self, keys: Iterable[str], side: Callable[[Rule], tuple[str, ...]]) -> Plan:
+        plan = Plan()
+        present = list(keys)
+        known = set(present)
+        groups: dict[tuple[int, str], None] = {}
+        for key in present:
+            place = self._place(key, side)
+            if place is None:
+                plan.unknown.append(key)
+            elif isinstance(rule := self.rules[place[0]], Ignore):
+                plan.unused[key] = rule.reason
+            else:
+                groups[place] = None
+        for number, star in groups:
+            rule = self.rules[number]
+            needed = _filled(side(rule), star)
+            absent = [name for name in needed if name not in known]
+            plan.missing += absent
+            if not absent:
+                plan.moves.append(
+                    Move(rule, _filled(rule.foreign, star), _filled(rule.native, star))
+                )
+        return plan
+
+    def _place(self, key: str, side: Callable[[Rule], tuple[str, ...]]) -> tuple[int, str] | None:
+        for number, rule in enumerate(self.rules):
+            for pattern in side(rule):
+                star = match(pattern, key)
+                if star is not None:
+                    return number, star
+        return None
+
+
+def _filled(patterns: tuple[str, ...], star: str) -> tuple[str, ...]:
+    return tuple(pattern.replace("*", star) for pattern in patterns)
+
+
+def read(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors from foreign ones; unchanged tensors are the very same objects."""
+    found: dict[str, Tensor] = {}
+    for move in plan.moves:
+        made = move.rule.read([tensors[name] for name in move.foreign])
+        found |= zip(move.native, made, strict=True)
+    return found
+
+
+def write(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Foreign tensors from ours."""
+    found: dict[str, Tensor] = {}
+    for move in plan.moves:
+        made = move.rule.write([tensors[name] for name in move.native])
+        found |= zip(move.foreign, made, strict=True)
+    return found
