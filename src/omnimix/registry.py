@@ -182,7 +182,9 @@ DATASETS = Table(
     {"scenes": "omnimix.data.sources:ScenesSource", "jsonl": "omnimix.data.sources:JsonlSource"},
 )
 
-CHECKPOINTS = Table("checkpoints", "checkpoint family", {})
+CHECKPOINTS = Table(
+    "checkpoints", "checkpoint family", {"xgen_mm": "omnimix.checkpoints.xgen_mm:XGenMM"}
+)
 
 BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})
 
