@@ -72,7 +72,13 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "arranges": {"row_bands": [{}], "flat": [{}]},
     "openers": {"image": [{}, {"max_side": 100, "alpha": "white"}], "region": [{}]},
-    "languages": {"causal_lm": [{"config": _LLAMA}, {"config": _LLAMA, "attention": "eager"}, {"config": _LLAMA, "head": {"bias": True, "width": 30}}]},
+    "languages": {
+        "causal_lm": [
+            {"config": _LLAMA},
+            {"config": _LLAMA, "attention": "eager"},
+            {"config": _LLAMA, "head": {"bias": True, "width": 30}},
+        ]
+    },
     "tokenizers": {
         "fast": [{"path": "tokenizer.json"}, {"path": "t.json", "bos": "<s>", "pad": "<pad>"}],
         "sentencepiece": [{"path": "tokenizer.model", "added": ["<PAD>"], "pad": "<PAD>"}],

@@ -22,6 +22,8 @@ from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, re
 from omnimix.checkpoints.tables import Ignore, Rename, Rule, Table
 from omnimix.checkpoints.xgen_recipe import LM_ID, MARKS, VISION_ID, Facts
 from omnimix.errors import CheckpointError
+from omnimix.media.tiling import XGEN_GRIDS
+from omnimix.registry import did_you_mean
 
 if TYPE_CHECKING:
     from omnimix.compose.model import MultimodalLM
@@ -43,7 +45,7 @@ CONNECTOR = "image.branches.0.connector."
 LATENTS = "vision_tokenizer.latents"
 
 _HEAD = "the pooling head of SigLIP is used by nobody"
-_CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
+CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class XGenMM(Family):
             if words is not None:
                 ours = words.get("model_type") == "xgenmm"
                 return Layout(self.name, HUB, path, facts={"config": words}) if ours else None
-            numbered = [(int(m[1]), p) for p in path.iterdir() if (m := _CHECKPOINT.match(p.name))]
+            numbered = [(int(m[1]), p) for p in path.iterdir() if (m := CHECKPOINT.match(p.name))]
             # The reference takes the highest number, whether it counts steps or epochs.
             return self._file(max(numbered)[1]) if numbered else None
         if path.is_file() and path.suffix in (".pt", ".pth", ".bin"):
@@ -186,7 +188,7 @@ class XGenMM(Family):
         own = {k.removeprefix(prefix): s for k, s in sizes.items() if k.startswith(prefix)}
         tower = any(key.startswith("vision_encoder.") for key in own)
         folder = layout.root if hub else self._part("llm", LM_ID, parts, places.CONFIGS)
-        facts = _facts(layout, parts, own, folder, self._vision_config(parts))
+        facts = _facts(layout, parts, own, folder, _vision(layout, parts))
         recipe = xgen_recipe.build(facts, _name(layout), str(layout.root))
         weights = [Weights("checkpoint", tuple(files), table(prefix, facts.own_tokens))]
         notes = []
@@ -200,17 +202,25 @@ class XGenMM(Family):
     def _part(self, name: str, default: str, parts: Parts, files: Sequence[str]) -> Path:
         return places.folder(parts.places.get(name, default), name, files)
 
-    def _vision_config(self, parts: Parts) -> dict[str, Any]:
-        place = parts.places.get("vision", VISION_ID)
-        if str(place) == VISION_ID:
-            return dict(xgen_recipe.VISION)
-        folder = places.folder(place, "vision", places.CONFIGS)
-        return xgen_recipe.vision_words(places.config(folder, "vision encoder"))
-
     def write(self, model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
         from omnimix.checkpoints import xgen_write
 
-        return xgen_write.hub(model, processor, out)
+        return xgen_write.write(model, processor, out)
+
+
+def vision_config(place: str | Path) -> dict[str, Any]:
+    """The vision tower's configuration; that of the release is known without its files."""
+    if str(place) == VISION_ID:
+        return dict(xgen_recipe.VISION)
+    folder = places.folder(place, "vision", places.CONFIGS)
+    return xgen_recipe.vision_words(places.config(folder, "vision encoder"))
+
+
+def _vision(layout: Layout, parts: Parts) -> dict[str, Any]:
+    words = layout.facts.get("config", {}).get("vision_encoder_config", {})
+    if "omnimix_sizes" in words and "vision" not in parts.places:
+        return dict(words["omnimix_sizes"])
+    return vision_config(parts.places.get("vision", VISION_ID))
 
 
 def _name(layout: Layout) -> str:
@@ -243,7 +253,7 @@ def _facts(
     vision: Mapping[str, Any],
 ) -> Facts:
     where = str(layout.root)
-    words = dict(parts.words)
+    words = _known(parts.words, where)
     tokenizer, first, add_bos = xgen_recipe.tokenizer(folder)
     if layout.kind == HUB:
         found = layout.facts["config"]
@@ -288,10 +298,28 @@ def _facts(
     )
 
 
+WORDS = (
+    "num_vision_tokens",
+    "image_aspect_ratio",
+    "anyres_patch_sampling",
+    "anyres_grids",
+    "heads",
+)
+
+
+def _known(words: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for word in words:
+        if word not in WORDS:
+            raise CheckpointError(
+                f"xGen-MM knows no word {word!r}", where=where, hint=did_you_mean(word, WORDS)
+            )
+    return dict(words)
+
+
 def _grids(given: Any, pixels: Any, side: int, where: str) -> tuple[tuple[int, int], ...]:
     if given:
         return tuple((int(width), int(height)) for width, height in given)
-    return xgen_recipe.grids(pixels, side, where) if pixels else xgen_recipe.XGEN_GRIDS
+    return xgen_recipe.grids(pixels, side, where) if pixels else XGEN_GRIDS
 
 
 def _latents(sizes: Mapping[str, tuple[int, ...]], wanted: Any, where: str) -> int:

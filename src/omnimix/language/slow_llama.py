@@ -70,7 +70,8 @@ class _SlowLlama:
         self._added = {token.text: token for token in spec.added}
         self._words = {token.id: token.text for token in spec.added}
         top = max((token.id for token in spec.added), default=-1) + 1
-        self.size = max(self._model.vocab_size(), top)
+        self.base = int(self._model.vocab_size())  # ids of the model itself
+        self.size = max(self.base, top)
         self.bos: int | None = self._id(spec.bos)
         self.eos: int | None = self._id(spec.eos)
         self._unk = self._id(spec.unk)
@@ -79,9 +80,8 @@ class _SlowLlama:
         self.specials = frozenset({self._id(spec.bos), self._id(spec.eos), self._unk, self.pad})
         self.specials |= marks
         # Those stand apart in decoded text, with a space on both sides.
-        base = self._model.vocab_size()
         self._apart = {i for i in self._words if i not in self.specials}
-        self._apart |= {i for i in marks if i >= base}
+        self._apart |= {i for i in marks if i >= self.base}
         self._unknown_pieces = len(self._model.encode(spec.unk))
 
     def _load(self, data: bytes) -> None:
