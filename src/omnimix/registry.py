@@ -183,7 +183,12 @@ DATASETS = Table(
 )
 
 CHECKPOINTS = Table(
-    "checkpoints", "checkpoint family", {"xgen_mm": "omnimix.checkpoints.xgen_mm:XGenMM"}
+    "checkpoints",
+    "checkpoint family",
+    {
+        "prismatic": "omnimix.checkpoints.prismatic:Prismatic",
+        "xgen_mm": "omnimix.checkpoints.xgen_mm:XGenMM",
+    },
 )
 
 BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})

@@ -89,7 +89,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
     },
-    "checkpoints": {},
+    "checkpoints": {"prismatic": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""

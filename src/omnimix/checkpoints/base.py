@@ -110,7 +110,7 @@ class Family(abc.ABC):
         """
 
     @abc.abstractmethod
-    def open(self, layout: Layout, parts: Parts = Parts()) -> Release:
+    def open(self, layout: Layout, parts: Parts) -> Release:
         """The recipe and the weight files of a recognised layout. Reads headers, no weights.
 
         Raises:

@@ -51,7 +51,8 @@ class ModalitySpec(Spec):
         branches: the sequence mix.
         arrange: how features of several tiles are re-arranged before the connector.
         frame: learned vectors around each tile.
-        place: `inline` where the item stands in the turn, `start` right after the begin token.
+        place: `inline` where the item stands in the turn, `start` right after the begin token, `second`
+            right after the first token whatever it is (Prismatic); what a turn says around it is joined.
         slots: all items of a sample share one tile of this many places, the rest filled.
         limit: most items one sample may bring; None for any number.
     """
@@ -61,7 +62,7 @@ class ModalitySpec(Spec):
     branches: tuple[BranchSpec, ...] = Field(min_length=1)
     arrange: Annotated[SerializeAsAny[Arrange], part(ARRANGES)] | None = None
     frame: FrameSpec | None = None
-    place: Literal["inline", "start"] = "inline"
+    place: Literal["inline", "start", "second"] = "inline"
     slots: int | None = None
     limit: int | None = None
 

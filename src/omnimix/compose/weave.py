@@ -16,7 +16,7 @@ from omnimix.errors import ContextError, OmnimixError, SampleError
 from omnimix.language.tokenizer import Tokenizer
 from omnimix.media.region import FILLER
 from omnimix.media.tiles import Frame, Tiles
-from omnimix.prompts.template import Hole, Piece, Text, Token
+from omnimix.prompts.template import Break, Hole, Piece, Text, Token
 from omnimix.types import Media, Sample
 
 IGNORE = -100
@@ -99,13 +99,21 @@ class Weaver:
         self.context = context
         self.owner = {name: k for k, name in enumerate(recipe.modalities, start=1)}
 
-    def __call__(self, sample: Sample, open_answer: bool = False, room: int = 0) -> Sequence:
+    def __call__(
+        self,
+        sample: Sample,
+        open_answer: bool = False,
+        room: int = 0,
+        cut: int | None = None,
+    ) -> Sequence:
         """Weave one sample.
 
         Args:
             sample: the conversation.
             open_answer: end where the model shall write; no target is needed then.
             room: tokens to keep free for the answer.
+            cut: most text tokens; text behind them is dropped, as some published trainers do. Without
+                it nothing is ever cut.
 
         Raises:
             SampleError: no target, an item without a place, more items than places.
@@ -113,7 +121,7 @@ class Weaver:
             MediaError, RegionError: an item that cannot be used.
         """
         try:
-            return _Weaving(self, sample).run(open_answer, room)
+            return _Weaving(self, sample).run(open_answer, room, cut)
         except OmnimixError as error:
             if error.where and error.where.startswith(sample.id):
                 raise
@@ -137,10 +145,12 @@ class _Weaving:
         self.pending: list[Text] = []
         self.begun = False  # whether text or an inline item stands in the sequence already
 
-    def run(self, open_answer: bool, room: int) -> Sequence:
-        pieces = self.recipe.template.pieces(self.sample, open_answer)
+    def run(self, open_answer: bool, room: int, cut: int | None) -> Sequence:
+        pieces = self.recipe.template.pieces(self.sample, open_answer, self._apart)
         holes = [piece for piece in pieces if isinstance(piece, Hole)]
         starters, inline = self._split(holes)
+        front = self._front([hole for hole in starters if self._place(hole) == "second"])
+        starters = [hole for hole in starters if self._place(hole) != "second"]
         started = False
         for piece in pieces:
             if not started and not (isinstance(piece, Token) and piece.name == "bos"):
@@ -148,6 +158,9 @@ class _Weaving:
                 started = True
             self._piece(piece, inline)
         self._flush()
+        if cut is not None:
+            self._cut(cut)
+        self._insert(front)
         sequence = Sequence(
             np.asarray(self.ids, dtype=np.int64),
             np.asarray(self.labels, dtype=np.int64),
@@ -158,6 +171,46 @@ class _Weaving:
         )
         self._check(sequence, open_answer, room)
         return sequence
+
+    def _place(self, hole: Hole) -> str:
+        name = self.recipe.modality_for(hole.media.kind)
+        return self.recipe.modalities[name].place if name is not None else "inline"
+
+    def _apart(self, media: Media) -> bool:
+        """Whether an item stands elsewhere than in its turn's text, whose words are then joined."""
+        return self._place(Hole(media)) == "second"
+
+    def _front(self, holes: list[Hole]) -> tuple[list[int], list[int], list[int]]:
+        """The holes that stand behind the first token, woven before the text since text may point at them."""
+        self._start(holes)
+        front = (self.ids, self.labels, self.owner)
+        self.ids, self.labels, self.owner = [], [], []
+        return front
+
+    def _insert(self, front: tuple[list[int], list[int], list[int]]) -> None:
+        """Put them there; the first token is then predicted from nothing and has no label."""
+        if not front[0]:
+            return
+        self.labels[:1] = [IGNORE]
+        for own, block in zip((self.ids, self.labels, self.owner), front, strict=True):
+            own[1:1] = block
+
+    def _cut(self, most: int) -> None:
+        """Drop text behind the first `most` text tokens.
+
+        Raises:
+            ContextError: an item stands there, and items are never cut.
+        """
+        text = [i for i, owner in enumerate(self.owner) if owner == 0]
+        if len(text) <= most:
+            return
+        end = text[most]
+        if any(self.owner[end:]):
+            raise ContextError(
+                f"an item stands behind the first {most} text tokens, where the text is cut",
+                hint="raise the limit or shorten the text before the item",
+            )
+        del self.ids[end:], self.labels[end:], self.owner[end:]
 
     def _split(self, holes: list[Hole]) -> tuple[list[Hole], set[int]]:
         """Holes whose items stand at the start, and (by identity) those that stand inline."""
@@ -195,7 +248,7 @@ class _Weaving:
                     f"for {limit}",
                     hint="send fewer at once",
                 )
-            if spec.place == "start" or spec.slots is not None:
+            if spec.place != "inline" or spec.slots is not None:
                 starters.append(hole)
             else:
                 inline.add(id(hole))
@@ -215,7 +268,9 @@ class _Weaving:
             self._regions(name, group)
 
     def _piece(self, piece: Piece, inline: set[int]) -> None:
-        if isinstance(piece, Text):
+        if isinstance(piece, Break):
+            self._flush()
+        elif isinstance(piece, Text):
             self.pending.append(piece)
             if self.recipe.template.tokenize == "pieces":
                 self._flush()

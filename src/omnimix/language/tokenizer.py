@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
+from omnimix.language import llama_bpe
 
 
 class Tokenizer(Protocol):
@@ -64,29 +65,52 @@ class TokenizerSpec(Spec):
 class FastTokenizer(TokenizerSpec):
     """A `tokenizer.json` of the tokenizers library, or a folder that holds one.
 
+    Where only a SentencePiece `tokenizer.model` lies there (Llama, Vicuna), it is turned into one.
+
     Attributes:
         bos, eos, pad: the tokens that begin, end and fill a sequence; None where there is none.
+        added: special tokens beyond the file's own, in order; one that it has already is left alone.
+        prefix: `every` puts "▁" before every stretch between special tokens, as transformers 4 did with
+            Llama's tokenizers; `file` does what the file says.
     """
 
     kind: Literal["fast"] = "fast"
     bos: str | None = None
     eos: str | None = None
     pad: str | None = None
+    added: tuple[str, ...] = ()
+    prefix: Literal["file", "every"] = "file"
 
     def load(self, folders: Sequence[Path]) -> Tokenizer:
         return _Fast(self, self.find(folders))
 
+    def find(self, folders: Sequence[Path]) -> Path:
+        """The first existing place of `path`, else of a `tokenizer.model` in its stead."""
+        if Path(self.path).name == "tokenizer.json":
+            for folder in folders:
+                model = (folder / self.path).with_suffix(".model")
+                if model.is_file() and not (folder / self.path).exists():
+                    return model
+        return super().find(folders)
+
 
 class _Fast:
     def __init__(self, spec: FastTokenizer, path: Path) -> None:
-        from tokenizers import Tokenizer as Fast
+        from tokenizers import AddedToken, Tokenizer as Fast
 
         file = path / "tokenizer.json" if path.is_dir() else path
-        try:
-            self._fast = Fast.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise RecipeError(f"not a tokenizer file ({error})", where=str(file)) from None
+        if file.suffix == ".model":
+            self._fast = llama_bpe.from_sentencepiece(file)
+        else:
+            try:
+                self._fast = Fast.from_file(str(file))
+            except Exception as error:  # the library raises bare Exception
+                raise RecipeError(f"not a tokenizer file ({error})", where=str(file)) from None
         self._file = file
+        if spec.prefix == "every":
+            llama_bpe.prefix_every_piece(self._fast)
+        new = [word for word in spec.added if self._fast.token_to_id(word) is None]
+        self._fast.add_special_tokens([AddedToken(word, normalized=False) for word in new])
         self.size = self._fast.get_vocab_size()
         self.bos, self.eos = (self._id(word) for word in (spec.bos, spec.eos))
         pad = self._id(spec.pad)

@@ -6,7 +6,7 @@ are learned is recorded here, while the text is built; nobody re-tokenizes to fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,7 +46,12 @@ class Token:
     learned: bool = False
 
 
-Piece: TypeAlias = Text | Hole | Token
+@dataclass(frozen=True)
+class Break:
+    """Text before and behind it is tokenized apart."""
+
+
+Piece: TypeAlias = Text | Hole | Token | Break
 
 
 class Form(Spec):
@@ -68,12 +73,20 @@ class Template(Spec):
     Attributes:
         bos: whether a sequence begins with the tokenizer's begin token.
         eos: whether every answer ends in the tokenizer's end token (learned).
+        eos_text: how that token is written where the prompt is looked at as text.
         system, user, assistant: forms of the turns; the assistant's `after` is learned.
         first_user: form of the first user turn where it differs.
         default_system: the system text where the sample brings none.
+        drop_system: leave a system text out where the style has no system turn, instead of refusing it.
         stop: strings that end an answer.
         tokenize: `pieces` tokenizes every stretch alone, `whole` the text between two items at once.
+        training: how a finished conversation is tokenized: `same` as a prompt; `turns` every turn alone,
+            what stands before the answer counted to the question; `stripped` the same without white
+            space at the end of a question (Prismatic: Phi's `turns`, Llama's `stripped`).
         strip: whether white space around the contents is removed.
+        strip_prompt: whether white space at the end of a prompt is removed.
+        blank: what stands for an empty answer.
+        captions: the words of user turns are left out; the picture alone is the question.
         learn_past_end: whether an answer that contains the assistant's `after` itself is learned behind it;
             a model that stops there never writes what follows.
         empty_user: what is written for a user turn without content, in place of its form.
@@ -82,39 +95,99 @@ class Template(Spec):
     name: str = "custom"
     bos: bool = True
     eos: bool = False
+    eos_text: str = ""
     system: Form | None = None
     user: Form = Form()
     assistant: Form = Form()
     first_user: Form | None = None
     default_system: str | None = None
+    drop_system: bool = False
     stop: tuple[str, ...] = ()
     tokenize: Literal["pieces", "whole"] = "whole"
+    training: Literal["same", "turns", "stripped"] = "same"
     strip: bool = True
+    strip_prompt: bool = False
+    blank: str = ""
+    captions: bool = False
     learn_past_end: bool = True
     empty_user: str | None = None
 
-    def pieces(self, sample: Sample, open_answer: bool = False) -> list[Piece]:
+    def pieces(
+        self,
+        sample: Sample,
+        open_answer: bool = False,
+        apart: Callable[[Media], bool] | None = None,
+    ) -> list[Piece]:
         """The sample in this style.
 
         Args:
             sample: turns; an optional system turn first, then user and assistant alternating.
             open_answer: end in the assistant's `before`, ready for the model to write.
+            apart: media that do not stand where they are in the text; the words around one are joined.
 
         Raises:
             SampleError: roles out of order, or a system turn where the style has none.
         """
-        return list(self._pieces(sample, open_answer))
+        sides = self._sides(sample, open_answer, apart)
+        if open_answer or self.training == "same":
+            whole = [piece for side in sides for piece in side]
+            return _stripped(whole) if open_answer and self.strip_prompt else whole
+        found: list[Piece] = []
+        for i, side in enumerate(sides):
+            question = i % 2 == 0
+            found += _stripped(side) if question and self.training == "stripped" else side
+            found.append(Break())
+        return found
 
-    def _pieces(self, sample: Sample, open_answer: bool) -> Iterator[Piece]:
+    def text(self, sample: Sample, open_answer: bool = False) -> str:
+        """The prompt as text, as a person (or a log) sees it; items and the begin token do not show.
+
+        White space at its end is removed where the style does so for prompts.
+        """
+        text = "".join(self.wrapped(sample, open_answer))
+        return text.rstrip() if self.strip_prompt else text
+
+    def wrapped(self, sample: Sample, open_answer: bool = False) -> list[str]:
+        """The text of every question and answer with what the style puts around it."""
+        sides = self._sides(sample, open_answer)
+        return ["".join(self._shown(piece) for piece in side) for side in sides]
+
+    def preview(self, sample: Sample | None, message: str) -> str:
+        """The prompt that asking `message` next would give, the message taken as it is.
+
+        A begin token that the style writes out itself (Phi) is not shown for a first message.
+        """
+        turns = () if sample is None else sample.turns
+        asked = Sample((*turns, Turn("user", (message,))), "preview")
+        text = "".join(
+            self._shown(piece) for side in self._sides(asked, True, raw=True) for piece in side
+        )
+        first = all(turn.role == "system" for turn in turns)
+        text = text.removeprefix(self.eos_text) if first else text
+        return text.rstrip() if self.strip_prompt else text
+
+    def _shown(self, piece: Piece) -> str:
+        if isinstance(piece, Text):
+            return piece.text
+        return self.eos_text if isinstance(piece, Token) and piece.name == "eos" else ""
+
+    def _sides(
+        self,
+        sample: Sample,
+        open_answer: bool,
+        apart: Callable[[Media], bool] | None = None,
+        raw: bool = False,
+    ) -> list[list[Piece]]:
+        """Questions and answers in turn; a question has the system text and `before` of its answer."""
         turns = list(sample.turns)
         if not turns:
             raise SampleError("the conversation is empty", where=sample.id)
-        if self.bos:
-            yield Token("bos")
+        side: list[Piece] = [Token("bos")] if self.bos else []
+        sides = [side]
         if turns[0].role == "system":
-            yield from self._system(turns.pop(0), sample.id)
+            side += self._system(turns.pop(0), sample.id)
         elif self.default_system is not None:
-            yield from self._system(Turn("system", (self.default_system,)), sample.id)
+            side += self._system(Turn("system", (self.default_system,)), sample.id)
         for i, turn in enumerate(turns):
             expected = ("user", "assistant")[i % 2]
             if turn.role != expected:
@@ -123,8 +196,15 @@ class Template(Spec):
                     where=sample.id,
                     hint="user and assistant alternate, an optional system turn stands first",
                 )
-            form = self.first_user if i == 0 and self.first_user else getattr(self, turn.role)
-            yield from self._turn(turn, form)
+            if turn.role == "assistant":
+                side.append(Text(self.assistant.before))
+                sides.append(list(self._answer(turn, apart)))
+            else:
+                if i:
+                    sides.append([])
+                side = sides[-1]
+                form = self.first_user if i == 0 and self.first_user else self.user
+                side += self._turn(turn, form, apart, raw and i == len(turns) - 1)
         if open_answer:
             if turns and turns[-1].role == "assistant":
                 raise SampleError(
@@ -132,43 +212,101 @@ class Template(Spec):
                     where=sample.id,
                     hint="end with a user turn to ask for an answer",
                 )
-            yield Text(self.assistant.before)
+            side.append(Text(self.assistant.before))
+        return sides
 
     def _system(self, turn: Turn, where: str) -> Iterator[Piece]:
-        if self.system is None:
+        if self.system is not None:
+            yield from self._turn(turn, self.system)
+        elif not self.drop_system:
             raise SampleError(
                 f"the template {self.name!r} has no system turn",
                 where=where,
                 hint="leave the system text out or put it into the first question",
             )
-        yield from self._turn(turn, self.system)
 
-    def _turn(self, turn: Turn, form: Form) -> Iterator[Piece]:
-        answer = turn.role == "assistant"
+    def _answer(self, turn: Turn, apart: Callable[[Media], bool] | None) -> Iterator[Piece]:
+        form = self.assistant
+        if form.lead:
+            yield Text(form.lead, True)
+        content = list(self._content(turn, apart, False))
+        if self.blank and not any(isinstance(p, Hole) or p.text for p in content):
+            content = [Text(self.blank, True)]
+        if not self.learn_past_end:
+            content = list(_learned_until(form.after, content))
+        learned = not content or getattr(content[-1], "learned", True)
+        yield from content
+        yield Text(form.after, learned)
+        if self.eos:
+            yield Token("eos", learned)
+
+    def _turn(
+        self,
+        turn: Turn,
+        form: Form,
+        apart: Callable[[Media], bool] | None = None,
+        raw: bool = False,
+    ) -> Iterator[Piece]:
         empty = not any(isinstance(part, Media) or part for part in turn.content)
         if turn.role == "user" and empty and self.empty_user is not None:
             yield Text(self.empty_user)
             return
         yield Text(form.before)
         if form.lead:
-            yield Text(form.lead, answer)
-        last = len(turn.content) - 1
-        learns = True
-        for i, part in enumerate(turn.content):
+            yield Text(form.lead)
+        for piece in self._content(turn, apart, raw):
+            if isinstance(piece, Hole) or not (self.captions and turn.role == "user"):
+                yield piece
+        yield Text(form.after)
+
+    def _content(
+        self, turn: Turn, apart: Callable[[Media], bool] | None, raw: bool
+    ) -> Iterator[Text | Hole]:
+        answer = turn.role == "assistant"
+        parts: list[str | Media] = []
+        for part in turn.content:
+            if isinstance(part, Media) and apart is not None and apart(part):
+                yield Hole(part, answer)
+            elif isinstance(part, str) and parts and isinstance(parts[-1], str):
+                parts[-1] += part
+            else:
+                parts.append(part)
+        last = len(parts) - 1
+        for i, part in enumerate(parts):
             if isinstance(part, Media):
                 yield Hole(part, answer)
                 continue
-            if self.strip:
+            if self.strip and not raw:
                 part = part.lstrip() if i == 0 else part
                 part = part.rstrip() if i == last else part
-            if answer and learns and not self.learn_past_end and form.after in part:
-                end = part.index(form.after) + len(form.after)
-                yield Text(part[:end], True)
-                part, learns = part[end:], False
-            yield Text(part, answer and learns)
-        yield Text(form.after, answer and learns)
-        if answer and self.eos:
-            yield Token("eos", True)
+            yield Text(part, answer)
+
+
+def _learned_until(end: str, pieces: list[Text | Hole]) -> Iterator[Text | Hole]:
+    """The pieces of an answer, of which nothing is learned behind the first `end`; that is learned."""
+    ended = False
+    for piece in pieces:
+        if isinstance(piece, Hole) or not (ended or end in piece.text):
+            yield piece
+        elif ended:
+            yield Text(piece.text)
+        else:
+            split = piece.text.index(end) + len(end)
+            yield Text(piece.text[:split], True)
+            yield Text(piece.text[split:])
+            ended = True
+
+
+def _stripped(pieces: list[Piece]) -> list[Piece]:
+    """Without white space at the end of the text; items and tokens stop it."""
+    found = list(pieces)
+    while found and isinstance(found[-1], Text):
+        last = found.pop()
+        assert isinstance(last, Text)
+        text = last.text.rstrip()
+        if text:
+            return [*found, Text(text, last.learned)]
+    return found
 
 
 @cache
