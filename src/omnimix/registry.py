@@ -179,7 +179,11 @@ OBJECTIVES = Table("objectives", "objective", {"sft": "omnimix.train.objectives:
 DATASETS = Table(
     "datasets",
     "dataset",
-    {"scenes": "omnimix.data.sources:ScenesSource", "jsonl": "omnimix.data.sources:JsonlSource"},
+    {
+        "scenes": "omnimix.data.sources:ScenesSource",
+        "jsonl": "omnimix.data.sources:JsonlSource",
+        "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
+    },
 )
 
 CHECKPOINTS = Table(

@@ -88,6 +88,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "datasets": {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
+        "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
     },
     "checkpoints": {"prismatic": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
