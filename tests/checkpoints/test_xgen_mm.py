@@ -18,6 +18,7 @@ from omnimix.checkpoints import base, reading, tables, xgen_mm, xgen_recipe, xge
 from omnimix.checkpoints.base import Parts
 from omnimix.checkpoints.xgen_recipe import MARKS, Facts
 from omnimix.checkpoints.xgen_words import XGenWords
+from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.config import validate
@@ -91,6 +92,13 @@ def test_the_release_has_its_number_of_parameters(full: MultimodalLM) -> None:
     learned = {k: p.numel() for k, p in full.named_parameters() if xgen_mm.TOWER not in k}
     assert sum(learned.values()) == 3_931_031_619
     assert len(manifest("hf_hub_fp32")) == 718
+
+
+def test_the_shipped_recipe_is_the_release(full: MultimodalLM) -> None:
+    shipped = recipes.load("xgen_mm")
+    assert shipped.language == full.recipe.language
+    assert shipped.modalities == full.recipe.modalities
+    assert shipped.template == full.recipe.template
 
 
 def test_all_layouts_hold_the_same_model(loaded: tuple[MultimodalLM, Processor]) -> None:
@@ -287,7 +295,7 @@ def test_a_truncated_trainer_file(tmp_path: Path) -> None:
 
 
 def test_a_wrong_number_of_latents() -> None:
-    with pytest.raises(CheckpointError, match=r"holds 8 latents, but 128 tokens .* set num_vision"):
+    with pytest.raises(CheckpointError, match=r"holds 8 latents, but 128 tokens .* Set num_vision"):
         opened(shared(f"{CASE}/checkpoint/hf_hub"), num_vision_tokens=128)
     path = str(shared(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt"))
     with pytest.raises(CheckpointError, match="holds 8 latents"):

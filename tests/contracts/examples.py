@@ -90,7 +90,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
         "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
     },
-    "checkpoints": {"prismatic": [{}]},
+    "checkpoints": {"prismatic": [{}], "xgen_mm": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""

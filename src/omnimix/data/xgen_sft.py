@@ -67,7 +67,9 @@ class _XgenSft(Source):
     def extent(self, index: int) -> tuple[bool, int]:
         """Whether a record has a picture, and the words of all its turns."""
         record = self.records[index]
-        return "image" in record, sum(len(turn["value"].split()) for turn in record["conversations"])
+        return "image" in record, sum(
+            len(turn["value"].split()) for turn in record["conversations"]
+        )
 
     def __getitem__(self, index: int) -> Sample:
         """The record at a place, or the next one that can be used.
@@ -121,7 +123,7 @@ class _XgenSft(Source):
 
 def drawn(length: int, count: int, seed: int) -> list[int]:
     """Which records of a file are taken."""
-    chance = random.Random(seed)  # noqa: S311  (data order, no secret)
+    chance = random.Random(seed)
     if count > length:
         return chance.choices(range(length), k=count)
     return chance.sample(range(length), count)
