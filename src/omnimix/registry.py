@@ -182,6 +182,7 @@ DATASETS = Table(
     {
         "scenes": "omnimix.data.sources:ScenesSource",
         "jsonl": "omnimix.data.sources:JsonlSource",
+        "llava": "omnimix.data.llava:Llava",
         "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
     },
 )
@@ -192,6 +193,15 @@ CHECKPOINTS = Table(
     {
         "prismatic": "omnimix.checkpoints.prismatic:Prismatic",
         "xgen_mm": "omnimix.checkpoints.xgen_mm:XGenMM",
+    },
+)
+
+READINGS = Table(
+    "readings",
+    "reading of golden cases",
+    {
+        "prismatic": "omnimix.verify.prismatic:PrismaticReading",
+        "xgen_mm": "omnimix.verify.xgen_mm:XGenReading",
     },
 )
 
@@ -209,5 +219,6 @@ TABLES: tuple[Table, ...] = (
     OBJECTIVES,
     DATASETS,
     CHECKPOINTS,
+    READINGS,
     BENCHMARKS,
 )

@@ -84,13 +84,15 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "sentencepiece": [{"path": "tokenizer.model", "added": ["<PAD>"], "pad": "<PAD>"}],
         "slow_llama": [{"path": "t.model", "added": [{"text": "<e>", "id": 9, "rstrip": True}]}],
     },
-    "objectives": {"sft": [{}]},
+    "objectives": {"sft": [{}, {"average": "part"}]},
     "datasets": {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
+        "llava": [{"path": "a.json"}, {"path": "a.json", "images": "p", "marks": "loose"}],
         "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
     },
     "checkpoints": {"prismatic": [{}], "xgen_mm": [{}]},
+    "readings": {"prismatic": [{}], "xgen_mm": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""
@@ -98,5 +100,5 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
 INPUT_SIDE = {"timm": 224, "transformers": 32, "blip2_qformer": 32}
 """Side of the pictures that an encoder of pictures takes, where its words do not say it."""
 
-NO_WORDS = frozenset({"benchmarks", "checkpoints"})
+NO_WORDS = frozenset({"benchmarks", "checkpoints", "readings"})
 """Tables whose rows are no specs: they are made with plain arguments."""

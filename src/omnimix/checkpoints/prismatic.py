@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from omnimix import config
 from omnimix.checkpoints import parts as places, reading
 from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, looks_like, read_json
 from omnimix.checkpoints.tables import Ignore, Positions, Rename, Rows, Rule, Table
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError
 from omnimix.registry import did_you_mean
@@ -216,9 +218,18 @@ class Prismatic(Family):
         return Layout(self.name, "run folder", root, (file,), found)
 
     def parts(self, layout: Layout) -> Parts:
-        """Stand-ins that a golden case brings for the ids it uses."""
+        """What `omnimix convert` wrote beside a run, or the stand-ins of a golden case."""
+        brought = read_json(layout.root / "parts.json")
+        if brought is not None:
+            places = {part: layout.root / place for part, place in brought["places"].items()}
+            return Parts(places, brought["words"])
         case = _case(layout.root.parent) or _case(layout.root)
         return Parts() if case is None else case_parts(*case)
+
+    def write(self, model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
+        from omnimix.checkpoints import prismatic_write
+
+        return prismatic_write.write(model, processor, out)
 
     def open(self, layout: Layout, parts: Parts) -> Release:
         where = str(layout.root)
@@ -227,11 +238,23 @@ class Prismatic(Family):
         except CheckpointError as error:
             raise error if error.where else error.at(where) from None
 
-    def _open(self, layout: Layout, parts: Parts) -> Release:
-        facts = layout.facts
+    def start(self, layout: Layout, parts: Parts) -> Release:
+        """The model before its training: base language model, stock encoders, no projector yet.
+
+        `reading.load` takes the projector as `extra`.
+        """
+        recipe, llm = self._recipe(layout.facts, parts)
+        weights = (base_llm(parts, layout.facts, llm, recipe), *_stock(layout, parts, recipe))
+        return Release(layout, recipe, llm, weights)
+
+    def _recipe(self, facts: Mapping[str, Any], parts: Parts) -> tuple[Recipe, Path]:
         llm = places.folder(parts.places.get("llm", _llm(facts).hub), "llm", places.CONFIGS)
         base = places.config(llm, "language model")
-        recipe = make_recipe(facts, base, llm, parts.words)
+        return make_recipe(facts, base, llm, parts.words), llm
+
+    def _open(self, layout: Layout, parts: Parts) -> Release:
+        facts = layout.facts
+        recipe, llm = self._recipe(facts, parts)
         table = reading.tensors_of(layout.files[0])
         weights = [Weights("checkpoint", layout.files, checkpoint_table())]
         notes = []
@@ -248,13 +271,20 @@ class Prismatic(Family):
                 "an align run holds the projector alone; the language model is the base one, with new "
                 "random rows for added tokens"
             )
-        for i, (part, timm) in enumerate(VISION[facts["vision_backbone_id"]][1].items()):
-            place = places.folder(parts.places.get(part, f"timm/{timm}"), part, places.WEIGHTS)
-            files = places.weight_files(place, part)
-            encoder = recipe.modalities["image"].branches[0].encoders[i]
-            weights.append(Weights(part, files, vision_table(i, encoder, TRUNKS[timm].positions)))
+        weights += _stock(layout, parts, recipe)
         found = Layout(layout.family, kind, layout.root, layout.files, layout.facts)
         return Release(found, recipe, llm, tuple(weights), tuple(notes))
+
+
+def _stock(layout: Layout, parts: Parts, recipe: Recipe) -> list[Weights]:
+    """The encoders' own weights."""
+    found = []
+    for i, (part, timm) in enumerate(VISION[layout.facts["vision_backbone_id"]][1].items()):
+        place = places.folder(parts.places.get(part, f"timm/{timm}"), part, places.WEIGHTS)
+        encoder = recipe.modalities["image"].branches[0].encoders[i]
+        table = vision_table(i, encoder, TRUNKS[timm].positions)
+        found.append(Weights(part, places.weight_files(place, part), table))
+    return found
 
 
 def make_recipe(
@@ -329,6 +359,33 @@ def checkpoint_table() -> Table:
         Rename("model.llm_backbone.llm.*", "language.*"),
         Ignore("model.vision_backbone.*", "the reference loads stock encoders (spec, quirk 6)"),
     )
+
+
+def trained_table(recipe: Recipe) -> Table:
+    """Keys of everything that a full finetune trains, the encoders' names included."""
+    encoders = recipe.modalities["image"].branches[0].encoders
+    rules: list[Rule] = list(checkpoint_table().rules[:-1])
+    for i, encoder in enumerate(encoders):
+        prefix = f"model.vision_backbone.{featurizer(encoder, len(encoders))}."
+        timm = next(name for name in TRUNKS if name.partition(".")[0] == encoder.model)  # type: ignore[attr-defined]
+        rules += vision_table(i, encoder, TRUNKS[timm].positions, prefix).rules
+    return Table(*rules)
+
+
+def featurizer(encoder: Any, of: int) -> str:
+    """What the trainer calls an encoder among `of` of them."""
+    if of == 1:
+        return "featurizer"
+    words = {"dinov2": "dino", "siglip": "siglip", "clip": "clip"}
+    return next(f"{name}_featurizer" for word, name in words.items() if word in encoder.model)
+
+
+def parameter_names(recipe: Recipe, names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The trainer's parameter names to ours, and those that have no counterpart here, with the reason."""
+    plan = trained_table(recipe).reading([f"model.{name}" for name in names])
+    known = {move.foreign[0].removeprefix("model."): move.native[0] for move in plan.moves}
+    unused = {key.removeprefix("model."): reason for key, reason in plan.unused.items()}
+    return known, unused | {key.removeprefix("model."): "unknown name" for key in plan.unknown}
 
 
 def vision_table(index: int, encoder: Any, positions: bool, prefix: str = "") -> Table:

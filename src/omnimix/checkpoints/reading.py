@@ -171,18 +171,21 @@ def load(
     release: Release,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    extra: Mapping[str, Tensor] | None = None,
 ) -> tuple[MultimodalLM, Processor, Report]:
     """The model of a release with every weight accounted for, and its processor.
 
     Args:
         device: where the model goes.
         dtype: of its weights; float32 where left out.
+        extra: tensors under our own names that no file brings, or in place of those a file brings.
 
     Raises:
         CheckpointError: the one error that lists missing, unexpected and misshapen weights.
     """
     processor = Processor.from_recipe(release.recipe, release.folder)
     tensors, report = native_tensors(release)
+    tensors |= extra or {}
     check(release, tensors)
     with quiet():
         model = MultimodalLM.from_pretrained(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnimix.cli.guard import numbers
+from omnimix.cli.guard import numbers, parts_of
 from omnimix.errors import OmnimixError
 from omnimix.types import Box, Media, Point, Region, Turn
 
@@ -48,6 +48,10 @@ def command(
     top_p: Annotated[float, typer.Option(help="Share of likely words to choose from.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda ...")] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", metavar="NAME=PLACE", help="A part that a checkpoint lacks."),
+    ] = None,
 ) -> None:
     """Ask about pictures and regions drawn on them; without --ask, talk.
 
@@ -69,7 +73,8 @@ def command(
     }
     from omnimix.generate.assistant import load
 
-    assistant = load(model, device)
+    places, facts = parts_of(part or ())
+    assistant = load(model, device, parts=places, **facts)
     pictures = [Media.image(path) for path in image or ()]
     if ask:
         _once(assistant, model, ask, pictures, regions, options, draw, as_json)

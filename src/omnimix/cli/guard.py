@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import typer
@@ -108,3 +109,25 @@ def numbers(text: str, count: int, what: str) -> tuple[float, ...]:
             hint=f"write {what} {names} in pixels of the picture",
         )
     return tuple(map(float, words))
+
+
+def parts_of(words: Iterable[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Places and facts of `--part NAME=PLACE` options; `image_size=N` is a fact.
+
+    Raises:
+        OmnimixError: an option without a name or a place.
+    """
+    places: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+    for word in words:
+        name, equals, place = word.partition("=")
+        if not equals or not name or not place:
+            raise OmnimixError(
+                f"--part takes NAME=PLACE, not {word!r}",
+                hint="for instance --part llm=FOLDER, where the folder has the hub's layout",
+            )
+        if place.isdigit():
+            facts[name] = int(place)
+        else:
+            places[name] = place
+    return places, facts

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from omnimix import __version__
-from omnimix.cli import chat, evaluate, models, show, train
+from omnimix.cli import chat, convert, evaluate, models, show, train, verify
 from omnimix.cli.guard import Guarded, WordsJoined
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ app.command("show", cls=WordsJoined)(show.command)
 app.command("models")(models.command)
 app.command("evaluate")(evaluate.command)
 app.command("train")(train.command)
+app.command("verify")(verify.command)
+app.command("convert")(convert.command)
 
 
 def _version(wanted: bool) -> None:

@@ -16,6 +16,7 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.weave import Sequence, Weaver
 from omnimix.errors import CheckpointError, RecipeError
 from omnimix.language.tokenizer import Tokenizer
+from omnimix.prompts.template import Template
 from omnimix.types import Sample
 
 
@@ -49,6 +50,11 @@ class Processor:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.weave = Weaver(recipe, tokenizer, tokens_per_tile, context)
+
+    def with_template(self, template: Template) -> Processor:
+        """The same with another style of prompts, for a stage of training."""
+        recipe = self.recipe.model_copy(update={"template": template})
+        return type(self)(recipe, self.tokenizer, self.weave.tokens_per_tile)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, folder: str | Path | None = None) -> Processor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -105,6 +105,7 @@ class Weaver:
         open_answer: bool = False,
         room: int = 0,
         cut: int | None = None,
+        target: bool = True,
     ) -> Sequence:
         """Weave one sample.
 
@@ -114,6 +115,7 @@ class Weaver:
             room: tokens to keep free for the answer.
             cut: most text tokens; text behind them is dropped, as some published trainers do. Without
                 it nothing is ever cut.
+            target: refuse a finished conversation without a token to learn.
 
         Raises:
             SampleError: no target, an item without a place, more items than places.
@@ -121,7 +123,7 @@ class Weaver:
             MediaError, RegionError: an item that cannot be used.
         """
         try:
-            return _Weaving(self, sample).run(open_answer, room, cut)
+            return _Weaving(self, sample).run(open_answer, room, cut, target)
         except OmnimixError as error:
             if error.where and error.where.startswith(sample.id):
                 raise
@@ -145,7 +147,7 @@ class _Weaving:
         self.pending: list[Text] = []
         self.begun = False  # whether text or an inline item stands in the sequence already
 
-    def run(self, open_answer: bool, room: int, cut: int | None) -> Sequence:
+    def run(self, open_answer: bool, room: int, cut: int | None, target: bool) -> Sequence:
         pieces = self.recipe.template.pieces(self.sample, open_answer, self._apart)
         holes = [piece for piece in pieces if isinstance(piece, Hole)]
         starters, inline = self._split(holes)
@@ -159,9 +161,17 @@ class _Weaving:
             self._piece(piece, inline)
         self._flush()
         if cut is not None:
-            self._cut(cut)
+            short = cut_text(self._sequence(), cut)
+            self.ids, self.labels, self.owner = (
+                part.tolist() for part in (short.ids, short.labels, short.owner)
+            )
         self._insert(front)
-        sequence = Sequence(
+        sequence = self._sequence()
+        self._check(sequence, open_answer or not target, room)
+        return sequence
+
+    def _sequence(self) -> Sequence:
+        return Sequence(
             np.asarray(self.ids, dtype=np.int64),
             np.asarray(self.labels, dtype=np.int64),
             np.asarray(self.owner, dtype=np.int64),
@@ -169,8 +179,6 @@ class _Weaving:
             self.sample.id,
             tuple(self.pictures),
         )
-        self._check(sequence, open_answer, room)
-        return sequence
 
     def _place(self, hole: Hole) -> str:
         name = self.recipe.modality_for(hole.media.kind)
@@ -194,23 +202,6 @@ class _Weaving:
         self.labels[:1] = [IGNORE]
         for own, block in zip((self.ids, self.labels, self.owner), front, strict=True):
             own[1:1] = block
-
-    def _cut(self, most: int) -> None:
-        """Drop text behind the first `most` text tokens.
-
-        Raises:
-            ContextError: an item stands there, and items are never cut.
-        """
-        text = [i for i, owner in enumerate(self.owner) if owner == 0]
-        if len(text) <= most:
-            return
-        end = text[most]
-        if any(self.owner[end:]):
-            raise ContextError(
-                f"an item stands behind the first {most} text tokens, where the text is cut",
-                hint="raise the limit or shorten the text before the item",
-            )
-        del self.ids[end:], self.labels[end:], self.owner[end:]
 
     def _split(self, holes: list[Hole]) -> tuple[list[Hole], set[int]]:
         """Holes whose items stand at the start, and (by identity) those that stand inline."""
@@ -383,6 +374,25 @@ class _Weaving:
                 "there is no target: no token to learn",
                 hint="end with an assistant turn that has text",
             )
+
+
+def cut_text(sequence: Sequence, most: int) -> Sequence:
+    """The sequence without the text behind its first `most` text tokens.
+
+    Raises:
+        ContextError: an item stands there, and items are never cut.
+    """
+    text = np.flatnonzero(sequence.owner == 0)
+    if len(text) <= most:
+        return sequence
+    end = int(text[most])
+    if sequence.owner[end:].any():
+        raise ContextError(
+            f"an item stands behind the first {most} text tokens, where the text is cut",
+            hint="raise the limit or shorten the text before the item",
+        )
+    ids, labels, owner = sequence.ids, sequence.labels, sequence.owner
+    return replace(sequence, ids=ids[:end], labels=labels[:end], owner=owner[:end])
 
 
 def prepare(spec: ModalitySpec, media: Media, tokens_per_tile: int) -> Item:

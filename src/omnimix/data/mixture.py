@@ -98,7 +98,14 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
     """
 
     def __init__(
-        self, mixture: Mixture, processor: Processor, size: int, first: int, count: int, pack: bool
+        self,
+        mixture: Mixture | Source,
+        processor: Processor,
+        size: int,
+        first: int,
+        count: int,
+        pack: bool,
+        cut: int | None = None,
     ) -> None:
         self.mixture = mixture
         self.processor = processor
@@ -106,23 +113,29 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         self.first = first
         self.count = count
         self.pack = pack
+        self.cut = cut
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, n: int) -> tuple[Batch, list[str]]:
+    def places(self, n: int) -> list[int]:
+        """The places of the stream that batch `n` reads."""
         start = (self.first + n) * self.size
+        return list(range(start, start + self.size))
+
+    def __getitem__(self, n: int) -> tuple[Batch, list[str]]:
         sequences: list[Sequence] = []
         dropped: list[str] = []
-        for place in range(start, start + self.size):
+        places = self.places(n)
+        for place in places:
             try:
-                sequences.append(self.processor.weave(self.mixture[place]))
+                sequences.append(self.processor.weave(self.mixture[place], cut=self.cut))
             except OmnimixError as error:
                 dropped.append(error.sentence())
         if not sequences:
             raise SampleError(
                 f"no record of a whole batch can be used; the first says: {dropped[0]}",
-                where=f"places {start} to {start + self.size - 1}",
+                where=f"places {places[0]} to {places[-1]}",
             )
         return self.processor.batch(
             sequences, pack=self.pack, multiple=1 if self.pack else 16

@@ -21,6 +21,11 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
+    def extent(self, index: int) -> tuple[bool, int]:
+        """Whether a record has media, and how many words; what orders by length go by."""
+        sample = self[index]
+        return bool(sample.media()), sum(len(turn.text().split()) for turn in sample.turns)
+
 
 class SourceSpec(Spec):
     """Words of a dataset in a training file."""

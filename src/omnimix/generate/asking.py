@@ -57,15 +57,16 @@ def question(text: str, images: Sequence[Any] = (), regions: Sequence[Region] = 
         SampleError: a placeholder without a region, or a region without its placeholder.
     """
     if not regions:
-        return Turn("user", (*map(_picture, images), text))
+        return Turn("user", (*map(as_media, images), text))
     if _PLACEHOLDER.search(text):
         parts = list(_numbered(text, regions))
     else:
         parts = list(_pointed(text, regions))
-    return Turn("user", (*map(_picture, images), *(part for part in parts if part != "")))
+    return Turn("user", (*map(as_media, images), *(part for part in parts if part != "")))
 
 
-def _picture(image: Any) -> Media:
+def as_media(image: Any) -> Media:
+    """A picture in any form as `Media`."""
     if isinstance(image, Media):
         return image
     return Media.image(str(image) if isinstance(image, Path) else image)

@@ -22,6 +22,7 @@ class Options:
         max_new_tokens: the most tokens of an answer; they are kept free in the context.
         temperature: 0 takes the likeliest token every time.
         top_p: with a temperature, only the likeliest tokens that together reach this share.
+        min_new_tokens: the fewest tokens of an answer; it does not end before.
         seed: of the sampling; the same seed and batch give the same answer.
         stop: strings that end the answer and are cut from it; None takes the template's.
     """
@@ -29,6 +30,7 @@ class Options:
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
+    min_new_tokens: int = 0
     seed: int | None = None
     stop: tuple[str, ...] | None = None
 
@@ -49,6 +51,8 @@ class Options:
         words: dict[str, Any] = {"do_sample": self.temperature > 0}
         if self.temperature > 0:
             words |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        if self.min_new_tokens:
+            words["min_new_tokens"] = self.min_new_tokens
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             pad_token_id=pad,

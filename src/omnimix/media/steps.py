@@ -186,6 +186,11 @@ class Letterbox(ResizeCrop):
     kind: Literal["letterbox"] = "letterbox"  # type: ignore[assignment]
     fill: Colour = BLACK
 
+    def padded(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of a picture with its border."""
+        x, y = _borders(width, height)
+        return width + 2 * x, height + 2 * y
+
     def window(self, width: int, height: int) -> tuple[float, float, float, float]:
         x, y = _borders(width, height)
         wide, high = width + 2 * x, height + 2 * y

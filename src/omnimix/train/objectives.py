@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -24,14 +25,37 @@ class Objective(Spec):
         Args:
             model: in training mode.
             batch: on the model's device.
-            count: learned tokens of the whole step, so that parts add up to the mean over tokens.
+            count: what the sum over the learned tokens is divided by; see `counts`.
         """
+
+    def counts(self, targets: Sequence[int]) -> list[int]:
+        """For each part of a step what its summed loss is divided by.
+
+        Args:
+            targets: learned tokens of each part.
+
+        Returns:
+            The learned tokens of the whole step, so that parts add up to the mean over tokens.
+        """
+        return [sum(targets)] * len(targets)
 
 
 class Sft(Objective):
-    """Supervised: cross entropy of the learned tokens, mean over all of them in the step."""
+    """Supervised: cross entropy of the learned tokens.
+
+    Attributes:
+        average: `step` takes the mean over all learned tokens of a step, so that cutting it into parts
+            changes nothing; `part` the mean of the parts' own means, as trainers do that divide an
+            accumulated loss by the number of parts (Prismatic).
+    """
 
     kind: Literal["sft"] = "sft"
+    average: Literal["step", "part"] = "step"
+
+    def counts(self, targets: Sequence[int]) -> list[int]:
+        if self.average == "part":
+            return [max(count, 1) * len(targets) for count in targets]
+        return super().counts(targets)
 
     def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
         output = model(**batch.inputs(mask=False), labels=batch.labels, num_items_in_batch=count)

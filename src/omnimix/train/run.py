@@ -19,10 +19,12 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.data.mixture import Batches, Dropped, Mixture, loader
+from omnimix.data.ordered import RoundBatches, Rounds
 from omnimix.errors import TrainError
 from omnimix.train import checkpoint, optim, settings
 from omnimix.train.records import describe_run, plot_losses
 from omnimix.train.settings import Stage, Training
+from omnimix.train.step import Stepped, optimizer_step
 
 Listener = Callable[[dict[str, Any]], None]
 """Called with every line of metrics: stage, step, steps, loss, rate, norm, samples_per_second, ..."""
@@ -122,22 +124,23 @@ class Run:
         learned = optim.set_learning(self.model, stage.learns)
         optimizer = optim.adamw(self.model, stage.optimizer)
         # Opening a loader draws a random number, so the random state is set after it.
-        parts = self._parts(number, stage, first)
+        plan = self._plan(number, stage, first)
+        parts = loader(plan.batches, self._workers(), pin=self.device.type == "cuda")
         if resumed is not None:
             checkpoint.load_optimizer(resumed, optimizer)
         else:
             torch.manual_seed(self.training.seed + number)
         self.model.train()
-        meter = _Meter(self, number, stage, learned)
+        meter = _Meter(self, number, stage, plan.steps, learned)
         step = first
         held = self._held()
         try:
-            for step in range(first, stage.steps):
+            for step in range(first, plan.steps):
                 held = self._held()
                 if step and step > first and step % stage.save_every == 0:
                     self._save(optimizer, number, step)
-                meter.step(step, *self._step(stage, step, parts, optimizer))
-            step = stage.steps
+                meter.step(step, self._step(stage, step, plan.horizon, parts, optimizer))
+            step = plan.steps
         except KeyboardInterrupt:
             # The interrupted step is undone: the optimizer moves weights in one call, and what a
             # forward alone moves (running statistics, random state) is put back.
@@ -167,7 +170,11 @@ class Run:
         steps = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
         return max(steps, default=first)
 
-    def _parts(self, number: int, stage: Stage, first: int) -> Iterator[tuple[Batch, list[str]]]:
+    def _workers(self) -> int:
+        workers = self.training.workers
+        return os.cpu_count() or 1 if workers is None else workers
+
+    def _plan(self, number: int, stage: Stage, first: int) -> _Plan:
         size, rest = divmod(stage.batch, stage.accumulate)
         if rest or not size:
             raise TrainError(
@@ -175,53 +182,49 @@ class Run:
                 where=f"stages.{number}",
                 hint="make batch a multiple of accumulate",
             )
-        mixture = Mixture(stage.mixture, self.folder, self.training.seed + number)
-        count = (stage.steps - first) * stage.accumulate
-        batches = Batches(
-            mixture, self.processor, size, first * stage.accumulate, count, stage.pack
+        processor = self.processor
+        if stage.template is not None:
+            processor = processor.with_template(stage.template)
+        if stage.order == "mixture":
+            assert stage.steps is not None
+            mixture = Mixture(stage.mixture, self.folder, self.training.seed + number)
+            count = (stage.steps - first) * stage.accumulate
+            done = first * stage.accumulate
+            batches = Batches(mixture, processor, size, done, count, stage.pack, stage.cut)
+            return _Plan(batches, stage.steps, stage.steps)
+        source = stage.mixture[0].data.open(self.folder)
+        rounds = Rounds(
+            source,
+            stage.order,
+            stage.batch,
+            stage.accumulate,
+            stage.epochs,
+            stage.steps,
+            self.training.seed,
         )
-        workers = self.training.workers
-        if workers is None:
-            workers = os.cpu_count() or 1
-        return loader(batches, workers, pin=self.device.type == "cuda")
+        ordered = RoundBatches(
+            source, rounds, processor, first * stage.accumulate, stage.pack, stage.cut
+        )
+        return _Plan(ordered, rounds.steps, rounds.horizon)
 
     def _step(
         self,
         stage: Stage,
         step: int,
+        horizon: int,
         parts: Iterator[tuple[Batch, list[str]]],
         optimizer: torch.optim.Optimizer,
-    ) -> tuple[Tensor, Tensor, float, int, int]:
-        """One optimizer step; returns loss, gradient norm, rate, samples and learned tokens."""
+    ) -> Stepped:
+        """One optimizer step on the next parts."""
         batches: list[Batch] = []
         for _ in range(stage.accumulate):
             batch, dropped = next(parts)
             batches.append(batch)
             self.dropped.count += len(dropped)
             self.dropped.first += dropped[: max(0, 5 - len(self.dropped.first))]
-        targets = sum(batch.targets for batch in batches)
-        if not targets:
-            raise TrainError(
-                f"step {step} has no learned token",
-                where=", ".join(batches[0].ids[:3]),
-                hint="look at a record with `omnimix show RECIPE --sample FILE`",
-            )
-        peak = stage.optimizer.rate
-        now = optim.rate(step, stage.steps, peak, stage.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = now * group["factor"]
-        loss = torch.zeros((), device=self.device)
-        for batch in batches:
-            moved = batch.to(self.device, non_blocking=True)
-            with self._autocast(stage):
-                part = stage.objective.loss(self.model, moved, targets)
-            part.backward()
-            loss += part.detach()
-        learned = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(learned, stage.optimizer.clip or float("inf"))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss, norm, now, sum(len(batch.ids) for batch in batches), targets
+        return optimizer_step(
+            self.model, optimizer, stage, step, horizon, batches, lambda: self._autocast(stage)
+        )
 
     def _autocast(self, stage: Stage) -> AbstractContextManager[Any]:
         if stage.precision == "bf16" and quick_bf16(self.device):
@@ -251,25 +254,33 @@ class Run:
             self.listener(line)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What a stage reads, the steps it takes, and the steps that its rates are planned for."""
+
+    batches: Batches
+    steps: int
+    horizon: int
+
+
 class _Meter:
     """Collects steps and writes a line of metrics every `log_every` of them."""
 
-    def __init__(self, run: Run, number: int, stage: Stage, learned: int) -> None:
+    def __init__(self, run: Run, number: int, stage: Stage, steps: int, learned: int) -> None:
         self.run = run
         self.stage = stage
-        self.head = {"stage": number, "name": stage.name, "steps": stage.steps, "learns": learned}
+        self.steps = steps
+        self.head = {"stage": number, "name": stage.name, "steps": steps, "learns": learned}
         self.began = time.perf_counter()
         self.losses: list[Tensor] = []
         self.samples = 0
         self.targets = 0
 
-    def step(
-        self, step: int, loss: Tensor, norm: Tensor, rate: float, samples: int, targets: int
-    ) -> None:
-        self.losses.append(loss)
-        self.samples += samples
-        self.targets += targets
-        last = step + 1 == self.stage.steps
+    def step(self, step: int, done: Stepped) -> None:
+        self.losses.append(done.loss)
+        self.samples += done.samples
+        self.targets += done.targets
+        last = step + 1 == self.steps
         if (step + 1) % self.stage.log_every and not last:
             return
         mean = float(torch.stack(self.losses).mean())
@@ -285,8 +296,8 @@ class _Meter:
                 **self.head,
                 "step": step + 1,
                 "loss": round(mean, 5),
-                "rate": rate,
-                "norm": round(float(norm), 4),
+                "rate": done.rate,
+                "norm": round(float(done.norm), 4),
                 "samples": self.samples,
                 "targets": self.targets,
                 "seconds": round(seconds, 3),

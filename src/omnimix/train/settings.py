@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from omnimix import config
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec, part
 from omnimix.data.mixture import MixturePart
+from omnimix.data.ordered import Order
 from omnimix.errors import RecipeError
+from omnimix.prompts.template import Template, by_name
 from omnimix.registry import OBJECTIVES
 from omnimix.train.objectives import Objective
 
@@ -24,8 +26,12 @@ class OptimizerSpec(Spec):
     Attributes:
         rate: peak learning rate.
         rates: factors on the rate by name pattern, first match counts.
-        decay: weight decay on matrices; vectors, norms and embeddings have none.
+        decay: weight decay on matrices.
+        spares: what has no decay: `embeddings` and everything that is no matrix, or `vectors` (biases and
+            norms) alone, or `nothing`.
         clip: largest norm of the gradient; None does not clip.
+        clip_parts: clip after every part of a step, as xGen-MM's trainer does, what was gathered before it
+            included; else once, when the gradient is whole.
     """
 
     rate: float = Field(default=1e-3, gt=0)
@@ -33,20 +39,30 @@ class OptimizerSpec(Spec):
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     decay: float = 0.05
+    spares: Literal["embeddings", "vectors", "nothing"] = "embeddings"
     clip: float | None = 1.0
+    clip_parts: bool = False
 
 
 class ScheduleSpec(Spec):
-    """Linear warm-up, then a cosine to `final`, held at the peak until `hold`.
+    """Linear warm-up, then a fall to `final`, held at the peak until `hold`.
 
     Attributes:
+        shape: how the rate falls: as a cosine, in a straight line, or not at all.
         warmup: steps of warm-up.
+        share: warm-up as a share of the steps, in place of `warmup`.
         hold: share of the steps before the rate begins to fall; abilities that switch on late want a
             late fall.
         final: last rate as a share of the peak.
+        zero_first: step k of w takes k/w of the rate, the very first step none at all even without
+            warm-up, and behind the last step the cosine goes on (Prismatic); `hold` and `final` have no
+            part in it.
     """
 
+    shape: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: int = Field(default=100, ge=0)
+    share: float | None = Field(default=None, ge=0, lt=1)
+    zero_first: bool = False
     hold: float = Field(default=0.0, ge=0, lt=1)
     final: float = Field(default=0.0, ge=0, le=1)
 
@@ -59,6 +75,11 @@ class Stage(Spec):
             a leading `-` means frozen.
         mixture: datasets and their shares.
         steps: optimizer steps.
+        epochs: rounds over the dataset in place of `steps`, for the orders that have rounds.
+        order: `mixture` draws from all datasets for ever; `shuffled`, `by_modality` and `by_length` read
+            one finite dataset in rounds (see `omnimix.data.orders` and `length_groups`).
+        template: another style than the recipe's for this stage, `caption` for instance.
+        cut: most text tokens of a sample; what is over is dropped. Without it nothing is ever cut.
         batch: samples of one optimizer step.
         accumulate: parts in which a batch passes through the model.
         pack: samples one after another in one row instead of padded.
@@ -75,13 +96,27 @@ class Stage(Spec):
     )
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
-    steps: int = Field(gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    epochs: int | None = Field(default=None, gt=0)
+    order: Order = "mixture"
+    template: Annotated[Template, by_name] | None = None
+    cut: int | None = Field(default=None, gt=0)
     batch: int = Field(default=32, gt=0)
     accumulate: int = Field(default=1, gt=0)
     pack: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
     save_every: int = Field(default=500, gt=0)
     log_every: int = Field(default=10, gt=0)
+
+    @model_validator(mode="after")
+    def _length(self) -> Self:
+        if self.order == "mixture" and (self.steps is None or self.epochs is not None):
+            raise ValueError("a mixture has no end: give steps, not epochs")
+        if self.steps is None and self.epochs is None:
+            raise ValueError("give steps or epochs")
+        if self.order != "mixture" and len(self.mixture) != 1:
+            raise ValueError(f"the order {self.order!r} reads a single dataset")
+        return self
 
 
 class Training(Spec):

@@ -1,0 +1,31 @@
+"""`omnimix convert`: another layout, proven on a probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnimix.cli.guard import parts_of
+
+
+def command(
+    source: Annotated[
+        str, typer.Argument(help="A model's name, a model folder or a released checkpoint.")
+    ],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    to: Annotated[str, typer.Option(help="native, prismatic or another family.")] = "native",
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", metavar="NAME=PLACE", help="A part that the checkpoint lacks."),
+    ] = None,
+) -> None:
+    """Write a model in another layout and prove it: logits on a probe, recorded in certificate.json."""
+    from omnimix.checkpoints.base import Parts
+    from omnimix.verify.convert import convert
+
+    checks = convert(source, out, to, Parts(*parts_of(part or ())))
+    for check in checks:
+        typer.echo(f"{check.stage}: largest difference {check.difference:.1e}")
+    typer.echo(f"written: {out}")

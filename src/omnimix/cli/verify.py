@@ -1,0 +1,117 @@
+"""`omnimix verify`: golden numbers, stage by stage."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from omnimix.verify.report import Check, Report
+
+
+def command(
+    folder: Annotated[
+        Path, typer.Argument(help="A golden case (case.json), or a folder of `omnimix convert`.")
+    ],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Go on behind the first stage that differs.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Compare a case stage by stage with its golden numbers.
+
+    Exit code 0 where everything agrees, 1 where a stage differs (it is named), 2 where nothing can be
+    compared.
+    """
+    from omnimix.cli.show import wide
+    from omnimix.verify.run import verify
+
+    report = verify(folder, stop=not everything)
+    if as_json:
+        typer.echo(json.dumps(as_data(report), indent=2))
+    else:
+        console = wide()
+        console.print(table(report))
+        for note in report.notes:
+            console.print(f"note: {note}", style="dim", markup=False)
+        if report.unread:
+            more = f" and {len(report.unread) - 3} more" if report.unread[3:] else ""
+            names = ", ".join(report.unread[:3]) + more
+            console.print(f"note: no stage looks at {names}", style="dim", markup=False)
+        console.print(verdict(report), markup=False)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def verdict(report: Report) -> str:
+    """One line: whether it agrees, else the first stage that differs."""
+    failed = report.failed
+    if failed is not None:
+        note = f": {failed.note}" if failed.note else ""
+        return (
+            f"{report.name} differs at the stage {failed.stage!r}, {failed.what}: difference "
+            f"{shown(failed.difference)}, allowed {shown(failed.tolerance)}{note}"
+        )
+    if not report.checks:
+        return f"{report.name}: there was nothing to compare"
+    return f"{report.name} agrees: {len(report.checks)} comparisons in {len(report.lines())} stages"
+
+
+def table(report: Report) -> Table:
+    """One row a stage."""
+    from rich import box
+    from rich.table import Table
+
+    found = Table(box=box.SIMPLE_HEAD, title=report.name, title_justify="left")
+    found.add_column("stage", style="bold")
+    for title in ("compared", "largest difference", "tolerance"):
+        found.add_column(title, justify="right")
+    found.add_column("at")
+    found.add_column("")
+    for line in report.lines():
+        worst = line.worst
+        mark = "[green]agrees[/]" if line.passed else "[bold red]DIFFERS[/]"
+        where = worst.what if worst.difference else ""
+        numbers = (str(line.compared), shown(worst.difference), shown(worst.tolerance))
+        found.add_row(line.stage, *numbers, where, mark)
+    return found
+
+
+def shown(value: float) -> str:
+    """A difference for people: 0, 3.1e-06, 12 (places)."""
+    if not math.isfinite(value):
+        return "beyond measure"
+    return f"{value:.0f}" if value == int(value) and value < 1e6 else f"{value:.1e}"
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """The same for machines; a difference beyond measure is null."""
+    failed = report.failed
+    return {
+        "case": report.name,
+        "passed": report.passed,
+        "differs_at": None if failed is None else failed.stage,
+        "stages": [
+            {"stage": line.stage, "compared": line.compared, **_check(line.worst)}
+            for line in report.lines()
+        ],
+        "unread": report.unread,
+        "notes": report.notes,
+    }
+
+
+def _check(check: Check) -> dict[str, Any]:
+    apart = check.difference if math.isfinite(check.difference) else None
+    return {
+        "passed": check.passed,
+        "difference": apart,
+        "tolerance": check.tolerance,
+        "at": check.what,
+        "note": check.note,
+    }

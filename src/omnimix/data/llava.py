@@ -1,0 +1,116 @@
+"""Records in the form of LLaVA: `conversations` from `human` and `gpt`, pictures as `<image>` in the text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from omnimix.data.sources import Source, SourceSpec
+from omnimix.errors import SampleError
+from omnimix.types import Media, Part, Sample, Turn
+
+MARK = "<image>"
+_ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
+
+
+class Llava(SourceSpec):
+    """A JSON list (or JSON lines) of records in the form of LLaVA.
+
+    `{"id": "7", "image": "a/b.jpg", "conversations": [{"from": "human", "value": "<image>\\nHow many?"},
+    {"from": "gpt", "value": "Two."}]}`; `image` may be a list, and may be missing.
+
+    Attributes:
+        path: the file.
+        images: folder that picture paths are relative to; default the file's own. Paths that lead out of
+            it are refused.
+        marks: `strict` refuses a record whose marks and pictures differ in number; `loose` drops surplus
+            marks and puts pictures without one in front of the first question (Prismatic, where a mark has
+            no place anyway).
+    """
+
+    kind: Literal["llava"] = "llava"
+    path: str
+    images: str | None = None
+    marks: Literal["strict", "loose"] = "strict"
+
+    def open(self, folder: Path) -> Source:
+        path = folder / self.path
+        return _Llava(path, folder / self.images if self.images else path.parent, self.marks)
+
+
+class _Llava(Source):
+    """The file is read once, pictures when they are asked for."""
+
+    def __init__(self, path: Path, images: Path, marks: str) -> None:
+        self.path = path
+        self.images = images.resolve()
+        self.marks = marks
+        try:
+            text = path.read_text(encoding="utf-8")
+            lines = path.suffix == ".jsonl"
+            found = [json.loads(x) for x in text.splitlines() if x.strip()] if lines else None
+            self.records: list[Any] = json.loads(text) if found is None else found
+        except (OSError, UnicodeDecodeError) as error:
+            raise SampleError(f"cannot read the file ({error})", where=str(path)) from None
+        except ValueError as error:
+            raise SampleError(f"not JSON ({error})", where=str(path)) from None
+        if not isinstance(self.records, list) or not self.records:
+            raise SampleError("the file holds no list of records", where=str(path))
+        self.length = len(self.records)
+
+    def extent(self, index: int) -> tuple[bool, int]:
+        """Words of all turns, marks counted, as the published trainers count them."""
+        record = self._record(index)
+        words = sum(len(str(turn["value"]).split()) for turn in record["conversations"])
+        return "image" in record, words
+
+    def __getitem__(self, index: int) -> Sample:
+        record = self._record(index)
+        where = self._where(index)
+        files = record.get("image")
+        files = [] if files is None else files if isinstance(files, list) else [files]
+        pictures = [self._picture(str(file), where) for file in files]
+        marks = sum(str(turn["value"]).count(MARK) for turn in record["conversations"])
+        if self.marks == "strict" and marks != len(pictures):
+            raise SampleError(
+                f"{marks} marks {MARK} for {len(pictures)} pictures",
+                where=where,
+                hint="write one mark for each picture, or read the file with marks: loose",
+            )
+        turns: list[Turn] = []
+        waiting = list(pictures)
+        for turn in record["conversations"]:
+            role = _ROLES.get(turn["from"], turn["from"])
+            content: list[Part] = []
+            for i, text in enumerate(str(turn["value"]).split(MARK)):
+                if i and waiting and role == "user":
+                    content.append(waiting.pop(0))
+                content.append(text)
+            turns.append(Turn(role, tuple(part for part in content if part != "")))
+        if waiting:
+            first = next(i for i, turn in enumerate(turns) if turn.role == "user")
+            turns[first] = Turn("user", (*waiting, *turns[first].content))
+        return Sample(tuple(turns), str(record.get("id", where)))
+
+    def _where(self, index: int) -> str:
+        return f"{self.path.name}: record {index + 1}"
+
+    def _record(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        turns = record.get("conversations") if isinstance(record, dict) else None
+        if not isinstance(turns, list) or not all(
+            isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns
+        ):
+            raise SampleError(
+                "not a record in the form of LLaVA",
+                where=self._where(index),
+                hint='write {"conversations": [{"from": "human", "value": ...}, ...]}',
+            )
+        return dict(record)
+
+    def _picture(self, name: str, where: str) -> Media:
+        path = (self.images / name).resolve()
+        if not path.is_relative_to(self.images):
+            raise SampleError(f"the picture {name!r} lies outside {self.images}", where=where)
+        return Media.image(str(path))

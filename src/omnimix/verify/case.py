@@ -1,0 +1,111 @@
+"""A golden case: `case.json`, the tensors beside it, and which of them were looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from omnimix.errors import CheckpointError
+
+
+class Case:
+    """A folder with a `case.json`. Whatever it is called, its contents alone say how it is read.
+
+    Attributes:
+        folder: where it lies.
+        facts: what case.json says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / "case.json"
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(
+                "no golden numbers: there is neither a case.json nor a certificate.json",
+                where=str(folder),
+                hint="name a case folder, or a model folder that `omnimix convert` wrote",
+            ) from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"case.json cannot be read ({error})", where=str(path)) from None
+        if not isinstance(facts, dict):
+            raise CheckpointError("case.json holds no table of words", where=str(path))
+        self.facts: dict[str, Any] = facts
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
+        self._where: dict[tuple[str, str], Any] = {}
+        self._read: set[tuple[str, str]] = set()
+        for file in sorted(folder.glob("expected*.safetensors")):
+            try:
+                opened = self._stack.enter_context(safe_open(file, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(
+                    f"the golden tensors are damaged ({error})",
+                    where=str(file),
+                    hint="copy the case again",
+                ) from None
+            for key in opened.keys():  # noqa: SIM118  (no mapping)
+                self._where[file.stem, key] = opened
+
+    @property
+    def name(self) -> str:
+        """What the case calls itself."""
+        return str(self.facts.get("case") or self.folder.name)
+
+    @property
+    def family(self) -> str:
+        """Which family's rules it is read by."""
+        family = self.facts.get("family")
+        if not isinstance(family, str):
+            raise CheckpointError("case.json names no family", where=str(self.folder / "case.json"))
+        return family
+
+    def get(self, name: str, file: str = "expected") -> Tensor | None:
+        """A golden tensor, or None where the case has none of that name."""
+        opened = self._where.get((file, name))
+        if opened is None:
+            return None
+        self._read.add((file, name))
+        tensor: Tensor = opened.get_tensor(name)
+        return tensor
+
+    def names(self, prefix: str = "", file: str = "expected") -> Iterator[str]:
+        """Names of the golden tensors that begin like this, without that beginning."""
+        for stem, key in self._where:
+            if stem == file and key.startswith(prefix):
+                yield key.removeprefix(prefix)
+
+    def has(self, file: str) -> bool:
+        """Whether there is a file of golden tensors of that name."""
+        return any(stem == file for stem, _ in self._where)
+
+    def unread(self) -> list[str]:
+        """Golden tensors that nothing has looked at yet."""
+        return sorted(f"{stem}: {key}" for stem, key in self._where.keys() - self._read)
+
+    def tolerance(self, *names: str) -> float:
+        """The tolerance of the first of these words that the case states; one number holds for all.
+
+        Raises:
+            CheckpointError: the case states none of them.
+        """
+        stated = self.facts.get("tolerance")
+        if isinstance(stated, int | float):
+            return float(stated)
+        for name in names:
+            if isinstance(stated, dict) and isinstance(stated.get(name), int | float):
+                return float(stated[name])
+        raise CheckpointError(
+            f"case.json states no tolerance for {names[0]!r}", where=str(self.folder / "case.json")
+        )
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._stack.close()
