@@ -22,8 +22,13 @@ class Tokenizer(Protocol):
     size: int
     specials: frozenset[int]
 
-    def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids without specials added, and for each the index of its first character in `text`."""
+    def encode(self, text: str, follows: bool = False) -> tuple[list[int], list[int]]:
+        """Ids without specials added, and for each the index of its first character in `text`.
+
+        Args:
+            follows: whether earlier text or an item stands before it; some tokenizers treat the very
+                beginning of a text differently.
+        """
         ...
 
     def decode(self, ids: Sequence[int], specials: bool = False) -> str:
@@ -122,7 +127,7 @@ class _Fast:
             raise RecipeError(f"the tokenizer has no token {word!r}", where=str(self._file))
         return found
 
-    def encode(self, text: str) -> tuple[list[int], list[int]]:
+    def encode(self, text: str, follows: bool = False) -> tuple[list[int], list[int]]:
         coded = self._fast.encode(text, add_special_tokens=False)
         return list(coded.ids), [start for start, _ in coded.offsets]
 
@@ -178,10 +183,10 @@ class _SentencePiece:
         control = (i for i in (self.bos, self.eos, unknown) if i is not None)
         self.specials = frozenset([*control, *self._added.values()])
 
-    def encode(self, text: str) -> tuple[list[int], list[int]]:
+    def encode(self, text: str, follows: bool = False) -> tuple[list[int], list[int]]:
         ids: list[int] = []
         starts: list[int] = []
-        for piece, start in _cut(text, self._added):
+        for piece, start in cut(text, list(self._added)):
             if piece in self._added:
                 ids.append(self._added[piece])
                 starts.append(start)
@@ -213,7 +218,7 @@ def _known(i: int) -> int | None:
     return i if i >= 0 else None
 
 
-def _cut(text: str, words: dict[str, int]) -> list[tuple[str, int]]:
+def cut(text: str, words: Sequence[str]) -> list[tuple[str, int]]:
     """Pieces of the text with their starts; the added words stand alone."""
     import re
 

@@ -87,6 +87,9 @@ class Template(Spec):
         strip_prompt: whether white space at the end of a prompt is removed.
         blank: what stands for an empty answer.
         captions: the words of user turns are left out; the picture alone is the question.
+        learn_past_end: whether an answer that contains the assistant's `after` itself is learned behind it;
+            a model that stops there never writes what follows.
+        empty_user: what is written for a user turn without content, in place of its form.
     """
 
     name: str = "custom"
@@ -106,6 +109,8 @@ class Template(Spec):
     strip_prompt: bool = False
     blank: str = ""
     captions: bool = False
+    learn_past_end: bool = True
+    empty_user: str | None = None
 
     def pieces(
         self,
@@ -227,10 +232,13 @@ class Template(Spec):
         content = list(self._content(turn, apart, False))
         if self.blank and not any(isinstance(p, Hole) or p.text for p in content):
             content = [Text(self.blank, True)]
+        if not self.learn_past_end:
+            content = list(_learned_until(form.after, content))
+        learned = not content or getattr(content[-1], "learned", True)
         yield from content
-        yield Text(form.after, True)
+        yield Text(form.after, learned)
         if self.eos:
-            yield Token("eos", True)
+            yield Token("eos", learned)
 
     def _turn(
         self,
@@ -239,6 +247,10 @@ class Template(Spec):
         apart: Callable[[Media], bool] | None = None,
         raw: bool = False,
     ) -> Iterator[Piece]:
+        empty = not any(isinstance(part, Media) or part for part in turn.content)
+        if turn.role == "user" and empty and self.empty_user is not None:
+            yield Text(self.empty_user)
+            return
         yield Text(form.before)
         if form.lead:
             yield Text(form.lead)
@@ -268,6 +280,21 @@ class Template(Spec):
                 part = part.lstrip() if i == 0 else part
                 part = part.rstrip() if i == last else part
             yield Text(part, answer)
+
+
+def _learned_until(end: str, pieces: list[Text | Hole]) -> Iterator[Text | Hole]:
+    """The pieces of an answer, of which nothing is learned behind the first `end`; that is learned."""
+    ended = False
+    for piece in pieces:
+        if isinstance(piece, Hole) or not (ended or end in piece.text):
+            yield piece
+        elif ended:
+            yield Text(piece.text)
+        else:
+            split = piece.text.index(end) + len(end)
+            yield Text(piece.text[:split], True)
+            yield Text(piece.text[split:])
+            ended = True
 
 
 def _stripped(pieces: list[Piece]) -> list[Piece]:
