@@ -14,11 +14,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import omnimix
-from omnimix.checkpoints import base, reading
+from omnimix.checkpoints import base, prismatic, reading
 from omnimix.cli.main import app
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
 from omnimix.generate import folder as folders
 from omnimix.generate.assistant import Assistant
+from omnimix.verify import certificate
 from tests.shared import shared
 
 
@@ -209,3 +212,53 @@ def test_chat_and_show_open_a_run(case: Path) -> None:
     assert result.exit_code == 0 and "tiny-clip+7b" in result.stdout
     result = run.invoke(app, ["chat", str(case / "inputs"), "--ask", "x"])
     assert result.exit_code == 2 and "released checkpoint" in result.stderr
+
+
+SHRUNK = {"embed_dim": 16, "depth": 3, "num_heads": 2}
+BASES: dict[str, dict[str, Any]] = {
+    "llama2-7b-chat": {"model_type": "llama"},
+    "mistral-v0.1-7b-instruct": {"model_type": "mistral", "num_key_value_heads": 1},
+    "phi-2-3b": {"model_type": "phi", "partial_rotary_factor": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("vision", "llm", "arch", "strategy"),
+    [
+        ("dinoclip-vit-l-336px", "phi-2-3b", "linear", "resize-crop"),
+        ("in1k-vit-l", "mistral-v0.1-7b-instruct", "no-align+gelu-mlp", "letterbox"),
+        ("clip-vit-b", "llama2-7b-chat", "fused-gelu-mlp", "resize-naive"),
+    ],
+)
+def test_other_ids_are_written_and_opened(
+    vision: str, llm: str, arch: str, strategy: str, tmp_path: Path
+) -> None:
+    """Random stand-ins of ids without a golden case go there and back with equal logits."""
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    base_config = {**BASES[llm], **size, "num_attention_heads": 2, "rope_theta": 5000.0}
+    facts = {
+        "model_id": "standin",
+        "vision_backbone_id": vision,
+        "llm_backbone_id": llm,
+        "arch_specifier": arch,
+        "image_resize_strategy": strategy,
+        "llm_max_length": 300,
+    }
+    tokens = shared("fixtures/prismatic/text_and_data/tokenizers")
+    folder = tokens / ("phi-2" if llm.startswith("phi") else "llama2")
+    parts = list(prismatic.VISION[vision][1])
+    words = {"image_size": 64, "vision": dict.fromkeys(parts, SHRUNK)}
+    recipe = prismatic.make_recipe(facts, base_config, folder, words)
+    assert recipe.language.hf_config().rope_parameters["rope_theta"] == 5000.0
+    torch.manual_seed(0)
+    model = MultimodalLM.from_recipe(recipe).eval()
+    processor = Processor.from_recipe(recipe, folder)
+    wanted = certificate.probe(model, processor)
+    prismatic.Prismatic().write(model, processor, tmp_path)
+    again, other, _ = reading.load(base.open_release(tmp_path))
+    assert other.recipe == recipe
+    found = certificate.answers(again, other, wanted["picture"].numpy())
+    assert all(check.passed for check in certificate.compare(found, wanted))
+    first = wanted["ids"][0]
+    assert first == processor.tokenizer.encode("<|endoftext|>" if "phi" in llm else "<s>")[0][0]
+    assert (wanted["owner"][1:] == 1).sum() == model.tokens_per_tile["image"]

@@ -22,7 +22,7 @@ ROUNDS = {
     "accumulate": 2,
     "epochs": 2,
     "steps": None,
-    "cut": 8,
+    "cut": 60,
     "objective": {"kind": "sft", "average": "part"},
     "schedule": {"share": 0.5, "zero_first": True},
     "save_every": 2,
