@@ -253,6 +253,18 @@ def test_the_aspect_and_the_sampling_are_words() -> None:
         words(model_family="kosmos")
 
 
+def test_the_base_release_has_neither_aspect_nor_roles(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_encoder_config"] = {"model_type": "xgenmm_vision_encoder"}
+    (folder / "config.json").write_text(json.dumps(config))
+    recipe = opened(folder).recipe
+    assert [step.kind for step in recipe.modalities["image"].steps] == ["resize"]
+    assert recipe.modalities["image"].arrange is None
+    assert recipe.template.name == "xgen_base" and recipe.template.default_system is None
+    assert opened(folder, image_aspect_ratio="pad").recipe.template.name == "phi3"
+
+
 # --- what is refused ---
 
 

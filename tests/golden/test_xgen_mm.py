@@ -13,7 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
+import omnimix
+from omnimix.cli.main import app
+from omnimix.generate.asking import interleaved
+from omnimix.verify.convert import convert
 from omnimix.verify.run import verify
 from tests.shared import shared
 
@@ -40,6 +45,59 @@ def test_every_public_case_agrees(case: str) -> None:
     assert report.passed, failed
     assert report.unread == []
     assert {line.stage for line in report.lines()} == STAGES[case]
+
+
+# --- the doors ---
+
+
+def expected_text(case: str, name: str) -> str:
+    facts = json.loads((shared(f"fixtures/xgen_mm/{case}") / "case.json").read_text("utf-8"))
+    return str(facts["generate"][name]["text_skip_special"][0])
+
+
+def test_the_greedy_answer_at_the_command_line() -> None:
+    folder = shared("fixtures/xgen_mm/anyres_single")
+    asked = [
+        "--image",
+        str(folder / "inputs/cat.png"),
+        "--ask",
+        "\nDescribe the picture in detail.",
+    ]
+    wanted = expected_text("anyres_single", "cat")
+    for place, words in (("hf_hub", []), ("train_fsdp", ["--part", "heads=4"])):
+        result = CliRunner().invoke(
+            app, ["chat", str(folder / "checkpoint" / place), *words, *asked]
+        )
+        assert result.exit_code == 0, result.output
+        assert result.output.startswith(wanted)
+    result = CliRunner().invoke(app, ["chat", str(folder / "checkpoint/train_ddp"), *asked])
+    assert result.exit_code == 2
+    assert "number of heads is not known" in " ".join(result.output.split())
+
+
+def test_pictures_between_the_words_from_python() -> None:
+    folder = shared("fixtures/xgen_mm/interleave_multi")
+    model = omnimix.load(folder / "checkpoint/hf_hub")
+    request = json.loads((folder / "inputs/request.json").read_text(encoding="utf-8"))
+    for asked in request["generate"]:
+        files = [folder / "inputs" / name for name in asked["images"][0]]
+        turn = interleaved(asked["prompts"][0], files)
+        found = model.reply([turn], max_new_tokens=asked["max_new_tokens"]).text
+        wanted = expected_text("interleave_multi", asked["name"])
+        assert found == wanted.replace("<unk>", "").strip()
+
+
+def test_there_and_back_again(tmp_path: Path) -> None:
+    source = shared("fixtures/xgen_mm/interleave_multi/checkpoint/hf_hub")
+    for checks in (
+        convert(source, tmp_path / "native"),
+        convert(tmp_path / "native", tmp_path / "hub", "xgen_mm"),
+    ):
+        assert all(check.passed and check.difference == 0 for check in checks)
+    assert verify(tmp_path / "hub").passed
+    theirs = sorted(path.name for path in source.glob("*.json"))
+    ours = {path.name for path in (tmp_path / "hub").glob("*.json")}
+    assert ours >= set(theirs) - {"tokenizer.json"}
 
 
 # --- changed cases: a difference is found, and named ---

@@ -234,9 +234,11 @@ def run(reading: XGenCase) -> Iterator[Check]:
     rounds = Rounds(source, stage.order, stage.batch, stage.accumulate, stage.epochs)
     read = [order[i] for part in rounds.parts for i in part]
     yield same("batches", "order of the sampler", read, facts["sampler_order"])
-    yield same("batches", "steps", rounds.horizon, facts["num_training_steps"])
+    planned = int(facts.get("num_training_steps", rounds.horizon))
+    if rounds.accumulate == 1:
+        yield same("batches", "steps", rounds.horizon, planned)
     given = RoundBatches(source, rounds, processor)
-    yield from _steps(reading, facts, stage, model, optimizer, rounds, given)
+    yield from _steps(reading, facts, stage, model, optimizer, rounds, planned, given)
 
 
 def _groups(
@@ -256,6 +258,7 @@ def _steps(
     model: MultimodalLM,
     optimizer: torch.optim.AdamW,
     rounds: Rounds,
+    planned: int,
     given: RoundBatches,
 ) -> Iterator[Check]:
     case, tolerance = reading.case, reading.tolerance
@@ -267,7 +270,7 @@ def _steps(
     for step in range(rounds.steps):
         at = range(step * rounds.accumulate, (step + 1) * rounds.accumulate)
         parts: list[Batch] = [given[i][0] for i in at]
-        done = optimizer_step(model, optimizer, stage, step, rounds.horizon, parts)
+        done = optimizer_step(model, optimizer, stage, step, planned, parts)
         for i, loss, norm in zip(at, done.parts, done.norms, strict=True):
             found: dict[str, Any] = {
                 "losses": loss,
