@@ -53,9 +53,11 @@ class ScenesSource(SourceSpec):
     split: Literal["train", "heldout"] = "train"
     questions: int = 6
     tasks: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
 
     def open(self, folder: Path) -> Source:
-        return _Scenes(Scenes(self.seed, self.split, self.questions, self.tasks))
+        scenes = Scenes(self.seed, self.split, self.questions, self.tasks, kinds=self.kinds)
+        return _Scenes(scenes)
 
 
 class _Jsonl(Source):

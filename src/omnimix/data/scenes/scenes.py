@@ -27,9 +27,11 @@ class Scenes:
         tasks: the tasks to ask, all by default; lessons (`ask_lessons`) may be named as well. Where a
             lesson is named, a conversation takes as many questions as `questions` says.
         single: only conversations about one picture, never about two.
+        kinds: the kinds of pictures of conversations ("shapes", "mixed", "words", "chart", "pair"), all by
+            default.
 
     Raises:
-        RegistryError: a task that does not exist.
+        RegistryError: a task or kind that does not exist.
         OmnimixError: nothing is left to ask.
     """
 
@@ -40,6 +42,7 @@ class Scenes:
         questions: int = 6,
         tasks: Sequence[str] | None = None,
         single: bool = False,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         if split not in ("train", "heldout"):
             raise RegistryError(
@@ -49,22 +52,27 @@ class Scenes:
             raise OmnimixError("questions must be at least 1", where="Scenes")
         for task in tasks or ():
             _known(task, (*TASKS, *LESSONS))
+        for kind in kinds or ():
+            if kind not in KINDS:
+                raise RegistryError(
+                    f"unknown kind {kind!r}", where="Scenes", hint=f"there are {', '.join(KINDS)}"
+                )
         self.seed = seed
         self.split = split
         self.questions = questions
         self.tasks = tuple(TASKS if tasks is None else tasks)
         self.single = single
-        kinds = {
+        weights = {
             name: {
                 task: weight
                 for task, weight in (kind.tasks | kind.lessons).items()
                 if task in self.tasks
             }
             for name, kind in KINDS.items()
-            if not (single and name == "pair")
+            if not (single and name == "pair") and (kinds is None or name in kinds)
         }
         self._dense = any(task in LESSONS for task in self.tasks)
-        self._kinds = {name: weights for name, weights in kinds.items() if weights}
+        self._kinds = {name: tasks for name, tasks in weights.items() if tasks}
         if not self._kinds:
             raise OmnimixError(
                 "these tasks leave nothing to ask",
