@@ -77,6 +77,16 @@ def test_every_key_is_accounted_for(case: Path) -> None:
     assert report.unused and all("block" in reason for reason in report.unused.values())
 
 
+def test_weights_stay_in_the_mapped_file(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is copied that is not changed, so loading takes hardly more memory than the model."""
+    release = base.open_release(case)
+    tensors, report = reading.native_tensors(release)
+    monkeypatch.setattr(reading, "native_tensors", lambda _: (dict(tensors), report))
+    model, _, _ = reading.load(release)
+    parameters = dict(model.named_parameters())
+    assert [n for n, p in parameters.items() if p.data_ptr() != tensors[n].data_ptr()] == []
+
+
 def test_an_align_run_has_its_own_projector_and_the_base_language_model(case: Path) -> None:
     model, _, report = reading.load(base.open_release(case / "checkpoint_align"))
     assert any("align run" in note for note in report.notes)

@@ -313,6 +313,9 @@ def make_recipe(
     }
     if known.llama:
         spec |= {"bos": "<s>", "prefix": "every"}
+    # What the trainer's transformers took where the tokenizer's configuration is silent.
+    asked = (read_json(llm / "tokenizer_config.json") or {}).get("clean_up_tokenization_spaces")
+    spec["tidy"] = not known.llama if asked is None else bool(asked)
     image = modality(
         vision, str(facts["image_resize_strategy"]), projector, size, words.get("vision", {})
     )

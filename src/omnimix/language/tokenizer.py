@@ -72,6 +72,8 @@ class FastTokenizer(TokenizerSpec):
         added: special tokens beyond the file's own, in order; one that it has already is left alone.
         prefix: `every` puts "▁" before every stretch between special tokens, as transformers 4 did with
             Llama's tokenizers; `file` does what the file says.
+        tidy: take the space before punctuation and contractions out of decoded text, as transformers did
+            where a tokenizer's configuration asks for `clean_up_tokenization_spaces` (Phi-2).
     """
 
     kind: Literal["fast"] = "fast"
@@ -80,6 +82,7 @@ class FastTokenizer(TokenizerSpec):
     pad: str | None = None
     added: tuple[str, ...] = ()
     prefix: Literal["file", "every"] = "file"
+    tidy: bool = False
 
     def load(self, folders: Sequence[Path]) -> Tokenizer:
         return _Fast(self, self.find(folders))
@@ -92,6 +95,14 @@ class FastTokenizer(TokenizerSpec):
                 if model.is_file() and not (folder / self.path).exists():
                     return model
         return super().find(folders)
+
+
+_UNTIDY = (
+    *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
+    (" ' ", "'"),
+    *((f" {mark}", mark) for mark in ("n't", "'m", "'s", "'ve", "'re")),
+)
+"""What is replaced in tidy text, in this order."""
 
 
 class _Fast:
@@ -107,6 +118,7 @@ class _Fast:
             except Exception as error:  # the library raises bare Exception
                 raise RecipeError(f"not a tokenizer file ({error})", where=str(file)) from None
         self._file = file
+        self._tidy = spec.tidy
         if spec.prefix == "every":
             llama_bpe.prefix_every_piece(self._fast)
         new = [word for word in spec.added if self._fast.token_to_id(word) is None]
@@ -131,7 +143,11 @@ class _Fast:
         return list(coded.ids), [start for start, _ in coded.offsets]
 
     def decode(self, ids: Sequence[int], specials: bool = False) -> str:
-        return str(self._fast.decode(list(ids), skip_special_tokens=not specials))
+        text = str(self._fast.decode(list(ids), skip_special_tokens=not specials))
+        if self._tidy:
+            for written, meant in _UNTIDY:
+                text = text.replace(written, meant)
+        return text
 
     def save(self, folder: Path) -> str:
         self._fast.save(str(folder / "tokenizer.json"))
