@@ -1,0 +1,89 @@
+"""Words of a stage that repeat what xGen-MM's trainer does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.data.length_groups import grouped
+from omnimix.data.ordered import Rounds
+from omnimix.data.sources import Source
+from omnimix.train import optim
+from omnimix.train.settings import OptimizerSpec, ScheduleSpec, Stage
+from omnimix.train.step import optimizer_step
+from omnimix.types import Media, Sample, Turn
+from tests.train.test_parts import Net
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        ("cosine", [0.0, 2.0, 1.7071067811865475, 1.0]),
+        ("linear", [0.0, 2.0, 1.5, 1.0]),
+        ("constant", [0.0, 2.0, 2.0, 2.0]),
+    ],
+)
+def test_rates_fall_in_three_shapes(shape: str, wanted: list[float]) -> None:
+    words = {"shape": shape, "warmup": 1, "zero_first": True}
+    schedule = ScheduleSpec(**words)  # type: ignore[arg-type]
+    assert [optim.rate(step, 5, 2.0, schedule) for step in range(4)] == pytest.approx(wanted)
+    plain = ScheduleSpec(shape=shape, warmup=0)  # type: ignore[arg-type]
+    assert optim.rate(0, 4, 2.0, plain) == 2.0
+    assert optim.rate(4, 4, 2.0, plain) == (2.0 if shape == "constant" else pytest.approx(0.0))
+
+
+def test_nothing_is_spared_from_decay() -> None:
+    (group,) = optim.groups(Net(), OptimizerSpec(decay=0.1, spares="nothing"))
+    assert group["weight_decay"] == 0.1
+    held = group["params"]
+    assert isinstance(held, list) and len(held) == len(list(Net().parameters()))
+
+
+def test_the_gradient_is_clipped_after_every_part(
+    tiny_model: MultimodalLM, tiny_processor: Processor
+) -> None:
+    def sample(answer: str) -> Sample:
+        return Sample((Turn("user", ("What?",)), Turn("assistant", (answer,))), answer)
+
+    parts = [tiny_processor([sample("A cup.")]), tiny_processor([sample("Two red cups.")])]
+    state = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+    norms = []
+    for each in (False, True):
+        words = {"clip": 0.01, "clip_parts": each, "rate": 1e-6}
+        stage = Stage.model_validate(
+            {"mixture": [{"data": "scenes"}], "steps": 1, "optimizer": words, "precision": "fp32"}
+        )
+        learns = optim.set_learning(tiny_model, ["*"])
+        assert learns
+        optimizer = optim.adamw(tiny_model, stage.optimizer)
+        norms.append(optimizer_step(tiny_model, optimizer, stage, 0, 1, parts).norms)
+        tiny_model.load_state_dict(state)
+    once, often = norms
+    assert len(once) == 1 and len(often) == 2
+    # The first part's gradient was cut to 0.01 before the second was added.
+    assert float(often[1]) < float(often[0]) + float(once[0])
+    assert not torch.isclose(often[1], once[0])
+
+
+class Records(Source):
+    """Records of given lengths; those at even places have a picture."""
+
+    def __init__(self, words: list[int]) -> None:
+        self.words = words
+        self.length = len(words)
+
+    def __getitem__(self, index: int) -> Sample:
+        text = " ".join(["word"] * self.words[index])
+        picture = (Media.image("a.png"),) if index % 2 == 0 else ()
+        return Sample((Turn("user", (*picture, text)),), str(index))
+
+
+def test_rounds_by_length_are_the_grouped_order() -> None:
+    sizes = [3, 9, 4, 1, 7, 8, 2, 5]
+    rounds = Rounds(Records(sizes), "by_length", 4, accumulate=2, epochs=2, seed=42)
+    signed = [size if place % 2 == 0 else -size for place, size in enumerate(sizes)]
+    wanted = [grouped(signed, 2, epoch, 42, accumulate=2) for epoch in range(2)]
+    assert [i for part in rounds.parts for i in part] == [i for order in wanted for i in order]
+    assert {len(part) for part in rounds.parts} == {2} and rounds.steps == 4
