@@ -24,10 +24,17 @@ FOLDER = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Text:
-    """A stretch of characters; `learned` where the model is trained to write it."""
+    """A stretch of characters.
+
+    Attributes:
+        learned: whether the model is trained to write it.
+        typed: whether it is a turn's content and not the style's own words: there, the name of a special
+            token is text like any other.
+    """
 
     text: str
     learned: bool = False
+    typed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +274,7 @@ class Template(Spec):
             if self.strip and not raw:
                 part = part.lstrip() if i == 0 else part
                 part = part.rstrip() if i == last else part
-            yield Text(part, answer)
+            yield Text(part, answer, typed=True)
 
 
 def _stripped(pieces: list[Piece]) -> list[Piece]:
@@ -278,7 +285,7 @@ def _stripped(pieces: list[Piece]) -> list[Piece]:
         assert isinstance(last, Text)
         text = last.text.rstrip()
         if text:
-            return [*found, Text(text, last.learned)]
+            return [*found, Text(text, last.learned, last.typed)]
     return found
 
 
