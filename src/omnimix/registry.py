@@ -143,7 +143,10 @@ CONNECTORS = Table(
 ARRANGES = Table(
     "arranges",
     "arrangement of tiles",
-    {"row_bands": "omnimix.connectors.arrange:RowBands"},
+    {
+        "row_bands": "omnimix.connectors.arrange:RowBands",
+        "flat": "omnimix.connectors.arrange:Flat",
+    },
 )
 
 OPENERS = Table(
@@ -167,10 +170,18 @@ TOKENIZERS = Table(
     {
         "fast": "omnimix.language.tokenizer:FastTokenizer",
         "sentencepiece": "omnimix.language.tokenizer:SentencePieceTokenizer",
+        "slow_llama": "omnimix.language.slow_llama:SlowLlama",
     },
 )
 
-OBJECTIVES = Table("objectives", "objective", {"sft": "omnimix.train.objectives:Sft"})
+OBJECTIVES = Table(
+    "objectives",
+    "objective",
+    {
+        "glance": "omnimix.train.objectives:Glance",
+        "sft": "omnimix.train.objectives:Sft",
+    },
+)
 
 DATASETS = Table(
     "datasets",
@@ -179,19 +190,26 @@ DATASETS = Table(
         "scenes": "omnimix.data.sources:ScenesSource",
         "jsonl": "omnimix.data.sources:JsonlSource",
         "llava": "omnimix.data.llava:Llava",
+        "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
     },
 )
 
 CHECKPOINTS = Table(
     "checkpoints",
     "checkpoint family",
-    {"prismatic": "omnimix.checkpoints.prismatic:Prismatic"},
+    {
+        "prismatic": "omnimix.checkpoints.prismatic:Prismatic",
+        "xgen_mm": "omnimix.checkpoints.xgen_mm:XGenMM",
+    },
 )
 
 READINGS = Table(
     "readings",
     "reading of golden cases",
-    {"prismatic": "omnimix.verify.prismatic:PrismaticReading"},
+    {
+        "prismatic": "omnimix.verify.prismatic:PrismaticReading",
+        "xgen_mm": "omnimix.verify.xgen_mm:XGenReading",
+    },
 )
 
 BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})

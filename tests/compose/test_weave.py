@@ -162,3 +162,12 @@ def test_a_typed_special_token_is_text(tiny_processor: Processor) -> None:
     text = sequence.ids[sequence.owner == 0].tolist()
     assert [i for i in text if i in specials] == [tiny_processor.tokenizer.bos]
     assert "a </s> b<pad>" in tiny_processor.tokenizer.decode(text)
+
+
+def test_styles_of_released_families_read_contents_as_their_references_do(
+    tiny_recipe: Recipe,
+) -> None:
+    processor = Processor.from_recipe(tiny_recipe)
+    style = tiny_recipe.template.model_copy(update={"contents": "special"})
+    sequence = processor.with_template(style).weave(talk("a </s>", "b"))
+    assert processor.tokenizer.eos in sequence.ids.tolist()

@@ -36,6 +36,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
                 "args": _TIMM,
             },
             {"model": "vit_tiny_patch16_224", "size": 32, "stem": "conv", "args": _TIMM},
+            {"model": "vit_tiny_patch16_224", "size": 32, "stem": "residual", "args": _TIMM},
             {"model": "vit_small_patch14_reg4_dinov2", "size": 28, "args": _TIMM},
             {"model": "eva02_tiny_patch14_224", "size": 28, "args": {**_TIMM, "img_size": 28}},
             {"model": "convnext_atto", "size": 64, "args": {**_CONVNEXT, "head_norm_first": True}},
@@ -70,21 +71,29 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "token_mlp": [{"tokens": 1}, {"tokens": 3, "depth": 1}],
         "perceiver": [{"latents": 3, "depth": 2, "heads": 2, "dim_head": 4}],
     },
-    "arranges": {"row_bands": [{}]},
+    "arranges": {"row_bands": [{}], "flat": [{}]},
     "openers": {"image": [{}, {"max_side": 100, "alpha": "white"}], "region": [{}]},
-    "languages": {"causal_lm": [{"config": _LLAMA}, {"config": _LLAMA, "attention": "eager"}]},
+    "languages": {
+        "causal_lm": [
+            {"config": _LLAMA},
+            {"config": _LLAMA, "attention": "eager"},
+            {"config": _LLAMA, "head": {"bias": True, "width": 30}},
+        ]
+    },
     "tokenizers": {
         "fast": [{"path": "tokenizer.json"}, {"path": "t.json", "bos": "<s>", "pad": "<pad>"}],
         "sentencepiece": [{"path": "tokenizer.model", "added": ["<PAD>"], "pad": "<PAD>"}],
+        "slow_llama": [{"path": "t.model", "added": [{"text": "<e>", "id": 9, "rstrip": True}]}],
     },
-    "objectives": {"sft": [{}, {"average": "part"}]},
+    "objectives": {"glance": [{}], "sft": [{}, {"average": "part"}, {"glance": 0.5}]},
     "datasets": {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
         "llava": [{"path": "a.json"}, {"path": "a.json", "images": "p", "marks": "loose"}],
+        "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
     },
-    "checkpoints": {"prismatic": [{}]},
-    "readings": {"prismatic": [{}]},
+    "checkpoints": {"prismatic": [{}], "xgen_mm": [{}]},
+    "readings": {"prismatic": [{}], "xgen_mm": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""

@@ -131,11 +131,16 @@ def test_arrangements_only_reorder(row: str, words: dict[str, Any] | None) -> No
     made = spec(registry.ARRANGES, row, words)
     features = numbers(7, 4, 3)
     found, mask = made(features, (300, 100), (3, 2))
-    assert found.shape == features.shape
-    assert mask.shape == features.shape[:2] and mask.dtype == torch.bool
-    assert sorted(found.flatten().tolist()) == sorted(features.flatten().tolist())
-    assert mask[0].all()
+    assert found.shape[0] == made.groups(7) and found.shape[2] == features.shape[2]
+    assert mask.shape == found.shape[:2] and mask.dtype == torch.bool
+    # 300 x 100 pixels in a map of 6 x 4 features: the first and the last row show nothing.
+    seen = {tuple(row) for row in found[mask].tolist()}
+    known = {tuple(row) for row in features.flatten(0, 1).tolist()}
+    assert seen <= known and len(seen) == 4 + 6 * 2 == int(mask.sum())
+    assert {tuple(row) for row in features[0].tolist()} <= seen
+    assert mask[0, :4].all()
     single, all_seen = made(features[:1], (9, 9), (0, 0))
+    assert made.groups(1) == 1
     assert torch.equal(single, features[:1]) and all_seen.all()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from omnimix.errors import SampleError
-from omnimix.generate.asking import question
+from omnimix.generate.asking import interleaved, question
 from omnimix.types import Box, Media, Point, Region, Stroke, Turn
 
 BOX, POINT, STROKE = Box(1, 2, 30, 40), Point(5, 6), Stroke(((1, 1), (9, 9)))
@@ -51,3 +51,12 @@ def test_pictures_come_first() -> None:
 def test_placeholders_and_regions_must_agree(text: str) -> None:
     with pytest.raises(SampleError, match="placeholder"):
         question(text, (), [BOX])
+
+
+def test_marks_in_a_text_become_pictures() -> None:
+    turn = interleaved("<image>\nIs it like <image>?", ["a.png", "b.png"])
+    assert shown(turn) == "<image>\nIs it like <image>?"
+    assert [part.data for part in turn.content if isinstance(part, Media)] == ["a.png", "b.png"]
+    assert interleaved("Look: [1]", ["a.png"], mark="[1]").content[0] == "Look: "
+    with pytest.raises(SampleError, match="2 marks <image> for 1 pictures"):
+        interleaved("<image><image>", ["a.png"])

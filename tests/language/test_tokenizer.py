@@ -189,3 +189,48 @@ def test_a_token_that_swallows_white_space_still_does(tmp_path: Path) -> None:
     ids, _ = found.encode("a<|end|>\n\nb</s>", typed=[(11, 15)])
     assert ids[: len(plain)] == plain
     assert not {0, 1, 2}.intersection(ids)
+
+
+LLAMA = {"path": "tokenizer.json", "bos": "<s>", "eos": "</s>", "pad": "<PAD>"}
+
+
+@pytest.mark.parametrize("case", ["clip_mlp_vicuna", "dinosiglip_gelu"])
+def test_llama_tokenizers_are_rebuilt_as_the_reference_had_them(case: str, tmp_path: Path) -> None:
+    """One case brings a tokenizer.json, the other a SentencePiece model alone."""
+    folder = shared(f"fixtures/prismatic/{case}")
+    made = FastTokenizer(**LLAMA, added=("<PAD>",), prefix="every").load([folder / "backbones/llm"])
+    made.save(tmp_path)
+    found, wanted = (
+        json.loads(path.read_text())
+        for path in (tmp_path / "tokenizer.json", folder / "expected_tokenizer.json")
+    )
+    for part in ("added_tokens", "normalizer", "pre_tokenizer", "decoder"):
+        assert found[part] == wanted[part]
+    assert found["model"]["vocab"] == wanted["model"]["vocab"]
+    pairs = [
+        pair.split(" ") if isinstance(pair, str) else pair for pair in wanted["model"]["merges"]
+    ]
+    assert found["model"]["merges"] == pairs
+
+
+def test_every_stretch_has_its_prefix(tmp_path: Path) -> None:
+    folder = shared("fixtures/prismatic/dinosiglip_gelu/backbones/llm")
+    made = FastTokenizer(**LLAMA, added=("<PAD>",), prefix="every").load([folder])
+    once, again = made.encode("Is it?</s>Is it?")[0], made.encode("Is it?")[0]
+    assert once == [*again, made.eos, *again]
+    saved = FastTokenizer(**{**LLAMA, "path": made.save(tmp_path)}).load([tmp_path])
+    assert saved.encode("Is it?</s>Is it?")[0] == once and saved.pad == made.pad
+
+
+def test_tidy_text(nano: Tokenizer) -> None:
+    made = FastTokenizer(**WORDS, tidy=True).load([recipes.FOLDER])
+    text = "It is , I do n't know 's ! Is it ?"
+    ids = nano.encode(text)[0]
+    assert made.decode(ids) == "It is, I don't know's! Is it?"
+    assert nano.decode(ids) == text
+
+
+def test_no_sentencepiece_model(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(RecipeError, match="not a SentencePiece model"):
+        FastTokenizer(**LLAMA).load([tmp_path])

@@ -313,6 +313,9 @@ def make_recipe(
     }
     if known.llama:
         spec |= {"bos": "<s>", "prefix": "every"}
+    # What the trainer's transformers took where the tokenizer's configuration is silent.
+    asked = (read_json(llm / "tokenizer_config.json") or {}).get("clean_up_tokenization_spaces")
+    spec["tidy"] = not known.llama if asked is None else bool(asked)
     image = modality(
         vision, str(facts["image_resize_strategy"]), projector, size, words.get("vision", {})
     )
@@ -428,9 +431,11 @@ def base_llm(parts: Parts, facts: Mapping[str, Any], llm: Path, recipe: Recipe) 
         place = places.folder(parts.places.get("llm", _llm(facts).hub), "llm", places.WEIGHTS)
     config = recipe.language.config
     rows, std = int(config["vocab_size"]), float(config.get("initializer_range", 0.02))
-    resized = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
+    # New rows are drawn as transformers does, a bias of theirs is zero.
+    resized = {"model.embed_tokens.weight": std, "lm_head.weight": std, "lm_head.bias": 0.0}
     rules: list[Rule] = [
-        Rows(key, f"language.{key}", rows, std, seed) for seed, key in enumerate(resized)
+        Rows(key, f"language.{key}", rows, spread, seed)
+        for seed, (key, spread) in enumerate(resized.items())
     ]
     rules += [Ignore("*.rotary_emb.inv_freq", "computed, not learned"), Rename("*", "language.*")]
     return Weights("llm", places.weight_files(place, "language model"), Table(*rules))

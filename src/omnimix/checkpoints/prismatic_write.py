@@ -156,6 +156,8 @@ def write(model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
     llm = out / "backbones" / "llm"
     (llm / "config.json").write_text(json.dumps(recipe.language.config, indent=2) + "\n")
     processor.tokenizer.save(llm)
+    tidy = {"clean_up_tokenization_spaces": bool(getattr(recipe.tokenizer, "tidy", False))}
+    (llm / "tokenizer_config.json").write_text(json.dumps(tidy) + "\n")
     files[0].write_text(json.dumps({"model": section, "stage": "finetune"}, indent=2) + "\n")
     files[2].write_text(json.dumps({"places": places, "words": words}, indent=2) + "\n")
     torch.save(nested, files[1])

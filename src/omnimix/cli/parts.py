@@ -151,8 +151,8 @@ def _tokens(spec: ModalitySpec, built: Modality) -> Tokens:
 
 
 def _tiles(spec: ModalitySpec, size: tuple[int, int]) -> int:
-    """Tiles that the steps make of a picture of this size."""
-    return prepare(spec, Media.image(Image.new("RGB", size)), 1).tiles
+    """Tiles (or groups they are re-arranged to) that the connector sees of a picture of this size."""
+    return prepare(spec, Media.image(Image.new("RGB", size)), 1).tokens
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,7 +47,7 @@ def command(
         return
     if recipe is None:
         raise OmnimixError("no recipe is named", hint=f"shipped are {', '.join(recipes.names())}")
-    loaded = recipes.load(recipe, override or [])
+    loaded = _load(recipe, override or [])
     console = wide()
     if sample is not None:
         from omnimix.cli.token_map import token_map
@@ -60,6 +61,17 @@ def command(
         typer.echo(json.dumps(as_data(loaded, counted), indent=2))
     else:
         console.print(tree(loaded, counted))
+
+
+def _load(name: str, overrides: list[str]) -> Recipe:
+    """A recipe by name or file, or the one that a released checkpoint comes to."""
+    from omnimix.checkpoints import base
+    from omnimix.compose import recipe as recipes
+
+    if base.recognise(Path(name)) is None:
+        return recipes.load(name, overrides)
+    found = base.open_release(Path(name)).recipe
+    return recipes.parse(found.dump(), name, overrides) if overrides else found
 
 
 def as_data(recipe: Recipe, counted: Counted) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
+from torch.nn import functional
 
 from omnimix.config import Spec, part
 from omnimix.connectors.arrange import Arrange
@@ -73,6 +74,10 @@ class ModalitySpec(Spec):
     def encoders(self) -> list[EncoderSpec]:
         """All encoders in order of branches."""
         return [encoder for branch in self.branches for encoder in branch.encoders]
+
+    def groups(self, tiles: int) -> int:
+        """How many tiles come out of the re-arrangement of an item of so many tiles."""
+        return tiles if self.arrange is None else self.arrange.groups(tiles)
 
     def source(self) -> str | None:
         """The modality whose feature map its encoders look at."""
@@ -273,7 +278,10 @@ class Modality(nn.Module):
             self.spec.arrange(piece, size, grid)
             for piece, size, grid in zip(pieces, items.sizes, items.grids, strict=True)
         ]
-        return torch.cat([d[0] for d in done]), torch.cat([d[1] for d in done])
+        longest = max(mask.shape[1] for _, mask in done)
+        filled = [functional.pad(found, (0, 0, 0, longest - found.shape[1])) for found, _ in done]
+        masks = [functional.pad(mask, (0, longest - mask.shape[1])) for _, mask in done]
+        return torch.cat(filled), torch.cat(masks)
 
     def _map(self, raw: Tensor, items: ItemBatch) -> Tensor | None:
         sizes = self.features

@@ -145,11 +145,19 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self, input_ids: Int[Tensor, "batch tokens"], items: dict[str, ItemBatch] | None = None
     ) -> Float[Tensor, "batch tokens width"]:
         """Embeddings of the text with the items in their places."""
+        return self.fill(input_ids, self.encode(items or {}), items or {})
+
+    def fill(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        encoded: dict[str, Encoded],
+        items: dict[str, ItemBatch],
+    ) -> Float[Tensor, "batch tokens width"]:
+        """The same with items that are encoded already."""
         table: nn.Module = self.get_input_embeddings()
         embeddings: Tensor = table(input_ids)
-        for name, encoded in self.encode(items or {}).items():
-            assert items is not None
-            embeddings = splice(embeddings, encoded.tokens, items[name].index, name)
+        for name, found in encoded.items():
+            embeddings = splice(embeddings, found.tokens, items[name].index, name)
         return embeddings
 
     def forward(

@@ -146,6 +146,7 @@ class _Weaving:
         self.picture_items: list[tuple[str, int]] = []
         self.grouped: dict[str, list[Media]] = {}
         self.pending: list[Text] = []
+        self.begun = False  # whether text or an inline item stands in the sequence already
 
     def run(self, open_answer: bool, room: int, cut: int | None, target: bool) -> Sequence:
         pieces = self.recipe.template.pieces(self.sample, open_answer, self._apart)
@@ -279,6 +280,7 @@ class _Weaving:
             else:
                 self._flush()
                 self._item(name, piece.media)
+                self.begun = True
 
     def _flush(self) -> None:
         """Tokenize the pending stretches as one text; a token belongs to the stretch it starts in."""
@@ -293,7 +295,8 @@ class _Weaving:
                 for stretch, end in zip(self.pending, ends, strict=True)
                 if stretch.typed
             ]
-            ids, starts = self.weaver.tokenizer.encode(text, typed=typed)
+            ids, starts = self.weaver.tokenizer.encode(text, self.begun, typed)
+            self.begun = True
             marks = learned[np.minimum(np.asarray(starts, dtype=int), len(text) - 1)]
             self.ids += ids
             self.labels += [i if mark else IGNORE for i, mark in zip(ids, marks, strict=True)]
@@ -415,4 +418,5 @@ def prepare(spec: ModalitySpec, media: Media, tokens_per_tile: int) -> Item:
         inputs.append(tiles.tensor())
     assert first is not None
     count = int(inputs[0].shape[0])
-    return Item(tuple(inputs), count * tokens_per_tile, first.size, first.frame, first.grid)
+    tokens = spec.groups(count) * tokens_per_tile
+    return Item(tuple(inputs), tokens, first.size, first.frame, first.grid)

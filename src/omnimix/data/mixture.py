@@ -159,7 +159,9 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         places = self.places(n)
         for place in places:
             try:
-                sequences.append(self.processor.weave(self.mixture[place], cut=self.cut))
+                # Where text is cut, an answer may be cut away; its record then teaches nothing.
+                sample, whole = self.mixture[place], self.cut is None
+                sequences.append(self.processor.weave(sample, cut=self.cut, target=whole))
             except OmnimixError as error:
                 dropped.append(error.sentence())
         if not sequences:

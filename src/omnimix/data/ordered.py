@@ -6,12 +6,12 @@ import math
 from typing import Literal, TypeAlias
 
 from omnimix.compose.processor import Processor
-from omnimix.data import orders
+from omnimix.data import length_groups, orders
 from omnimix.data.mixture import Batches
 from omnimix.data.sources import Source
 from omnimix.errors import TrainError
 
-Order: TypeAlias = Literal["mixture", "shuffled", "by_modality"]
+Order: TypeAlias = Literal["mixture", "shuffled", "by_modality", "by_length"]
 
 
 def horizon(records: int, batch: int, epochs: int | None, steps: int | None) -> int:
@@ -57,7 +57,8 @@ class Rounds:
             )
         self.accumulate = accumulate
         self.horizon = horizon(source.length, batch, epochs, steps)
-        extents = [source.extent(i) for i in range(source.length)] if order == "by_modality" else []
+        by_extent = order in ("by_modality", "by_length")
+        extents = [source.extent(i) for i in range(source.length)] if by_extent else []
         self.parts: list[list[int]] = []
         size = batch // accumulate // world
         epoch = 0
@@ -65,6 +66,9 @@ class Rounds:
             if order == "by_modality":
                 pictures, words = [e[0] for e in extents], [e[1] for e in extents]
                 rows = orders.by_modality(pictures, words, batch, epoch, seed, rank, world)
+            elif order == "by_length":
+                lengths = [words if picture else -words for picture, words in extents]
+                rows = length_groups.grouped(lengths, size, epoch, seed, rank, world, accumulate)
             else:
                 rows = orders.shuffled(source.length, epoch, seed, rank, world)
             parts = [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -9,8 +9,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 # Words with their space, capitals alone (so that any printed word can be spelled), digits in pairs (so that
 # a coordinate is one token), everything else alone.
-_PIECES = r" ?[a-z]+| ?[A-Z]|\d{1,2}|[^A-Za-z\d\s]|\s"
-_BRACKET = ("[0.", ", 0.", "]")
+_PIECES = r" ?[A-Z]?[a-z]+| ?[A-Z]|\d{1,2}|[^A-Za-z\d\s]|\s"
+_WHOLE = ("[0.", ", 0.", "]", "Q: ", "A:", "?\n")
 
 
 def train_tokenizer(texts: Iterable[str], size: int, out: str | Path) -> Tokenizer:
@@ -30,7 +30,7 @@ def train_tokenizer(texts: Iterable[str], size: int, out: str | Path) -> Tokeniz
     pairs = [f"{i:02d}" for i in range(100)]
     letters = [f" {chr(c)}" for c in range(ord("A"), ord("Z") + 1)]
     trainer = trainers.BpeTrainer(
-        vocab_size=size - len(_BRACKET),
+        vocab_size=size - len(_WHOLE),
         special_tokens=["<pad>", "<s>", "</s>"],
         initial_alphabet=alphabet,
         show_progress=False,
@@ -40,6 +40,6 @@ def train_tokenizer(texts: Iterable[str], size: int, out: str | Path) -> Tokeniz
     for pair in pairs + letters:
         sure += [pair] * 2000
     tokenizer.train_from_iterator([*sure, *texts], trainer)
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in _BRACKET])
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in _WHOLE])
     tokenizer.save(str(out))
     return tokenizer

@@ -67,6 +67,7 @@ class RegionPoolEncoder(Encoder):
         super().__init__()
         self.waves = spec.waves
         self.kinds = nn.Embedding(KINDS + 1, source.width)
+        nn.init.normal_(self.kinds.weight, std=0.02)
         self.features = Features(1, source.width + 8 * spec.waves)
 
     def forward(

@@ -65,6 +65,27 @@ def question(text: str, images: Sequence[Any] = (), regions: Sequence[Region] = 
     return Turn("user", (*map(as_media, images), *(part for part in parts if part != "")))
 
 
+def interleaved(text: str, images: Sequence[Any], mark: str = "<image>") -> Turn:
+    """A user's turn with pictures anywhere in the text: each `mark` is one of them, in order.
+
+    This is how users of xGen-MM write a prompt: `"<image>\nIs it like this one? <image>"`. Inside omnimix
+    no text ever stands for a picture, so the marks end here.
+
+    Raises:
+        SampleError: marks and pictures differ in number.
+    """
+    pieces = text.split(mark)
+    if len(pieces) - 1 != len(images):
+        raise SampleError(
+            f"{len(pieces) - 1} marks {mark} for {len(images)} pictures",
+            hint="write one mark for each picture",
+        )
+    parts: list[Part] = [pieces[0]]
+    for image, piece in zip(images, pieces[1:], strict=True):
+        parts += [as_media(image), piece]
+    return Turn("user", tuple(part for part in parts if part != ""))
+
+
 def as_media(image: Any) -> Media:
     """A picture in any form as `Media`."""
     if isinstance(image, Media):

@@ -67,8 +67,10 @@ def locate(name_or_folder: str | Path) -> releases.Local:
 
 def _check(path: Path) -> None:
     """Refuse what cannot be a model, saying what lies there."""
+    known = "; ".join(f"{f.name}: {', '.join(f.layouts)}" for f in base.families())
     way_out = (
-        "name a folder that omnimix wrote: config.json, recipe.yaml, a tokenizer, model.safetensors"
+        "name a folder that omnimix wrote (config.json, recipe.yaml, a tokenizer, model.safetensors) "
+        f"or a released checkpoint ({known})"
     )
     if not path.is_dir():
         raise CheckpointError(

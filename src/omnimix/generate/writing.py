@@ -62,9 +62,13 @@ class Options:
 
 
 def endings(tokenizer: Tokenizer, stops: Sequence[str]) -> tuple[int, ...]:
-    """Tokens that end an answer: the end token, and stop strings that are one special token."""
+    """Tokens that end an answer: the end token, and stop strings that are a single token."""
     ends = set() if tokenizer.eos is None else {tokenizer.eos}
     ends |= {i for i in tokenizer.specials if tokenizer.decode([i], specials=True) in stops}
+    for stop in stops:
+        ids, _ = tokenizer.encode(stop, follows=True)
+        if len(ids) == 1 and tokenizer.decode(ids, specials=True) == stop:
+            ends.add(ids[0])
     return tuple(sorted(ends))
 
 

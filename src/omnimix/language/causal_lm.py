@@ -10,6 +10,7 @@ from torch import nn
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
 from omnimix.language import packed
+from omnimix.language.head import HeadSpec
 
 
 class CausalLM(Spec):
@@ -19,12 +20,14 @@ class CausalLM(Spec):
         config: words of a transformers configuration, `model_type` among them.
         weights: a hub id or folder whose weights are the starting point of training.
         attention: `sdpa` knows packed batches; any other name is handed to transformers.
+        head: what sets the output head apart: a bias, fewer logits than rows.
     """
 
     kind: Literal["causal_lm"] = "causal_lm"
     config: dict[str, Any]
     weights: str | None = None
     attention: str = "sdpa"
+    head: HeadSpec | None = None
 
     def hf_config(self) -> Any:
         """The transformers configuration."""
@@ -53,6 +56,8 @@ class CausalLM(Spec):
         model: nn.Module = AutoModelForCausalLM.from_config(
             self.hf_config(), attn_implementation=attention
         )
+        if self.head is not None:
+            self.head.install(model)
         return model
 
     def start(self, model: nn.Module) -> None:
@@ -70,4 +75,17 @@ class CausalLM(Spec):
                 where="language.weights",
                 hint="give a hub id that can be reached, or a local folder",
             ) from None
-        model.load_state_dict(loaded.state_dict())
+        missing = [] if self.head is None else _keep_own_rows(model, loaded)
+        model.load_state_dict({**loaded.state_dict(), **dict(missing)})
+
+
+def _keep_own_rows(model: nn.Module, loaded: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Where this model's tables are longer than the loaded ones (or have a bias): its own fresh rows."""
+    theirs = loaded.state_dict()
+    kept: list[tuple[str, torch.Tensor]] = []
+    for name, ours in model.state_dict().items():
+        if name not in theirs:
+            kept.append((name, ours))
+        elif len(ours) > len(theirs[name]):
+            kept.append((name, torch.cat([theirs[name], ours[len(theirs[name]) :]])))
+    return kept

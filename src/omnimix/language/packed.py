@@ -7,7 +7,6 @@ faster on a CPU than a block-diagonal mask. On CUDA the same keyword arguments r
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,18 +36,14 @@ def attention(
         )
         return whole
     grouped = query.shape[1] != key.shape[1]
-    borders = cu_seq_lens_q.tolist()
+    # One split a tensor: the gradient of many slices would be many tensors of full size.
+    lengths = cu_seq_lens_q.diff().tolist()
+    segments = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     pieces = [
         functional.scaled_dot_product_attention(
-            query[:, :, a:b],
-            key[:, :, a:b],
-            value[:, :, a:b],
-            dropout_p=dropout,
-            scale=scaling,
-            is_causal=True,
-            enable_gqa=grouped,
+            q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped
         )
-        for a, b in pairwise(borders)
+        for q, k, v in segments
     ]
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
 

@@ -25,10 +25,14 @@ class Tokenizer(Protocol):
     size: int
     specials: frozenset[int]
 
-    def encode(self, text: str, typed: Sequence[Span] = ()) -> tuple[list[int], list[int]]:
+    def encode(
+        self, text: str, follows: bool = False, typed: Sequence[Span] = ()
+    ) -> tuple[list[int], list[int]]:
         """Ids without specials added, and for each the index of its first character in `text`.
 
         Args:
+            follows: whether earlier text or an item stands before it; some tokenizers treat the very
+                beginning of a text differently.
             typed: stretches of `text` (from, to) in which the name of a special token is mere text.
         """
         ...
@@ -75,6 +79,8 @@ class FastTokenizer(TokenizerSpec):
         added: special tokens beyond the file's own, in order; one that it has already is left alone.
         prefix: `every` puts "▁" before every stretch between special tokens, as transformers 4 did with
             Llama's tokenizers; `file` does what the file says.
+        tidy: take the space before punctuation and contractions out of decoded text, as transformers did
+            where a tokenizer's configuration asks for `clean_up_tokenization_spaces` (Phi-2).
     """
 
     kind: Literal["fast"] = "fast"
@@ -83,6 +89,7 @@ class FastTokenizer(TokenizerSpec):
     pad: str | None = None
     added: tuple[str, ...] = ()
     prefix: Literal["file", "every"] = "file"
+    tidy: bool = False
 
     def load(self, folders: Sequence[Path]) -> Tokenizer:
         return _Fast(self, self.find(folders))
@@ -95,6 +102,14 @@ class FastTokenizer(TokenizerSpec):
                 if model.is_file() and not (folder / self.path).exists():
                     return model
         return super().find(folders)
+
+
+_UNTIDY = (
+    *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
+    (" ' ", "'"),
+    *((f" {mark}", mark) for mark in ("n't", "'m", "'s", "'ve", "'re")),
+)
+"""What is replaced in tidy text, in this order."""
 
 
 class _Fast:
@@ -110,6 +125,7 @@ class _Fast:
             except Exception as error:  # the library raises bare Exception
                 raise RecipeError(f"not a tokenizer file ({error})", where=str(file)) from None
         self._file = file
+        self._tidy = spec.tidy
         if spec.prefix == "every":
             llama_bpe.prefix_every_piece(self._fast)
         new = [word for word in spec.added if self._fast.token_to_id(word) is None]
@@ -122,7 +138,7 @@ class _Fast:
         self.specials = frozenset(i for i, token in added.items() if token.special)
         self._names = {token.content: i for i, token in added.items() if token.special}
         # Tokens that swallow the white space around them do so wherever they stand.
-        self._pattern = _pattern(
+        self._pattern = finder(
             {
                 t.content: (r"\s*" if t.lstrip else "", r"\s*" if t.rstrip else "")
                 for t in added.values()
@@ -138,7 +154,9 @@ class _Fast:
             raise RecipeError(f"the tokenizer has no token {word!r}", where=str(self._file))
         return found
 
-    def encode(self, text: str, typed: Sequence[Span] = ()) -> tuple[list[int], list[int]]:
+    def encode(
+        self, text: str, follows: bool = False, typed: Sequence[Span] = ()
+    ) -> tuple[list[int], list[int]]:
         if not _touches(text, self._pattern, typed):
             coded = self._fast.encode(text, add_special_tokens=False)
             return list(coded.ids), [start for start, _ in coded.offsets]
@@ -146,7 +164,7 @@ class _Fast:
         starts: list[int] = []
         self._fast.encode_special_tokens = True
         try:
-            for piece, start, special in _cut(text, self._pattern, typed):
+            for piece, start, special in cut(text, self._pattern, typed):
                 if special is not None:
                     ids.append(self._names[special])
                     starts.append(start)
@@ -159,7 +177,11 @@ class _Fast:
         return ids, starts
 
     def decode(self, ids: Sequence[int], specials: bool = False) -> str:
-        return str(self._fast.decode(list(ids), skip_special_tokens=not specials))
+        text = str(self._fast.decode(list(ids), skip_special_tokens=not specials))
+        if self._tidy:
+            for written, meant in _UNTIDY:
+                text = text.replace(written, meant)
+        return text
 
     def save(self, folder: Path) -> str:
         self._fast.save(str(folder / "tokenizer.json"))
@@ -202,7 +224,7 @@ class _SentencePiece:
         base = self._model.vocab_size()
         self._added = {word: base + i for i, word in enumerate(spec.added)}
         self._words = {i: word for word, i in self._added.items()}
-        self._pattern = _pattern(dict.fromkeys(self._added, ("", "")))
+        self._pattern = finder(dict.fromkeys(self._added, ("", "")))
         self.size = base + len(self._added)
         self.bos = _known(self._model.bos_id())
         self.eos = _known(self._model.eos_id())
@@ -211,10 +233,12 @@ class _SentencePiece:
         control = (i for i in (self.bos, self.eos, unknown) if i is not None)
         self.specials = frozenset([*control, *self._added.values()])
 
-    def encode(self, text: str, typed: Sequence[Span] = ()) -> tuple[list[int], list[int]]:
+    def encode(
+        self, text: str, follows: bool = False, typed: Sequence[Span] = ()
+    ) -> tuple[list[int], list[int]]:
         ids: list[int] = []
         starts: list[int] = []
-        for piece, start, special in _cut(text, self._pattern, typed):
+        for piece, start, special in cut(text, self._pattern, typed):
             if special is not None:
                 ids.append(self._added[special])
                 starts.append(start)
@@ -246,7 +270,7 @@ def _known(i: int) -> int | None:
     return i if i >= 0 else None
 
 
-def _pattern(words: Mapping[str, tuple[str, str]]) -> re.Pattern[str] | None:
+def finder(words: Mapping[str, tuple[str, str]]) -> re.Pattern[str] | None:
     """Finds any of the words, the longest first, each with what may stand before and after it."""
     if not words:
         return None
@@ -277,7 +301,7 @@ def _inside(match: re.Match[str], typed: Sequence[Span]) -> bool:
     return any(begin < to and start < end for start, to in typed)
 
 
-def _cut(
+def cut(
     text: str, pattern: re.Pattern[str] | None, typed: Sequence[Span] = ()
 ) -> list[tuple[str, int, str | None]]:
     """Pieces of the text with their starts; special tokens stand alone, named in the third place."""

@@ -28,8 +28,7 @@ class Text:
 
     Attributes:
         learned: whether the model is trained to write it.
-        typed: whether it is a turn's content and not the style's own words: there, the name of a special
-            token is text like any other.
+        typed: whether it is a turn's content in which the name of a special token is text like any other.
     """
 
     text: str
@@ -90,10 +89,17 @@ class Template(Spec):
         training: how a finished conversation is tokenized: `same` as a prompt; `turns` every turn alone,
             what stands before the answer counted to the question; `stripped` the same without white
             space at the end of a question (Prismatic: Phi's `turns`, Llama's `stripped`).
+        contents: whether the name of a special token inside a turn's content is mere `text`, or `special`
+            as the style's own words are. The references of released families do not tell the two apart, and
+            goldens hold them to it: Prismatic's prompts with "</s> text" (text_and_data), xGen-MM's answer
+            with "<|end|>" inside (anyres_single), multi_token's "literal </s>" (specs/multi_token.md).
         strip: whether white space around the contents is removed.
         strip_prompt: whether white space at the end of a prompt is removed.
         blank: what stands for an empty answer.
         captions: the words of user turns are left out; the picture alone is the question.
+        learn_past_end: whether an answer that contains the assistant's `after` itself is learned behind it;
+            a model that stops there never writes what follows.
+        empty_user: what is written for a user turn without content, in place of its form.
     """
 
     name: str = "custom"
@@ -109,10 +115,13 @@ class Template(Spec):
     stop: tuple[str, ...] = ()
     tokenize: Literal["pieces", "whole"] = "whole"
     training: Literal["same", "turns", "stripped"] = "same"
+    contents: Literal["text", "special"] = "text"
     strip: bool = True
     strip_prompt: bool = False
     blank: str = ""
     captions: bool = False
+    learn_past_end: bool = True
+    empty_user: str | None = None
 
     def pieces(
         self,
@@ -234,10 +243,13 @@ class Template(Spec):
         content = list(self._content(turn, apart, False))
         if self.blank and not any(isinstance(p, Hole) or p.text for p in content):
             content = [Text(self.blank, True)]
+        if not self.learn_past_end:
+            content = list(_learned_until(form.after, content))
+        learned = not content or getattr(content[-1], "learned", True)
         yield from content
-        yield Text(form.after, True)
+        yield Text(form.after, learned)
         if self.eos:
-            yield Token("eos", True)
+            yield Token("eos", learned)
 
     def _turn(
         self,
@@ -246,6 +258,10 @@ class Template(Spec):
         apart: Callable[[Media], bool] | None = None,
         raw: bool = False,
     ) -> Iterator[Piece]:
+        empty = not any(isinstance(part, Media) or part for part in turn.content)
+        if turn.role == "user" and empty and self.empty_user is not None:
+            yield Text(self.empty_user)
+            return
         yield Text(form.before)
         if form.lead:
             yield Text(form.lead)
@@ -274,7 +290,22 @@ class Template(Spec):
             if self.strip and not raw:
                 part = part.lstrip() if i == 0 else part
                 part = part.rstrip() if i == last else part
-            yield Text(part, answer, typed=True)
+            yield Text(part, answer, typed=self.contents == "text")
+
+
+def _learned_until(end: str, pieces: list[Text | Hole]) -> Iterator[Text | Hole]:
+    """The pieces of an answer, of which nothing is learned behind the first `end`; that is learned."""
+    ended = False
+    for piece in pieces:
+        if isinstance(piece, Hole) or not (ended or end in piece.text):
+            yield piece
+        elif ended:
+            yield Text(piece.text)
+        else:
+            split = piece.text.index(end) + len(end)
+            yield Text(piece.text[:split], True)
+            yield Text(piece.text[split:])
+            ended = True
 
 
 def _stripped(pieces: list[Piece]) -> list[Piece]:

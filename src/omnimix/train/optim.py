@@ -57,7 +57,7 @@ def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
         if not parameter.requires_grad:
             continue
         factor = next((f for p, f in spec.rates.items() if fnmatch.fnmatchcase(name, p)), 1.0)
-        plain = parameter.ndim <= 1 or name.endswith(".bias")
+        plain = spec.spares != "nothing" and (parameter.ndim <= 1 or name.endswith(".bias"))
         if spec.spares == "embeddings":
             plain = plain or id(parameter) in embeddings or "pos_embed" in name
         table.setdefault((0.0 if plain else spec.decay, factor), []).append(parameter)
@@ -80,10 +80,10 @@ def adamw(model: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
 
 
 def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:
-    """The learning rate of a step (from 0): warm-up, hold, cosine."""
+    """The learning rate of a step (from 0): warm-up, hold, fall."""
     warmup = schedule.warmup if schedule.share is None else int(steps * schedule.share)
     if schedule.zero_first:
-        return peak * _from_zero(step, steps, warmup)
+        return peak * _from_zero(step, steps, warmup, schedule.shape)
     if step < warmup:
         return peak * (step + 1) / warmup
     start = max(warmup, int(steps * schedule.hold))
@@ -91,13 +91,22 @@ def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:
         return peak
     progress = (step - start) / max(1, steps - start)
     low = schedule.final * peak
-    return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return low + (peak - low) * _fallen(min(progress, 1.0), schedule.shape)
 
 
-def _from_zero(step: int, steps: int, warmup: int) -> float:
+def _fallen(progress: float, shape: str) -> float:
+    """What is left of the rate when so much of the fall is behind."""
+    if shape == "constant":
+        return 1.0
+    if shape == "linear":
+        return max(0.0, 1.0 - progress)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _from_zero(step: int, steps: int, warmup: int, shape: str) -> float:
     """Prismatic's factor: nothing at step 0, and behind the last step the cosine rises again."""
     if step == 0:
         return 0.0
     if step < warmup:
         return step / warmup
-    return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
+    return max(0.0, _fallen((step - warmup) / max(1, steps - warmup), shape))

@@ -28,8 +28,10 @@ class OptimizerSpec(Spec):
         rates: factors on the rate by name pattern, first match counts.
         decay: weight decay on matrices.
         spares: what has no decay: `embeddings` and everything that is no matrix, or `vectors` (biases and
-            norms) alone.
+            norms) alone, or `nothing`.
         clip: largest norm of the gradient; None does not clip.
+        clip_parts: clip after every part of a step, as xGen-MM's trainer does, what was gathered before it
+            included; else once, when the gradient is whole.
     """
 
     rate: float = Field(default=1e-3, gt=0)
@@ -37,14 +39,16 @@ class OptimizerSpec(Spec):
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     decay: float = 0.05
-    spares: Literal["embeddings", "vectors"] = "embeddings"
+    spares: Literal["embeddings", "vectors", "nothing"] = "embeddings"
     clip: float | None = 1.0
+    clip_parts: bool = False
 
 
 class ScheduleSpec(Spec):
-    """Linear warm-up, then a cosine to `final`, held at the peak until `hold`.
+    """Linear warm-up, then a fall to `final`, held at the peak until `hold`.
 
     Attributes:
+        shape: how the rate falls: as a cosine, in a straight line, or not at all.
         warmup: steps of warm-up.
         share: warm-up as a share of the steps, in place of `warmup`.
         hold: share of the steps before the rate begins to fall; abilities that switch on late want a
@@ -55,6 +59,7 @@ class ScheduleSpec(Spec):
             part in it.
     """
 
+    shape: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: int = Field(default=100, ge=0)
     share: float | None = Field(default=None, ge=0, lt=1)
     zero_first: bool = False
@@ -71,8 +76,8 @@ class Stage(Spec):
         mixture: datasets and their shares.
         steps: optimizer steps.
         epochs: rounds over the dataset in place of `steps`, for the orders that have rounds.
-        order: `mixture` draws from all datasets for ever; `shuffled` and `by_modality` read one finite
-            dataset in rounds (see `omnimix.data.orders`).
+        order: `mixture` draws from all datasets for ever; `shuffled`, `by_modality` and `by_length` read
+            one finite dataset in rounds (see `omnimix.data.orders` and `length_groups`).
         template: another style than the recipe's for this stage, `caption` for instance.
         cut: most text tokens of a sample; what is over is dropped. Without it nothing is ever cut.
         batch: samples of one optimizer step.

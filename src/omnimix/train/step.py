@@ -24,7 +24,8 @@ class Stepped:
     Attributes:
         loss: what was minimised.
         parts: of that, the loss of each part as the objective alone would report it.
-        norm: of the gradient before it was clipped.
+        norm: of the gradient before it was clipped for the last time.
+        norms: of the gathered gradient at each clipping.
         rate: learning rate that was used.
         samples, targets: how many records and learned tokens were seen.
     """
@@ -32,6 +33,7 @@ class Stepped:
     loss: Tensor
     parts: list[Tensor]
     norm: Tensor
+    norms: list[Tensor]
     rate: float
     samples: int
     targets: int
@@ -70,6 +72,9 @@ def optimizer_step(
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
     losses: list[Tensor] = []
+    norms: list[Tensor] = []
+    learned = [p for group in optimizer.param_groups for p in group["params"]]
+    most = stage.optimizer.clip or float("inf")
     counts = stage.objective.counts(targets)
     for batch, count in zip(batches, counts, strict=True):
         moved = batch.to(device, non_blocking=True)
@@ -77,15 +82,17 @@ def optimizer_step(
             part = stage.objective.loss(model, moved, count)
         part.backward()
         losses.append(part.detach())
-    learned = [p for group in optimizer.param_groups for p in group["params"]]
+        if stage.optimizer.clip_parts and len(losses) < len(batches):
+            norms.append(torch.nn.utils.clip_grad_norm_(learned, most))
     if look is not None:
         look()
-    norm = torch.nn.utils.clip_grad_norm_(learned, stage.optimizer.clip or float("inf"))
+    norms.append(torch.nn.utils.clip_grad_norm_(learned, most))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     parts = [
-        loss * (count / max(seen, 1))
-        for loss, count, seen in zip(losses, counts, targets, strict=True)
+        loss * (count / max(own, 1))
+        for loss, count, own in zip(losses, counts, targets, strict=True)
     ]
     total = torch.stack(losses).sum()
-    return Stepped(total, parts, norm, rate, sum(len(b.ids) for b in batches), sum(targets))
+    seen = sum(len(batch.ids) for batch in batches)
+    return Stepped(total, parts, norms[-1], norms, rate, seen, sum(targets))

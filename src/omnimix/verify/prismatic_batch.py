@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from omnimix.compose.weave import Sequence
+from omnimix.verify.prismatic_case import PrismaticCase
 from omnimix.verify.report import Check, same
-
-if TYPE_CHECKING:
-    from omnimix.verify.prismatic import PrismaticReading
 
 
 def pictured(woven: list[Sequence]) -> list[int]:
@@ -21,7 +18,7 @@ def pictured(woven: list[Sequence]) -> list[int]:
 
 
 def collated(
-    reading: PrismaticReading, woven: list[Sequence], file: str, prefix: str
+    reading: PrismaticCase, woven: list[Sequence], file: str, prefix: str
 ) -> Iterator[Check]:
     """Ids, labels and mask as the reference's collator makes them, that is without patches."""
     pad = reading.loaded[1].tokenizer.pad

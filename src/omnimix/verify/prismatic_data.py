@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +24,8 @@ from omnimix.prompts.template import Template, named
 from omnimix.train import optim
 from omnimix.train.settings import ScheduleSpec
 from omnimix.types import Sample, Turn
+from omnimix.verify.prismatic_case import PrismaticCase
 from omnimix.verify.report import Check, number, same
-
-if TYPE_CHECKING:
-    from omnimix.verify.prismatic import PrismaticReading
 
 STYLES = {
     "pure": "pure",
@@ -73,7 +71,7 @@ def processor(folder: Path, pad: str) -> Processor:
     return Processor.from_recipe(make_recipe(facts, _TINY, folder, args), folder)
 
 
-def _of(reading: PrismaticReading, name: str, style: Template | None = None) -> Processor:
+def _of(reading: PrismaticCase, name: str, style: Template | None = None) -> Processor:
     """The processor of a tokenizer that the case names."""
     pad = reading.expected("tokenizers", name, "pad_token")
     if pad is None:
@@ -85,7 +83,7 @@ def _of(reading: PrismaticReading, name: str, style: Template | None = None) -> 
     return found if style is None else found.with_template(style)
 
 
-def tokenizers(reading: PrismaticReading) -> Iterator[Check]:
+def tokenizers(reading: PrismaticCase) -> Iterator[Check]:
     """Lengths and special tokens."""
     for name, facts in reading.expected("tokenizers").items():
         tokenizer = _of(reading, name).tokenizer
@@ -102,7 +100,7 @@ def tokenizers(reading: PrismaticReading) -> Iterator[Check]:
                 yield same("tokenizers", f"{name} {word}", value, facts[word])
 
 
-def default_systems(reading: PrismaticReading) -> Iterator[Check]:
+def default_systems(reading: PrismaticCase) -> Iterator[Check]:
     """The system text where nobody gives one, as it is written into the first turn."""
     for builder, expected in reading.expected("default_system_prompts").items():
         asked = Sample((Turn("user", ("?",)),), builder)
@@ -110,7 +108,7 @@ def default_systems(reading: PrismaticReading) -> Iterator[Check]:
         yield same("prompt", f"default system of {builder}", expected in text, True)
 
 
-def prompts(reading: PrismaticReading) -> Iterator[Check]:
+def prompts(reading: PrismaticCase) -> Iterator[Check]:
     """Every turn as it is wrapped, the prompt so far, the preview, and the ids of the whole."""
     for n, facts in enumerate(reading.expected("prompts")):
         style = _style(facts["builder"])
@@ -143,7 +141,7 @@ def prompts(reading: PrismaticReading) -> Iterator[Check]:
                 yield same("ids", f"{what} woven", woven.ids.tolist(), facts["input_ids"])
 
 
-def finetune(reading: PrismaticReading) -> Iterator[Check]:
+def finetune(reading: PrismaticCase) -> Iterator[Check]:
     """Ids and labels of the finetune dataset, and the word counts that its sampler goes by."""
     source = _source(reading, "instruct.json")
     for facts in reading.expected("finetune_dataset"):
@@ -154,7 +152,7 @@ def finetune(reading: PrismaticReading) -> Iterator[Check]:
             yield same("word counts", f"{what}, {i}", list(source.extent(i)), list(lengths))
 
 
-def align(reading: PrismaticReading) -> Iterator[Check]:
+def align(reading: PrismaticCase) -> Iterator[Check]:
     """Ids and labels of the align dataset."""
     source = _source(reading, "chat.json")
     for facts in reading.expected("align_dataset"):
@@ -169,7 +167,7 @@ def align(reading: PrismaticReading) -> Iterator[Check]:
             yield same("word counts", f"{what}, {i}", [has, found + 100 * has], [picture, words])
 
 
-def _source(reading: PrismaticReading, name: str) -> Source:
+def _source(reading: PrismaticCase, name: str) -> Source:
     return Llava(path=name, marks="loose").open(reading.inputs)
 
 
@@ -188,7 +186,7 @@ def _examples(source: Source, made: Processor, facts: dict[str, Any], what: str)
             yield same("dataset ids", f"{name} picture", has, example["has_image"])
 
 
-def collator(reading: PrismaticReading) -> Iterator[Check]:
+def collator(reading: PrismaticCase) -> Iterator[Check]:
     """Rows of any length to one padded batch; rows without a picture have none to fill in."""
     case = reading.case
     first = next(iter(reading.expected("tokenizers")))
@@ -221,7 +219,7 @@ def collator(reading: PrismaticReading) -> Iterator[Check]:
             yield same("collator", f"{name} {stream}", bool(torch.equal(whole, expected)), True)
 
 
-def _row(reading: PrismaticReading, name: str, i: int) -> Sequence:
+def _row(reading: PrismaticCase, name: str, i: int) -> Sequence:
     """One row that goes into the collator; its picture takes no place, as in the reference."""
     case, prefix = reading.case, f"collator/{name}/in{i}/"
     words = {key: case.get(prefix + key) for key in case.names(prefix)}
@@ -238,7 +236,7 @@ def _row(reading: PrismaticReading, name: str, i: int) -> Sequence:
     )
 
 
-def by_modality(reading: PrismaticReading) -> Iterator[Check]:
+def by_modality(reading: PrismaticCase) -> Iterator[Check]:
     """The order of the finetune stage for every rank; where the reference fails, so must we."""
     for n, facts in enumerate(reading.expected("split_modality_sampler")):
         pictures = [bool(picture) for picture, _ in facts["modality_lengths"]]
@@ -254,7 +252,7 @@ def by_modality(reading: PrismaticReading) -> Iterator[Check]:
             yield same("order by modality", f"{n}: {key}", found, wanted)
 
 
-def shuffled(reading: PrismaticReading) -> Iterator[Check]:
+def shuffled(reading: PrismaticCase) -> Iterator[Check]:
     """The order of the align stage."""
     for n, facts in enumerate(reading.expected("align_stage_distributed_sampler")):
         found = orders.shuffled(
@@ -263,7 +261,7 @@ def shuffled(reading: PrismaticReading) -> Iterator[Check]:
         yield same("order shuffled", f"{n}", found, facts["order"])
 
 
-def rates(reading: PrismaticReading) -> Iterator[Check]:
+def rates(reading: PrismaticCase) -> Iterator[Check]:
     """The learning rate of every step, those behind the last planned one included."""
     for n, facts in enumerate(reading.expected("learning_rate")):
         steps = horizon(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,17 +16,14 @@ from omnimix.train import optim
 from omnimix.types import Media, Sample, Turn
 from omnimix.verify.look import Seen, columns, forward
 from omnimix.verify.prismatic_batch import collated, pictured
+from omnimix.verify.prismatic_case import PrismaticCase
 from omnimix.verify.prismatic_train import LEARNS
 from omnimix.verify.report import Check, close, number, same
-
-if TYPE_CHECKING:
-    from omnimix.verify.prismatic import PrismaticReading
-
 
 _EMBEDDING = "language.model.embed_tokens.weight"
 
 
-def vocabulary(reading: PrismaticReading) -> Iterator[Check]:
+def vocabulary(reading: PrismaticCase) -> Iterator[Check]:
     """Rows of the embeddings and the pad token."""
     model, processor = reading.loaded
     facts = {
@@ -42,7 +39,7 @@ def vocabulary(reading: PrismaticReading) -> Iterator[Check]:
         yield same("vocabulary", "num_patches", tiles, reading.expected("num_patches"))
 
 
-def single_tokens(reading: PrismaticReading) -> Iterator[Check]:
+def single_tokens(reading: PrismaticCase) -> Iterator[Check]:
     """Words that must be one token each."""
     tokenizer = reading.loaded[1].tokenizer
     for word, expected in reading.expected("string_token_ids").items():
@@ -60,7 +57,7 @@ class _Request:
     seen: Seen
 
 
-def requests(reading: PrismaticReading) -> Iterator[Check]:
+def requests(reading: PrismaticCase) -> Iterator[Check]:
     """Prompt, ids, pixels, features, projected patches, embeddings, logits and answers."""
     case = reading.case
     model, processor = reading.loaded
@@ -95,7 +92,7 @@ def requests(reading: PrismaticReading) -> Iterator[Check]:
             yield from stage(reading, one)
 
 
-def _sample(reading: PrismaticReading, facts: dict[str, Any], name: str) -> Sample:
+def _sample(reading: PrismaticCase, facts: dict[str, Any], name: str) -> Sample:
     """A request as a conversation; the picture belongs to its first question."""
     turns: list[Turn] = []
     if facts.get("system_prompt") is not None:
@@ -108,13 +105,13 @@ def _sample(reading: PrismaticReading, facts: dict[str, Any], name: str) -> Samp
     return Sample(tuple(turns), name)
 
 
-def streams(reading: PrismaticReading) -> list[str]:
+def streams(reading: PrismaticCase) -> list[str]:
     """How the goldens name the encoders: `featurizer`, or the names inside a pair."""
     names = list(VISION[reading.last.facts["vision_backbone_id"]][1])
     return ["featurizer"] if names == ["vision"] else names
 
 
-def _pixels(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
+def _pixels(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
     tolerance = reading.case.tolerance("pixel_values")
     for i, stream in enumerate(streams(reading)):
         for name in (f"{one.name}/pixel_values/{stream}", f"{one.name}/pixel_values"):
@@ -123,7 +120,9 @@ def _pixels(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
                 yield close("pixels", name, one.seen.pixels[i][0], expected, tolerance)
 
 
-def _features(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
+def _features(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
+    if not one.seen.features:
+        return
     tolerance = reading.case.tolerance("features")
     rows = {s: one.seen.features[i] for i, s in enumerate(streams(reading))}
     for name, found in rows.items():
@@ -140,15 +139,15 @@ def _features(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
             yield close(stage, f"{one.name} {name}", given[0], expected, tolerance)
 
 
-def _embeddings(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
+def _embeddings(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
     expected = reading.case.get(f"{one.name}/inputs_embeds")
     if expected is not None:
         assert one.seen.embeddings is not None
-        tolerance = reading.case.tolerance("inputs_embeds")
+        tolerance = reading.case.tolerance("inputs_embeds", "features")
         yield close("embeddings", one.name, one.seen.embeddings[0], expected, tolerance)
 
 
-def _logits(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
+def _logits(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
     assert one.seen.logits is not None
     logits = one.seen.logits[0]
     tolerance = reading.case.tolerance("logits")
@@ -160,7 +159,7 @@ def _logits(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
             yield close("logits", f"{one.name} {name}", thin, expected, tolerance)
 
 
-def _answers(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
+def _answers(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
     words = reading.expected("generation") or {}
     if words.get("do_sample") or one.facts.get("generated_ids") is None:
         return
@@ -179,7 +178,7 @@ def _answers(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
         yield same("answers", f"{one.name} text", answer.text, one.facts["generated_text"])
 
 
-def _choices(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
+def _choices(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
     assistant = Assistant(*reading.loaded)
     for words, expected in (one.facts.get("string_probabilities") or {}).items():
         found = torch.tensor(assistant.probabilities(one.sample, words.split("|")))
@@ -188,11 +187,11 @@ def _choices(reading: PrismaticReading, one: _Request) -> Iterator[Check]:
             f"{one.name} {words}",
             found,
             torch.tensor(expected),
-            reading.case.tolerance("string_probabilities"),
+            reading.case.tolerance("string_probabilities", "logits"),
         )
 
 
-def batch(reading: PrismaticReading) -> Iterator[Check]:
+def batch(reading: PrismaticCase) -> Iterator[Check]:
     """A few records through dataset, collator, forward and backward."""
     case = reading.case
     model, processor = reading.loaded
@@ -202,7 +201,6 @@ def batch(reading: PrismaticReading) -> Iterator[Check]:
     yield from collated(reading, woven, "expected", "batch")
     given = processor.batch(woven)
     optim.set_learning(model, LEARNS["finetune"])
-    model.train()
     seen = forward(model, given, given.labels)
     assert seen.loss is not None and seen.logits is not None and seen.embeddings is not None
     yield from _fused(reading, woven, seen)
@@ -225,14 +223,13 @@ def batch(reading: PrismaticReading) -> Iterator[Check]:
         found = float("nan") if grad is None else float(grad.norm())
         yield number("gradients", f"norm of {name}", found, expected, _norms(reading))
     model.zero_grad(set_to_none=True)
-    model.eval()
 
 
-def _norms(reading: PrismaticReading) -> float:
+def _norms(reading: PrismaticCase) -> float:
     return reading.case.tolerance("training_grad_norm", "gradients")
 
 
-def _fused(reading: PrismaticReading, woven: list[Sequence], seen: Seen) -> Iterator[Check]:
+def _fused(reading: PrismaticCase, woven: list[Sequence], seen: Seen) -> Iterator[Check]:
     """Embeddings and logits in the reference's order: rows with a picture first."""
     case = reading.case
     order = [*pictured(woven), *(i for i in range(len(woven)) if i not in pictured(woven))]
@@ -242,7 +239,12 @@ def _fused(reading: PrismaticReading, woven: list[Sequence], seen: Seen) -> Iter
         yield same("embeddings", "batch lengths", mask.long().sum(1), lengths)
     assert seen.logits is not None and seen.embeddings is not None
     for word, stage, rows, tolerance in (
-        ("fused_embeds", "embeddings", seen.embeddings, case.tolerance("inputs_embeds")),
+        (
+            "fused_embeds",
+            "embeddings",
+            seen.embeddings,
+            case.tolerance("inputs_embeds", "features"),
+        ),
         ("logits_strided", "logits", seen.logits, case.tolerance("logits")),
     ):
         expected = case.get(f"batch/{word}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,8 @@ from omnimix.compose.modality import ModalitySpec
 from omnimix.errors import CheckpointError
 from omnimix.media.tiles import Tiles
 from omnimix.types import Media
+from omnimix.verify.prismatic_case import PrismaticCase
 from omnimix.verify.report import Check, close, same
-
-if TYPE_CHECKING:
-    from omnimix.verify.prismatic import PrismaticReading
 
 
 def _encoder(vision: str, strategy: str, stream: str) -> Any:
@@ -30,7 +28,7 @@ def _encoder(vision: str, strategy: str, stream: str) -> Any:
     return spec.branches[0].encoders[list(parts).index(part)]
 
 
-def pictures(reading: PrismaticReading) -> Iterator[Check]:
+def pictures(reading: PrismaticCase) -> Iterator[Check]:
     """Pictures before normalising by their hash, after it by their numbers."""
     from omnimix.media.image import ImageOpener
 
@@ -55,7 +53,7 @@ def pictures(reading: PrismaticReading) -> Iterator[Check]:
 
 
 def _numbers(
-    reading: PrismaticReading, name: str, facts: dict[str, Any], found: Tensor, tolerance: float
+    reading: PrismaticCase, name: str, facts: dict[str, Any], found: Tensor, tolerance: float
 ) -> Iterator[Check]:
     if "shape" in facts:
         yield same("pixels", f"{name} shape", list(found.shape), facts["shape"])
@@ -76,7 +74,7 @@ def _thinned(found: Tensor, expected: Tensor) -> Tensor:
     return found if found.shape == expected.shape else found[:, 5::12, 5::12]
 
 
-def steps(reading: PrismaticReading) -> Iterator[Check]:
+def steps(reading: PrismaticCase) -> Iterator[Check]:
     """The steps of every encoder under every strategy, in the reference's words."""
     for name, expected in reading.expected("transform_steps").items():
         vision, strategy, stream = name.split("/")

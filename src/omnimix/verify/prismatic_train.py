@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +21,8 @@ from omnimix.train import optim
 from omnimix.train.settings import Stage
 from omnimix.train.step import Stepped, optimizer_step
 from omnimix.verify.prismatic_batch import collated, pictured
+from omnimix.verify.prismatic_case import PrismaticCase
 from omnimix.verify.report import Check, close, number, same
-
-if TYPE_CHECKING:
-    from omnimix.verify.prismatic import PrismaticReading
 
 LEARNS: dict[str, tuple[str, ...]] = {
     "align": ("image.branches.*.connector.*",),
@@ -34,7 +32,7 @@ LEARNS: dict[str, tuple[str, ...]] = {
 """What each stage of the trainer learns, as patterns on our names."""
 
 
-def learning(reading: PrismaticReading) -> Iterator[Check]:
+def learning(reading: PrismaticCase) -> Iterator[Check]:
     """Which parameters each stage learns."""
     model, processor = reading.loaded
     for stage, names in reading.expected("trainable_parameters_per_stage").items():
@@ -45,7 +43,7 @@ def learning(reading: PrismaticReading) -> Iterator[Check]:
         yield same("what learns", stage, sorted(found), sorted(wanted.values()))
 
 
-def _note(reading: PrismaticReading, unused: dict[str, str]) -> None:
+def _note(reading: PrismaticCase, unused: dict[str, str]) -> None:
     if unused:
         reasons = "; ".join(sorted(set(unused.values())))
         reading.notes.append(
@@ -84,7 +82,7 @@ def stage_of(name: str, words: dict[str, Any], length: int, inputs: str) -> Stag
     return config.validate(Stage, stage, f"training: {name}")
 
 
-def runs(reading: PrismaticReading) -> Iterator[Check]:
+def runs(reading: PrismaticCase) -> Iterator[Check]:
     """Every run that the case describes."""
     for name, facts in reading.expected("training").items():
         yield from _Run(reading, name, facts).checks()
@@ -93,7 +91,7 @@ def runs(reading: PrismaticReading) -> Iterator[Check]:
 class _Run:
     """One run of the trainer, repeated."""
 
-    def __init__(self, reading: PrismaticReading, name: str, facts: dict[str, Any]) -> None:
+    def __init__(self, reading: PrismaticCase, name: str, facts: dict[str, Any]) -> None:
         self.reading = reading
         self.name = name
         self.facts = facts
@@ -184,7 +182,7 @@ class _Run:
                 torch.manual_seed(built.width)
                 fresh = branch.connector.build(1, built.width, width)
             stored = {f"projector.{key}": t for key, t in fresh.state_dict().items()}
-        tolerance = self.case.tolerance("training_parameters")
+        tolerance = self.case.tolerance("training_parameters", "gradients")
         for name in self.case.names("init/projector.", self.file):
             expected = self._tensor(f"init/projector.{name}")
             found = stored.get(name)
@@ -321,7 +319,7 @@ class _Run:
     def _stored(self, prefix: str, parameters: dict[str, torch.nn.Parameter]) -> Iterator[Check]:
         names = list(self.case.names(prefix, self.file))
         known, _ = parameter_names(self.recipe, names)
-        tolerance = self.case.tolerance("training_parameters")
+        tolerance = self.case.tolerance("training_parameters", "gradients")
         for name in names:
             found = parameters[known[name]] if name in known else None
             what = f"{self.name}: {prefix}{name}"
@@ -333,7 +331,7 @@ class _Run:
         layout = self.reading.runs.get(self.name)
         if layout is None:
             return
-        tolerance = self.case.tolerance("training_parameters")
+        tolerance = self.case.tolerance("training_parameters", "gradients")
         stored = files.tensors_of(layout.files[0])
         names = {key.removeprefix("model."): key for key in stored}
         known, _ = parameter_names(self.recipe, names)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omnimix.data.scenes import ask_print, ask_things, pairs
+from omnimix.data.scenes.ask_lessons import LESSONS
 from omnimix.data.scenes.layout import any_focus, mixed_scene, shapes_scene
 from omnimix.data.scenes.printing import chart_scene, words_scene
 from omnimix.data.scenes.question import Question
@@ -22,6 +23,7 @@ ASKERS: dict[str, Callable[[random.Random, Scene], Question | None]] = {
     "list": ask_things.list_all,
     "read": ask_print.read,
     "chart": ask_print.chart,
+    **LESSONS,
 }
 _THINGS = {
     "describe": 1.0,
@@ -36,18 +38,34 @@ _THINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of picture: its share, the weights of its tasks, and how many questions it bears."""
+    """A kind of picture: its share, the weights of its tasks, and how many questions it bears.
+
+    `lessons` are the weights of lessons, which count only where they are asked for by name.
+    """
 
     share: float
     tasks: dict[str, float]
     least: int
     most: int
+    lessons: dict[str, float] = field(default_factory=dict)
 
 
 KINDS: dict[str, Kind] = {
-    "shapes": Kind(0.40, _THINGS, 6, 6),
-    "mixed": Kind(0.16, _THINGS | {"read": 5.0}, 6, 6),
-    "words": Kind(0.21, {"read": 4.0, "find": 1.5, "describe": 0.7}, 2, 4),
+    "shapes": Kind(0.40, _THINGS, 6, 6, {"tag": 4.0, "outline": 2.0, "census": 0.5}),
+    "mixed": Kind(
+        0.16,
+        _THINGS | {"read": 5.0},
+        6,
+        6,
+        {"tag": 4.0, "outline": 1.5, "spell": 4.0, "census": 0.5},
+    ),
+    "words": Kind(
+        0.21,
+        {"read": 4.0, "find": 1.5, "describe": 0.7},
+        2,
+        4,
+        {"spell": 8.0, "outline": 1.0, "census": 0.5},
+    ),
     "chart": Kind(0.11, {"chart": 5.0, "describe": 0.4}, 3, 4),
     "pair": Kind(0.12, {"compare": 1.0}, 2, 3),
 }

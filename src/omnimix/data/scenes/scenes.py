@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from omnimix.data.scenes import pairs
+from omnimix.data.scenes.ask_lessons import LESSONS
 from omnimix.data.scenes.drawing import draw
 from omnimix.data.scenes.plans import ASKERS, KINDS, asked_of, pictures, seen_of
 from omnimix.data.scenes.question import Question
@@ -23,7 +24,8 @@ class Scenes:
         seed: another seed gives other pictures.
         split: "train", or "heldout" with pictures, combinations and words that train never has.
         questions: the most questions of a conversation.
-        tasks: the tasks to ask, all by default.
+        tasks: the tasks to ask, all by default; lessons (`ask_lessons`) may be named as well. Where a
+            lesson is named, a conversation takes as many questions as `questions` says.
         single: only conversations about one picture, never about two.
 
     Raises:
@@ -46,17 +48,22 @@ class Scenes:
         if questions < 1:
             raise OmnimixError("questions must be at least 1", where="Scenes")
         for task in tasks or ():
-            _known(task)
+            _known(task, (*TASKS, *LESSONS))
         self.seed = seed
         self.split = split
         self.questions = questions
         self.tasks = tuple(TASKS if tasks is None else tasks)
         self.single = single
         kinds = {
-            name: {task: weight for task, weight in kind.tasks.items() if task in self.tasks}
+            name: {
+                task: weight
+                for task, weight in (kind.tasks | kind.lessons).items()
+                if task in self.tasks
+            }
             for name, kind in KINDS.items()
             if not (single and name == "pair")
         }
+        self._dense = any(task in LESSONS for task in self.tasks)
         self._kinds = {name: weights for name, weights in kinds.items() if weights}
         if not self._kinds:
             raise OmnimixError(
@@ -131,7 +138,9 @@ class Scenes:
     def _converse(self, rng: random.Random, kind: str, seen: Scene | Pair) -> list[Question]:
         """Different questions that fit what is seen, in random order."""
         weights = self._kinds[kind]
-        wanted = min(self.questions, rng.randint(KINDS[kind].least, KINDS[kind].most))
+        wanted = self.questions
+        if not self._dense:
+            wanted = min(wanted, rng.randint(KINDS[kind].least, KINDS[kind].most))
         names = tuple(weights)
         often = -(-wanted // len(names)) + 1
         drawn = rng.choices(names, tuple(weights.values()), k=3 * wanted)
@@ -158,12 +167,14 @@ class Scenes:
             questions.sort(key=lambda question: question.task in ("describe", "list"))
         # Other questions name the printed words ("Where is the word MAPLE?"), so reading comes first:
         # an answer that could be copied from the text above teaches nothing about the picture.
-        questions.sort(key=lambda question: question.task != "read")
+        # For the same reason letters come before words, and a census of all that is there comes last.
+        turn = {"spell": 0, "read": 1, "census": 3}
+        questions.sort(key=lambda question: turn.get(question.task, 2))
         return questions
 
 
-def _known(task: str) -> None:
-    if task not in TASKS:
+def _known(task: str, names: Sequence[str] = TASKS) -> None:
+    if task not in names:
         raise RegistryError(
-            f"unknown task {task!r}", where="Scenes", hint=f"the tasks are {', '.join(TASKS)}"
+            f"unknown task {task!r}", where="Scenes", hint=f"there are {', '.join(names)}"
         )

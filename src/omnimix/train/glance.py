@@ -1,0 +1,89 @@
+"""A helper loss that teaches encoders without the language model: say the answer's words at a glance.
+
+A language model that starts from nothing takes long to find out that the token of a region is worth looking
+at, and until then the encoder behind it learns next to nothing. Here the region's own token has to name the
+words of the answer that follows, in any order, through the language model's table of words; so do the
+picture's tokens under the region. (The idea of learning to see from bags of words: Joulin et al. 2016,
+"Learning visual features from large weakly supervised data".) The tokens then lie where the words lie, and
+the language model has only to read them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from omnimix.compose.batch import Batch
+from omnimix.compose.modality import Encoded
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.weave import IGNORE
+
+
+def glance(model: MultimodalLM, batch: Batch, encoded: dict[str, Encoded]) -> Tensor:
+    """Mean cross entropy of the words that answer a question about a region, seen from its tokens.
+
+    Modalities that look at no other one have no share in it; without any region the loss is 0.
+    """
+    table = model.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    total = table.new_zeros(())
+    for name in model.modalities:
+        source = model.recipe.modalities[name].source()
+        if source is None or name not in batch.items:
+            continue
+        items = batch.items[name]
+        each = items.index.shape[0] // len(items.tiles)
+        who, word = bags(batch.labels, items.index[::each])
+        if not len(who):
+            continue
+        views = [encoded[name].tokens.unflatten(0, (-1, each)).mean(1)]
+        under = _under(encoded[source].tokens, items.inputs[0], items.on, batch, source)
+        views += [] if under is None else [under]
+        for view in views:
+            # Normed as the language model's own head norms, so that lengths cannot grow for ever.
+            scores = functional.rms_norm(view, view.shape[-1:]) @ table.T
+            total = total + functional.cross_entropy(scores[who], word)
+    return total
+
+
+def bags(
+    labels: Int[Tensor, "batch tokens"], places: Int[Tensor, "items"]
+) -> tuple[Int[Tensor, "words"], Int[Tensor, "words"]]:
+    """The words of the answer that follows each item: (which item, token id) pairs.
+
+    Of several items in front of one answer the last has it.
+    """
+    flat = labels.flatten()
+    learned = flat != IGNORE
+    before = torch.cat([learned.new_zeros(1), learned[:-1]])
+    run = (learned & ~before).cumsum(0)  # number of the answer that a learned token belongs to
+    owner = torch.full((int(run[-1]) + 2,), -1, device=labels.device)
+    owner[run[places] + 1] = torch.arange(len(places), device=labels.device)
+    who = owner[run]
+    taught = learned & (who >= 0)
+    return who[taught], flat[taught]
+
+
+def _under(
+    tokens: Float[Tensor, "total width"],
+    regions: Float[Tensor, "items slots 37"],
+    on: Int[Tensor, "items"],
+    batch: Batch,
+    source: str,
+) -> Float[Tensor, "items width"] | None:
+    """The picture's tokens under each region, averaged; None where they lie on no square grid."""
+    pictures = batch.items[source]
+    each = tokens.shape[0] // len(pictures.tiles)
+    side = math.isqrt(each)
+    if side * side != each or any(tiles != 1 for tiles in pictures.tiles):
+        return None
+    grid = tokens.view(len(pictures.tiles), side, side, -1).permute(0, 3, 1, 2)[on]
+    points = regions[:, 0, 5:].reshape(len(regions), 1, -1, 2) * 2 - 1
+    found = functional.grid_sample(
+        grid, points.to(grid.dtype), mode="nearest", padding_mode="border", align_corners=False
+    )
+    return found.mean((-2, -1))
