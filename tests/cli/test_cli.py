@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from omnimix.cli import models
 from omnimix.cli.guard import joined
 from omnimix.cli.main import app
+from omnimix.compose import recipe as recipes
 from omnimix.data.scenes import Scenes
 
 
@@ -136,14 +138,45 @@ def test_evaluate(tiny_folder: Path, tmp_path: Path) -> None:
     assert "count" in plain.stdout
 
 
-def test_models_lists_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omnimix.compose.recipe.names", lambda: ["nano", "multi_token"])
+def test_models_lists_what_ships() -> None:
     result = run("models", "--json")
     assert result.exit_code == 0, result.output
     rows = {row["name"]: row for row in json.loads(result.stdout)}
+    assert rows["nano"]["weights"] and not rows["sphinx"]["weights"]
     assert rows["nano"]["tokens"] == "49"
     assert rows["multi_token"]["tokens"] == "576"
     assert "nano" in run("models").stdout
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_the_written_counts_are_true(name: str) -> None:
+    """After a change of a recipe: `python -m omnimix.cli.models` writes them anew."""
+    written = json.loads(models.COUNTS.read_text())
+    assert set(written) == set(recipes.names())
+    assert written[name] == models.counted(name)
+
+
+def test_models_lists_released_ones() -> None:
+    rows = json.loads(run("models", "--family", "prismatic", "--json").stdout)
+    assert len(rows) == 49 and {row["family"] for row in rows} == {"prismatic"}
+    found = {row["name"]: row for row in rows}["prism-dinosiglip+7b"]
+    assert (found["language"], found["licence"]) == ("Llama-2 7B", "MIT")
+    table = run("models", "--grep", "xgen").stdout
+    assert "xgen-mm-phi3-mini-base-r-v1.5" in table and "arXiv 2408.08872" in table
+    assert "prism-clip" not in table
+    assert "no model has 'zebra'" in run("models", "--grep", "zebra").stdout
+
+
+def test_the_list_of_models_needs_no_torch() -> None:
+    code = (
+        "import sys; from omnimix.cli.main import run\n"
+        "try:\n    run()\nexcept SystemExit as end:\n"
+        "    assert 'torch' not in sys.modules; sys.exit(end.code)"
+    )
+    command = [sys.executable, "-c", code, "models"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "prism-dinosiglip+7b" in done.stdout
 
 
 def bad(tiny: Path, picture: Path, folder: Path) -> dict[str, tuple[list[object], str]]:
@@ -169,6 +202,8 @@ def bad(tiny: Path, picture: Path, folder: Path) -> dict[str, tuple[list[object]
         "too long": (["chat", tiny, "--ask", "hi " * 1000], "more than the context of 1024"),
         "wrong folder": (["chat", folder / "wrong", "--ask", "hi"], "no model"),
         "unknown model": (["chat", "nanoo", "--ask", "hi"], "unknown model"),
+        "unknown family": (["models", "--family", "prismatik"], "Did you mean 'prismatic'"),
+        "unknown release": (["chat", "phi-2-3b", "--ask", "hi"], "Did you mean 'phi-2+3b'"),
         "unknown recipe": (["show", "nanoo"], "Did you mean 'nano'"),
         "unknown word": (
             ["show", "nano", "--set", "modalities.image.branchez=1"],
@@ -201,6 +236,8 @@ CASES = [
     "too long",
     "wrong folder",
     "unknown model",
+    "unknown family",
+    "unknown release",
     "unknown recipe",
     "unknown word",
     "unknown kind",

@@ -120,6 +120,8 @@ def test_items_must_fit_their_own_holes(tiny_processor: Processor) -> None:
     good = tiny_processor.weave(sample)
     first, second = good.items["image"]
     longer = [replace(first, tokens=first.tokens + 1), replace(second, tokens=second.tokens - 1)]
+    empty = replace(good, items={**good.items, "image": [first, replace(first, tokens=0), second]})
+    assert len(tiny_processor.batch([empty]).items["image"].index) == first.tokens + second.tokens
     for items in (longer, [first]):
         wrong = replace(good, items={**good.items, "image": items})
         with pytest.raises(SpliceError, match=r"talk: .* of 'image' do not fit the holes"):

@@ -153,3 +153,21 @@ def test_regions_look_at_the_picture_they_lie_on(tiny_processor: Processor) -> N
     first, second, last = (Media.region(Point(1, 1), on) for on in (0, 1, None))
     sequence = tiny_processor.weave(talk((picture(), picture(), second, first, last), "a"))
     assert [item.on for item in sequence.items["region"]] == [1, 0, 1]
+
+
+def test_a_typed_special_token_is_text(tiny_processor: Processor) -> None:
+    """In questions and in answers, alone and beside the style's own words."""
+    sequence = tiny_processor.weave(talk("a </s> b<pad>", "</s>c"))
+    specials = tiny_processor.tokenizer.specials
+    text = sequence.ids[sequence.owner == 0].tolist()
+    assert [i for i in text if i in specials] == [tiny_processor.tokenizer.bos]
+    assert "a </s> b<pad>" in tiny_processor.tokenizer.decode(text)
+
+
+def test_styles_of_released_families_read_contents_as_their_references_do(
+    tiny_recipe: Recipe,
+) -> None:
+    processor = Processor.from_recipe(tiny_recipe)
+    style = tiny_recipe.template.model_copy(update={"contents": "special"})
+    sequence = processor.with_template(style).weave(talk("a </s>", "b"))
+    assert processor.tokenizer.eos in sequence.ids.tolist()

@@ -97,3 +97,19 @@ def test_a_token_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_text("nothing")
     with pytest.raises(RecipeError, match="not a SentencePiece model"):
         SlowLlama(path="tokenizer.model").load([tmp_path])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_typed_role_is_text(case: str) -> None:
+    tokenizer, _, place = loaded(case)
+    config = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
+    named = {token["content"]: int(i) for i, token in config["added_tokens_decoder"].items()}
+    end, user = named["<|end|>"], named["<|user|>"]
+    text = "<|user|>\nWhat is <|end|>?<|end|>\n<image>"
+    typed = (text.index("What"), text.index("?") + 1)
+    ids, starts = tokenizer.encode(text, typed=[typed])
+    plain, _ = tokenizer.encode(text)
+    assert (plain.count(end), ids.count(end), ids.count(user)) == (2, 1, 1)
+    assert ids.index(end) == starts.index(text.rindex("<|end|>"))
+    follows, _ = tokenizer.encode(text, follows=True, typed=[typed])
+    assert follows.count(end) == 1

@@ -135,6 +135,62 @@ def test_fast_ids_are_the_published_ones() -> None:
     assert found.decode(found.encode("Two cups.")[0]) == "Two cups."
 
 
+SOUP = st.lists(
+    st.sampled_from(["</s>", "<s>", "<pad>", "<", "/s>", "a", " ", "cup", "猫"]), max_size=8
+)
+"""Text in which names of special tokens stand whole, broken and side by side."""
+
+
+@QUICK
+@given(parts=SOUP)
+def test_what_a_person_types_is_never_a_special_token(parts: list[str], nano: Tokenizer) -> None:
+    text = "".join(parts)
+    ids, starts = nano.encode(text, typed=[(0, len(text))])
+    assert not nano.specials.intersection(ids)
+    assert nano.decode(ids) == text
+    assert starts == sorted(starts) and all(0 <= start < len(text) for start in starts)
+
+
+@QUICK
+@given(before=SOUP, typed=SOUP, after=SOUP)
+def test_what_a_style_writes_stays_special(
+    before: list[str], typed: list[str], after: list[str], nano: Tokenizer
+) -> None:
+    """Only names that lie wholly outside the typed stretch are special tokens, in their order."""
+    head, middle, tail = ("".join(parts) for parts in (before, typed, after))
+    span = (len(head), len(head) + len(middle))
+    ids, starts = nano.encode(head + middle + tail, typed=[span])
+    found = [i for i in ids if i in nano.specials]
+    if middle:
+        wanted = [i for side in (head, tail) for i in nano.encode(side)[0] if i in nano.specials]
+        assert found == wanted
+    assert nano.decode(ids, specials=True) == head + middle + tail
+    assert starts == sorted(starts)
+
+
+def test_typed_names_of_added_sentencepiece_tokens_stay_text() -> None:
+    words = SentencePieceTokenizer(path="tokenizer.model", added=("<PAD>",), pad="<PAD>")
+    found = words.load([shared("fixtures/prismatic/text_and_data/tokenizers/llama2")])
+    text = "a<PAD> cup</s> of<PAD>tea"
+    ids, _ = found.encode(text, typed=[(0, text.index(" of"))])
+    assert ids.count(found.pad) == 1 and found.eos not in ids
+    assert found.decode(ids, specials=True) == text
+
+
+def test_a_token_that_swallows_white_space_still_does(tmp_path: Path) -> None:
+    """Beside a typed name, as Phi-3's role tokens do."""
+    from tokenizers import AddedToken, Tokenizer as Fast
+
+    fast = Fast.from_file(str(recipes.FOLDER / "nano.tokenizer.json"))
+    fast.add_special_tokens([AddedToken("<|end|>", rstrip=True, normalized=False)])
+    fast.save(str(tmp_path / "tokenizer.json"))
+    found = FastTokenizer(path="tokenizer.json").load([tmp_path])
+    plain, _ = found.encode("a<|end|>\n\nb")
+    ids, _ = found.encode("a<|end|>\n\nb</s>", typed=[(11, 15)])
+    assert ids[: len(plain)] == plain
+    assert not {0, 1, 2}.intersection(ids)
+
+
 LLAMA = {"path": "tokenizer.json", "bos": "<s>", "eos": "</s>", "pad": "<PAD>"}
 
 

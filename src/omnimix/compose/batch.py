@@ -186,11 +186,12 @@ def _places(sequence: Sequence, k: int, name: str) -> np.ndarray:
         SpliceError: items and holes that do not belong together.
     """
     places = np.flatnonzero(sequence.owner == k)
-    sizes = np.array([item.tokens for item in sequence.items.get(name, [])], dtype=int)
+    items = sequence.items.get(name, [])
+    sizes = np.array([item.tokens for item in items if item.tokens], dtype=int)
     last = np.cumsum(sizes) - 1
     if len(places) != sizes.sum() or (places[last] - places[last - sizes + 1] != sizes - 1).any():
         raise SpliceError(
-            f"the {len(sizes)} items of {name!r} do not fit the holes left for them",
+            f"the {len(items)} items of {name!r} do not fit the holes left for them",
             where=sequence.id,
             hint="weave the sample anew; its items were changed or put in another order",
         )

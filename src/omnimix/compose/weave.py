@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -288,7 +289,13 @@ class _Weaving:
             learned = np.concatenate(
                 [np.full(len(stretch.text), stretch.learned) for stretch in self.pending]
             )
-            ids, starts = self.weaver.tokenizer.encode(text, self.begun)
+            ends = list(accumulate(len(stretch.text) for stretch in self.pending))
+            typed = [
+                (end - len(stretch.text), end)
+                for stretch, end in zip(self.pending, ends, strict=True)
+                if stretch.typed
+            ]
+            ids, starts = self.weaver.tokenizer.encode(text, self.begun, typed)
             self.begun = True
             marks = learned[np.minimum(np.asarray(starts, dtype=int), len(text) - 1)]
             self.ids += ids

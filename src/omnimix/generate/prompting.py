@@ -73,6 +73,7 @@ def plain(processor: Processor) -> Processor:
         stop=style.stop,
         user=Form(),
         assistant=Form(),
+        contents="special",  # the style has been written already
         strip=False,
     )
     return processor.with_template(bare)

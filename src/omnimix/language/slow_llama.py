@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
-from omnimix.language.tokenizer import Tokenizer, TokenizerSpec, cut
+from omnimix.language.tokenizer import Span, Tokenizer, TokenizerSpec, cut, finder
 
 # NormalizerSpec.add_dummy_prefix = false, to be merged into the model (protobuf joins repeated messages).
 _NO_PREFIX = b"\x1a\x02\x18\x00"
@@ -68,6 +68,7 @@ class _SlowLlama:
         except (OSError, RuntimeError) as error:
             raise RecipeError(f"not a SentencePiece model ({error})", where=str(path)) from None
         self._added = {token.text: token for token in spec.added}
+        self._finder = finder(dict.fromkeys(self._added, ("", "")))
         self._words = {token.id: token.text for token in spec.added}
         top = max((token.id for token in spec.added), default=-1) + 1
         self.base = int(self._model.vocab_size())  # ids of the model itself
@@ -102,17 +103,20 @@ class _SlowLlama:
             )
         return found
 
-    def encode(self, text: str, follows: bool = False) -> tuple[list[int], list[int]]:
+    def encode(
+        self, text: str, follows: bool = False, typed: Sequence[Span] = ()
+    ) -> tuple[list[int], list[int]]:
         if not text:
             return [], []
         plain = text.replace(_SPACE, " ")
         shift = 0 if follows else 1
-        pieces = self._stripped(cut(plain if follows else _SPACE + plain, list(self._added)))
+        moved = [(begin + shift, end + shift) for begin, end in typed]
+        pieces = cut(plain if follows else _SPACE + plain, self._finder, moved)
         ids: list[int] = []
         starts: list[int] = []
-        for piece, start in pieces:
-            if piece in self._added:
-                ids.append(self._added[piece].id)
+        for piece, start, added in self._stripped(pieces):
+            if added is not None:
+                ids.append(self._added[added].id)
                 starts.append(max(start - shift, 0))
                 continue
             for i, begin in self._pieces(piece):
@@ -122,12 +126,14 @@ class _SlowLlama:
             return ids[1:], starts[1:]
         return ids, starts
 
-    def _stripped(self, pieces: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    def _stripped(
+        self, pieces: list[tuple[str, int, str | None]]
+    ) -> Iterator[tuple[str, int, str | None]]:
         """Without the white space that added tokens swallow."""
-        for k, (piece, start) in enumerate(pieces):
-            if piece not in self._added:
-                before = self._added.get(pieces[k - 1][0]) if k else None
-                after = self._added.get(pieces[k + 1][0]) if k + 1 < len(pieces) else None
+        for k, (piece, start, added) in enumerate(pieces):
+            if added is None:
+                before = self._added.get(pieces[k - 1][2] or "") if k else None
+                after = self._added.get(pieces[k + 1][2] or "") if k + 1 < len(pieces) else None
                 if before is not None and before.rstrip:
                     shorter = piece.lstrip()
                     start += len(piece) - len(shorter)
@@ -135,7 +141,7 @@ class _SlowLlama:
                 if after is not None and after.lstrip:
                     piece = piece.rstrip()
             if piece:
-                yield piece, start
+                yield piece, start, added
 
     def _pieces(self, text: str) -> Iterator[tuple[int, int]]:
         """Ids of a stretch without added tokens, and where in it each begins."""

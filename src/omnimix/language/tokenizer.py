@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
 from omnimix.language import llama_bpe
+
+Span: TypeAlias = tuple[int, int]
 
 
 @runtime_checkable
@@ -22,12 +25,15 @@ class Tokenizer(Protocol):
     size: int
     specials: frozenset[int]
 
-    def encode(self, text: str, follows: bool = False) -> tuple[list[int], list[int]]:
+    def encode(
+        self, text: str, follows: bool = False, typed: Sequence[Span] = ()
+    ) -> tuple[list[int], list[int]]:
         """Ids without specials added, and for each the index of its first character in `text`.
 
         Args:
             follows: whether earlier text or an item stands before it; some tokenizers treat the very
                 beginning of a text differently.
+            typed: stretches of `text` (from, to) in which the name of a special token is mere text.
         """
         ...
 
@@ -130,6 +136,15 @@ class _Fast:
         self.pad = pad if pad is not None else self.eos or 0
         added = self._fast.get_added_tokens_decoder()
         self.specials = frozenset(i for i, token in added.items() if token.special)
+        self._names = {token.content: i for i, token in added.items() if token.special}
+        # Tokens that swallow the white space around them do so wherever they stand.
+        self._pattern = finder(
+            {
+                t.content: (r"\s*" if t.lstrip else "", r"\s*" if t.rstrip else "")
+                for t in added.values()
+                if t.special
+            }
+        )
 
     def _id(self, word: str | None) -> int | None:
         if word is None:
@@ -139,9 +154,27 @@ class _Fast:
             raise RecipeError(f"the tokenizer has no token {word!r}", where=str(self._file))
         return found
 
-    def encode(self, text: str, follows: bool = False) -> tuple[list[int], list[int]]:
-        coded = self._fast.encode(text, add_special_tokens=False)
-        return list(coded.ids), [start for start, _ in coded.offsets]
+    def encode(
+        self, text: str, follows: bool = False, typed: Sequence[Span] = ()
+    ) -> tuple[list[int], list[int]]:
+        if not _touches(text, self._pattern, typed):
+            coded = self._fast.encode(text, add_special_tokens=False)
+            return list(coded.ids), [start for start, _ in coded.offsets]
+        ids: list[int] = []
+        starts: list[int] = []
+        self._fast.encode_special_tokens = True
+        try:
+            for piece, start, special in cut(text, self._pattern, typed):
+                if special is not None:
+                    ids.append(self._names[special])
+                    starts.append(start)
+                    continue
+                coded = self._fast.encode(piece, add_special_tokens=False)
+                ids += coded.ids
+                starts += [start + begin for begin, _ in coded.offsets]
+        finally:
+            self._fast.encode_special_tokens = False
+        return ids, starts
 
     def decode(self, ids: Sequence[int], specials: bool = False) -> str:
         text = str(self._fast.decode(list(ids), skip_special_tokens=not specials))
@@ -191,6 +224,7 @@ class _SentencePiece:
         base = self._model.vocab_size()
         self._added = {word: base + i for i, word in enumerate(spec.added)}
         self._words = {i: word for word, i in self._added.items()}
+        self._pattern = finder(dict.fromkeys(self._added, ("", "")))
         self.size = base + len(self._added)
         self.bos = _known(self._model.bos_id())
         self.eos = _known(self._model.eos_id())
@@ -199,12 +233,14 @@ class _SentencePiece:
         control = (i for i in (self.bos, self.eos, unknown) if i is not None)
         self.specials = frozenset([*control, *self._added.values()])
 
-    def encode(self, text: str, follows: bool = False) -> tuple[list[int], list[int]]:
+    def encode(
+        self, text: str, follows: bool = False, typed: Sequence[Span] = ()
+    ) -> tuple[list[int], list[int]]:
         ids: list[int] = []
         starts: list[int] = []
-        for piece, start in cut(text, list(self._added)):
-            if piece in self._added:
-                ids.append(self._added[piece])
+        for piece, start, special in cut(text, self._pattern, typed):
+            if special is not None:
+                ids.append(self._added[special])
                 starts.append(start)
                 continue
             coded = self._model.encode(piece, out_type="offset_mapping")
@@ -234,20 +270,52 @@ def _known(i: int) -> int | None:
     return i if i >= 0 else None
 
 
-def cut(text: str, words: Sequence[str]) -> list[tuple[str, int]]:
-    """Pieces of the text with their starts; the added words stand alone."""
-    import re
-
+def finder(words: Mapping[str, tuple[str, str]]) -> re.Pattern[str] | None:
+    """Finds any of the words, the longest first, each with what may stand before and after it."""
     if not words:
-        return [(text, 0)] if text else []
+        return None
     longest_first = sorted(words, key=len, reverse=True)
-    pieces: list[tuple[str, int]] = []
+    return re.compile(
+        "|".join(f"{words[word][0]}({re.escape(word)}){words[word][1]}" for word in longest_first)
+    )
+
+
+def _touches(text: str, pattern: re.Pattern[str] | None, typed: Sequence[Span]) -> bool:
+    """Whether a special token's name reaches into a typed stretch."""
+    if pattern is None or not typed:
+        return False
+    return any(_inside(match, typed) for match in _matches(text, pattern))
+
+
+def _matches(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+    """All matches, those that overlap included."""
+    at = 0
+    while match := pattern.search(text, at):
+        yield match
+        at = match.start(match.lastindex or 0) + 1
+
+
+def _inside(match: re.Match[str], typed: Sequence[Span]) -> bool:
+    """Whether the name (without the white space around it) has a character in a typed stretch."""
+    begin, end = match.span(match.lastindex or 0)
+    return any(begin < to and start < end for start, to in typed)
+
+
+def cut(
+    text: str, pattern: re.Pattern[str] | None, typed: Sequence[Span] = ()
+) -> list[tuple[str, int, str | None]]:
+    """Pieces of the text with their starts; special tokens stand alone, named in the third place."""
+    pieces: list[tuple[str, int, str | None]] = []
     last = 0
-    for match in re.finditer("|".join(map(re.escape, longest_first)), text):
-        if match.start() > last:
-            pieces.append((text[last : match.start()], last))
-        pieces.append((match.group(), match.start()))
+    for match in _matches(text, pattern) if pattern is not None else ():
+        name = match[match.lastindex or 0]
+        start = max(match.start(), last)
+        if match.start(match.lastindex or 0) < last or _inside(match, typed):
+            continue
+        if start > last:
+            pieces.append((text[last:start], last, None))
+        pieces.append((text[start : match.end()], start, name))
         last = match.end()
     if last < len(text):
-        pieces.append((text[last:], last))
+        pieces.append((text[last:], last, None))
     return pieces

@@ -24,10 +24,16 @@ FOLDER = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Text:
-    """A stretch of characters; `learned` where the model is trained to write it."""
+    """A stretch of characters.
+
+    Attributes:
+        learned: whether the model is trained to write it.
+        typed: whether it is a turn's content in which the name of a special token is text like any other.
+    """
 
     text: str
     learned: bool = False
+    typed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +89,10 @@ class Template(Spec):
         training: how a finished conversation is tokenized: `same` as a prompt; `turns` every turn alone,
             what stands before the answer counted to the question; `stripped` the same without white
             space at the end of a question (Prismatic: Phi's `turns`, Llama's `stripped`).
+        contents: whether the name of a special token inside a turn's content is mere `text`, or `special`
+            as the style's own words are. The references of released families do not tell the two apart, and
+            goldens hold them to it: Prismatic's prompts with "</s> text" (text_and_data), xGen-MM's answer
+            with "<|end|>" inside (anyres_single), multi_token's "literal </s>" (specs/multi_token.md).
         strip: whether white space around the contents is removed.
         strip_prompt: whether white space at the end of a prompt is removed.
         blank: what stands for an empty answer.
@@ -105,6 +115,7 @@ class Template(Spec):
     stop: tuple[str, ...] = ()
     tokenize: Literal["pieces", "whole"] = "whole"
     training: Literal["same", "turns", "stripped"] = "same"
+    contents: Literal["text", "special"] = "text"
     strip: bool = True
     strip_prompt: bool = False
     blank: str = ""
@@ -279,7 +290,7 @@ class Template(Spec):
             if self.strip and not raw:
                 part = part.lstrip() if i == 0 else part
                 part = part.rstrip() if i == last else part
-            yield Text(part, answer)
+            yield Text(part, answer, typed=self.contents == "text")
 
 
 def _learned_until(end: str, pieces: list[Text | Hole]) -> Iterator[Text | Hole]:
@@ -305,7 +316,7 @@ def _stripped(pieces: list[Piece]) -> list[Piece]:
         assert isinstance(last, Text)
         text = last.text.rstrip()
         if text:
-            return [*found, Text(text, last.learned)]
+            return [*found, Text(text, last.learned, last.typed)]
     return found
 
 

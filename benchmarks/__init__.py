@@ -1,0 +1,1 @@
+"""Speed beside a peer, in one process; see docs/benchmarks.md."""

@@ -1,0 +1,56 @@
+"""Benchmarks run, and time things that are equal. No time is asserted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import harness, packing, preprocess, splicing
+from tests.conftest import TINY
+
+
+@pytest.mark.parametrize("style", ["siglip", "clip"])
+def test_prepared_pictures_are_the_same(style: str) -> None:
+    ways = getattr(preprocess, style)(64)
+    image = preprocess.picture(160, 120)
+    own = ways.pop("ours")(image)
+    assert own.shape == (3, 64, 64) and own.std() > 0.1
+    assert len(ways) == 2
+    for way in ways.values():
+        assert torch.allclose(way(image), own, atol=1e-5)
+
+
+def test_packed_and_padded_learn_the_same() -> None:
+    (pair,) = packing.pairs(TINY)
+    assert torch.allclose(pair.ours(), pair.peer(), atol=1e-5)
+
+
+def test_splicing_changes_the_holes_alone() -> None:
+    (pair,) = splicing.pairs(count=2, width=8)
+    with torch.no_grad():
+        ours, plain = pair.ours(), pair.peer()
+    assert ours.shape == plain.shape
+    same = (ours == plain).all(-1).float().mean()
+    assert 0 < same < 1
+
+
+def test_ratios_are_the_peers_time_over_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[str] = []
+    pair = harness.Pair("x", lambda: calls.append("a"), lambda: calls.append("b"), "y")
+    (result,) = harness.report([pair], ["--rounds", "3"])
+    assert len(result.ours) == len(result.peer) == 3
+    assert calls == [
+        "b",
+        "a",
+        "a",
+        "b",
+        "b",
+        "a",
+        "a",
+        "b",
+    ]  # one round to warm up, then turn about
+    fixed = harness.Result(pair, (1.0, 2.0, 4.0), (2.0, 2.0, 2.0))
+    assert fixed.ratios() == [2.0, 1.0, 0.5]
+    assert harness.spread([0.5, 1.0, 2.0]) == (0.75, 1.0, 1.5)
+    assert "ratio  1.00 [0.75, 1.50]" in fixed.line()
+    assert "ratio" in capsys.readouterr().out
