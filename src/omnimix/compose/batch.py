@@ -187,10 +187,11 @@ def _places(sequence: Sequence, k: int, name: str) -> np.ndarray:
     """
     places = np.flatnonzero(sequence.owner == k)
     sizes = np.array([item.tokens for item in sequence.items.get(name, [])], dtype=int)
+    sizes = sizes[sizes > 0]  # an item may take no place: collators of references hold such
     last = np.cumsum(sizes) - 1
     if len(places) != sizes.sum() or (places[last] - places[last - sizes + 1] != sizes - 1).any():
         raise SpliceError(
-            f"the {len(sizes)} items of {name!r} do not fit the holes left for them",
+            f"the {len(sequence.items.get(name, []))} items of {name!r} do not fit the holes left for them",
             where=sequence.id,
             hint="weave the sample anew; its items were changed or put in another order",
         )
