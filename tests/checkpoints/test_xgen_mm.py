@@ -360,3 +360,14 @@ def test_a_recipe_that_xgen_cannot_express(tiny_model: MultimodalLM, tmp_path: P
 def test_grids_that_do_not_fit_the_tiles() -> None:
     with pytest.raises(CheckpointError, match="768 x 384 is not made of tiles of 46"):
         xgen_recipe.grids([[92, 46], [768, 384]], 46, "here")
+
+
+def test_a_converted_file_of_any_name_is_found_in_its_folder(tmp_path: Path) -> None:
+    source = shared(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt")
+    state = torch.load(source, weights_only=True)["model_state_dict"]
+    torch.save(state, tmp_path / "base_model.pt")
+    found = base.recognise(tmp_path)
+    assert found is not None
+    assert (found[0].name, found[1].kind) == ("xgen_mm", "bare state dict")
+    (tmp_path / "another.pt").write_bytes((tmp_path / "base_model.pt").read_bytes())
+    assert base.recognise(tmp_path) is None

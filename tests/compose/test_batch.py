@@ -128,6 +128,23 @@ def test_items_must_fit_their_own_holes(tiny_processor: Processor) -> None:
             tiny_processor.batch([wrong])
 
 
+def test_an_item_may_take_no_place(tiny_processor: Processor) -> None:
+    """Rows of a reference's collator have pictures whose places come later."""
+    good = tiny_processor.weave(talk((picture(9, 9), "one"), "b"))
+    text = good.owner == 0
+    none = [replace(item, tokens=0) for item in good.items["image"]]
+    bare = replace(
+        good,
+        ids=good.ids[text],
+        labels=good.labels[text],
+        owner=good.owner[text],
+        items={**good.items, "image": none},
+    )
+    batch = tiny_processor.batch([bare])
+    assert batch.items["image"].index.numel() == 0
+    assert batch.items["image"].inputs[0].shape[0] == 1
+
+
 def test_splice_puts_features_in_their_places() -> None:
     text = torch.zeros(2, 3, 1)
     done = splice(text, torch.tensor([[1.0], [2.0]]), torch.tensor([4, 1]))

@@ -77,6 +77,28 @@ def test_a_case_may_lack_stages(case: Path) -> None:
     assert json.loads(result.stdout)["passed"] is True
 
 
+def test_a_word_that_is_not_stated_is_said_and_the_rest_compared(case: Path) -> None:
+    facts = json.loads((case / "case.json").read_text())
+    requests = facts["requests"]
+    del requests[1]["prompt"]
+    edit(case, requests=requests, string_token_ids={"Yes": 1})
+    report = verify(case, stop=False)
+    assert [line.stage for line in report.lines() if not line.passed] == ["vocabulary"]
+    assert any("'requests' was compared in part only" in note for note in report.notes)
+    assert "loss" in {line.stage for line in report.lines()}
+
+
+def test_a_wrong_preview_is_found(case: Path) -> None:
+    requests = json.loads((case / "case.json").read_text())["requests"]
+    word = "potential_prompt_for_next_human_turn_HELLO"
+    stated = [facts for facts in requests if facts.get(word)]
+    assert stated, "one of the public requests states a preview"
+    stated[0][word] += "?"
+    edit(case, requests=requests, batch=None)
+    failed = verify(case).failed
+    assert failed is not None and failed.stage == "prompt" and "preview" in failed.what
+
+
 def test_a_case_with_nothing_to_compare_does_not_pass(case: Path) -> None:
     facts = json.loads((case / "case.json").read_text())
     (case / "case.json").write_text(json.dumps({"family": facts["family"], "tolerance": 1e-5}))

@@ -421,7 +421,7 @@ def _depth_patch(encoder: Any) -> tuple[int, int]:
     if depth is None:
         sizes = {"base": 12, "large": 24, "so400m": 27}
         depth = next(n for word, n in sizes.items() if f"_{word}_" in encoder.model)
-    return int(depth), int(patch.group(1))
+    return int(depth), int(encoder.args.get("patch_size", patch.group(1)))
 
 
 def base_llm(parts: Parts, facts: Mapping[str, Any], llm: Path, recipe: Recipe) -> Weights:

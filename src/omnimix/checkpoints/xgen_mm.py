@@ -45,6 +45,7 @@ CONNECTOR = "image.branches.0.connector."
 LATENTS = "vision_tokenizer.latents"
 
 _HEAD = "the pooling head of SigLIP is used by nobody"
+SUFFIXES = (".pt", ".pth", ".bin")
 CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
 
 
@@ -145,8 +146,12 @@ class XGenMM(Family):
                 return Layout(self.name, HUB, path, facts={"config": words}) if ours else None
             numbered = [(int(m[1]), p) for p in path.iterdir() if (m := CHECKPOINT.match(p.name))]
             # The reference takes the highest number, whether it counts steps or epochs.
-            return self._file(max(numbered)[1]) if numbered else None
-        if path.is_file() and path.suffix in (".pt", ".pth", ".bin"):
+            if numbered:
+                return self._file(max(numbered)[1])
+            # The converter writes its one file under whatever name it was given.
+            alone = [p for p in path.iterdir() if p.is_file() and p.suffix in SUFFIXES]
+            return self._file(alone[0]) if len(alone) == 1 else None
+        if path.is_file() and path.suffix in SUFFIXES:
             return self._file(path)
         return None
 

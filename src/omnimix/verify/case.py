@@ -14,6 +14,17 @@ from torch import Tensor
 from omnimix.errors import CheckpointError
 
 
+class Unstated(CheckpointError):
+    """A comparison asks for a word that case.json does not have."""
+
+
+class Facts(dict[str, Any]):
+    """A table of case.json; a word it lacks is an error of the case, never a bare KeyError."""
+
+    def __missing__(self, word: str) -> Any:
+        raise Unstated(f"case.json does not state {word!r}")
+
+
 class Case:
     """A folder with a `case.json`. Whatever it is called, its contents alone say how it is read.
 
@@ -26,7 +37,7 @@ class Case:
         self.folder = folder
         path = folder / "case.json"
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = json.loads(path.read_text(encoding="utf-8"), object_hook=Facts)
         except FileNotFoundError:
             raise CheckpointError(
                 "no golden numbers: there is neither a case.json nor a certificate.json",

@@ -74,6 +74,10 @@ def requests(reading: PrismaticCase) -> Iterator[Check]:
             yield same(
                 "prompt", one.name, template.wrapped(asked, True), one.facts["wrapped_turns"]
             )
+        preview = one.facts.get("potential_prompt_for_next_human_turn_HELLO")
+        if preview is not None:
+            shown = template.preview(asked, "HELLO")
+            yield same("prompt", f"{one.name} preview", shown, preview)
     for one in found:
         ids = one.woven.ids[one.woven.owner == 0].tolist()
         yield same("ids", one.name, ids, one.facts["input_ids"])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from omnimix.errors import CheckpointError
 from omnimix.registry import READINGS
-from omnimix.verify.case import Case
+from omnimix.verify.case import Case, Unstated
 from omnimix.verify.report import Check, Report
 
 Section: TypeAlias = Callable[[Any], Iterator[Check]]
@@ -36,8 +36,12 @@ class Reading(abc.ABC):
     def checks(self) -> Iterator[Check]:
         """All comparisons of the case."""
         for word, section in type(self).sections.items():
-            if self.case.facts.get(word):
+            if not self.case.facts.get(word):
+                continue
+            try:
                 yield from section(self)
+            except Unstated as error:
+                self.notes.append(f"{word!r} was compared in part only: {error.what}")
 
 
 def verify(path: str | Path, stop: bool = True) -> Report:

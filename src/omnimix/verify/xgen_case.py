@@ -56,10 +56,12 @@ class XGenCase(Reading):
     def layouts(self) -> dict[str, Layout]:
         """The checkpoints of the case by folder name, complete ones first."""
         found = {}
-        for folder in sorted((self.case.folder / "checkpoint").glob("*")):
-            layout = XGenMM().recognise(folder)
-            if layout is not None:
-                found[folder.name] = layout
+        root = self.case.folder / "checkpoint"
+        named = [root / name for name in self.case.facts.get("checkpoint_layouts") or ()]
+        for path in [*sorted(root.glob("*")), *(path for path in named if path.exists())]:
+            layout = XGenMM().recognise(path)
+            if layout is not None and layout.root not in [known.root for known in found.values()]:
+                found[str(path.relative_to(root))] = layout
         if not found:
             raise CheckpointError("the case holds no checkpoint", where=str(self.case.folder))
         whole = {name: x for name, x in found.items() if "module." not in x.facts.get("prefix", "")}
@@ -68,13 +70,14 @@ class XGenCase(Reading):
     @cached_property
     def words(self) -> dict[str, Any]:
         """What the case says about its model, in the reader's words."""
-        config = self.case.facts["config"]
+        config = self.case.facts.get("config") or {}
         words = {
             word: config[word]
             for word in ("image_aspect_ratio", "anyres_patch_sampling", "num_vision_tokens")
             if word in config
         }
-        words["heads"] = config["resampler"]["heads"]
+        if config.get("resampler"):
+            words["heads"] = config["resampler"]["heads"]
         if config.get("anyres_grids"):
             words["anyres_grids"] = config["anyres_grids"]
         return words
@@ -129,6 +132,11 @@ class XGenCase(Reading):
         waiting = list(files)
         for i, piece in enumerate(text.split(MARK)):
             if i:
+                if not waiting:
+                    raise CheckpointError(
+                        f"a prompt has more marks than its {len(files)} pictures: {text[:60]!r}",
+                        where=str(self.inputs / "request.json"),
+                    )
                 parts.append(Media.image(str(self.inputs / waiting.pop(0))))
             if piece:
                 parts.append(piece)

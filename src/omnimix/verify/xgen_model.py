@@ -66,6 +66,12 @@ def conversations(reading: XGenCase) -> Iterator[Check]:
             yield same("labels", f"{name} (refused: {error.what})", 0, learned)
             continue
         yield same("prompt", name, reading.shown(sample, processor), facts["prompt"])
+        ids, labels = reading.marked(woven, processor)
+        counts = {"n_tokens": len(ids), "n_supervised": int((labels != IGNORE).sum())}
+        for word, count in counts.items():
+            if word in facts:
+                stage = "ids" if word == "n_tokens" else "labels"
+                yield same(stage, f"{name}: {word}", count, facts[word])
         yield from _ids_and_labels(reading, processor, woven, f"sft/{name}", name)
 
 
@@ -117,6 +123,10 @@ def pictures(reading: XGenCase) -> Iterator[Check]:
         ):
             if word in facts:
                 yield same("tiles", f"{name}: {word}", found, facts[word])
+        best = facts.get("best_resolution")
+        if best is not None:
+            side = int(item.inputs[0].shape[-1])
+            yield same("tiles", f"{name}: pixels", [side * n for n in item.grid], best)
         seen = encoded(model, processor.batch([woven]))
         for key, found_ in (
             (f"pre/{name}/pixel_values", seen["pixels"]),
@@ -249,7 +259,7 @@ def answers(reading: XGenCase) -> Iterator[Check]:
         name = asked["name"]
         samples = [
             Sample((Turn("user", reading.content(text, images)),), name)
-            for text, images in zip(asked["prompts"], asked["images"], strict=True)
+            for text, images in _asked(asked)
         ]
         facts = reading.case.facts["generate"].get(name, {})
         shown = [reading.shown(sample, processor, True) for sample in samples]
@@ -259,11 +269,21 @@ def answers(reading: XGenCase) -> Iterator[Check]:
         stops = processor.recipe.template.stop
         ends = list(endings(processor.tokenizer, stops))
         yield from _written(reading, model, processor, woven, asked, f"gen/{name}", name, ends)
+        stored = reading.case.get(f"gen/{name}/generated_ids")
+        if stored is not None and "generated_ids" in facts:
+            yield same("greedy ids", f"{name}: stated", stored, facts["generated_ids"])
         for row, ids in enumerate(facts.get("generated_ids", [])):
             for word, specials in (("text_skip_special", False), ("text_raw", True)):
                 if word in facts:
                     text = processor.tokenizer.decode(ids, specials)
                     yield same("text", f"{name} {word}", text, facts[word][row])
+
+
+def _asked(asked: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Prompts with their pictures; a prompt in words alone has none."""
+    prompts = asked["prompts"]
+    pictures = asked.get("images") or [None] * len(prompts)
+    return [(text, list(files or ())) for text, files in zip(prompts, pictures, strict=True)]
 
 
 def _prompt(

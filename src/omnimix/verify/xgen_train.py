@@ -132,6 +132,9 @@ class _Labelled:
         loss = self.golden("loss")
         if loss is not None:
             yield close("loss", self.name, output.loss.reshape(loss.shape), loss, tolerance)
+        if "loss" in self.facts:
+            found = float(output.loss.detach())
+            yield number("loss", f"{self.name}: stated", found, self.facts["loss"], tolerance)
         grads = self.reading.foreign(gradients(self.model))
         self.model.zero_grad(set_to_none=True)
         yield from self._gradients(grads)
@@ -270,6 +273,8 @@ def _steps(
     for step in range(rounds.steps):
         at = range(step * rounds.accumulate, (step + 1) * rounds.accumulate)
         parts: list[Batch] = [given[i][0] for i in at]
+        if written is not None and written in at[:-1]:
+            yield from _file(reading, model)  # written between two parts, before the weights move
         done = optimizer_step(model, optimizer, stage, step, planned, parts)
         for i, loss, norm in zip(at, done.parts, done.norms, strict=True):
             found: dict[str, Any] = {
@@ -283,7 +288,7 @@ def _steps(
                 if wanted is not None:
                     what = f"training part {i + 1}: {word}"
                     yield number(name, what, float(value), float(wanted[i]), tolerance)
-        if written is not None and written in at:
+        if written == at[-1]:
             yield from _file(reading, model)
     yield from _final(reading, model)
 
