@@ -90,10 +90,7 @@ def test_a_word_that_is_not_stated_is_said_and_the_rest_compared(case: Path) -> 
 
 def test_a_wrong_preview_is_found(case: Path) -> None:
     requests = json.loads((case / "case.json").read_text())["requests"]
-    word = "potential_prompt_for_next_human_turn_HELLO"
-    stated = [facts for facts in requests if facts.get(word)]
-    assert stated, "one of the public requests states a preview"
-    stated[0][word] += "?"
+    requests[0]["potential_prompt_for_next_human_turn_HELLO"] = "not what the template writes"
     edit(case, requests=requests, batch=None)
     failed = verify(case).failed
     assert failed is not None and failed.stage == "prompt" and "preview" in failed.what

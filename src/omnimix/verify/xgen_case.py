@@ -55,7 +55,7 @@ class XGenCase(Reading):
     @cached_property
     def layouts(self) -> dict[str, Layout]:
         """The checkpoints of the case by folder name, complete ones first."""
-        found = {}
+        found: dict[str, Layout] = {}
         root = self.case.folder / "checkpoint"
         named = [root / name for name in self.case.facts.get("checkpoint_layouts") or ()]
         for path in [*sorted(root.glob("*")), *(path for path in named if path.exists())]:

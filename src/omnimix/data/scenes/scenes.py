@@ -55,7 +55,7 @@ class Scenes:
         for kind in kinds or ():
             if kind not in KINDS:
                 raise RegistryError(
-                    f"unknown kind {kind!r}", where="Scenes", hint=f"there are {', '.join(KINDS)}"
+                    f"unknown kind {kind!r}", where="Scenes", hint=f"the kinds are {', '.join(KINDS)}"
                 )
         self.seed = seed
         self.split = split
@@ -184,5 +184,5 @@ class Scenes:
 def _known(task: str, names: Sequence[str] = TASKS) -> None:
     if task not in names:
         raise RegistryError(
-            f"unknown task {task!r}", where="Scenes", hint=f"there are {', '.join(names)}"
+            f"unknown task {task!r}", where="Scenes", hint=f"the tasks are {', '.join(names)}"
         )
