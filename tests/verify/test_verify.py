@@ -88,11 +88,19 @@ def test_a_word_that_is_not_stated_is_said_and_the_rest_compared(case: Path) -> 
     assert "loss" in {line.stage for line in report.lines()}
 
 
-def test_a_wrong_preview_is_found(case: Path) -> None:
-    requests = json.loads((case / "case.json").read_text())["requests"]
-    requests[0]["potential_prompt_for_next_human_turn_HELLO"] = "not what the template writes"
-    edit(case, requests=requests, batch=None)
-    failed = verify(case).failed
+def test_a_wrong_preview_is_found(tmp_path: Path) -> None:
+    place = tmp_path / "texts"
+    shutil.copytree(
+        shared("fixtures/prismatic/text_and_data"), place, copy_function=shutil.copyfile
+    )
+    for path in [place, *place.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    prompts = json.loads((place / "case.json").read_text())["prompts"]
+    stated = [t for facts in prompts for t in facts["turns"] if t.get("potential_prompt_before")]
+    assert stated, "the public prompts state previews"
+    stated[0]["potential_prompt_before"] += "?"
+    edit(place, prompts=prompts)
+    failed = verify(place).failed
     assert failed is not None and failed.stage == "prompt" and "preview" in failed.what
 
 
