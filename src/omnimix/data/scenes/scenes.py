@@ -55,7 +55,9 @@ class Scenes:
         for kind in kinds or ():
             if kind not in KINDS:
                 raise RegistryError(
-                    f"unknown kind {kind!r}", where="Scenes", hint=f"the kinds are {', '.join(KINDS)}"
+                    f"unknown kind {kind!r}",
+                    where="Scenes",
+                    hint=f"the kinds are {', '.join(KINDS)}",
                 )
         self.seed = seed
         self.split = split
