@@ -330,3 +330,12 @@ def test_errors_outside_the_runner() -> None:
     assert done.returncode == 2
     assert done.stderr == "error: unknown recipe 'nanoo'. Did you mean 'nano'?\n"
     assert done.stdout == ""
+
+
+def test_a_folder_of_nobody_is_refused_by_what_lies_in_it(tmp_path: Path) -> None:
+    (tmp_path / "consolidated.00-of-02.model.pth").write_bytes(b"0")
+    (tmp_path / "broken.pt").write_bytes(b"0")
+    result = CliRunner().invoke(app, ["show", str(tmp_path)])
+    assert result.exit_code == 2, result.output
+    assert "no checkpoint of a known family" in result.output.replace("\n", " ")
+    assert "unknown recipe" not in result.output

@@ -68,9 +68,12 @@ def _load(name: str, overrides: list[str]) -> Recipe:
     from omnimix.checkpoints import base
     from omnimix.compose import recipe as recipes
 
-    if base.recognise(Path(name)) is None:
+    path = Path(name)
+    # A folder that is neither ours nor a known family's is refused by what lies in it.
+    foreign = path.is_dir() and not (path / "recipe.yaml").is_file()
+    if base.recognise(path) is None and not foreign:
         return recipes.load(name, overrides)
-    found = base.open_release(Path(name)).recipe
+    found = base.open_release(path).recipe
     return recipes.parse(found.dump(), name, overrides) if overrides else found
 
 
