@@ -60,7 +60,7 @@ class Rule(abc.ABC):
 
 @dataclass(frozen=True)
 class Rename(Rule):
-    """The same tensor under another name."""
+    """One tensor under another name; as it is, unless a rule made from this one changes it."""
 
     theirs: str
     ours: str
@@ -123,7 +123,7 @@ def _to_rows(tensor: Tensor, rows: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Positions(Rule):
+class Positions(Rename):
     """A table of position embeddings `[1, prefix + n, d]`, resampled to another grid when read.
 
     Bicubic with antialiasing in float32, the prefix kept, as timm does when it loads weights for another
@@ -134,18 +134,8 @@ class Positions(Rule):
         prefix: tokens in front that have a position (class token); they are not moved.
     """
 
-    theirs: str
-    ours: str
     grid: tuple[int, int]
     prefix: int = 0
-
-    @property
-    def foreign(self) -> tuple[str, ...]:
-        return (self.theirs,)
-
-    @property
-    def native(self) -> tuple[str, ...]:
-        return (self.ours,)
 
     def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         table = tensors[0]
@@ -158,12 +148,9 @@ class Positions(Rule):
         patches = moved.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
         return [torch.cat([front, patches], dim=1)]
 
-    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return list(tensors)
-
 
 @dataclass(frozen=True)
-class Rows(Rule):
+class Rows(Rename):
     """A table with another number of rows: more are drawn, surplus ones cut off.
 
     Attributes:
@@ -172,19 +159,9 @@ class Rows(Rule):
         seed: of drawing them, so that loading twice gives the same model.
     """
 
-    theirs: str
-    ours: str
     rows: int
     std: float = 0.02
     seed: int = 0
-
-    @property
-    def foreign(self) -> tuple[str, ...]:
-        return (self.theirs,)
-
-    @property
-    def native(self) -> tuple[str, ...]:
-        return (self.ours,)
 
     def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         table = tensors[0]
@@ -198,26 +175,13 @@ class Rows(Rule):
         fresh = torch.randn(shape, generator=chance) * self.std
         return [torch.cat([table, fresh.to(table)])]
 
-    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return list(tensors)
-
 
 @dataclass(frozen=True)
-class Change(Rule):
+class Change(Rename):
     """One tensor under another name and in another form, given by two functions (a view, a transpose)."""
 
-    theirs: str
-    ours: str
     reading: Callable[[Tensor], Tensor]
     writing: Callable[[Tensor], Tensor]
-
-    @property
-    def foreign(self) -> tuple[str, ...]:
-        return (self.theirs,)
-
-    @property
-    def native(self) -> tuple[str, ...]:
-        return (self.ours,)
 
     def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         return [self.reading(tensors[0])]

@@ -19,7 +19,7 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.data.mixture import Batches, Dropped, Mixture, loader
-from omnimix.data.ordered import RoundBatches, Rounds
+from omnimix.data.ordered import RoundBatches
 from omnimix.errors import TrainError
 from omnimix.train import checkpoint, optim, settings
 from omnimix.train.records import describe_run, plot_losses
@@ -195,15 +195,7 @@ class Run:
             batches = Batches(mixture, processor, size, done, count, stage.pack, stage.cut)
             return _Plan(batches, stage.steps, stage.steps)
         source = stage.mixture[0].data.open(self.folder)
-        rounds = Rounds(
-            source,
-            stage.order,
-            stage.batch,
-            stage.accumulate,
-            stage.epochs,
-            stage.steps,
-            self.training.seed,
-        )
+        rounds = stage.rounds(source, self.training.seed)
         ordered = RoundBatches(
             source, rounds, processor, first * stage.accumulate, stage.pack, stage.cut
         )

@@ -13,7 +13,8 @@ from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec, part
 from omnimix.data.mixture import MixturePart
-from omnimix.data.ordered import Order
+from omnimix.data.ordered import Order, Rounds
+from omnimix.data.sources import Source
 from omnimix.errors import RecipeError
 from omnimix.prompts.template import Template, by_name
 from omnimix.registry import OBJECTIVES
@@ -117,6 +118,16 @@ class Stage(Spec):
         if self.order != "mixture" and len(self.mixture) != 1:
             raise ValueError(f"the order {self.order!r} reads a single dataset")
         return self
+
+    def rounds(self, source: Source, seed: int) -> Rounds:
+        """The rounds in which the stage reads a finite dataset.
+
+        Raises:
+            TrainError: the dataset has no end, or does not suit the order.
+        """
+        return Rounds(
+            source, self.order, self.batch, self.accumulate, self.epochs, self.steps, seed
+        )
 
 
 class Training(Spec):

@@ -116,15 +116,7 @@ class _Run:
             processor = processor.with_template(self.stage.template)
         source = self.stage.mixture[0].data.open(self.reading.inputs)
         stage = self.stage
-        rounds = Rounds(
-            source,
-            stage.order,
-            stage.batch,
-            stage.accumulate,
-            stage.epochs,
-            stage.steps,
-            self.seed,
-        )
+        rounds = stage.rounds(source, self.seed)
         batches = RoundBatches(source, rounds, processor, cut=stage.cut)
         woven = [
             [processor.weave(source[row], cut=stage.cut, target=False) for row in part]

@@ -234,7 +234,7 @@ def run(reading: XGenCase) -> Iterator[Check]:
     assert hasattr(source, "records")
     order = [record["id"] for record in source.records]
     yield same("batches", "order after mixing", order, facts["record_order_after_mixing"])
-    rounds = Rounds(source, stage.order, stage.batch, stage.accumulate, stage.epochs)
+    rounds = stage.rounds(source, seed=0)
     read = [order[i] for part in rounds.parts for i in part]
     yield same("batches", "order of the sampler", read, facts["sampler_order"])
     planned = int(facts.get("num_training_steps", rounds.horizon))
