@@ -78,6 +78,23 @@ def test_a_letter_is_the_one_at_the_point() -> None:
         assert not any(is_heldout_word(word.text) for word in scene.words)
 
 
+def test_a_cell_holds_the_middles_counted_in_it() -> None:
+    amounts = []
+    for scene, sample in lessons("cell", 30):
+        for cell, answer, _ in exchanges(sample):
+            assert isinstance(cell, Box)
+            assert 0 <= cell.x1 < cell.x2 <= scene.width and 0 <= cell.y1 < cell.y2 <= scene.height
+            within = [
+                thing
+                for thing in scene.things
+                if cell.x1 <= middle(thing.box)[0] < cell.x2
+                and cell.y1 <= middle(thing.box)[1] < cell.y2
+            ]
+            assert answer == str(len(within))
+            amounts.append(answer)
+    assert 0.4 < amounts.count("0") / len(amounts) < 0.75
+
+
 def test_a_census_names_everything_from_left_to_right() -> None:
     for scene, sample in lessons("census", 30):
         ((_, words, boxes),) = exchanges(sample)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from omnimix.compose.modality import ItemBatch
@@ -27,6 +27,8 @@ class Batch:
         attention_mask: 1 for tokens, 0 for padding; None where packed.
         position_ids: restart at each sample of a packed batch; None otherwise.
         cu_seq_lens: borders of the samples in a packed batch; None otherwise.
+        branches: in a packed batch, which round of its sample a token belongs to, 0 for what its rounds
+            share; None where every sample is an ordinary conversation.
         items: for each modality present, its items.
         ids: of the samples.
         targets: number of learned tokens that the loss sees.
@@ -42,6 +44,7 @@ class Batch:
     ids: tuple[str, ...]
     targets: int
     right: bool = True
+    branches: Int[Tensor, "batch tokens"] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         def move(tensor: Tensor | None) -> Tensor | None:
@@ -84,12 +87,25 @@ class Batch:
                 "max_length_q": longest,
                 "max_length_k": longest,
             }
+            if self.branches is not None:
+                words["seen"] = branch_masks(self.branches[0], self.cu_seq_lens)
         elif mask or not self.right:
             words["attention_mask"] = self.attention_mask
         return words
 
 
-_TENSORS = ("input_ids", "labels", "attention_mask", "position_ids", "cu_seq_lens")
+_TENSORS = ("input_ids", "labels", "attention_mask", "position_ids", "cu_seq_lens", "branches")
+
+
+def branch_masks(
+    branches: Int[Tensor, "tokens"], borders: Int[Tensor, "borders"]
+) -> list[Bool[Tensor, "_ _"]]:
+    """For each sample of a packed batch, what each token sees: what is shared, and its own round so far."""
+    masks = []
+    for own in branches.split(borders.diff().tolist()):
+        allowed = (own[None] == 0) | (own[None] == own[:, None])
+        masks.append(allowed.tril())
+    return masks
 
 
 def collate(
@@ -109,6 +125,9 @@ def collate(
         side: where padding goes; generation wants it on the left.
         pack: one row, samples one after another, attention per sample.
         multiple: pad the width up to a multiple of this, so that few different shapes occur.
+
+    Raises:
+        SpliceError: rounds apart in a batch that is not packed.
     """
     assert sequences, "a batch needs at least one sequence"
     lengths = [len(sequence) for sequence in sequences]
@@ -119,6 +138,14 @@ def collate(
     labels = np.full((rows, width), IGNORE, dtype=np.int64)
     mask = np.zeros((rows, width), dtype=np.int64)
     positions = np.zeros((rows, width), dtype=np.int64)
+    branches = np.zeros((rows, width), dtype=np.int64)
+    apart = any(sequence.branches is not None for sequence in sequences)
+    if apart and not pack:
+        raise SpliceError(
+            "rounds that do not see one another stand in packed batches alone",
+            where=sequences[0].id,
+            hint="set pack: true",
+        )
     starts: list[int] = []  # of each sample in the flattened ids
     column = 0
     for i, sequence in enumerate(sequences):
@@ -128,7 +155,9 @@ def collate(
         ids[row, here] = sequence.ids
         labels[row, here] = sequence.labels
         mask[row, here] = 1
-        positions[row, here] = np.arange(lengths[i])
+        positions[row, here] = sequence.positions
+        if sequence.branches is not None:
+            branches[row, here] = sequence.branches
         if pack:
             labels[row, at] = IGNORE  # its predecessor belongs to another sample
         starts.append(row * width + at)
@@ -146,6 +175,7 @@ def collate(
         ids=tuple(sequence.id for sequence in sequences),
         targets=targets,
         right=side == "right",
+        branches=torch.from_numpy(branches) if apart else None,
     )
 
 

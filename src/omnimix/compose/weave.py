@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence as Many
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -59,6 +59,8 @@ class Sequence:
         items: for each modality its items in order of their holes.
         id: of the sample, for messages.
         pictures: size and frame of every picture in the sample, for reading coordinates back.
+        branches: 0 for what all rounds share, k for the k-th round, where rounds do not see one another
+            (`omnimix.compose.rounds`); None for an ordinary conversation.
     """
 
     ids: Int[np.ndarray, "n"]
@@ -67,6 +69,7 @@ class Sequence:
     items: dict[str, list[Item]]
     id: str = "sample"
     pictures: tuple[tuple[tuple[int, int], Frame], ...] = ()
+    branches: Int[np.ndarray, "n"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,6 +78,16 @@ class Sequence:
     def targets(self) -> int:
         """Number of learned tokens."""
         return int((self.labels != IGNORE).sum())
+
+    @property
+    def positions(self) -> Int[np.ndarray, "n"]:
+        """Position of each token; every round of `branches` goes on from what is shared."""
+        places = np.arange(len(self.ids))
+        if self.branches is None:
+            return places
+        shared = int((self.branches == 0).sum())
+        first = np.searchsorted(self.branches, self.branches)
+        return np.where(self.branches == 0, places, places - first + shared)
 
 
 class Weaver:
@@ -123,8 +136,24 @@ class Weaver:
             ContextError: longer than the context; says by how much.
             MediaError, RegionError: an item that cannot be used.
         """
+        return self._weave(sample, {}, open_answer, room, cut, target)
+
+    def rounds(self, samples: Many[Sample]) -> list[Sequence]:
+        """Weave several samples that may hold the same media, each of which is prepared once."""
+        opened: dict[int, Item] = {}
+        return [self._weave(sample, opened) for sample in samples]
+
+    def _weave(
+        self,
+        sample: Sample,
+        opened: dict[int, Item],
+        open_answer: bool = False,
+        room: int = 0,
+        cut: int | None = None,
+        target: bool = True,
+    ) -> Sequence:
         try:
-            return _Weaving(self, sample).run(open_answer, room, cut, target)
+            return _Weaving(self, sample, opened).run(open_answer, room, cut, target)
         except OmnimixError as error:
             if error.where and error.where.startswith(sample.id):
                 raise
@@ -132,10 +161,14 @@ class Weaver:
 
 
 class _Weaving:
-    """The state of weaving one sample."""
+    """The state of weaving one sample.
 
-    def __init__(self, weaver: Weaver, sample: Sample) -> None:
+    `opened` holds the items that are prepared already, by the identity of their media.
+    """
+
+    def __init__(self, weaver: Weaver, sample: Sample, opened: dict[int, Item]) -> None:
         self.weaver = weaver
+        self.opened = opened
         self.recipe = weaver.recipe
         self.sample = sample
         self.ids: list[int] = []
@@ -319,7 +352,9 @@ class _Weaving:
             self._regions(name, [media])
             return
         spec = self.recipe.modalities[name]
-        item = prepare(spec, media, self.weaver.tokens_per_tile[name])
+        if id(media) not in self.opened:
+            self.opened[id(media)] = prepare(spec, media, self.weaver.tokens_per_tile[name])
+        item = self.opened[id(media)]
         if spec.media == "image":
             self.picture_items.append((name, len(self.items.get(name, []))))
             self.pictures.append((item.size, item.frame))

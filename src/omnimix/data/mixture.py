@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from omnimix.compose.batch import Batch
 from omnimix.compose.processor import Processor
+from omnimix.compose.rounds import weave_apart
 from omnimix.compose.weave import Sequence
 from omnimix.config import Spec, part
 from omnimix.data.sources import Source, SourceSpec
@@ -136,6 +137,7 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         count: int,
         pack: bool,
         cut: int | None = None,
+        apart: bool = False,
     ) -> None:
         self.mixture = mixture
         self.processor = processor
@@ -144,6 +146,7 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         self.count = count
         self.pack = pack
         self.cut = cut
+        self.apart = apart
 
     def __len__(self) -> int:
         return self.count
@@ -159,9 +162,7 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         places = self.places(n)
         for place in places:
             try:
-                # Where text is cut, an answer may be cut away; its record then teaches nothing.
-                sample, whole = self.mixture[place], self.cut is None
-                sequences.append(self.processor.weave(sample, cut=self.cut, target=whole))
+                sequences.append(self._woven(self.mixture[place]))
             except OmnimixError as error:
                 dropped.append(error.sentence())
         if not sequences:
@@ -172,6 +173,12 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         return self.processor.batch(
             sequences, pack=self.pack, multiple=1 if self.pack else 16
         ), dropped
+
+    def _woven(self, sample: Sample) -> Sequence:
+        if self.apart:
+            return weave_apart(self.processor.weave, sample)
+        # Where text is cut, an answer may be cut away; its record then teaches nothing.
+        return self.processor.weave(sample, cut=self.cut, target=self.cut is None)
 
 
 def _first(values: list[tuple[Batch, list[str]]]) -> tuple[Batch, list[str]]:

@@ -7,6 +7,8 @@ faster on a CPU than a block-diagonal mask. On CUDA the same keyword arguments r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -25,9 +27,14 @@ def attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     cu_seq_lens_q: Tensor | None = None,
+    seen: Sequence[Tensor] | None = None,
     **words: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """SDPA; per segment where `cu_seq_lens_q` is given. Shapes `[batch, heads, tokens, head_dim]`."""
+    """SDPA; per segment where `cu_seq_lens_q` is given. Shapes `[batch, heads, tokens, head_dim]`.
+
+    `seen` holds for each segment `[tokens, tokens]`, true where a token sees another; without it a token
+    sees all before it.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if cu_seq_lens_q is None:
@@ -41,9 +48,9 @@ def attention(
     segments = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     pieces = [
         functional.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped
+            q, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
         )
-        for q, k, v in segments
+        for (q, k, v), mask in zip(segments, seen or repeat(None, len(lengths)), strict=True)
     ]
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
 

@@ -84,6 +84,44 @@ def spell(rng: random.Random, scene: Scene) -> Question | None:
     return Question("spell", "letter", asked, (word.text[k],), _about(box, "letter"))
 
 
+RASTER = 7
+"""Cells a side into which `cell` cuts the square around a picture."""
+
+
+def cell(rng: random.Random, scene: Scene) -> Question | None:
+    """How many things have their middle in a cell of a raster: one place for each thing, to count by."""
+    if not scene.things:
+        return None
+    width, height = scene.size
+    side = max(width, height)
+    step = side / RASTER
+    left, top = (side - width) / 2, (side - height) / 2
+    middles = [
+        (
+            int(((thing.box.x1 + thing.box.x2) / 2 + left) // step),
+            int(((thing.box.y1 + thing.box.y2) / 2 + top) // step),
+        )
+        for thing in scene.things
+    ]
+    if rng.random() < 0.5:
+        column, row = rng.choice(middles)
+    else:
+        column, row = rng.randrange(RASTER), rng.randrange(RASTER)
+    box = Box(
+        max(column * step - left, 0.0),
+        max(row * step - top, 0.0),
+        min((column + 1) * step - left, float(width)),
+        min((row + 1) * step - top, float(height)),
+    )
+    # The rim of an oblong picture cuts cells; what little is left of one is not asked about.
+    if box.x2 - box.x1 < step / 2 or box.y2 - box.y1 < step / 2:
+        return None
+    amount = middles.count((column, row))
+    return Question(
+        "cell", "count", ("Count ", Media.region(box, on=0)), (str(amount),), _about(box, "cell")
+    )
+
+
 def census(rng: random.Random, scene: Scene) -> Question | None:
     """Everything that is there with its box, from left to right."""
     items: list[Thing | Word] = [*scene.things, *scene.words]
@@ -102,4 +140,5 @@ LESSONS: dict[str, Callable[[random.Random, Scene], Question | None]] = {
     "outline": outline,
     "spell": spell,
     "census": census,
+    "cell": cell,
 }

@@ -51,7 +51,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "shapes": Kind(0.40, _THINGS, 6, 6, {"tag": 4.0, "outline": 2.0, "census": 0.5}),
+    "shapes": Kind(0.40, _THINGS, 6, 6, {"tag": 4.0, "outline": 2.0, "census": 0.5, "cell": 3.0}),
     "mixed": Kind(
         0.16,
         _THINGS | {"read": 5.0},
