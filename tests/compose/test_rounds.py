@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from omnimix import config
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import rounds_of, weave_apart
 from omnimix.compose.weave import IGNORE
+from omnimix.data.mixture import Batches, Mixture
 from omnimix.errors import OmnimixError, SampleError, SpliceError
+from omnimix.train.settings import Stage
 from omnimix.types import Media, Sample, Turn
 from tests.compose.conversations import conversations, every_region, picture, talk
 
@@ -105,3 +110,16 @@ def test_what_cannot_be_told_apart(sample: Sample, said: str, tiny_processor: Pr
 def test_rounds_apart_stand_in_packs_alone(tiny_processor: Processor) -> None:
     with pytest.raises(SpliceError, match="packed"):
         tiny_processor.batch([weave_apart(tiny_processor.weave, TALK)])
+
+
+def test_a_dataset_of_a_mixture_is_asked_apart(tiny_processor: Processor) -> None:
+    scenes = {"kind": "scenes", "questions": 4, "kinds": ["shapes"]}
+    parts = [{"data": scenes, "apart": True}, {"data": scenes | {"seed": 1}}]
+    stage = config.validate(Stage, {"mixture": parts, "steps": 1, "pack": True}, "stage")
+    mixture = Mixture(stage.mixture, Path(), seed=0)
+    batch, dropped = Batches(mixture, tiny_processor, 6, 0, 1, pack=True)[0]
+    assert not dropped and batch.branches is not None and batch.cu_seq_lens is not None
+    own = batch.branches[0].split(batch.cu_seq_lens.diff().tolist())
+    asked = [mixture.is_apart(place) for place in range(6)]
+    assert {True, False} == set(asked)
+    assert [bool(sample.any()) for sample in own] == asked

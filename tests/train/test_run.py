@@ -96,6 +96,7 @@ def test_nothing_but_broken_records_is_refused(row: str, write: Write) -> None:
         ("stages.0.mixture.0.data.kind=jsonal", RecipeError, "mixture.0.data.kind: .*'jsonl'"),
         ("stages.0.setps=3", RecipeError, "stages.0: unknown word 'setps'; .*'steps'"),
         ("stages=[]", RecipeError, "stages"),
+        ("stages.0.mixture.0.apart=true", RecipeError, "apart needs pack: true"),
         ("recipe=nanno", RecipeError, "Did you mean 'nano'"),
         ("start=nowhere", TrainError, "start: .*nowhere: the folder to start from does not exist"),
         ("start=a.png", TrainError, "start: .*a.png: the folder to start from is a file"),

@@ -30,10 +30,15 @@ from omnimix.types import Sample
 
 
 class MixturePart(Spec):
-    """One dataset of a mixture and its share."""
+    """One dataset of a mixture and its share.
+
+    Attributes:
+        apart: the questions of a conversation see its pictures and not one another; needs packed batches.
+    """
 
     data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS)]
     weight: float = Field(default=1.0, gt=0)
+    apart: bool = False
 
 
 class Mixture:
@@ -44,6 +49,7 @@ class Mixture:
 
     def __init__(self, parts: tuple[MixturePart, ...], folder: Path, seed: int) -> None:
         self.sources: list[Source] = [words.data.open(folder) for words in parts]
+        self.apart = [words.apart for words in parts]
         total = sum(words.weight for words in parts)
         self.weights = [words.weight / total for words in parts]
         self.counts = _shares(self.weights)
@@ -52,13 +58,17 @@ class Mixture:
         self._block: tuple[int, list[int]] | None = None  # the order of the block read last
 
     def __getitem__(self, place: int) -> Sample:
-        if len(self.sources) == 1:
-            return self._take(0, place)
         which, index = self._choose(place)
         return self._take(which, index)
 
+    def is_apart(self, place: int) -> bool:
+        """Whether the rounds of the sample at a place are not to see one another."""
+        return self.apart[self._choose(place)[0]]
+
     def _choose(self, place: int) -> tuple[int, int]:
         """Which dataset stands at a place, and its own index: how often it stood there before."""
+        if len(self.sources) == 1:
+            return 0, place
         # A block of places holds every dataset by its share, shuffled by the block's number.
         counts = self.counts
         block, inside = divmod(place, sum(counts))
@@ -137,7 +147,6 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         count: int,
         pack: bool,
         cut: int | None = None,
-        apart: bool = False,
     ) -> None:
         self.mixture = mixture
         self.processor = processor
@@ -146,7 +155,6 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         self.count = count
         self.pack = pack
         self.cut = cut
-        self.apart = apart
 
     def __len__(self) -> int:
         return self.count
@@ -162,7 +170,7 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         places = self.places(n)
         for place in places:
             try:
-                sequences.append(self._woven(self.mixture[place]))
+                sequences.append(self._woven(place))
             except OmnimixError as error:
                 dropped.append(error.sentence())
         if not sequences:
@@ -174,8 +182,9 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
             sequences, pack=self.pack, multiple=1 if self.pack else 16
         ), dropped
 
-    def _woven(self, sample: Sample) -> Sequence:
-        if self.apart:
+    def _woven(self, place: int) -> Sequence:
+        sample = self.mixture[place]
+        if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
             return weave_apart(self.processor.weave, sample)
         # Where text is cut, an answer may be cut away; its record then teaches nothing.
         return self.processor.weave(sample, cut=self.cut, target=self.cut is None)

@@ -192,9 +192,7 @@ class Run:
             mixture = Mixture(stage.mixture, self.folder, self.training.seed + number)
             count = (stage.steps - first) * stage.accumulate
             done = first * stage.accumulate
-            batches = Batches(
-                mixture, processor, size, done, count, stage.pack, stage.cut, stage.apart
-            )
+            batches = Batches(mixture, processor, size, done, count, stage.pack, stage.cut)
             return _Plan(batches, stage.steps, stage.steps)
         source = stage.mixture[0].data.open(self.folder)
         rounds = stage.rounds(source, self.training.seed)

@@ -84,7 +84,6 @@ class Stage(Spec):
         batch: samples of one optimizer step.
         accumulate: parts in which a batch passes through the model.
         pack: samples one after another in one row instead of padded.
-        apart: the questions of a conversation see its pictures and not one another; needs `pack`.
         precision: `bf16` under autocast where the device is quick at it, else `fp32`.
         save_every: steps between checkpoints.
         log_every: steps between lines of metrics.
@@ -106,7 +105,6 @@ class Stage(Spec):
     batch: int = Field(default=32, gt=0)
     accumulate: int = Field(default=1, gt=0)
     pack: bool = False
-    apart: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
     save_every: int = Field(default=500, gt=0)
     log_every: int = Field(default=10, gt=0)
@@ -119,7 +117,8 @@ class Stage(Spec):
             raise ValueError("give steps or epochs")
         if self.order != "mixture" and len(self.mixture) != 1:
             raise ValueError(f"the order {self.order!r} reads a single dataset")
-        if self.apart and (not self.pack or self.cut is not None or self.order != "mixture"):
+        apart = any(words.apart for words in self.mixture)
+        if apart and (not self.pack or self.cut is not None or self.order != "mixture"):
             raise ValueError("apart needs pack: true, the order 'mixture', and no cut")
         return self
 
