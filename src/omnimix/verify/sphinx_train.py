@@ -9,52 +9,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnimix import config
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.weave import IGNORE, Sequence
 from omnimix.data import orders
 from omnimix.data.sphinx import SphinxSource
-from omnimix.train import optim
+from omnimix.train import optim, settings
 from omnimix.train.settings import ScheduleSpec, Stage
 from omnimix.train.step import optimizer_step
 from omnimix.verify.report import Check, close, number, same
 from omnimix.verify.rows import stacked, widened
 from omnimix.verify.sphinx_case import SphinxCase
 
-LEARNS: dict[str, tuple[str, ...]] = {
-    "finetune": ("-image.branches.*.encoders.*", "*"),
-}
-"""What each stage of the trainer learns, as patterns on our names."""
-
-SPARES = ("*.bias", "*norm.weight")
-"""Names without weight decay; norms inside a projection are not among them."""
+STAGES: dict[str, str] = {"finetune": "sphinx.train.yaml"}
+"""For each stage of the trainer the shipped file that holds it under the same name."""
 
 STEPWISE = 1e-6
 """Gradients below this are left out where the case compares weights after a step."""
 
 
-def stage_of(name: str, hp: Mapping[str, Any], data: str = "train.yaml", **words: Any) -> Stage:
-    """The trainer's words as a stage of ours."""
-    stage = {
-        "name": name,
-        "learns": LEARNS[name],
-        "mixture": [{"data": {"kind": "sphinx", "path": data}}],
-        "objective": {"kind": "sft", "average": "part"},
-        "optimizer": {
-            "rate": hp["lr"],
-            "decay": hp["weight_decay"],
-            "betas": [0.9, 0.95],
-            "spares": SPARES,
-            "clip": hp["clip_grad"],
-        },
-        "schedule": {"shape": "constant", "warmup": 0},
-        "order": "by_kind",
+def stage_of(name: str, hp: Mapping[str, Any], batch: int) -> Stage:
+    """The shipped stage with the numbers of a case, at a rate that does not move."""
+    training, _ = settings.load(STAGES[name])
+    shipped = next(stage for stage in training.stages if stage.name == name)
+    numbers = {"rate": hp["lr"], "decay": hp["weight_decay"], "clip": hp["clip_grad"]}
+    changed = {
+        "optimizer": shipped.optimizer.model_copy(update=numbers),
+        "schedule": ScheduleSpec(shape="constant", warmup=0),
         "precision": "fp32",
-        "epochs": 1,
-        **words,
+        "batch": batch,
+        "accumulate": 1,
     }
-    return config.validate(Stage, stage, name)
+    return shipped.model_copy(update=changed)
 
 
 def opened(reading: SphinxCase) -> SphinxSource:
@@ -107,7 +93,7 @@ def closed(woven: Sequence, eos: int | None, most: int) -> tuple[list[int], list
 def steps(reading: SphinxCase) -> Iterator[Check]:
     """One step of each stage: what learns, loss, gradients, weights after it."""
     for name, facts in reading.facts()["train"].items():
-        if name in LEARNS and isinstance(facts, Mapping):
+        if name in STAGES and isinstance(facts, Mapping):
             yield from step(reading, name, facts, training_batch(reading))
 
 
@@ -137,11 +123,11 @@ def step(
     batch, checks = given
     yield from checks
     model = copy.deepcopy(reading.loaded()[0]).eval()
-    optim.set_learning(model, LEARNS[name])
+    stage = stage_of(name, facts["hp"], len(batch.ids))
+    optim.set_learning(model, stage.learns)
     learns = [n for n, p in model.named_parameters() if p.requires_grad]
     ours = reading.foreign_names(learns)
     yield same("what learns", name, sorted(ours), sorted(facts["trainable"]))
-    stage = stage_of(name, facts["hp"], batch=len(batch.ids))
     optimizer = optim.adamw(model, stage.optimizer)
     if "no_weight_decay" in facts:
         spared = {
@@ -234,10 +220,11 @@ def _after(
 
 
 def schedule(facts: Mapping[str, Any]) -> ScheduleSpec:
-    """The trainer's schedule."""
+    """The shipped schedule with the numbers of a case."""
     share = float(facts["warmup_epochs"]) / float(facts["epochs"])
     final = float(facts["min_lr"]) / float(facts["lr"])
-    return ScheduleSpec(share=share, final=final, exact=True)
+    training, _ = settings.load(STAGES["finetune"])
+    return training.stages[0].schedule.model_copy(update={"share": share, "final": final})
 
 
 def rates(reading: SphinxCase) -> Iterator[Check]:
