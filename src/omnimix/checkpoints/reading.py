@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from omnimix.checkpoints import tables
 from omnimix.checkpoints.base import Release, Weights, looks_like
+from omnimix.checkpoints.later import Later, later
 from omnimix.compose.model import MultimodalLM, OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
@@ -106,9 +106,19 @@ def native_tensors(release: Release) -> tuple[dict[str, Tensor], Report]:
     """Our tensors from the release's files.
 
     Raises:
+        CheckpointError: as `later_tensors`.
+    """
+    found, report = later_tensors(release)
+    return {name: one.read() for name, one in found.items()}, report
+
+
+def later_tensors(release: Release) -> tuple[dict[str, Later], Report]:
+    """The same, each read when it is asked for.
+
+    Raises:
         CheckpointError: a key nobody knows, one that a rule needs and is not there, or two for one name.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, Later] = {}
     report = Report(notes=release.notes)
     unknown: list[str] = []
     missing: list[str] = []
@@ -119,7 +129,7 @@ def native_tensors(release: Release) -> tuple[dict[str, Tensor], Report]:
         missing += plan.missing
         report.unused |= {f"{source.name}: {key}": reason for key, reason in plan.unused.items()}
         report.used += sum(len(move.foreign) for move in plan.moves)
-        made = tables.read(plan, stored)
+        made = later(plan, stored)
         twice = sorted(made.keys() & found.keys())
         if twice:
             raise CheckpointError(
