@@ -38,7 +38,7 @@ def test_a_language_model_without_a_plan_is_refused() -> None:
     recipe = recipes.load("nano", TINY)
     words = {"model_type": "gpt2", "vocab_size": 712, "n_embd": 32, "n_layer": 1, "n_head": 4}
     language = recipe.language.model_copy(update={"config": words})
-    with pytest.raises(ParallelError, match="no tensor-parallel plan.*gpt2"):
+    with pytest.raises(ParallelError, match=r"no tensor-parallel plan.*gpt2"):
         tensor.plan(recipe.model_copy(update={"language": language}), 2)
 
 
@@ -49,7 +49,7 @@ def test_a_head_that_gives_some_of_its_rows_stays_whole() -> None:
 
 
 def test_more_processes_than_gpus() -> None:
-    with pytest.raises(ParallelError, match="4 processes.*2 GPUs") as caught:
+    with pytest.raises(ParallelError, match=r"4 processes.*2 GPUs") as caught:
         check_cuda(4, 2)
     assert "--nproc-per-node 2" in caught.value.sentence()
 

@@ -82,7 +82,8 @@ def soup(
     if dtype not in DTYPES:
         raise CheckpointError(f"unknown dtype {dtype!r}", hint=f"known are {', '.join(DTYPES)}")
     first = _opened(a, True)
-    second = _opened(b, not partial)
+    second = _over(a, b) if partial else None
+    second = second or _opened(b, not partial)
     processor = _agreed(first, second)
     weighting = Weighting(weight, dict(per_part or {}))
     weighting.check(first.tensors, extrapolate)
@@ -102,12 +103,27 @@ def soup(
 def _opened(source: Source | str | Path, whole: bool) -> Opened:
     source = source if isinstance(source, Source) else Source(source)
     local = folders.locate(source.place)
+    release: Release
     if (local.folder / "recipe.yaml").is_file():
-        release: Release = mixing.native(local.folder)
+        release = mixing.native(local.folder)
     else:
         places = {**local.parts, **source.parts.places}
         release = base.open_release(local.folder, Parts(places, source.parts.words))
     return mixing.opened(str(source.place), release, whole)
+
+
+def _over(a: Source | str | Path, b: Source | str | Path) -> Opened | None:
+    """B laid over A, where A's family has checkpoints that hold some of the tensors and nothing else."""
+    below, above = (s if isinstance(s, Source) else Source(s) for s in (a, b))
+    local = folders.locate(below.place)
+    found = None if (local.folder / "recipe.yaml").is_file() else base.recognise(local.folder)
+    if found is None or not Path(above.place).exists():
+        return None
+    parts = Parts({**local.parts, **below.parts.places}, below.parts.words)
+    laid = found[0].laid(parts, Path(above.place))
+    if laid is None:
+        return None
+    return mixing.opened(str(above.place), base.open_release(local.folder, laid))
 
 
 def _agreed(a: Opened, b: Opened) -> Processor:
