@@ -191,6 +191,7 @@ DATASETS = Table(
         "jsonl": "omnimix.data.sources:JsonlSource",
         "llava": "omnimix.data.llava:Llava",
         "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
+        "sphinx": "omnimix.data.sphinx:Sphinx",
     },
 )
 
@@ -210,6 +211,7 @@ READINGS = Table(
     {
         "prismatic": "omnimix.verify.prismatic:PrismaticReading",
         "xgen_mm": "omnimix.verify.xgen_mm:XGenReading",
+        "sphinx": "omnimix.verify.sphinx:SphinxReading",
     },
 )
 
