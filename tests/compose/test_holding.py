@@ -56,7 +56,9 @@ def test_a_device_that_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cuda" in caught.value.sentence()
 
 
-@pytest.mark.skipif(not BNB, reason="bitsandbytes is not installed: pip install 'omnimix[quantize]'")
+@pytest.mark.skipif(
+    not BNB, reason="bitsandbytes is not installed: pip install 'omnimix[quantize]'"
+)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("scheme", sorted(holding.SCHEMES))
 def test_a_quantised_model_answers(tiny_folder: Path, scheme: str) -> None:

@@ -45,7 +45,7 @@ def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
-        [*command, "--master-port", "0", *words],
+        [*command, "--standalone", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
