@@ -200,9 +200,8 @@ def load(
         CheckpointError: the one error that lists missing, unexpected and misshapen weights.
     """
     processor = Processor.from_recipe(release.recipe, release.folder)
-    tensors: dict[str, Any]
-    tensors, report = native_tensors(release) if holding is None else later_tensors(release)
-    tensors |= extra or {}
+    found, report = native_tensors(release) if holding is None else later_tensors(release)
+    tensors: dict[str, Any] = {**found, **(extra or {})}
     holding = holding or Holding(device)
     check(release, tensors)
     with quiet():

@@ -116,4 +116,4 @@ def _bytes(pieces: Iterable[Tensor], dtype: torch.dtype) -> Iterator[memoryview]
     for piece in pieces:
         flat = piece.detach().to(dtype).contiguous().flatten()
         if flat.numel():
-            yield memoryview(flat.view(torch.uint8).numpy())
+            yield flat.view(torch.uint8).numpy().data
