@@ -20,12 +20,14 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config", "registry", "types", "errors", "_torchvision"}),
     frozenset({"media", "encoders", "connectors", "language", "prompts"}),
     frozenset({"compose"}),
+    frozenset({"parallel"}),
     frozenset({"data", "checkpoints"}),
     frozenset({"generate"}),
     frozenset({"train", "evaluate", "serve"}),
     frozenset({"verify"}),
     frozenset({"omnimix"}),
     frozenset({"cli"}),
+    frozenset({"__main__"}),
 )
 
 # The ground is one floor, but its files lie in an order of their own: errors, then types and registry,

@@ -78,5 +78,9 @@ class CheckpointError(OmnimixError):
     """A folder or file that is no model, or one whose weights do not fit."""
 
 
+class ParallelError(OmnimixError):
+    """Processes that cannot hold a model together, or one of which failed."""
+
+
 class TrainError(OmnimixError):
     """A training run that cannot start or go on."""

@@ -131,6 +131,14 @@ class Family(abc.ABC):
         """Parts that lie beside the checkpoint and are taken where the user names none."""
         return Parts()
 
+    def laid(self, parts: Parts, over: Path) -> Parts | None:
+        """The parts with which a checkpoint is opened with another one laid over it.
+
+        Returns:
+            None where the family's checkpoints are always whole.
+        """
+        return None
+
     def write(
         self, model: MultimodalLM, processor: Processor, out: Path, **options: Any
     ) -> list[Path]:

@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from omnimix.checkpoints import tables
 from omnimix.checkpoints.base import Release, Weights, looks_like
+from omnimix.checkpoints.later import Later, later
+from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM, OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
@@ -106,9 +107,19 @@ def native_tensors(release: Release) -> tuple[dict[str, Tensor], Report]:
     """Our tensors from the release's files.
 
     Raises:
+        CheckpointError: as `later_tensors`.
+    """
+    found, report = later_tensors(release)
+    return {name: one.read() for name, one in found.items()}, report
+
+
+def later_tensors(release: Release) -> tuple[dict[str, Later], Report]:
+    """The same, each read when it is asked for.
+
+    Raises:
         CheckpointError: a key nobody knows, one that a rule needs and is not there, or two for one name.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, Later] = {}
     report = Report(notes=release.notes)
     unknown: list[str] = []
     missing: list[str] = []
@@ -119,7 +130,7 @@ def native_tensors(release: Release) -> tuple[dict[str, Tensor], Report]:
         missing += plan.missing
         report.unused |= {f"{source.name}: {key}": reason for key, reason in plan.unused.items()}
         report.used += sum(len(move.foreign) for move in plan.moves)
-        made = tables.read(plan, stored)
+        made = later(plan, stored)
         twice = sorted(made.keys() & found.keys())
         if twice:
             raise CheckpointError(
@@ -174,6 +185,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     extra: Mapping[str, Tensor] | None = None,
+    holding: Holding | None = None,
 ) -> tuple[MultimodalLM, Processor, Report]:
     """The model of a release with every weight accounted for, and its processor.
 
@@ -181,13 +193,16 @@ def load(
         device: where the model goes.
         dtype: of its weights; float32 where left out.
         extra: tensors under our own names that no file brings, or in place of those a file brings.
+        holding: how the model is held, where not whole on `device`; then each tensor is read when its turn
+            comes, and of a cut one the part alone.
 
     Raises:
         CheckpointError: the one error that lists missing, unexpected and misshapen weights.
     """
     processor = Processor.from_recipe(release.recipe, release.folder)
-    tensors, report = native_tensors(release)
-    tensors |= extra or {}
+    found, report = native_tensors(release) if holding is None else later_tensors(release)
+    tensors: dict[str, Any] = {**found, **(extra or {})}
+    holding = holding or Holding(device)
     check(release, tensors)
     with quiet():
         model = MultimodalLM.from_pretrained(
@@ -195,11 +210,12 @@ def load(
             config=OmnimixConfig(recipe=release.recipe.dump()),
             state_dict=tensors,
             dtype=dtype or torch.float32,
+            **holding.words(release.recipe),
         )
-    return model.eval().to(device), processor, report
+    return holding.settle(model.eval()), processor, report
 
 
-def check(release: Release, tensors: Mapping[str, Tensor]) -> None:
+def check(release: Release, tensors: Mapping[str, Tensor | Later]) -> None:
     """Compare names and shapes with the model that the recipe makes, before a byte is copied.
 
     Raises:

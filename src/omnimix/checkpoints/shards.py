@@ -77,6 +77,12 @@ class Joined(Mapping[str, Tensor]):
             found[key] = tuple(shape)
         return found
 
+    def sketch(self, key: str) -> Tensor:
+        """Shape and dtype of a whole tensor, on the meta device; nothing is joined for it."""
+        sketches = [torch.empty_like(shard[key], device="meta") for shard in self.shards]
+        dim = self.dims[key]
+        return sketches[0] if dim is None else torch.cat(sketches, dim=dim)
+
     def apart(self) -> float:
         """How far small tensors that every file holds whole are apart, as a share of their norm."""
         worst = 0.0
@@ -133,6 +139,11 @@ class Laid(Mapping[str, Tensor]):
         if found is None:
             raise KeyError(key)
         return found
+
+    def sketch(self, key: str) -> Tensor:
+        """Shape and dtype of a tensor, on the meta device."""
+        holders = [layer for layer, _ in self.layers if key in layer]
+        return holders[-1].sketch(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sizes)

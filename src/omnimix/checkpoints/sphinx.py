@@ -67,6 +67,11 @@ class Sphinx(Family):
         case = _case(layout.root.parent) or _case(layout.root)
         return Parts() if case is None else Parts(words=case_words(case))
 
+    def laid(self, parts: Parts, over: Path) -> Parts:
+        said = parts.words.get("over") or ()
+        below = [said] if isinstance(said, str | Path) else list(said)
+        return Parts(parts.places, {**parts.words, "over": [*below, over]})
+
     def open(self, layout: Layout, parts: Parts) -> Release:
         where = str(layout.root)
         try:

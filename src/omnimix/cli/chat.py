@@ -52,6 +52,13 @@ def command(
         list[str] | None,
         typer.Option("--part", metavar="NAME=PLACE", help="A part that a checkpoint lacks."),
     ] = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(help="tensor: share the model out over the processes of torchrun."),
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
+    ] = None,
 ) -> None:
     """Ask about pictures and regions drawn on them; without --ask, talk.
 
@@ -74,7 +81,12 @@ def command(
     from omnimix.generate.assistant import load
 
     places, facts = parts_of(part or ())
-    assistant = load(model, device, parts=places, **facts)
+    assistant = load(model, device, parts=places, parallel=parallel, quantize=quantize, **facts)
+    if assistant.team.size > 1 and not ask:
+        raise OmnimixError(
+            "a conversation at the terminal needs a single process",
+            hint="under torchrun ask with --ask, which may be given again for the next turn",
+        )
     pictures = [Media.image(path) for path in image or ()]
     if ask:
         _once(assistant, model, ask, pictures, regions, options, draw, as_json)
@@ -104,6 +116,8 @@ def _once(
         answers.append(assistant.reply(history, **options))
         history.append(Turn("assistant", (answers[-1].text,)))
     seconds = time.monotonic() - started
+    if assistant.team.rank:
+        return  # the first process speaks for all
     answered = [box for answer in answers for box in answer.boxes]
     drawn = None
     if pictures and (draw is not None or answered):

@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from omnimix.errors import OmnimixError
+
+if TYPE_CHECKING:
+    from omnimix.parallel.team import Team
 
 NUMBERS = {"--box": 4, "--point": 2}
 """Options whose numbers may stand apart (`--box 1 2 3 4`) or joined (`--box 1,2,3,4`)."""
@@ -32,7 +35,8 @@ class Guarded(TyperGroup):
         try:
             return super().invoke(ctx)
         except OmnimixError as error:
-            say(error.sentence(), debug)
+            if _speaks():
+                say(error.sentence(), debug)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
@@ -46,8 +50,28 @@ class Guarded(TyperGroup):
             if hasattr(error, "exit_code"):  # click's own, of whichever click typer brings
                 raise
             line = " ".join(str(error).split()) or "no message"
-            say(f"{type(error).__name__}: {line} (run again with --debug for the traceback)", debug)
+            if _speaks():
+                say(
+                    f"{type(error).__name__}: {line} (run again with --debug for the traceback)",
+                    debug,
+                )
             raise typer.Exit(1) from None
+        finally:
+            team = _team()
+            if team is not None:
+                team.leave()
+
+
+def _team() -> Team | None:
+    """The processes that share the work; None where nothing has asked for several."""
+    module = sys.modules.get("omnimix.parallel.team")
+    return None if module is None else module.current()
+
+
+def _speaks() -> bool:
+    """Whether this process is the one that tells what went wrong: its first."""
+    team = _team()
+    return team is None or team.rank == 0
 
 
 def say(sentence: str, debug: bool = False) -> None:

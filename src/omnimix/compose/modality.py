@@ -8,6 +8,7 @@ SPHINX, SPHINX-V, multi_token, xGen-MM and Prismatic are settings of that line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -162,10 +163,18 @@ class Encoded:
 
 
 class Branch(nn.Module):
-    """Modules of one branch."""
+    """Modules of one branch.
+
+    Attributes:
+        spread: shares the tiles out over processes (`omnimix.parallel`); it is given an encoder's work and
+            all tiles.
+    """
+
+    spread: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None
 
     def __init__(self, spec: BranchSpec, width: int, source: Features | None) -> None:
         super().__init__()
+        self.spread = None
         self.encoders = nn.ModuleList(encoder.build(source) for encoder in spec.encoders)
         self.finishes = nn.ModuleList()
         ends: list[Features] = []
@@ -194,6 +203,11 @@ class Branch(nn.Module):
 
     def encode(self, index: int, tiles: Tensor, source: Tensor | None) -> Tensor:
         """Raw features of one encoder `[tiles, n, d]`."""
+        if self.spread is None or source is not None:
+            return self._encode(index, tiles, source)
+        return self.spread(lambda share: self._encode(index, share, None), tiles)
+
+    def _encode(self, index: int, tiles: Tensor, source: Tensor | None) -> Tensor:
         encoder = self.encoders[index]
         for step in self.device_steps[index]:
             assert isinstance(step, TensorStep)

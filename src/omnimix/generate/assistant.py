@@ -18,10 +18,11 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.weave import Sequence as Woven
 from omnimix.errors import SampleError
-from omnimix.generate import folder
+from omnimix.generate import folder, placing
 from omnimix.generate.asking import question as asked
 from omnimix.generate.prompting import PromptBuilder, plain, written
 from omnimix.generate.writing import Endings, Options, cut, endings, settled
+from omnimix.parallel.team import Team
 from omnimix.types import Box, Point, Region, Sample, Turn
 
 Conversation: TypeAlias = Sample | Sequence[Turn]
@@ -51,6 +52,8 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     parts: Mapping[str, str | Path] | None = None,
+    parallel: str | None = None,
+    quantize: str | None = None,
     **words: Any,
 ) -> Assistant:
     """A model that ships with omnimix, one from a folder of `save_pretrained`, or a released checkpoint.
@@ -64,19 +67,25 @@ def load(
         dtype: float32 unless told otherwise.
         parts: for a released checkpoint, where the parts lie that it does not hold: a hub id, or a local
             folder in the hub's layout, by the part's name (`llm`, `dino` ...).
+        parallel: `tensor` shares the model out over the processes that `torchrun` started; in a single
+            process it changes nothing.
+        quantize: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
         words: facts about the parts that no file tells (`image_size` ...).
 
     Raises:
+        OmnimixError: a package, GPU or count of processes that does not fit `parallel` or `quantize`.
         RegistryError: unknown name, with the nearest known one.
         CheckpointError: a folder that holds no model, or weights that do not fit.
     """
-    place = folder.locate(name_or_folder)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = dtype or torch.float32
+    chosen, holding, team = placing.place(device, dtype, parallel, quantize)
+    with team.agreed():
+        place = folder.locate(name_or_folder)
     brought = Parts({**place.parts, **(parts or {})}, words)
-    return Assistant(
-        *folder.read(place.folder, torch.device(device), dtype or torch.float32, brought)
-    )
+    with team.together():
+        held = folder.read(place.folder, chosen, dtype, brought, holding)
+    with team.agreed():
+        return Assistant(*held, team)
 
 
 class Assistant:
@@ -86,9 +95,10 @@ class Assistant:
     method.
     """
 
-    def __init__(self, model: MultimodalLM, processor: Processor) -> None:
+    def __init__(self, model: MultimodalLM, processor: Processor, team: Team | None = None) -> None:
         self.model = model
         self.processor = processor
+        self.team = team or Team()
 
     @property
     def device(self) -> torch.device:
@@ -196,7 +206,7 @@ class Assistant:
                 f"{len(images)} pictures for {len(texts)} prompts",
                 hint="give one for each, or None",
             )
-        bare = Assistant(self.model, plain(self.processor))
+        bare = Assistant(self.model, plain(self.processor), self.team)
         recipe = self.processor.recipe
         samples = [
             written(recipe, text, _many(image)) for image, text in zip(images, texts, strict=True)
@@ -222,7 +232,8 @@ class Assistant:
         """
         ids = [self.token_of(word) for word in words]
         batch = self._batch([self._weave(conversation, Options(max_new_tokens=1))])
-        with torch.inference_mode():
+        self.team.same("input", placing.fingerprint(batch) if self.team.size > 1 else "")
+        with self.team.together(), torch.inference_mode():
             logits = self.model(**batch.inputs()).logits[0, -1].float()
         shares: list[float] = logits.softmax(-1)[ids].div(logits.softmax(-1)[ids].sum()).tolist()
         return shares
@@ -285,7 +296,8 @@ class Assistant:
     def _weave(self, conversation: Conversation, options: Options) -> Woven:
         if not isinstance(conversation, Sample):
             conversation = Sample(tuple(conversation), "question")
-        return self.processor.weave(conversation, True, options.max_new_tokens)
+        with self.team.agreed():
+            return self.processor.weave(conversation, True, options.max_new_tokens)
 
     def _batch(self, woven: Sequence[Woven]) -> Batch:
         return self.processor.batch(woven, "left").to(self.device)
@@ -323,7 +335,16 @@ class Assistant:
     ) -> list[list[int]]:
         """The one place where tokens are written: new ids of every row."""
         pad = self.processor.tokenizer.pad
-        with _seeded(options.seed, self.device), torch.inference_mode():
+        seed = options.seed
+        if self.team.size > 1:
+            self.team.same("input", placing.fingerprint(batch))
+            if options.temperature > 0:
+                seed = self.team.seed(seed)
+            if streamer is not None:
+                # A caller may end the writing on one rank; the others must not wait for its next token.
+                ended.asked = self.team.any
+        together = self.team.together()
+        with together, _seeded(seed, self.device), torch.inference_mode():
             ids = self.model.generate(
                 **batch.inputs(),
                 generation_config=options.config(sorted(ended.ends), pad),

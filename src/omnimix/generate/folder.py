@@ -9,6 +9,7 @@ import torch
 
 from omnimix.checkpoints import base, reading, releases
 from omnimix.checkpoints.base import Parts
+from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError, RegistryError
@@ -94,23 +95,29 @@ def read(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     parts: Parts | None = None,
+    holding: Holding | None = None,
 ) -> tuple[MultimodalLM, Processor]:
     """Model and processor of a folder, every weight accounted for.
 
     Args:
         parts: of a released checkpoint, what it does not hold.
+        holding: how the model is held, where not whole on `device`.
 
     Raises:
         CheckpointError: files that cannot be read, or weights that are missing, left over or misshapen.
     """
     if not (folder / "recipe.yaml").is_file():
-        model, processor, _ = reading.load(base.open_release(folder, parts), device, dtype)
+        model, processor, _ = reading.load(
+            base.open_release(folder, parts), device, dtype, holding=holding
+        )
         return model, processor
     processor = Processor.from_pretrained(folder)
+    holding = holding or Holding(device)
+    words = holding.words(processor.recipe)
     try:
         with reading.quiet():
             model, report = MultimodalLM.from_pretrained(
-                folder, dtype=dtype, output_loading_info=True, local_files_only=True
+                folder, dtype=dtype, output_loading_info=True, local_files_only=True, **words
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -128,7 +135,7 @@ def read(
             hint="copy model.safetensors again",
         ) from error
     _check_report(report, folder)
-    return model.eval().to(device), processor
+    return holding.settle(model.eval()), processor
 
 
 def _check_report(report: dict[str, Any], folder: Path) -> None:

@@ -66,14 +66,15 @@ class SphinxModel(Assistant):
         Args:
             llama_type, llama_config, tokenizer_path: in place of what is found in the folders.
             max_seq_len: most positions of a sequence, the picture's included.
-            words: further parts of the family, see `omnimix.checkpoints.sphinx`.
+            words: further parts of the family, see `omnimix.checkpoints.sphinx`; `parallel` and `quantize`
+                of `omnimix.load`.
 
         Raises:
             CheckpointError: what cannot be found or does not fit.
         """
         paths = [pretrained_path] if isinstance(pretrained_path, str | Path) else pretrained_path
         parts = {"config": llama_config, "tokenizer": tokenizer_path}
-        said = {"llama_type": llama_type, "over": list(paths[1:]) or None}
+        said: dict[str, Any] = {"llama_type": llama_type, "over": list(paths[1:]) or None}
         found = load(
             paths[0],
             device,
@@ -83,7 +84,7 @@ class SphinxModel(Assistant):
             **{name: value for name, value in said.items() if value is not None},
             **words,
         )
-        return cls(found.model, found.processor)
+        return cls(found.model, found.processor, found.team)
 
     def generate_response(
         self,
@@ -168,7 +169,7 @@ class SphinxModel(Assistant):
             turns = (*conversation.turns, Turn("assistant", (option,)))
             batch = processor.batch([processor.weave(Sample(turns, conversation.id))])
             batch = batch.to(self.device)
-            with torch.inference_mode():
+            with self.team.together(), torch.inference_mode():
                 logits = self.model(**batch.inputs()).logits[0, :-1].float()
             target = batch.labels[0, 1:]
             places = target != IGNORE
@@ -186,7 +187,9 @@ class SphinxModel(Assistant):
 
     def _weave(self, conversation: Any, options: Options) -> Woven:
         sample = conversation if isinstance(conversation, Sample) else Sample(tuple(conversation))
-        return self.processor.weave(sample, True, 0, keep=self.room(sample, options.max_new_tokens))
+        with self.team.agreed():
+            room = self.room(sample, options.max_new_tokens)
+            return self.processor.weave(sample, True, 0, keep=room)
 
     def room(self, sample: Sample, answer: int) -> int:
         """Text tokens that a prompt may have beside its items and an answer of so many tokens.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,8 @@ class Endings(StoppingCriteria):  # type: ignore[misc]
         self.tail = max((len(stop.encode()) for stop in stops), default=0) + 4
         self.lengths: list[int | None] = [None] * rows
         self.cancelled = False
+        self.asked: Callable[[bool], bool] | None = None
+        """Asks the other processes whether they were cancelled."""
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         count = input_ids.shape[1] - self.prompt
@@ -129,7 +131,8 @@ class Endings(StoppingCriteria):  # type: ignore[misc]
         for row, tail in enumerate(tails):
             if self.lengths[row] is None and self._ended(tail):
                 self.lengths[row] = count
-        done = [self.cancelled or length is not None for length in self.lengths]
+        cancelled = self.cancelled if self.asked is None else self.asked(self.cancelled)
+        done = [cancelled or length is not None for length in self.lengths]
         return torch.tensor(done, device=input_ids.device)
 
     def _ended(self, tail: list[int]) -> bool:

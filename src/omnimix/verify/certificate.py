@@ -85,8 +85,7 @@ def write(
     names = {path.name: path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()}
     certificate = {
         **facts,
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        **where_made(),
         "bytes": names,
         "largest_differences": {
             check.stage: {"difference": check.difference, "tolerance": check.tolerance}
@@ -97,6 +96,14 @@ def write(
     (out / CERTIFICATE).write_text(json.dumps(certificate, indent=2) + "\n")
 
 
+def where_made() -> dict[str, Any]:
+    """Versions and the kind of machine."""
+    return {
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+
+
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -105,13 +112,17 @@ def _version(name: str) -> str:
 
 
 def verify_model(folder: Path) -> Report:
-    """Ask a model folder its own probe again.
+    """Ask a model folder its own probe again; of a mixed one, compute the norms again.
 
     Raises:
         CheckpointError: a certificate or probe that cannot be read, or a model that cannot be loaded.
     """
     try:
         facts = json.loads((folder / CERTIFICATE).read_text(encoding="utf-8"))
+        if facts.get("kind") == "soup":
+            from omnimix.verify.soup import verify_soup
+
+            return verify_soup(folder, facts)
         expected = load_file(folder / PROBE)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(

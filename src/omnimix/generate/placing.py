@@ -1,0 +1,60 @@
+"""Where a model goes when it is opened: a device, several processes, or fewer bits."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from omnimix.compose.batch import Batch
+from omnimix.compose.holding import Holding, Quantized
+from omnimix.errors import OmnimixError
+from omnimix.parallel import team as teams
+from omnimix.parallel.team import Team
+
+TENSOR = "tensor"
+
+
+def place(
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    parallel: str | None,
+    quantize: str | None,
+) -> tuple[torch.device, Holding | None, Team]:
+    """The device, how the model is held there (None: whole), and the processes that share it.
+
+    Raises:
+        OmnimixError: words that are unknown or exclude each other, a device or package that is not there.
+    """
+    if parallel not in (None, TENSOR):
+        raise OmnimixError(f"unknown parallel {parallel!r}", hint="the one way is 'tensor'")
+    if parallel and quantize:
+        raise OmnimixError(
+            "quantised weights cannot be cut over processes", hint="leave out one of the two"
+        )
+    cuda = torch.cuda.is_available()
+    chosen = torch.device(device or ("cuda" if cuda else "cpu"))
+    if quantize:
+        return chosen, Quantized(quantize, chosen, dtype), Team()
+    team = teams.join() if parallel else Team()
+    if team.size == 1:
+        return chosen, None, team
+    from omnimix.parallel.tensor import TensorParallel
+
+    if device is not None and (chosen.type == "cuda") != cuda:
+        raise OmnimixError(
+            f"several processes work on {'the GPUs' if cuda else 'the CPU'} here, not on {chosen}",
+            hint="hide the GPUs with CUDA_VISIBLE_DEVICES= to work on the CPU" if cuda else None,
+        )
+    own = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    return own, TensorParallel(team.rank, team.size), team
+
+
+def fingerprint(batch: Batch) -> str:
+    """What a batch holds, in short: equal on ranks that were asked the same."""
+    digest = hashlib.sha256(str(batch.input_ids.tolist()).encode())
+    for name in sorted(batch.items):
+        for tensor in batch.items[name].inputs:
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,291 @@
+"""Processes that hold one model together, started by `torchrun`.
+
+Every process runs the same script with the same input. What can go wrong on one of them alone (a file that
+is not there, no memory left) must not leave the others waiting: an error of one rank is an error of all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+from omnimix.errors import OmnimixError, ParallelError
+
+FAILED = "omnimix/failed"
+TOLD = "omnimix/told"
+
+PATIENCE = 10.0
+"""Seconds that a rank which failed waits for the first to say so."""
+
+LOOK = 0.5
+"""Seconds between two looks for an error of another rank, on CUDA."""
+
+
+class Team:
+    """A single process: nothing has to be agreed upon."""
+
+    rank = 0
+    size = 1
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Around work in which ranks wait for each other."""
+        yield
+
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Around work of a rank's own; behind it all ranks go on, or none."""
+        yield
+
+    def same(self, what: str, value: Any) -> None:
+        """Refuse to go on where ranks hold different values."""
+
+    def seed(self, seed: int | None) -> int | None:
+        """The seed of sampling, equal on all ranks."""
+        return seed
+
+    def any(self, said: bool) -> bool:
+        """Whether any rank says so."""
+        return said
+
+    def leave(self) -> None:
+        """At the end of the work, well or not: wait until the first rank has told what there is to tell."""
+
+
+class Ranks(Team):
+    """Several processes.
+
+    Args:
+        rank, size: of this process, and how many there are.
+        store: where a failing rank leaves its sentence, reachable when the group is gone.
+        control: a group on the CPU for what is agreed upon.
+    """
+
+    def __init__(self, rank: int, size: int, store: Any, control: Any) -> None:
+        self.rank = rank
+        self.size = size
+        self.store = store
+        self.control = control
+        self.failed: str | None = None
+        """What ended the work, and on which rank."""
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Around work in which ranks wait for each other.
+
+        Raises:
+            ParallelError: another rank failed; says which and why.
+        """
+        self._alive()
+        try:
+            yield
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._look()
+
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator[None]:
+        own: Exception | None = None
+        try:
+            yield
+        except ParallelError:
+            raise
+        except Exception as error:
+            own = error
+        said = self._exchange("agreed", None if own is None else _sentence(own))
+        if own is not None:
+            raise own
+        for rank, sentence in enumerate(said):
+            if sentence is not None:
+                raise ParallelError(f"rank {rank} failed: {sentence}")
+
+    def same(self, what: str, value: Any) -> None:
+        values = self._exchange(what, value)
+        if any(other != values[0] for other in values):
+            raise ParallelError(
+                f"the ranks were given different {what}",
+                hint="every process of torchrun has to ask the same question about the same pictures",
+            )
+
+    def seed(self, seed: int | None) -> int | None:
+        drawn = int(torch.randint(2**31, ()).item()) if seed is None else seed
+        found: int = self._exchange("seed", drawn)[0]
+        return found
+
+    def any(self, said: bool) -> bool:
+        return any(self._exchange("any", said))
+
+    def leave(self) -> None:
+        with contextlib.suppress(Exception):
+            if self.rank == 0:
+                self.store.set(TOLD, "yes")
+            else:
+                _until(self.store, TOLD, PATIENCE)
+        if self.failed is None and dist.is_initialized():
+            with contextlib.suppress(Exception):
+                dist.destroy_process_group()
+
+    def _exchange(self, what: str, value: Any) -> list[Any]:
+        """What every rank says, in order.
+
+        Raises:
+            ParallelError: a rank failed, or they do not do the same thing.
+        """
+        with self.together():
+            said: list[Any] = [None] * self.size
+            dist.all_gather_object(said, (what, value), group=self.control)
+        if any(word != what for word, _ in said):
+            words = ", ".join(sorted({word for word, _ in said}))
+            raise ParallelError(
+                f"the ranks do different things at the same time ({words})",
+                hint="every process of torchrun has to run the same script with the same input",
+            )
+        return [value for _, value in said]
+
+    def _alive(self) -> None:
+        if self.failed is not None:
+            raise ParallelError(self.failed, hint="the processes have to be started again")
+
+    def _look(self) -> None:
+        """Notice that another rank has failed.
+
+        Raises:
+            ParallelError: says which and why.
+        """
+        said = self._said()
+        if said is not None:
+            self.failed = said
+            _abort()
+            raise ParallelError(said)
+
+    def _end(self, error: BaseException) -> None:
+        """Leave a sentence for the others and close the connections, so that nobody waits for ever.
+
+        Raises:
+            ParallelError: in place of a broken connection, the reason why another rank broke it.
+        """
+        if self.failed is not None:
+            return
+        said = self._said()
+        foreign = isinstance(error, RuntimeError) and not isinstance(error, OmnimixError)
+        if said is None and foreign and _is_connection(error):
+            # The other rank is gone without a word: killed, or out of the machine's memory.
+            said = "another rank ended without a word (killed, or out of memory)"
+        if said is not None:
+            self.failed = said
+            _abort()
+            raise ParallelError(said) from error
+        self.failed = f"rank {self.rank} failed: {_sentence(error)}"
+        with contextlib.suppress(Exception):
+            self.store.set(FAILED, self.failed)
+        _abort()
+
+    def _said(self) -> str | None:
+        with contextlib.suppress(Exception):
+            if self.store.check([FAILED]):
+                return str(self.store.get(FAILED).decode())
+        return None
+
+    def watch(self) -> None:
+        """On CUDA, where a broken connection is not noticed: look for errors of others beside the work."""
+
+        def look() -> None:
+            while self.failed is None and dist.is_initialized():
+                if self._said() is not None:
+                    _abort()
+                    return
+                time.sleep(LOOK)
+
+        threading.Thread(target=look, daemon=True).start()
+
+
+_team: Team | None = None
+
+
+def current() -> Team:
+    """The team of this process; alone where nobody has called `join`."""
+    return _team or Team()
+
+
+def join() -> Team:
+    """Meet the other processes that `torchrun` started; alone where there are none.
+
+    Raises:
+        ParallelError: more processes on a machine than it has GPUs, or a back end that is missing.
+    """
+    global _team
+    if isinstance(_team, Ranks) and _team.failed is None and dist.is_initialized():
+        return _team
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        _team = Team()
+        return _team
+    if not dist.is_available():
+        raise ParallelError(
+            "this build of torch has no torch.distributed", hint="install torch from pytorch.org"
+        )
+    cuda = torch.cuda.is_available()
+    if cuda:
+        check_cuda(int(os.environ.get("LOCAL_WORLD_SIZE", size)), torch.cuda.device_count())
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    control = dist.new_group(backend="gloo")
+    store = dist.distributed_c10d._get_default_store()
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), store, control)
+    if cuda:
+        ranks.watch()
+    _team = ranks
+    return ranks
+
+
+def check_cuda(processes: int, devices: int) -> None:
+    """One GPU for every process of a machine.
+
+    Raises:
+        ParallelError: fewer, or a torch without NCCL.
+    """
+    if processes > devices:
+        raise ParallelError(
+            f"{processes} processes were started on a machine with {devices} GPUs",
+            hint=f"give torchrun --nproc-per-node {devices}, or hide the GPUs with "
+            "CUDA_VISIBLE_DEVICES= to work on the CPU",
+        )
+    if not dist.is_nccl_available():
+        raise ParallelError(
+            "this build of torch has no NCCL, which GPUs talk through",
+            hint="install the CUDA build of torch, on Linux",
+        )
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OmnimixError):
+        return error.sentence().rstrip(".")
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _is_connection(error: BaseException) -> bool:
+    words = ("connection", "peer", "socket", "timed out", "nccl", "gloo", "abort")
+    return any(word in str(error).lower() for word in words)
+
+
+def _abort() -> None:
+    """Close all connections at once; a proper goodbye would wait for the others."""
+    with contextlib.suppress(Exception):
+        if dist.is_initialized():
+            dist.distributed_c10d._abort_process_group()
+
+
+def _until(store: Any, key: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not store.check([key]) and time.monotonic() < end:
+        time.sleep(0.02)
