@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"media", "encoders", "connectors", "language", "prompts"}),
     frozenset({"compose"}),
     frozenset({"data", "checkpoints"}),
-    frozenset({"generate"}),
+    frozenset({"generate", "segment"}),
     frozenset({"train", "evaluate", "serve"}),
     frozenset({"verify"}),
     frozenset({"omnimix"}),

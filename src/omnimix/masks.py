@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -34,7 +35,7 @@ def runs(pixels: Bool[np.ndarray, "height width"]) -> list[int]:
 
 
 def from_runs(
-    lengths: Sequence[int], height: int, width: int, where: str | None = None
+    lengths: Sequence[Any], height: int, width: int, where: str | None = None
 ) -> Bool[np.ndarray, "height width"]:
     """The mask of such runs.
 

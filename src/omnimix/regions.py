@@ -300,7 +300,8 @@ def _from_words(
     if kind == "box":
         return Box(*_numbers(value, 4, kind, where), label=label)
     if kind == "xywh":
-        return Box.from_xywh(*_numbers(value, 4, kind, where), label=label)
+        x, y, wide, high = _numbers(value, 4, kind, where)
+        return Box.from_xywh(x, y, wide, high, label)
     if kind == "rle":
         return Mask.from_rle(value, label, where)
     if kind == "png":

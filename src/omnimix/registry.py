@@ -233,6 +233,21 @@ READINGS = Table(
     },
 )
 
+SEGMENTERS = Table(
+    "segmenters",
+    "type of model that makes masks",
+    {
+        "sam": "omnimix.segment.sam:Sam",
+        "sam_hq": "omnimix.segment.sam:Sam",
+        "sam2": "omnimix.segment.sam:Sam",
+        "sam2_video": "omnimix.segment.sam:Sam",
+        "edgetam": "omnimix.segment.sam:Sam",
+        "edgetam_video": "omnimix.segment.sam:Sam",
+        "sam3_tracker": "omnimix.segment.sam:Sam",
+        "sam3_video": "omnimix.segment.sam:Sam",
+    },
+)
+
 BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})
 
 TABLES: tuple[Table, ...] = (
@@ -249,5 +264,6 @@ TABLES: tuple[Table, ...] = (
     DATASETS,
     CHECKPOINTS,
     READINGS,
+    SEGMENTERS,
     BENCHMARKS,
 )

@@ -102,6 +102,10 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "checkpoints": {"prismatic": [{}], "xgen_mm": [{}]},
     "readings": {"prismatic": [{}], "xgen_mm": [{}]},
+    "segmenters": {
+        **{row: [{}] for row in ("sam", "sam_hq", "sam2", "sam2_video")},
+        **{row: [{}] for row in ("edgetam", "edgetam_video", "sam3_tracker", "sam3_video")},
+    },
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""
@@ -109,5 +113,5 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
 INPUT_SIDE = {"timm": 224, "transformers": 32, "blip2_qformer": 32}
 """Side of the pictures that an encoder of pictures takes, where its words do not say it."""
 
-NO_WORDS = frozenset({"benchmarks", "checkpoints", "readings"})
+NO_WORDS = frozenset({"benchmarks", "checkpoints", "readings", "segmenters"})
 """Tables whose rows are no specs: they are made with plain arguments."""

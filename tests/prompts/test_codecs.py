@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -51,6 +52,19 @@ def codec(row: str, **words: Any) -> Codec:
     return made
 
 
+SIZES = [
+    (640, 480),
+    (333, 777),
+    (1000, 301),
+    (64, 64),
+    (57, 20),
+    (900, 61),
+    (40, 500),
+    (1500, 1499),
+]
+
+
+@cache
 def seen(strategy: str, width: int, height: int) -> View:
     """What the real steps make of a picture of this size."""
     tiles = Tiles.of(Image.new("RGB", (width, height)))
@@ -79,7 +93,7 @@ def visible(made: Codec, view: View) -> tuple[float, float, float, float]:
 @pytest.mark.parametrize("row", CODECS)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
-    size=st.tuples(st.integers(20, 1500), st.integers(20, 1500)),
+    size=st.sampled_from(SIZES),
     places=st.tuples(*[st.floats(0, 1)] * 4),
     point=st.booleans(),
     label=st.sampled_from(["", "red cup", "Hut"]),
@@ -106,8 +120,9 @@ def test_a_region_comes_back_within_one_step(
     region: Region = Point(box.x1, box.y1, label=label) if point else box
     # Smaller than two steps a box may lose its extent, which is told and not read.
     assume(point or (box.x2 - box.x1 > 2 * across and box.y2 - box.y1 > 2 * down))
-    # A strip thinner than the steps: a rounded point may fall into the border.
-    assume(min(x2 - x1, y2 - y1) > 2 * max(across, down))
+    # A strip thinner than the steps: a rounded point may fall well into the border, which is told too.
+    thin = min(view.size) < 2 * max(across, down)
+    assume(not (point and thin and made.frame == "tile"))
     text = made.write(region, view)
     reading = made.read(f"It is {text} there.", view)
     wanted = region.bounds()

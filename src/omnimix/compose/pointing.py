@@ -6,13 +6,15 @@ written (`coordinates`). `way` is the one place where that is decided; a caller 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from omnimix.compose.marks import Marks
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import SampleError
+from omnimix.media.tiles import View
+from omnimix.prompts.coordinates import Reading
 from omnimix.types import Media, Part, Region, Sample, Turn, check_region
 
 Way: TypeAlias = Literal["tokens", "text", "marks"]
@@ -65,7 +67,12 @@ def point(recipe: Recipe, sample: Sample, wish: str | None = None) -> Pointed:
         RegionError: a region that does not lie on its picture (marks; the other ways check later).
     """
     chosen = way(recipe, wish)
-    asked = [media for media in sample.media("region") if not _answered(sample, media)]
+    asked = [
+        part
+        for turn in sample.turns
+        for part in turn.content
+        if turn.role != "assistant" and isinstance(part, Media) and part.kind == "region"
+    ]
     regions = tuple(media.data for media in asked)
     if not regions:
         return Pointed(sample, (), chosen)
@@ -79,12 +86,6 @@ def point(recipe: Recipe, sample: Sample, wish: str | None = None) -> Pointed:
         called = {id(media): name for media, name in zip(asked, names, strict=True)}
         sample = _named(sample, called, drop=False)
     return Pointed(sample, regions, chosen)
-
-
-def _answered(sample: Sample, media: Media) -> bool:
-    return any(
-        part is media for turn in sample.turns if turn.role == "assistant" for part in turn.content
-    )
 
 
 def _named(sample: Sample, names: dict[int, str], drop: bool) -> Sample:
@@ -140,7 +141,7 @@ def _drawn(recipe: Recipe, marks: Marks, sample: Sample, asked: list[Media]) -> 
     for index, regions in on.items():
         picture = opens.open(pictures[index])  # type: ignore[attr-defined]
         for number, region in regions:
-            check_region(region, *picture.size, where=f"region {number}")
+            check_region(region, picture.width, picture.height, f"region {number}")
         drawn[id(pictures[index])] = Media.image(
             marks.draw(picture, regions), label=pictures[index].label
         )
@@ -153,6 +154,17 @@ def _replaced(sample: Sample, change: Callable[[Media], Media]) -> Sample:
         for turn in sample.turns
     )
     return replace(sample, turns=turns)
+
+
+def readable(
+    recipe: Recipe, text: str, view: View, asked: Sequence[Region], chosen: str = "tokens"
+) -> Reading:
+    """The regions of an answer: in the recipe's convention, and by their marks where it saw marks."""
+    codec = recipe.coordinates
+    if chosen != "marks" or not asked:
+        return codec.read(text, view, asked)
+    marks = recipe.marks or Marks()
+    return codec.read(text, view, asked, tuple(marks.find(text, asked)))
 
 
 def which(media: Media, pictures: int) -> int:

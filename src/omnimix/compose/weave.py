@@ -66,6 +66,7 @@ class Sequence:
         id: of the sample, for messages.
         pictures: how the model sees every picture in the sample, for reading coordinates back.
         asked: regions of the questions in reading order, for answers that name them by number.
+        way: how those reach the model (`omnimix.compose.pointing`).
     """
 
     ids: Int[np.ndarray, "n"]
@@ -75,6 +76,7 @@ class Sequence:
     id: str = "sample"
     pictures: tuple[View, ...] = ()
     asked: tuple[Region, ...] = ()
+    way: str = "tokens"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -193,6 +195,7 @@ class _Weaving:
             self.sample.id,
             tuple(self.pictures),
             self.asked,
+            self.way,
         )
 
     def _modality(self, media: Media) -> str | None:

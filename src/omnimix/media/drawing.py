@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from omnimix.media.image import ImageOpener
-from omnimix.types import Box, Mask, Media, Point, Polygon, Region, Stroke, check_region
+from omnimix.types import Mask, Media, Point, Polygon, Region, Stroke, check_region
 
 Ink: TypeAlias = tuple[int, int, int]
 Spots: TypeAlias = list[tuple[float, float]]

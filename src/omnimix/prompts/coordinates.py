@@ -102,7 +102,13 @@ class Codec(Spec):
         ]
         return self.text(groups, view)
 
-    def read(self, text: str, view: View, asked: Sequence[Region] = ()) -> Reading:
+    def read(
+        self,
+        text: str,
+        view: View,
+        asked: Sequence[Region] = (),
+        others: Sequence[Found] = (),
+    ) -> Reading:
         """Every region in a text, in pixels of the original, cut to the picture.
 
         Nothing in a text is an error: what cannot be used is told in `Reading.skipped`.
@@ -111,10 +117,12 @@ class Codec(Spec):
             text: of an answer.
             view: how the model sees the picture.
             asked: regions of the question in order, for conventions that name them by number.
+            others: what was found in the text by another convention.
         """
         regions: list[Region] = []
         skipped: list[Skipped] = []
-        for found in sorted(self.find(text, view, asked), key=lambda found: found.start):
+        all_found = [*self.find(text, view, asked), *others]
+        for found in sorted(all_found, key=lambda found: found.start):
             made = found.why or found.region or self._region(found, view)
             if isinstance(made, str):
                 skipped.append(Skipped(found.text, made))
