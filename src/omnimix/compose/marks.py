@@ -6,6 +6,7 @@ mark means its region. The idea is Yang et al., Set-of-Mark Prompting (2023).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -46,7 +47,10 @@ class Marks(Spec):
     def draw(self, picture: Image.Image, marks: Sequence[tuple[int, Region]]) -> Image.Image:
         """The picture, in its own size, with numbered regions."""
         drawn = [Drawn(region, colour(number - 1), str(number)) for number, region in marks]
-        return paint(picture, drawn, enlarge=False, scale=1.6 * self.scale)
+        # A long strip is made smaller by its long side, so its marks are larger than its area asks for.
+        longer = max(picture.size) / math.sqrt(picture.width * picture.height)
+        scale = 1.6 * min(longer, 2.0) * self.scale
+        return paint(picture, drawn, enlarge=False, scale=scale)
 
     def find(self, text: str, asked: Sequence[Region]) -> Iterator[Found]:
         """Regions of the question that a text names by their mark."""

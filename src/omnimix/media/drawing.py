@@ -100,8 +100,9 @@ def paint(
     fine = 2 if size[0] * size[1] <= _SMOOTH_UP_TO else 1
     for layer in (_fills, _lines):
         over = Image.new("RGBA", (size[0] * fine, size[1] * fine))
-        layer(_Pen(over, zoom * fine, scale), drawn)
-        canvas.paste(over.convert("RGB").resize(size), mask=over.getchannel("A").resize(size))
+        layer(_Pen(over, zoom * fine, scale, fine), drawn)
+        over = over.resize(size, Image.Resampling.BOX)
+        canvas.paste(over, mask=over)
     pen = _Pen(canvas, zoom, scale)
     taken: list[tuple[float, float, float, float]] = []
     for one in drawn:
@@ -124,14 +125,14 @@ def _lines(pen: _Pen, drawn: Sequence[Drawn]) -> None:
 class _Pen:
     """Draws in pixels of a canvas what is given in pixels of the picture."""
 
-    def __init__(self, canvas: Image.Image, zoom: int, scale: float) -> None:
+    def __init__(self, canvas: Image.Image, zoom: int, scale: float, fine: int = 1) -> None:
         self.canvas = canvas
         self.zoom = zoom
         self.draw = ImageDraw.Draw(canvas)
         width, height = canvas.size
         # Between the sides, but never more than a short side can bear.
-        side = min(math.sqrt(width * height), 4.0 * min(width, height)) * scale
-        self.stroke = max(2, round(side / 260))
+        side = min(math.sqrt(width * height), 4.0 * min(width, height)) * scale / fine
+        self.stroke = max(2, round(side / 260)) * fine
         self.edge = max(1, round(self.stroke / 2))
         self.font = ImageFont.load_default(max(9, round(side / 30)))
 
