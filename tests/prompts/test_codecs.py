@@ -91,7 +91,7 @@ def visible(made: Codec, view: View) -> tuple[float, float, float, float]:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("row", CODECS)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(
     size=st.sampled_from(SIZES),
     places=st.tuples(*[st.floats(0, 1)] * 4),

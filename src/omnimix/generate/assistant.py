@@ -286,7 +286,8 @@ class Assistant:
                 if len(text) > len(sent):
                     yield text[len(sent) :]
                     sent = text
-            del ids[ended.lengths[0] :]
+            if ended.lengths[0] is not None:
+                del ids[ended.lengths[0] :]
             text = self._text(ids, ended.stops)
             if len(text) > len(sent):
                 yield text[len(sent) :]
