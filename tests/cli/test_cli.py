@@ -122,7 +122,7 @@ def test_any_region_any_way(tiny_folder: Path, picture: Path, tmp_path: Path) ->
         (["--region", '{"polygon": [[1, 2]]}'], "at least 3 points"),
         (["--region", "{"], "no JSON"),
         (["--region", "nowhere.json"], "cannot read the regions"),
-        (["--point", 1, 2, "--regions-as", "lines"], "the ways are tokens, text, marks"),
+        (["--point", 1, 2, "--regions-as", "lines"], "ways are tokens, text, marks"),
     ],
 )
 def test_bad_regions_are_refused(
