@@ -15,11 +15,12 @@ SOURCE = Path(__file__).parent.parent / "src" / "omnimix"
 CHECKED = tuple(
     ".".join(("omnimix", *path.relative_to(SOURCE).with_suffix("").parts))
     for path in sorted(SOURCE.rglob("*.py"))
-    if "from jaxtyping import" in path.read_text(encoding="utf-8") and path.stem != "types"
+    if "from jaxtyping import" in path.read_text(encoding="utf-8")
+    and path.stem not in ("types", "regions")
 )
 """Modules with shapes in their signatures: in tests, a wrong shape is an error where it enters.
 
-Left out is `types`, whose tuples beartype checks at a random place, which hypothesis forbids in strategies.
+Left out are `types` and `regions`, whose tuples beartype checks at a random place, which hypothesis forbids in strategies.
 """
 
 # Before anything of omnimix is imported. The "tower" lets an int stand for a float, as mypy does.

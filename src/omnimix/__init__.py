@@ -28,7 +28,9 @@ _LATER = {
     "available": "omnimix.checkpoints.releases",
     "available_names": "omnimix.checkpoints.releases",
     "describe": "omnimix.checkpoints.releases",
+    "draw": "omnimix.media.drawing",
     "load": "omnimix.generate.assistant",
+    "load_segmenter": "omnimix.segment.base",
 }
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from omnimix.compose.processor import Processor
     from omnimix.compose.recipe import Recipe
     from omnimix.generate.assistant import Assistant, load
+    from omnimix.media.drawing import draw
+    from omnimix.segment.base import load_segmenter
 
 __all__ = [
     "Assistant",
@@ -56,7 +60,9 @@ __all__ = [
     "available",
     "available_names",
     "describe",
+    "draw",
     "load",
+    "load_segmenter",
 ]
 
 

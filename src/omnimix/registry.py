@@ -91,6 +91,7 @@ STEPS = Table(
     "step",
     {
         "resize": "omnimix.media.steps:Resize",
+        "smart_resize": "omnimix.media.steps:SmartResize",
         "pad": "omnimix.media.steps:Pad",
         "letterbox": "omnimix.media.steps:Letterbox",
         "resize_crop": "omnimix.media.steps:ResizeCrop",
@@ -146,6 +147,26 @@ ARRANGES = Table(
     {
         "row_bands": "omnimix.connectors.arrange:RowBands",
         "flat": "omnimix.connectors.arrange:Flat",
+    },
+)
+
+CODECS = Table(
+    "codecs",
+    "way of writing coordinates",
+    {
+        "fractions": "omnimix.prompts.coordinates:Coordinates",
+        "sphinx": "omnimix.prompts.codecs.brackets:Sphinx",
+        "sphinx_v": "omnimix.prompts.codecs.brackets:SphinxV",
+        "llava": "omnimix.prompts.codecs.brackets:Llava",
+        "ferret": "omnimix.prompts.codecs.brackets:Ferret",
+        "qwen2_vl": "omnimix.prompts.codecs.qwen:Qwen2VL",
+        "qwen2_5_vl": "omnimix.prompts.codecs.qwen:Qwen25VL",
+        "qwen3_vl": "omnimix.prompts.codecs.qwen:Qwen3VL",
+        "internvl": "omnimix.prompts.codecs.tagged:InternVL",
+        "molmo": "omnimix.prompts.codecs.tagged:Molmo",
+        "kosmos2": "omnimix.prompts.codecs.tokens:Kosmos2",
+        "paligemma": "omnimix.prompts.codecs.tokens:PaliGemma",
+        "florence2": "omnimix.prompts.codecs.tokens:Florence2",
     },
 )
 
@@ -215,6 +236,21 @@ READINGS = Table(
     },
 )
 
+SEGMENTERS = Table(
+    "segmenters",
+    "type of model that makes masks",
+    {
+        "sam": "omnimix.segment.sam:Sam",
+        "sam_hq": "omnimix.segment.sam:Sam",
+        "sam2": "omnimix.segment.sam:Sam",
+        "sam2_video": "omnimix.segment.sam:Sam",
+        "edgetam": "omnimix.segment.sam:Sam",
+        "edgetam_video": "omnimix.segment.sam:Sam",
+        "sam3_tracker": "omnimix.segment.sam:Sam",
+        "sam3_video": "omnimix.segment.sam:Sam",
+    },
+)
+
 BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})
 
 TABLES: tuple[Table, ...] = (
@@ -223,6 +259,7 @@ TABLES: tuple[Table, ...] = (
     FINISHES,
     CONNECTORS,
     ARRANGES,
+    CODECS,
     OPENERS,
     LANGUAGES,
     TOKENIZERS,
@@ -230,5 +267,6 @@ TABLES: tuple[Table, ...] = (
     DATASETS,
     CHECKPOINTS,
     READINGS,
+    SEGMENTERS,
     BENCHMARKS,
 )

@@ -57,7 +57,9 @@ def test_the_interactive_chat(
         "/help",
         "/box 1 2 3 4",  # no picture yet
         f"/image {picture}",
+        "/box 9000 2 9030 40",  # off the picture
         "/box 1 2 30 40",
+        '/region {"polygon": [[1, 2], [30, 2], [9, 30]]}',
         "What is in the box?",
         "/draw x.png",
         "/dance",
@@ -69,6 +71,7 @@ def test_the_interactive_chat(
     result = run("chat", tiny_folder, "--max-new-tokens", 4, text="\n".join(lines))
     assert result.exit_code == 0, result.output
     assert "a region needs a picture" in result.output
+    assert "lies outside the picture" in result.output
     assert "unknown command '/dance'" in result.output
     assert "no such picture" in result.output
     assert (tmp_path / "x.png").is_file()
@@ -90,6 +93,44 @@ def test_show_counts_tokens(name: str, numbers: list[str]) -> None:
     assert "cannot be built" not in result.output
     for number in numbers:
         assert number in result.output
+
+
+def test_show_says_how_regions_get_in() -> None:
+    assert (
+        "as tokens of their own; coordinates written as sphinx_v" in run("show", "sphinx_v").output
+    )
+    marked = run("show", "multi_token", "--set", "marks={}")
+    assert "as numbered marks on the picture" in marked.output
+
+
+def test_any_region_any_way(tiny_folder: Path, picture: Path, tmp_path: Path) -> None:
+    file = tmp_path / "regions.json"
+    file.write_text(json.dumps([{"point": [9, 9]}, {"stroke": [[1, 1], [20, 20]]}]))
+    for way in ("tokens", "text", "marks"):
+        words = ["--region", file, "--regions-as", way, "--ask", "What is here?", "--json"]
+        drawn = ["--max-new-tokens", 3, "--draw", tmp_path / "d.png"]
+        result = run("chat", tiny_folder, "--image", picture, *words, *drawn)
+        assert result.exit_code == 0, result.output
+        assert {"regions", "skipped"} <= json.loads(result.stdout).keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--box", 4000, 10, 4100, 60], "lies outside the picture"),
+        (["--box", 10, 10, 10, 60], "has no extent"),
+        (["--region", '{"polygon": [[1, 2]]}'], "at least 3 points"),
+        (["--region", "{"], "no JSON"),
+        (["--region", "nowhere.json"], "cannot read the regions"),
+        (["--point", 1, 2, "--regions-as", "lines"], "ways are tokens, text, marks"),
+    ],
+)
+def test_bad_regions_are_refused(
+    tiny_folder: Path, picture: Path, words: list[object], said: str
+) -> None:
+    result = run("chat", tiny_folder, "--image", picture, *words, "--ask", "What is it?")
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split()), result.output
 
 
 def test_show_as_json_and_schema() -> None:

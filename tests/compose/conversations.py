@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from omnimix.compose.recipe import Recipe
-from omnimix.media.tiles import Frame
+from omnimix.media.tiles import Frame, View
 from omnimix.types import Box, Mask, Media, Part, Point, Polygon, Region, Sample, Stroke, Turn
 
 
@@ -85,8 +85,9 @@ def conversations(draw: st.DrawFn, recipe: Recipe) -> Drawn:
     return Drawn(Sample(tuple(turns), "drawn"), learned)
 
 
-def square(width: int, height: int) -> Frame:
-    """The frame of a picture in the middle of its square, an odd pixel at right or bottom."""
+def square(width: int, height: int) -> View:
+    """The view of a picture in the middle of its square, an odd pixel at right or bottom."""
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
-    return Frame(1 / side, 1 / side, left / side, top / side)
+    frame = Frame(1 / side, 1 / side, left / side, top / side)
+    return View((width, height), frame, (side, side))

@@ -15,6 +15,7 @@ _CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}
 EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "steps": {
         "resize": [{"size": 32}, {"size": [40, 24], "filter": "bilinear"}],
+        "smart_resize": [{}, {"factor": 8, "least": 64, "most": 4096}],
         "pad": [{}, {"fill": [1, 2, 3]}],
         "letterbox": [{"size": 32}],
         "resize_crop": [{"size": 32}, {"size": 32, "shorter": 40, "rounding": "floor"}],
@@ -72,6 +73,13 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "perceiver": [{"latents": 3, "depth": 2, "heads": 2, "dim_head": 4}],
     },
     "arranges": {"row_bands": [{}], "flat": [{}]},
+    "codecs": {
+        "fractions": [{}, {"decimals": 3, "ceiling": 0.99}],
+        **{row: [{}] for row in ("llava", "ferret", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")},
+        **{row: [{}] for row in ("internvl", "molmo", "kosmos2", "paligemma", "florence2")},
+        "sphinx": [{}, {"decimals": 2}],
+        "sphinx_v": [{}, {"frame": "picture"}],
+    },
     "openers": {"image": [{}, {"max_side": 100, "alpha": "white"}], "region": [{}]},
     "languages": {
         "causal_lm": [
@@ -94,6 +102,10 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "checkpoints": {"prismatic": [{}], "xgen_mm": [{}]},
     "readings": {"prismatic": [{}], "xgen_mm": [{}]},
+    "segmenters": {
+        **{row: [{}] for row in ("sam", "sam_hq", "sam2", "sam2_video")},
+        **{row: [{}] for row in ("edgetam", "edgetam_video", "sam3_tracker", "sam3_video")},
+    },
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""
@@ -101,5 +113,5 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
 INPUT_SIDE = {"timm": 224, "transformers": 32, "blip2_qformer": 32}
 """Side of the pictures that an encoder of pictures takes, where its words do not say it."""
 
-NO_WORDS = frozenset({"benchmarks", "checkpoints", "readings"})
+NO_WORDS = frozenset({"benchmarks", "checkpoints", "readings", "segmenters"})
 """Tables whose rows are no specs: they are made with plain arguments."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from omnimix.compose.processor import Processor
 from omnimix.data.scenes import Scenes
 from omnimix.errors import CheckpointError, ContextError, OmnimixError, RegistryError
 from omnimix.generate.assistant import Assistant
-from omnimix.types import Box, Sample, Turn
+from omnimix.types import Box, Point, Sample, Turn
 
 TASKS = ("describe", "attribute", "compare", "find")
 
@@ -78,7 +79,7 @@ def test_stop_strings_end_and_are_cut(assistant: Assistant, questions: list[Samp
 def test_a_stream_can_be_closed_early(assistant: Assistant, questions: list[Sample]) -> None:
     pieces = assistant.stream(questions[0], max_new_tokens=400, temperature=2.0, seed=0, stop=())
     next(pieces)
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()
     with pytest.raises(StopIteration):
         next(pieces)
 
@@ -106,6 +107,51 @@ def test_boxes_come_back_in_pixels(assistant: Assistant, questions: list[Sample]
     assert len(boxes) == 2
     assert all(0 <= n <= max(width, height) for box in boxes for n in box.bounds())
     assert assistant.boxes_in("[0.1, 0.2]", [Turn("user", ("no picture",))]) == []
+
+
+def saying(assistant: Assistant, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Make the model write a text, whatever it is asked."""
+    ids = assistant.processor.tokenizer.encode(text)[0] + [assistant.processor.tokenizer.eos]
+
+    def generate(input_ids: torch.Tensor, streamer: Any = None, **_: Any) -> torch.Tensor:
+        rows = torch.tensor([ids] * len(input_ids))
+        if streamer is not None:
+            streamer.put(input_ids)
+            for i in ids:
+                streamer.put(torch.tensor([i]))
+            streamer.end()
+        done = _["stopping_criteria"][0]
+        done(torch.cat([input_ids, rows], 1), None)
+        return torch.cat([input_ids, rows], 1)
+
+    monkeypatch.setattr(assistant.model, "generate", generate)
+
+
+def test_answers_carry_regions_streamed_or_not(
+    assistant: Assistant, questions: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saying(assistant, monkeypatch, "[0.25, 0.25, 0.75, 0.50] and [0.50, 0.50] and [0.9, 0.1, 0.2]")
+    picture = questions[0].media("image")[0].data
+    answer = assistant.reply(questions[0])
+    stream = assistant.stream(questions[0])
+    assert stream.answer.regions == () and not stream.answer.finished
+    assert "".join(stream) == answer.text
+    assert stream.answer == answer and answer.finished
+    assert [type(region) for region in answer.regions] == [Box, Point] and len(answer.skipped) == 1
+    side, low = max(picture.size), (max(picture.size) - picture.height) // 2
+    assert answer.boxes[0].bounds() == pytest.approx(
+        (side * 0.25, side * 0.25 - low, side * 0.75, side * 0.5 - low)
+    )
+    assert omnimix.draw(picture, answer.regions).size >= picture.size
+
+
+def test_the_way_of_regions_can_be_chosen(assistant: Assistant, questions: list[Sample]) -> None:
+    picture = questions[0].media("image")[0].data
+    ask = {"question": "What is in the box?", "image": picture, "regions": [Box(4, 6, 60, 70)]}
+    for way in ("tokens", "text", "marks"):
+        assert isinstance(assistant.answer(**ask, max_new_tokens=4, pointing=way), str)
+    with pytest.raises(OmnimixError, match="ways are tokens"):
+        assistant.answer(**ask, pointing="lines")
 
 
 def test_no_room_says_by_how_much(assistant: Assistant) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from omnimix.generate.drawing import ASKED, colour, draw
+from omnimix.generate.drawing import ASKED, draw
+from omnimix.media.drawing import colour
 from omnimix.types import Box, Point, Polygon, Stroke
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,12 @@ import typer
 
 from omnimix.cli.guard import numbers, parts_of
 from omnimix.errors import OmnimixError
-from omnimix.types import Box, Media, Point, Region, Turn
+from omnimix.regions import from_json, to_json
+from omnimix.types import Box, Media, Point, Region, Turn, check_region
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from omnimix.generate.assistant import Answer, Assistant
 
 ANSWER_FILE = Path("answer.png")
@@ -33,6 +37,20 @@ def command(
     point: Annotated[
         list[str] | None,
         typer.Option("--point", metavar="X Y", help="A point on the last picture, in pixels."),
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--region",
+            metavar="JSON",
+            help='Any region: {"polygon": [[x, y], ...]}, {"png": "mask.png"} ..., or a .json file.',
+        ),
+    ] = None,
+    regions_as: Annotated[
+        str | None,
+        typer.Option(
+            "--regions-as", metavar="WAY", help="tokens, text or marks; default: the model's best."
+        ),
     ] = None,
     ask: Annotated[
         list[str] | None,
@@ -66,6 +84,7 @@ def command(
     """
     regions: list[Region] = [Box(*numbers(text, 4, "--box")) for text in box or ()]
     regions += [Point(*numbers(text, 2, "--point")) for text in point or ()]
+    regions += [one for text in region or () for one in regions_of(text)]
     if as_json and not ask:
         raise OmnimixError("--json answers a question", hint="give one with --ask")
     if regions and not image:
@@ -77,6 +96,7 @@ def command(
         "temperature": temperature,
         "top_p": top_p,
         "seed": seed,
+        "pointing": regions_as,
     }
     from omnimix.generate.assistant import load
 
@@ -93,6 +113,8 @@ def command(
     else:
         from omnimix.cli.talk import Talk
 
+        if regions:
+            check(assistant, pictures[-1], regions)
         Talk(assistant, model, pictures, regions, options, draw).run()
 
 
@@ -108,6 +130,8 @@ def _once(
 ) -> None:
     from omnimix.generate.asking import question
 
+    if regions:
+        check(assistant, pictures[-1], regions)
     history: list[Turn] = []
     answers: list[Answer] = []
     started = time.monotonic()
@@ -118,7 +142,7 @@ def _once(
     seconds = time.monotonic() - started
     if assistant.team.rank:
         return  # the first process speaks for all
-    answered = [box for answer in answers for box in answer.boxes]
+    answered = [found for answer in answers for found in answer.regions]
     drawn = None
     if pictures and (draw is not None or answered):
         drawn = save(assistant, draw or ANSWER_FILE, pictures[-1], regions, answered)
@@ -134,8 +158,10 @@ def _once(
         return
     for answer in answers:
         typer.echo(answer.text)
-    for box in answered:
-        typer.echo(f"  {described(box)}")
+    for found in answered:
+        typer.echo(f"  {described(found)}")
+    for one in (one for answer in answers for one in answer.skipped):
+        typer.echo(f"  left out {one.text}: {one.why}")
     if drawn:
         typer.echo(f"  drawn: {drawn}")
 
@@ -146,6 +172,8 @@ def as_data(answer: Answer) -> dict[str, Any]:
         "answer": answer.text,
         "boxes": [_rounded(b) for b in answer.boxes if isinstance(b, Box)],
         "points": [_rounded(p)[:2] for p in answer.boxes if isinstance(p, Point)],
+        "regions": [to_json(found) for found in answer.regions],
+        "skipped": [{"text": one.text, "why": one.why} for one in answer.skipped],
     }
 
 
@@ -156,9 +184,56 @@ def _rounded(region: Box | Point) -> list[float]:
 def described(region: Region) -> str:
     """A region in words for the terminal."""
     x1, y1, x2, y2 = region.bounds()
+    name = f" ({region.label})" if region.label else ""
     if isinstance(region, Point):
-        return f"point {x1:.0f}, {y1:.0f}"
-    return f"{type(region).__name__.lower()} {x1:.0f}, {y1:.0f} to {x2:.0f}, {y2:.0f}"
+        return f"point {x1:.0f}, {y1:.0f}{name}"
+    return f"{type(region).__name__.lower()} {x1:.0f}, {y1:.0f} to {x2:.0f}, {y2:.0f}{name}"
+
+
+def check(assistant: Assistant, picture: Media, regions: Sequence[Region]) -> None:
+    """Refuse regions that do not lie on their picture, before a question is made of them.
+
+    Raises:
+        OmnimixError: the picture cannot be opened, or the first region that is wrong.
+    """
+    size = open_picture(assistant, picture).size
+    for region in regions:
+        check_region(region, *size, where=picture.label or "picture")
+
+
+def regions_of(word: str) -> list[Region]:
+    """The regions of `--region`: one as JSON, or those of a JSON file (one, or a list).
+
+    Raises:
+        OmnimixError: no such file, or no region; names the first that is wrong.
+    """
+    if not word.lower().endswith(".json"):
+        return [from_json(word, "--region", files=True)]
+    try:
+        data = json.loads(Path(word).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "this is no JSON"
+        raise OmnimixError(
+            f"cannot read the regions ({reason})", where=word, hint="check the file"
+        ) from None
+    many = data if isinstance(data, list) else [data]
+    return [
+        from_json(one, f"{word}, region {i}", files=True) for i, one in enumerate(many, start=1)
+    ]
+
+
+def open_picture(assistant: Assistant, picture: Media) -> Image.Image:
+    """A picture as the model's recipe opens it.
+
+    Raises:
+        OmnimixError: it cannot be opened, or the recipe takes none.
+    """
+    recipe = assistant.processor.recipe
+    name = recipe.modality_for("image")
+    if name is None:
+        raise OmnimixError(f"the model {recipe.name!r} takes no pictures", hint="ask without one")
+    opened: Image.Image = recipe.modalities[name].opens.open(picture)  # type: ignore[attr-defined]
+    return opened
 
 
 def save(
@@ -166,7 +241,7 @@ def save(
     path: Path,
     picture: Media,
     asked: list[Region],
-    answered: list[Box | Point],
+    answered: Sequence[Region],
 ) -> Path:
     """Write the picture with its regions.
 
@@ -175,10 +250,7 @@ def save(
     """
     from omnimix.generate.drawing import draw
 
-    recipe = assistant.processor.recipe
-    name = recipe.modality_for("image")
-    assert name is not None, "a picture was answered about"
-    opened = recipe.modalities[name].opens.open(picture)  # type: ignore[attr-defined]
+    opened = open_picture(assistant, picture)
     try:
         draw(opened, asked, answered).save(path)
     except (OSError, ValueError) as error:

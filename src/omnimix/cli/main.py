@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from omnimix import __version__
-from omnimix.cli import chat, convert, evaluate, models, show, soup, train, verify
+from omnimix.cli import chat, convert, evaluate, models, segment, show, soup, train, verify
 from omnimix.cli.guard import Guarded, WordsJoined
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 
 app.command("chat", cls=WordsJoined)(chat.command)
 app.command("show", cls=WordsJoined)(show.command)
+app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)
 app.command("evaluate")(evaluate.command)
 app.command("train")(train.command)

@@ -141,9 +141,22 @@ def tree(recipe: Recipe, counted: Counted) -> Tree:
     limit = recipe.context or config.get("max_position_embeddings", "unknown")
     top.add(f"[bold cyan]tokenizer[/]  {escape(named)}")
     top.add(f"[bold cyan]template[/]  {escape(recipe.template.name)}, context {limit} tokens")
+    top.add(f"[bold cyan]regions[/]  {_pointing(recipe)}")
     note = " (without the parts that cannot be built)" if counted.problems else ""
     top.add(f"[bold cyan]total[/]  {millions(counted.total)} parameters = {counted.total:,}{note}")
     return top
+
+
+def _pointing(recipe: Recipe) -> str:
+    """How regions get into the model, and how it writes them."""
+    from omnimix.compose.pointing import way
+
+    says = {
+        "tokens": "tokens of their own",
+        "text": "coordinates in the text",
+        "marks": "numbered marks on the picture",
+    }
+    return f"as {says[way(recipe)]}; coordinates written as {recipe.coordinates.kind}"
 
 
 def _modality(top: Tree, name: str, spec: ModalitySpec, counted: Counted) -> None:

@@ -20,6 +20,7 @@ HELP = """\
 /image PATH           add a picture to the next question
 /box X1 Y1 X2 Y2      mark a box on the last picture, in pixels
 /point X Y            mark a point
+/region JSON          mark any region: {"polygon": [[x, y], ...]}, {"png": "mask.png"} ...
 /draw PATH            save the last picture with its regions
 /new                  forget the conversation
 /quit                 leave (or Ctrl-D); Ctrl-C cancels an answer"""
@@ -56,7 +57,7 @@ class Talk:
         self.regions = list(regions)
         self.picture: Media | None = pictures[-1] if pictures else None
         self.marked: list[Region] = []
-        self.answered: list[Box | Point] = []
+        self.answered: list[Region] = []
 
     def run(self) -> None:
         """Until /quit or the end of the input."""
@@ -99,6 +100,11 @@ class Talk:
             self._mark(Box(*numbers(rest, 4, "/box")))
         elif word == "point":
             self._mark(Point(*numbers(rest, 2, "/point")))
+        elif word == "region":
+            from omnimix.cli.chat import regions_of
+
+            for region in regions_of(rest):
+                self._mark(region)
         elif word == "draw":
             self._draw(Path(rest or "answer.png"))
         else:
@@ -117,6 +123,9 @@ class Talk:
     def _mark(self, region: Region) -> None:
         if self.picture is None:
             raise OmnimixError("a region needs a picture", hint="add one with /image PATH")
+        from omnimix.cli.chat import check
+
+        check(self.assistant, self.picture, [region])
         self.regions.append(region)
         self._note('marked; say "the box", "the point" or "here" in your next question')
 
@@ -135,16 +144,19 @@ class Talk:
             self.console.print(Text(" (cancelled; the question is forgotten)", style="dim"))
             return
         finally:
-            pieces.close()  # type: ignore[attr-defined]
+            pieces.close()
         self.console.print()
         self.history = [*turns, Turn("assistant", (written,))]
-        self.answered = self.assistant.boxes_in(written, turns)
+        found = pieces.answer
+        self.answered = list(found.regions)
         self.marked = self.regions or self.marked
         self.pictures, self.regions = [], []
         from omnimix.cli.chat import described
 
         for region in self.answered:
             self._note(described(region))
+        for one in found.skipped:
+            self._note(f"left out {one.text}: {one.why}")
         if self.draw_to is not None and self.answered:
             self._draw(self.draw_to)
 

@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny
 
 from omnimix import config
+from omnimix.compose.marks import Marks
 from omnimix.compose.modality import ModalitySpec
 from omnimix.config import Spec, part
 from omnimix.errors import RecipeError
 from omnimix.language.causal_lm import CausalLM
 from omnimix.language.tokenizer import TokenizerSpec
-from omnimix.prompts.coordinates import Coordinates
+from omnimix.prompts.coordinates import Codec, Coordinates
 from omnimix.prompts.template import Template, by_name
 from omnimix.registry import (
     ARRANGES,
+    CODECS,
     CONNECTORS,
     ENCODERS,
     FINISHES,
@@ -34,6 +36,11 @@ FOLDER = Path(__file__).parent.parent / "recipes"
 _TAKEN = frozenset({"language", "config", "recipe"})
 
 
+def _fractions(value: Any) -> Any:
+    """Coordinates without a `kind` are fractions, the first convention there was."""
+    return {"kind": "fractions", **value} if isinstance(value, Mapping) else value
+
+
 class Recipe(Spec):
     """A model: modalities, language model, tokenizer and template.
 
@@ -45,7 +52,9 @@ class Recipe(Spec):
         template: a style by name or in place.
         modalities: the senses by name, in order; a later one may look at an earlier one.
         context: most tokens of one sequence; None takes the language model's own limit.
-        coordinates: how boxes and points are written in text.
+        coordinates: how boxes and points are written in text, by a convention of `CODECS`.
+        marks: for a model that knows neither tokens for regions nor coordinates: regions are drawn on the
+            picture with numbers. See `omnimix.compose.pointing`.
     """
 
     name: str
@@ -55,7 +64,10 @@ class Recipe(Spec):
     template: Annotated[Template, by_name] = Template()
     modalities: dict[str, ModalitySpec] = {}
     context: int | None = None
-    coordinates: Coordinates = Coordinates()
+    coordinates: Annotated[SerializeAsAny[Codec], part(CODECS), BeforeValidator(_fractions)] = (
+        Coordinates()
+    )
+    marks: Marks | None = None
 
     def model_post_init(self, _: Any) -> None:
         for name in self.modalities:
@@ -149,6 +161,7 @@ def schema() -> dict[str, Any]:
             "Arrange": ARRANGES,
             "CausalLM": LANGUAGES,
             "TokenizerSpec": TOKENIZERS,
+            "Codec": CODECS,
             "Spec": OPENERS,
         },
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence as Many
+from collections.abc import Iterator, Mapping, Sequence as Many
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -12,13 +13,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from omnimix.compose.modality import ModalitySpec
+from omnimix.compose.pointing import point, which
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import ContextError, OmnimixError, SampleError
 from omnimix.language.tokenizer import Tokenizer
 from omnimix.media.region import FILLER
-from omnimix.media.tiles import Frame, Tiles
+from omnimix.media.tiles import Frame, Tiles, View
 from omnimix.prompts.template import Break, Hole, Piece, Text, Token
-from omnimix.types import Media, Sample
+from omnimix.types import Media, Region, Sample, check_region
 
 IGNORE = -100
 """Label of a token that is not learned (the convention of torch and transformers)."""
@@ -47,6 +49,11 @@ class Item:
     def tiles(self) -> int:
         return int(self.inputs[0].shape[0])
 
+    def view(self) -> View:
+        """How the model sees a picture."""
+        height, width = self.inputs[0].shape[-2:]
+        return View(self.size, self.frame, (int(width), int(height)))
+
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
@@ -58,7 +65,9 @@ class Sequence:
         owner: 0 for text, k for the k-th modality of the recipe.
         items: for each modality its items in order of their holes.
         id: of the sample, for messages.
-        pictures: size and frame of every picture in the sample, for reading coordinates back.
+        pictures: how the model sees every picture in the sample, for reading coordinates back.
+        asked: regions of the questions in reading order, for answers that name them by number.
+        way: how those reach the model (`omnimix.compose.pointing`).
         branches: 0 for what all rounds share, k for the k-th round, where rounds do not see one another
             (`omnimix.compose.rounds`); None for an ordinary conversation.
     """
@@ -68,7 +77,9 @@ class Sequence:
     owner: Int[np.ndarray, "n"]
     items: dict[str, list[Item]]
     id: str = "sample"
-    pictures: tuple[tuple[tuple[int, int], Frame], ...] = ()
+    pictures: tuple[View, ...] = ()
+    asked: tuple[Region, ...] = ()
+    way: str = "tokens"
     branches: Int[np.ndarray, "n"] | None = None
 
     def __len__(self) -> int:
@@ -121,6 +132,7 @@ class Weaver:
         cut: int | None = None,
         target: bool = True,
         keep: int | None = None,
+        pointing: str | None = None,
     ) -> Sequence:
         """Weave one sample.
 
@@ -133,35 +145,36 @@ class Weaver:
             target: refuse a finished conversation without a token to learn.
             keep: most text tokens; those in front are dropped, as SPHINX does with a prompt that is too
                 long. Items stay behind the first token that is left.
+            pointing: how regions reach the model: `tokens`, `text` or `marks`; None as the recipe has it.
 
         Raises:
             SampleError: no target, an item without a place, more items than places.
             ContextError: longer than the context; says by how much.
             MediaError, RegionError: an item that cannot be used.
         """
-        return self._weave(sample, {}, open_answer, room, cut, target, keep)
+        with _named(sample):
+            weaving = _Weaving(self, sample, {}, pointing)
+            return weaving.run(open_answer, room, cut, target, keep)
 
     def rounds(self, samples: Many[Sample]) -> list[Sequence]:
         """Weave several samples that may hold the same media, each of which is prepared once."""
         opened: dict[int, Item] = {}
-        return [self._weave(sample, opened) for sample in samples]
+        woven = []
+        for sample in samples:
+            with _named(sample):
+                woven.append(_Weaving(self, sample, opened).run())
+        return woven
 
-    def _weave(
-        self,
-        sample: Sample,
-        opened: dict[int, Item],
-        open_answer: bool = False,
-        room: int = 0,
-        cut: int | None = None,
-        target: bool = True,
-        keep: int | None = None,
-    ) -> Sequence:
-        try:
-            return _Weaving(self, sample, opened).run(open_answer, room, cut, target, keep)
-        except OmnimixError as error:
-            if error.where and error.where.startswith(sample.id):
-                raise
-            raise error.at(sample.id) from None
+
+@contextmanager
+def _named(sample: Sample) -> Iterator[None]:
+    """Errors say which sample they are about."""
+    try:
+        yield
+    except OmnimixError as error:
+        if error.where and error.where.startswith(sample.id):
+            raise
+        raise error.at(sample.id) from None
 
 
 class _Weaving:
@@ -170,23 +183,37 @@ class _Weaving:
     `opened` holds the items that are prepared already, by the identity of their media.
     """
 
-    def __init__(self, weaver: Weaver, sample: Sample, opened: dict[int, Item]) -> None:
+    def __init__(
+        self,
+        weaver: Weaver,
+        sample: Sample,
+        opened: dict[int, Item],
+        pointing: str | None = None,
+    ) -> None:
         self.weaver = weaver
         self.opened = opened
         self.recipe = weaver.recipe
-        self.sample = sample
+        pointed = point(self.recipe, sample, pointing)
+        self.sample = pointed.sample
+        self.asked = pointed.asked
+        self.way = pointed.way
         self.ids: list[int] = []
         self.labels: list[int] = []
         self.owner: list[int] = []
         self.items: dict[str, list[Item]] = {}
-        self.pictures: list[tuple[tuple[int, int], Frame]] = []
+        self.pictures: list[View] = []
         self.picture_items: list[tuple[str, int]] = []
         self.grouped: dict[str, list[Media]] = {}
         self.pending: list[Text] = []
         self.begun = False  # whether text or an inline item stands in the sequence already
 
     def run(
-        self, open_answer: bool, room: int, cut: int | None, target: bool, keep: int | None
+        self,
+        open_answer: bool = False,
+        room: int = 0,
+        cut: int | None = None,
+        target: bool = True,
+        keep: int | None = None,
     ) -> Sequence:
         pieces = self.recipe.template.pieces(self.sample, open_answer, self._apart)
         holes = [piece for piece in pieces if isinstance(piece, Hole)]
@@ -220,10 +247,18 @@ class _Weaving:
             self.items,
             self.sample.id,
             tuple(self.pictures),
+            self.asked,
+            self.way,
         )
 
+    def _modality(self, media: Media) -> str | None:
+        """The modality that an item is for; None for a region that is written as text."""
+        if media.kind == "region" and self.way != "tokens":
+            return None
+        return self.recipe.modality_for(media.kind)
+
     def _place(self, hole: Hole) -> str:
-        name = self.recipe.modality_for(hole.media.kind)
+        name = self._modality(hole.media)
         return self.recipe.modalities[name].place if name is not None else "inline"
 
     def _apart(self, media: Media) -> bool:
@@ -251,7 +286,7 @@ class _Weaving:
         inline: set[int] = set()
         counts: dict[str, int] = {}
         for hole in holes:
-            name = self.recipe.modality_for(hole.media.kind)
+            name = self._modality(hole.media)
             if hole.answer and hole.media.kind != "region":
                 raise SampleError(
                     f"an answer holds an item of kind {hole.media.kind!r}",
@@ -272,9 +307,7 @@ class _Weaving:
             limit = spec.slots if spec.slots is not None else spec.limit
             if limit is not None and counts[name] > limit:
                 total = sum(
-                    1
-                    for other in holes
-                    if not other.answer and self.recipe.modality_for(other.media.kind) == name
+                    1 for other in holes if not other.answer and self._modality(other.media) == name
                 )
                 raise SampleError(
                     f"{total} items of {name!r}, but the recipe {self.recipe.name!r} has places "
@@ -286,12 +319,12 @@ class _Weaving:
             else:
                 inline.add(id(hole))
         order = list(self.recipe.modalities)
-        starters.sort(key=lambda h: order.index(self.recipe.modality_for(h.media.kind) or ""))
+        starters.sort(key=lambda h: order.index(self._modality(h.media) or ""))
         return starters, inline
 
     def _start(self, starters: list[Hole]) -> None:
         for hole in starters:
-            name = self.recipe.modality_for(hole.media.kind)
+            name = self._modality(hole.media)
             assert name is not None
             if self.recipe.modalities[name].slots is not None:
                 self.grouped.setdefault(name, []).append(hole.media)
@@ -313,10 +346,11 @@ class _Weaving:
             if found is not None:
                 self._put([found], piece.learned)
         elif id(piece) in inline:
-            name = self.recipe.modality_for(piece.media.kind)
+            name = self._modality(piece.media)
             if piece.answer or name is None:
-                _, frame = self._picture(piece.media)
-                text = self.recipe.coordinates.write(piece.media.data, frame)
+                view = self.pictures[self._index(piece.media)]
+                check_region(piece.media.data, *view.size)
+                text = self.recipe.coordinates.write(piece.media.data, view, labels=piece.answer)
                 self._piece(Text(text, piece.answer), inline)
             else:
                 self._flush()
@@ -368,7 +402,7 @@ class _Weaving:
         item = self.opened[id(media)]
         if spec.media == "image":
             self.picture_items.append((name, len(self.items.get(name, []))))
-            self.pictures.append((item.size, item.frame))
+            self.pictures.append(item.view())
         self._hole(name, item)
 
     def _regions(self, name: str, group: list[Media]) -> None:
@@ -394,19 +428,11 @@ class _Weaving:
 
     def _index(self, media: Media) -> int:
         """Which picture a region lies on: the one it names, else the last before it."""
-        last = len(self.pictures) - 1
-        index = last if media.on is None else media.on
-        if not 0 <= index <= last:
-            named = "no picture came" if last < 0 else f"{last + 1} came"
-            which = "a picture" if media.on is None else f"picture {index + 1}"
-            raise SampleError(
-                f"a region lies on {which}, but {named} before it",
-                hint="put the picture before the region",
-            )
-        return index
+        return which(media, len(self.pictures))
 
     def _picture(self, media: Media) -> tuple[tuple[int, int], Frame]:
-        return self.pictures[self._index(media)]
+        view = self.pictures[self._index(media)]
+        return view.size, view.frame
 
     def _check(self, sequence: Sequence, open_answer: bool, room: int) -> None:
         context = self.weaver.context

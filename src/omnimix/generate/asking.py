@@ -5,7 +5,9 @@ and hand the box over beside it. `question` puts the two together:
 
 1. Placeholders `{1}`, `{2}` ... are replaced by the regions of that number; every region must be named.
 2. Else every phrase of `PHRASES` ("the box", "this point", "here" ...) takes one region, in order.
-3. Regions that are left over go in front of the final mark: "What is it?" and a point give
+3. Text that speaks of "marked regions", or names them itself (`<Region 1>`, `<Mark 2>`, "mark 3"), has
+   them in front of its words: the model's own convention says which is which.
+4. Regions that are left over go in front of the final mark: "What is it?" and a point give
    "What is it at <point>?". The little word before each kind stands in `BEFORE`.
 """
 
@@ -41,6 +43,9 @@ BEFORE: dict[type, str] = {
 }
 """The word in front of a region that the text does not name itself."""
 
+_OWN_WORDS = re.compile(
+    r"\bmarked (?:regions?|points?|box(?:es)?)\b|<(?:Region|Mark) \d+>|\bmark \d+\b", re.I
+)
 _PLACEHOLDER = re.compile(r"\{(\d+)\}")
 _PHRASE = re.compile(r"\b(?:" + "|".join(re.escape(phrase) for phrase in PHRASES) + r")\b", re.I)
 
@@ -60,6 +65,8 @@ def question(text: str, images: Sequence[Any] = (), regions: Sequence[Region] = 
         return Turn("user", (*map(as_media, images), text))
     if _PLACEHOLDER.search(text):
         parts = list(_numbered(text, regions))
+    elif _OWN_WORDS.search(text):
+        parts = [*map(Media.region, regions), text]
     else:
         parts = list(_pointed(text, regions))
     return Turn("user", (*map(as_media, images), *(part for part in parts if part != "")))

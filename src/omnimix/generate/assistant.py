@@ -15,6 +15,7 @@ import torch
 from omnimix.checkpoints.base import Parts
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
+from omnimix.compose.pointing import readable
 from omnimix.compose.processor import Processor
 from omnimix.compose.weave import Sequence as Woven
 from omnimix.errors import SampleError
@@ -23,6 +24,7 @@ from omnimix.generate.asking import question as asked
 from omnimix.generate.prompting import PromptBuilder, plain, written
 from omnimix.generate.writing import Endings, Options, cut, endings, settled
 from omnimix.parallel.team import Team
+from omnimix.prompts.coordinates import Reading, Skipped
 from omnimix.types import Box, Point, Region, Sample, Turn
 
 Conversation: TypeAlias = Sample | Sequence[Turn]
@@ -34,17 +36,26 @@ class Answer:
 
     Attributes:
         text: without the stop string and outer white space.
-        boxes: boxes and points in the text, in pixels of the conversation's last picture.
+        regions: what the text points at, in pixels of the conversation's last picture, in its order and
+            with a `label` where the model's convention has one; regions of the question that the answer
+            names are among them.
         tokens: how many tokens were written, the ending included.
         finished: whether the model came to an end by itself.
         ids: of the tokens.
+        skipped: what looked like a region and is none, with the reason.
     """
 
     text: str
-    boxes: tuple[Box | Point, ...]
+    regions: tuple[Region, ...]
     tokens: int
     finished: bool
     ids: tuple[int, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def boxes(self) -> tuple[Box | Point, ...]:
+        """The boxes and points among the regions."""
+        return tuple(region for region in self.regions if isinstance(region, Box | Point))
 
 
 def load(
@@ -136,13 +147,14 @@ class Assistant:
             answers.update(zip(chosen, written, strict=True))
         return [answers[i] for i in range(len(woven))]
 
-    def stream(self, conversation: Conversation, **generation: Any) -> Iterator[str]:
+    def stream(self, conversation: Conversation, **generation: Any) -> Stream:
         """The text of `reply`, piece by piece; closing the iterator ends the writing.
 
-        The model writes in a thread of its own, so that the caller can be interrupted between pieces.
+        The model writes in a thread of its own, so that the caller can be interrupted between pieces. What
+        has been written so far, its regions included, is at any time the stream's `answer`.
         """
         options = Options(**generation)
-        return self._pieces(self._weave(conversation, options), options)
+        return Stream(self, self._weave(conversation, options), options)
 
     def prompt_builder(self, system: str | None = None) -> PromptBuilder:
         """For those who build prompts as text: turns in the model's own style."""
@@ -252,14 +264,18 @@ class Assistant:
             )
         return ids[0]
 
-    def boxes_in(self, text: str, conversation: Conversation) -> list[Box | Point]:
-        """Boxes and points that an answer names, in pixels of the conversation's last picture."""
-        return self._boxes(text, self._weave(conversation, Options(max_new_tokens=1)))
+    def regions_in(self, text: str, conversation: Conversation) -> Reading:
+        """What an answer's text points at, in pixels of the conversation's last picture."""
+        return self._reading(text, self._weave(conversation, Options(max_new_tokens=1)))
 
-    def _pieces(self, woven: Woven, options: Options) -> Iterator[str]:
+    def boxes_in(self, text: str, conversation: Conversation) -> list[Box | Point]:
+        """The boxes and points among `regions_in`."""
+        found = self.regions_in(text, conversation).regions
+        return [region for region in found if isinstance(region, Box | Point)]
+
+    def _pieces(self, woven: Woven, options: Options, ids: list[int]) -> Iterator[str]:
         batch = self._batch([woven])
         ended = self._endings(batch, options)
-        ids: list[int] = []
         sent = ""
         for token in self._tokens(batch, options, ended):
             ids.append(token)
@@ -267,7 +283,9 @@ class Assistant:
             if len(text) > len(sent):
                 yield text[len(sent) :]
                 sent = text
-        text = self._text(ids[: ended.lengths[0]], ended.stops)
+        if ended.lengths[0] is not None:
+            del ids[ended.lengths[0] :]
+        text = self._text(ids, ended.stops)
         if len(text) > len(sent):
             yield text[len(sent) :]
 
@@ -297,7 +315,9 @@ class Assistant:
         if not isinstance(conversation, Sample):
             conversation = Sample(tuple(conversation), "question")
         with self.team.agreed():
-            return self.processor.weave(conversation, True, options.max_new_tokens)
+            return self.processor.weave(
+                conversation, True, options.max_new_tokens, pointing=options.pointing
+            )
 
     def _batch(self, woven: Sequence[Woven]) -> Batch:
         return self.processor.batch(woven, "left").to(self.device)
@@ -306,26 +326,43 @@ class Assistant:
         batch = self._batch(woven)
         ended = self._endings(batch, options)
         ids = self._generate(batch, options, ended)
-        answers = []
-        for row, sequence, length in zip(ids, woven, ended.lengths, strict=True):
-            own = row[:length]
-            text = self._text(own, ended.stops)
-            boxes = tuple(self._boxes(text, sequence))
-            answers.append(Answer(text, boxes, len(own), length is not None, tuple(own)))
-        return answers
+        return [
+            self._answer(row[:length], sequence, ended.stops, length is not None)
+            for row, sequence, length in zip(ids, woven, ended.lengths, strict=True)
+        ]
 
-    def _boxes(self, text: str, woven: Woven) -> list[Box | Point]:
+    def _answer(
+        self, ids: Sequence[int], woven: Woven, stops: Sequence[str], finished: bool
+    ) -> Answer:
+        text = self._text(ids, stops)
+        # Conventions made of special tokens are not in the plain text.
+        full = self.processor.recipe.coordinates.tokens
+        written = self.processor.tokenizer.decode(ids, specials=True) if full else text
+        found = self._reading(written, woven)
+        return Answer(text, found.regions, len(ids), finished, tuple(ids), found.skipped)
+
+    def _reading(self, text: str, woven: Woven) -> Reading:
         if not woven.pictures:
-            return []
-        size, frame = woven.pictures[-1]
-        return self.processor.recipe.coordinates.read(text, frame, size)
+            return Reading()
+        return readable(self.processor.recipe, text, woven.pictures[-1], woven.asked, woven.way)
 
     def _text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
         return cut(self.processor.tokenizer.decode(ids), stops)[0].strip()
 
+    def stops(self, options: Options) -> Sequence[str]:
+        """Strings that end an answer."""
+        return self.processor.recipe.template.stop if options.stop is None else options.stop
+
+    def ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
+        """Whether an answer came to an end by itself."""
+        tokenizer = self.processor.tokenizer
+        if ids and ids[-1] in endings(tokenizer, stops):
+            return True
+        return bool(stops) and cut(tokenizer.decode(ids), stops)[1]
+
     def _endings(self, batch: Batch, options: Options) -> Endings:
         tokenizer = self.processor.tokenizer
-        stops = self.processor.recipe.template.stop if options.stop is None else options.stop
+        stops = self.stops(options)
         ends = endings(tokenizer, stops)
         rows, prompt = batch.input_ids.shape
         return Endings(tokenizer, stops, ends, prompt, rows)
@@ -353,6 +390,35 @@ class Assistant:
             )
         written: list[list[int]] = ids[:, ended.prompt :].tolist()
         return written
+
+
+class Stream(Iterator[str]):
+    """An answer while it is written: its pieces of text, and at any time what there is of it."""
+
+    def __init__(self, assistant: Assistant, woven: Woven, options: Options) -> None:
+        self._assistant = assistant
+        self._woven = woven
+        self._stops = assistant.stops(options)
+        self._ids: list[int] = []
+        self._done = False
+        self._pieces = assistant._pieces(woven, options, self._ids)
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self._done = True
+            raise
+
+    def close(self) -> None:
+        """End the writing."""
+        self._pieces.close()  # type: ignore[attr-defined]
+
+    @property
+    def answer(self) -> Answer:
+        """What has been written so far."""
+        ended = self._assistant.ended(self._ids, self._stops)
+        return self._assistant._answer(self._ids, self._woven, self._stops, self._done and ended)
 
 
 def _many(image: Any) -> Sequence[Any]:

@@ -25,6 +25,8 @@ class Options:
         min_new_tokens: the fewest tokens of an answer; it does not end before.
         seed: of the sampling; the same seed and batch give the same answer.
         stop: strings that end the answer and are cut from it; None takes the template's.
+        pointing: how drawn regions reach the model: `tokens` of their own, coordinates in `text`, `marks` on
+            the picture; None takes what the recipe can do best.
     """
 
     max_new_tokens: int = 64
@@ -33,6 +35,7 @@ class Options:
     min_new_tokens: int = 0
     seed: int | None = None
     stop: tuple[str, ...] | None = None
+    pointing: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

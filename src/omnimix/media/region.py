@@ -16,11 +16,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from omnimix.config import Spec
 from omnimix.errors import RegionError
+from omnimix.masks import inside
 from omnimix.media.tiles import Frame
 from omnimix.types import Box, Mask, Media, Point, Polygon, Region, Stroke, check_region
 
@@ -100,21 +101,8 @@ def _in_polygon(corners: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "16 2"]:
     """
     low, high = corners.min(axis=0), corners.max(axis=0)
     centres = low + (np.arange(_RASTER)[:, None] + 0.5) / _RASTER * (high - low)
-    rows, columns = np.nonzero(_inside(corners, centres[:, 0], centres[:, 1]))
+    rows, columns = np.nonzero(inside(corners, centres[:, 0], centres[:, 1]))
     if not rows.size:
         return _along(np.concatenate([corners, corners[:1]]))
     chosen = _spread(rows.size)
     return np.stack([centres[columns[chosen], 0], centres[rows[chosen], 1]], axis=1)
-
-
-def _inside(
-    corners: Float[np.ndarray, "n 2"], x: Float[np.ndarray, " c"], y: Float[np.ndarray, " r"]
-) -> Bool[np.ndarray, "r c"]:
-    """Which points of a raster are inside a closed outline, by the even-odd rule."""
-    inside = np.zeros((y.size, x.size), dtype=bool)
-    for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        crosses = (ay > y) != (by > y)
-        if crosses.any():
-            edge = ax + (y[crosses] - ay) * (bx - ax) / (by - ay)
-            inside[crosses] ^= x[None, :] < edge[:, None]
-    return inside

@@ -6,8 +6,9 @@ specs/sphinx.md section 2); Pillow resizes with antialiasing on uint8.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from annotated_types import Ge, Gt, Le
 from PIL import Image
@@ -65,6 +66,52 @@ class Resize(PictureStep):
     def picture(self, picture: Image.Image) -> Image.Image:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
         return picture.resize(size, resample(self.filter))
+
+
+class SmartResize(PictureStep):
+    """To whole patches, the aspect nearly kept and the number of pixels within bounds (Qwen2-VL).
+
+    Both sides become the nearest multiples of `factor`; a picture with too many pixels is made smaller,
+    one with too few larger. The rule is that of transformers' `smart_resize`, which a test compares.
+
+    Attributes:
+        factor: side of the patches that are merged into one token: 28 (Qwen2-VL, 2.5), 32 (Qwen3-VL).
+        least: fewest pixels.
+        most: most pixels.
+        filter: how pixels are mixed.
+    """
+
+    kind: Literal["smart_resize"] = "smart_resize"
+    factor: Side = 28
+    least: Annotated[int, Gt(0)] = 56 * 56
+    most: Annotated[int, Gt(0)] = 28 * 28 * 1280
+    filter: Filter = "bicubic"
+
+    longest: ClassVar[int] = 200
+
+    def fitted(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that a picture gets.
+
+        Raises:
+            MediaError: one side is more than 200 times the other.
+        """
+        if max(width, height) > self.longest * min(width, height):
+            raise MediaError(
+                f"a picture of {width} x {height} pixels is too long",
+                hint=f"one side may be at most {self.longest} times the other; crop it",
+            )
+        sides = [round(side / self.factor) * self.factor for side in (width, height)]
+        if sides[0] * sides[1] > self.most:
+            shrink = math.sqrt(width * height / self.most)
+            steps = [math.floor(side / shrink / self.factor) for side in (width, height)]
+            sides = [max(1, step) * self.factor for step in steps]
+        elif sides[0] * sides[1] < self.least:
+            grow = math.sqrt(self.least / (width * height))
+            sides = [math.ceil(side * grow / self.factor) * self.factor for side in (width, height)]
+        return sides[0], sides[1]
+
+    def picture(self, picture: Image.Image) -> Image.Image:
+        return picture.resize(self.fitted(*picture.size), resample(self.filter))
 
 
 class Pad(PictureStep):

@@ -52,6 +52,26 @@ class Frame:
         )
 
 
+@dataclass(frozen=True)
+class View:
+    """How a model sees a picture, for whoever writes or reads coordinates.
+
+    Attributes:
+        size: width and height of the original picture in pixels.
+        frame: where the original lies in the first tile.
+        tile: width and height of the first tile in pixels.
+    """
+
+    size: tuple[int, int]
+    frame: Frame
+    tile: tuple[int, int]
+
+    @classmethod
+    def whole(cls, width: int, height: int) -> View:
+        """The view of a picture that is seen as it is."""
+        return cls((width, height), Frame.whole(width, height), (width, height))
+
+
 @dataclass(frozen=True, eq=False)
 class Tiles:
     """One item on its way to the encoders.

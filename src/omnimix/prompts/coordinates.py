@@ -1,59 +1,262 @@
-"""Coordinates in text: how a recipe writes boxes and points, and how they are read back.
+"""Coordinates in text: how a model writes boxes and points, and how they are read back.
 
-Numbers are fractions of the picture's *first tile* (the padded square where the recipe pads, as SPHINX
-does), so that what the model sees and what it writes share one frame.
+Every model family has a convention of its own (`omnimix.prompts.codecs`, table `CODECS`). A codec turns
+regions into text and text into regions; between the two stand fractions of what the convention measures
+in: the first tile as the model sees it (`frame: tile`, the padded square where the recipe pads), or the
+original picture (`frame: picture`). So a box in an answer lands on the original pixels whatever the steps
+did to the picture.
 """
 
 from __future__ import annotations
 
+import abc
 import math
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import ClassVar, Literal, TypeAlias
 
 from omnimix.config import Spec
-from omnimix.media.tiles import Frame
-from omnimix.types import Box, Point, Region
+from omnimix.media.tiles import Frame, View
+from omnimix.types import Box, Point, Polygon, Region
+
+Numbers: TypeAlias = tuple[float, ...]
+"""x and y in turn, as fractions: 2 a point, 4 a box, more a polygon."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A place in a text that looks like a region.
+
+    Attributes:
+        start: where it begins.
+        text: what stands there.
+        numbers: its fractions.
+        label: what the text calls it.
+        why: why it cannot be used, where that is plain already.
+        region: the region itself, where the text names one that was asked about.
+    """
+
+    start: int
+    text: str
+    numbers: Numbers = ()
+    label: str = ""
+    why: str = ""
+    region: Region | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something in an answer that looks like a region and is none.
+
+    Attributes:
+        text: what stands there.
+        why: what is wrong with it.
+    """
+
+    text: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The regions of a text, in its order, and what looked like one and was left out."""
+
+    regions: tuple[Region, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Codec(Spec):
+    """A convention: `write` and `read` are each other's inverse up to rounding.
+
+    Attributes:
+        frame: what fractions are of: the first `tile` as the model sees it, or the original `picture`.
+    """
+
+    kind: str
+    frame: Literal["tile", "picture"] = "picture"
+
+    tokens: ClassVar[bool] = False
+    """Whether it is written in special tokens, which a plain text of the answer does not show."""
+
+    points: ClassVar[bool] = True
+    """Whether it has points; where not, a point is written as the smallest box around it."""
+
+    boxes: ClassVar[bool] = True
+    """Whether it has boxes; where not, a box is written as the point in its middle."""
+
+    def write(self, regions: Region | Sequence[Region], view: View, labels: bool = True) -> str:
+        """Regions as text: points as points, everything else by its bounding box.
+
+        Args:
+            regions: in pixels of the original picture; what lies outside is cut.
+            view: how the model sees the picture.
+            labels: write labels too, where the convention has them.
+        """
+        many: Sequence[Region] = regions if isinstance(regions, Sequence) else [regions]
+        rows = [(region.label if labels else "", self._fractions(region, view)) for region in many]
+        groups = [
+            (label, [numbers for _, numbers in group])
+            for label, group in groupby(rows, key=lambda row: row[0])
+        ]
+        return self.text(groups, view)
+
+    def read(
+        self,
+        text: str,
+        view: View,
+        asked: Sequence[Region] = (),
+        others: Sequence[Found] = (),
+    ) -> Reading:
+        """Every region in a text, in pixels of the original, cut to the picture.
+
+        Nothing in a text is an error: what cannot be used is told in `Reading.skipped`.
+
+        Args:
+            text: of an answer.
+            view: how the model sees the picture.
+            asked: regions of the question in order, for conventions that name them by number.
+            others: what was found in the text by another convention.
+        """
+        regions: list[Region] = []
+        skipped: list[Skipped] = []
+        all_found = [*self.find(text, view, asked), *others]
+        for found in sorted(all_found, key=lambda found: found.start):
+            made = found.why or found.region or self._region(found, view)
+            if isinstance(made, str):
+                skipped.append(Skipped(found.text, made))
+            else:
+                regions.append(made)
+        return Reading(tuple(regions), tuple(skipped))
+
+    def names(self, regions: Sequence[Region]) -> list[str] | None:
+        """What a question calls regions that reach the model as tokens of their own; None: nothing."""
+        return None
+
+    @abc.abstractmethod
+    def text(self, groups: Sequence[tuple[str, list[Numbers]]], view: View) -> str:
+        """Regions as text, those with the same label (maybe empty) together."""
+
+    @abc.abstractmethod
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+        """Whatever looks like a region."""
+
+    def _frame(self, view: View) -> Frame:
+        return view.frame if self.frame == "tile" else Frame.whole(*view.size)
+
+    def _fractions(self, region: Region, view: View) -> Numbers:
+        x1, y1, x2, y2 = region.bounds()
+        if not self.boxes:
+            x1 = x2 = (x1 + x2) / 2
+            y1 = y2 = (y1 + y2) / 2
+        frame = self._frame(view)
+        short = not self.boxes or (isinstance(region, Point) and self.points)
+        spots = [(x1, y1)] if short else [(x1, y1), (x2, y2)]
+        placed = [value for spot in spots for value in frame.place(*spot)]
+        return tuple(min(max(value, 0.0), 1.0) for value in placed)
+
+    def _region(self, found: Found, view: View) -> Region | str:
+        """The region on the original picture, or why there is none."""
+        numbers = found.numbers
+        if not all(math.isfinite(n) and -1e-9 <= n <= 1 + 1e-9 for n in numbers):
+            return "a number lies outside the convention's range"
+        frame, (width, height) = self._frame(view), view.size
+        spots = [frame.back(*spot) for spot in zip(numbers[::2], numbers[1::2], strict=True)]
+        cut = [(min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height))) for x, y in spots]
+        moved = max(
+            abs(a - b) for s, c in zip(spots, cut, strict=True) for a, b in zip(s, c, strict=True)
+        )
+        if len(cut) == 1:
+            off = moved > max(width, height) / 100
+            return (
+                "the point lies outside the picture" if off else Point(*cut[0], label=found.label)
+            )
+        if len(cut) > 2:
+            return Polygon(tuple(cut), label=found.label)
+        if numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
+            return "the box has no extent"
+        (x1, y1), (x2, y2) = cut
+        if x1 >= x2 or y1 >= y2:
+            return "the box lies outside the picture"
+        return Box(x1, y1, x2, y2, label=found.label)
+
+
+def named(text: str, pattern: re.Pattern[str], asked: Sequence[Region]) -> Iterator[Found]:
+    """Regions of the question that a text names by their number, each once.
+
+    Args:
+        pattern: group 1 is the number, counted from 1, group 2 (where there is one) what is said of it.
+    """
+    first: dict[int, Found] = {}
+    for match in pattern.finditer(text):
+        number = int(match[1][:9])
+        if not 1 <= number <= len(asked):
+            why = f"the question has no region {number}"
+            yield Found(match.start(), match.group(), why=why)
+            continue
+        said = (match[2] or "").strip() if pattern.groups > 1 else ""
+        known = first.get(number)
+        if known is None or (said and not known.label):
+            start = match.start() if known is None else known.start
+            region = replace(asked[number - 1], label=said)
+            first[number] = Found(start, match.group(), label=said, region=region)
+    yield from first.values()
+
 
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
+_NUMERIC = re.compile(r"[\d\s.,;+\-eE]*")
 
 
-class Coordinates(Spec):
-    """`[x1, y1, x2, y2]` with a fixed number of decimals.
+class Coordinates(Codec):
+    """`[x1, y1, x2, y2]` and `[x, y]` in fractions of the tile with a fixed number of decimals.
+
+    Several in one bracket are parted by `;`.
 
     Attributes:
         decimals: digits after the point.
         ceiling: largest fraction that is written; below 1 it keeps every number equally long.
     """
 
+    kind: Literal["fractions"] = "fractions"
+    frame: Literal["tile", "picture"] = "tile"
     decimals: int = 2
     ceiling: float = 1.0
 
-    def write(self, region: Region, frame: Frame) -> str:
-        """A point as two numbers, every other region as the four of its bounding box."""
-        x1, y1, x2, y2 = region.bounds()
-        numbers = frame.place(x1, y1)
-        if not isinstance(region, Point):
-            numbers = (*numbers, *frame.place(x2, y2))  # type: ignore[assignment]
-        inside = (min(max(number, 0.0), self.ceiling) for number in numbers)
-        return "[" + ", ".join(f"{number:.{self.decimals}f}" for number in inside) + "]"
+    scale: ClassVar[float] = 1.0
+    """What the far edge is written as."""
 
-    def read(self, text: str, frame: Frame, size: tuple[int, int]) -> list[Box | Point]:
-        """Every well-formed bracket as a box or point in pixels of the original, cut to the picture.
+    def text(self, groups: Sequence[tuple[str, list[Numbers]]], view: View) -> str:
+        return " ".join(self.bracket(rows) for _, rows in groups)
 
-        Brackets that hold anything else, and boxes without extent, are left alone.
-        """
-        found: list[Box | Point] = []
-        for bracket in _BRACKET.findall(text):
-            for group in bracket.split(";"):
-                try:
-                    numbers = [float(word) for word in group.split(",")]
-                except ValueError:
-                    continue
-                if len(numbers) not in (2, 4) or not all(map(math.isfinite, numbers)):
-                    continue
-                spots = [frame.back(u, v) for u, v in zip(numbers[::2], numbers[1::2], strict=True)]
-                cut = [(min(max(x, 0.0), size[0]), min(max(y, 0.0), size[1])) for x, y in spots]
-                if len(cut) == 1:
-                    found.append(Point(*cut[0]))
-                elif cut[0][0] < cut[1][0] and cut[0][1] < cut[1][1]:
-                    found.append(Box(*cut[0], *cut[1]))
-        return found
+    def bracket(self, rows: Sequence[Numbers]) -> str:
+        """Several regions in one bracket."""
+        return "[" + ";".join(", ".join(map(self.number, row)) for row in rows) + "]"
+
+    def number(self, value: float) -> str:
+        """One fraction as it is written."""
+        return f"{min(value, self.ceiling):.{self.decimals}f}"
+
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+        for match in _BRACKET.finditer(text):
+            yield from self.groups(match[1], match.start())
+
+    def groups(self, inside: str, start: int, label: str = "") -> Iterator[Found]:
+        """The regions of one bracket; words and single numbers in brackets are none."""
+        if not _NUMERIC.fullmatch(inside) or not (";" in inside or "," in inside):
+            return
+        for group in inside.split(";"):
+            if not self.counts(group):
+                continue
+            shown = f"[{group.strip()}]"
+            try:
+                numbers = tuple(float(word) / self.scale for word in group.split(","))
+            except ValueError:
+                yield Found(start, shown, why="it is not made of numbers")
+                continue
+            why = "" if len(numbers) in (2, 4) else f"{len(numbers)} numbers are no box or point"
+            yield Found(start, shown, numbers, label, why)
+
+    def counts(self, group: str) -> bool:
+        """Whether a group of numbers is meant as a region at all."""
+        return bool(group.strip())

@@ -1,0 +1,189 @@
+"""How drawn regions reach a model: as tokens of their own, as coordinates in text, or as marks on the picture.
+
+The recipe decides: a region modality means tokens, else `marks` means marks, else coordinates are
+written (`coordinates`). `way` is the one place where that is decided; a caller may wish for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from omnimix.compose.marks import Marks
+from omnimix.compose.recipe import Recipe
+from omnimix.errors import SampleError
+from omnimix.media.tiles import View
+from omnimix.prompts.coordinates import Reading
+from omnimix.types import Media, Part, Region, Sample, Turn, check_region
+
+Way: TypeAlias = Literal["tokens", "text", "marks"]
+WAYS: tuple[str, ...] = ("tokens", "text", "marks")
+
+
+def way(recipe: Recipe, wish: str | None = None) -> Way:
+    """How this recipe's model learns of regions.
+
+    Raises:
+        SampleError: an unknown wish, or tokens where the recipe has no region modality.
+    """
+    has_tokens = recipe.modality_for("region") is not None
+    if wish is None:
+        if has_tokens:
+            return "tokens"
+        return "text" if recipe.marks is None else "marks"
+    if wish not in WAYS:
+        raise SampleError(
+            f"regions cannot be given as {wish!r}", hint=f"the ways are {', '.join(WAYS)}"
+        )
+    if wish == "tokens" and not has_tokens:
+        raise SampleError(
+            f"the recipe {recipe.name!r} has no tokens for regions",
+            hint="give them as text (coordinates) or as marks on the picture",
+        )
+    return wish  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, eq=False)
+class Pointed:
+    """A sample made ready for its model.
+
+    Attributes:
+        sample: with marks on its pictures and names in its text, where the model needs them.
+        asked: the regions of its questions in reading order.
+        way: how they reach the model.
+    """
+
+    sample: Sample
+    asked: tuple[Region, ...]
+    way: Way
+
+
+def point(recipe: Recipe, sample: Sample, wish: str | None = None) -> Pointed:
+    """Names and draws the regions of a sample as its model needs them.
+
+    Raises:
+        SampleError: a region without its picture, or a way that the recipe does not have.
+        RegionError: a region that does not lie on its picture (marks; the other ways check later).
+    """
+    chosen = way(recipe, wish)
+    asked = [
+        part
+        for turn in sample.turns
+        for part in turn.content
+        if turn.role != "assistant" and isinstance(part, Media) and part.kind == "region"
+    ]
+    regions = tuple(media.data for media in asked)
+    if not regions:
+        return Pointed(sample, (), chosen)
+    if chosen == "marks":
+        marks = recipe.marks or Marks()
+        drawn = _drawn(recipe, marks, sample, asked)
+        numbers = {id(media): marks.called(i) for i, media in enumerate(asked, start=1)}
+        return Pointed(_named(drawn, numbers, drop=True), regions, chosen)
+    names = recipe.coordinates.names(regions) if chosen == "tokens" else None
+    if names is not None:
+        called = {id(media): name for media, name in zip(asked, names, strict=True)}
+        sample = _named(sample, called, drop=False)
+    return Pointed(sample, regions, chosen)
+
+
+def _named(sample: Sample, names: dict[int, str], drop: bool) -> Sample:
+    """The sample with the name of each region behind the words in front of it.
+
+    A region in front of all words of its turn gets no name where it keeps its own place (`drop` False):
+    its turn's text says by itself which ones it means, as records of SPHINX-V do.
+    """
+    turns = []
+    for turn in sample.turns:
+        parts: list[Part] = []
+        for part in turn.content:
+            if not isinstance(part, Media) or id(part) not in names:
+                parts.append(part)
+                continue
+            spoken = any(isinstance(p, str) and p.strip() for p in parts)
+            if drop or spoken:
+                parts.append(names[id(part)])
+            if not drop:
+                parts.append(part)
+        turns.append(Turn(turn.role, tuple(_joined(parts))))
+    return replace(sample, turns=tuple(turns))
+
+
+def _joined(parts: list[Part]) -> list[Part]:
+    """Neighbouring texts as one."""
+    result: list[Part] = []
+    for part in parts:
+        if result and isinstance(part, str) and isinstance(result[-1], str):
+            result[-1] += part
+        else:
+            result.append(part)
+    return result
+
+
+def _drawn(recipe: Recipe, marks: Marks, sample: Sample, asked: list[Media]) -> Sample:
+    """The sample with its regions drawn on the pictures they lie on."""
+    name = recipe.modality_for("image")
+    if name is None:
+        raise SampleError(
+            f"the recipe {recipe.name!r} takes no pictures", hint="ask without regions"
+        )
+    opens = recipe.modalities[name].opens
+    pictures: list[Media] = []
+    on: dict[int, list[tuple[int, Region]]] = {}
+    for media in sample.media():
+        if media.kind == "image":
+            pictures.append(media)
+        elif any(media is one for one in asked):
+            number = next(i for i, one in enumerate(asked, start=1) if one is media)
+            on.setdefault(which(media, len(pictures)), []).append((number, media.data))
+    drawn: dict[int, Media] = {}
+    for index, regions in on.items():
+        picture = opens.open(pictures[index])  # type: ignore[attr-defined]
+        for number, region in regions:
+            check_region(region, picture.width, picture.height, f"region {number}")
+        drawn[id(pictures[index])] = Media.image(
+            marks.draw(picture, regions), label=pictures[index].label
+        )
+    return _replaced(sample, lambda media: drawn.get(id(media), media))
+
+
+def _replaced(sample: Sample, change: Callable[[Media], Media]) -> Sample:
+    turns = tuple(
+        Turn(turn.role, tuple(change(p) if isinstance(p, Media) else p for p in turn.content))
+        for turn in sample.turns
+    )
+    return replace(sample, turns=turns)
+
+
+def readable(
+    recipe: Recipe, text: str, view: View, asked: Sequence[Region], chosen: str = "tokens"
+) -> Reading:
+    """The regions of an answer: in the recipe's convention, and by their marks where it saw marks."""
+    codec = recipe.coordinates
+    if chosen != "marks" or not asked:
+        return codec.read(text, view, asked)
+    marks = recipe.marks or Marks()
+    return codec.read(text, view, asked, tuple(marks.find(text, asked)))
+
+
+def which(media: Media, pictures: int) -> int:
+    """Which picture a region lies on: the one it names, else the last of those before it.
+
+    Args:
+        media: the region.
+        pictures: how many pictures came before it.
+
+    Raises:
+        SampleError: that one did not come.
+    """
+    last = pictures - 1
+    index = last if media.on is None else media.on
+    if not 0 <= index <= last:
+        named = "no picture came" if last < 0 else f"{last + 1} came"
+        of = "a picture" if media.on is None else f"picture {index + 1}"
+        raise SampleError(
+            f"a region lies on {of}, but {named} before it",
+            hint="put the picture before the region",
+        )
+    return index

@@ -1,0 +1,82 @@
+"""Conventions with numbers in square brackets: SPHINX, SPHINX-V, LLaVA, Ferret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import ClassVar, Literal
+
+from omnimix.media.tiles import View
+from omnimix.prompts.coordinates import Coordinates, Found, Numbers, named
+from omnimix.types import Point, Region
+
+_NAMED_BRACKET = re.compile(r"(?:<p>([^<>]*)</p>\s*)?\[([^\[\]]*)\]")
+_TAG = re.compile(r"<(?:Region|Mark) (\d+)>(?::[ \t]*([^\n<]*))?")
+
+
+class Sphinx(Coordinates):
+    """SPHINX: fractions of the padded square, three decimals, `<p>name</p>[x1, y1, x2, y2]`.
+
+    Several of one name share a bracket, parted by `;`. Whole numbers in brackets are text, as in SPHINX's
+    own demo. Source: LLaMA2-Accessory, SPHINX's README and demo (specs/sphinx.md sections 7 and 9).
+    """
+
+    kind: Literal["sphinx"] = "sphinx"  # type: ignore[assignment]
+    decimals: int = 3
+
+    def text(self, groups: Sequence[tuple[str, list[Numbers]]], view: View) -> str:
+        return " ".join(
+            (f"<p>{label}</p>" if label else "") + self.bracket(rows) for label, rows in groups
+        )
+
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+        for match in _NAMED_BRACKET.finditer(text):
+            yield from self.groups(match[2], match.start(), (match[1] or "").strip())
+
+    def counts(self, group: str) -> bool:
+        return "." in group
+
+
+class SphinxV(Sphinx):
+    """SPHINX-V: drawn regions are named `<Region k>` (boxes) or `<Mark k>` (points alone), from 1.
+
+    In an answer `<Region 1>: roof` says what the first region of the question is; coordinates are written
+    as SPHINX writes them. Source: Draw-and-Understand, README and data (specs/sphinx_v.md section 1).
+    """
+
+    kind: Literal["sphinx_v"] = "sphinx_v"  # type: ignore[assignment]
+
+    def names(self, regions: Sequence[Region]) -> list[str] | None:
+        word = "Mark" if all(isinstance(region, Point) for region in regions) else "Region"
+        return [f"<{word} {i}>" for i in range(1, len(regions) + 1)]
+
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+        yield from chain(super().find(text, view, asked), named(text, _TAG, asked))
+
+
+class Llava(Coordinates):
+    """LLaVA-1.5: fractions of the padded square with two decimals, `[0.61, 0.36, 0.92, 0.83]`.
+
+    Its data mixes boxes of the square (Visual Genome) and of the picture; the square is what its trainer
+    shows the model. Source: haotian-liu/LLaVA issues 606 and 822.
+    """
+
+    kind: Literal["llava"] = "llava"  # type: ignore[assignment]
+
+
+class Ferret(Coordinates):
+    """Ferret: whole thousandths of the picture, rounded down, `[x1, y1, x2, y2]`.
+
+    The feature token `<region_fea>` that Ferret puts behind a region in a question is not text and is not
+    written here. Source: apple/ml-ferret, `VOCAB_IMAGE_W = VOCAB_IMAGE_H = 1000` in its evaluation and
+    demo, which scale and truncate.
+    """
+
+    kind: Literal["ferret"] = "ferret"  # type: ignore[assignment]
+    frame: Literal["tile", "picture"] = "picture"
+
+    scale: ClassVar[float] = 1000.0
+
+    def number(self, value: float) -> str:
+        return str(int(value * 1000 + 1e-6))

@@ -1,0 +1,93 @@
+"""Tiny models of the SAM family with random weights, in folders as the hub has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+def tiny_sam(folder: Path) -> Path:
+    """SAM on 64 pixels."""
+    from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
+
+    torch.manual_seed(0)
+    config = SamConfig(
+        vision_config={
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "output_channels": 16,
+            "window_size": 4,
+            "global_attn_indexes": [1],
+            "num_pos_feats": 8,
+            "mlp_dim": 32,
+        },
+        prompt_encoder_config={
+            "hidden_size": 16,
+            "image_size": 64,
+            "patch_size": 8,
+            "image_embedding_size": 8,
+            "mask_input_channels": 4,
+        },
+        mask_decoder_config={
+            "hidden_size": 16,
+            "mlp_dim": 32,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 16,
+        },
+    )
+    SamModel(config).save_pretrained(folder)
+    pictures = SamImageProcessor(
+        size={"longest_edge": 64},
+        pad_size={"height": 64, "width": 64},
+        mask_size={"longest_edge": 16},
+        mask_pad_size={"height": 16, "width": 16},
+    )
+    SamProcessor(pictures).save_pretrained(folder)
+    return folder
+
+
+def tiny_sam2(folder: Path) -> Path:
+    """SAM 2 on 128 pixels."""
+    from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2Processor
+    from transformers.models.sam2.configuration_sam2 import (
+        Sam2HieraDetConfig,
+        Sam2MaskDecoderConfig,
+        Sam2PromptEncoderConfig,
+        Sam2VisionConfig,
+    )
+
+    torch.manual_seed(0)
+    trunk = Sam2HieraDetConfig(
+        hidden_size=8,
+        num_attention_heads=1,
+        image_size=[128, 128],
+        blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 2, 2],
+        window_size_per_stage=[4, 4, 4, 4],
+        global_attention_blocks=[3],
+        window_positional_embedding_background_size=[4, 4],
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=trunk.to_dict(),
+        backbone_channel_list=[64, 32, 16, 8],
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+        fpn_hidden_size=32,
+    )
+    prompts = Sam2PromptEncoderConfig(hidden_size=32, image_size=128, patch_size=16)
+    decoder = Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=32, iou_head_hidden_dim=16)
+    config = Sam2Config(
+        vision_config=vision.to_dict(),
+        prompt_encoder_config=prompts.to_dict(),
+        mask_decoder_config=decoder.to_dict(),
+    )
+    Sam2Model(config).save_pretrained(folder)
+    pictures = Sam2ImageProcessor(
+        size={"height": 128, "width": 128}, mask_size={"height": 32, "width": 32}
+    )
+    Sam2Processor(pictures).save_pretrained(folder)
+    return folder
