@@ -65,7 +65,7 @@ class Quantized(Holding):
             if importlib.util.find_spec(package) is None:
                 raise OmnimixError(
                     f"{scheme} needs the package {package}, which is not installed",
-                    hint="pip install 'omnimix[quantize]'",
+                    hint="install it with pip install 'omnimix[quantize]'",
                 )
         served = _served()
         if self.device.type not in served:
