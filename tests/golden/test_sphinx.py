@@ -14,8 +14,9 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from omnimix.cli.main import app
-from omnimix.errors import ContextError, SampleError
+from omnimix.errors import CheckpointError, ContextError, SampleError
 from omnimix.generate.sphinx import SphinxModel, asked, shown
+from omnimix.types import Sample, Turn
 from omnimix.verify.convert import convert
 from omnimix.verify.run import verify
 from tests.shared import shared
@@ -210,3 +211,23 @@ def test_a_changed_word_is_found_in_its_stage(
     (out / "case.json").write_text(json.dumps(facts), encoding="utf-8")
     report = verify(out)
     assert report.failed is not None and report.failed.stage == stage
+
+
+def test_a_layout_without_shards_refuses_the_word(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="the layout prismatic has no word 'shards'"):
+        convert(shared(ONE) / "checkpoint", tmp_path / "out", "prismatic", shards=2)
+
+
+def test_the_unknown_token_is_never_learned(model: SphinxModel) -> None:
+    style = model.processor.recipe.template
+    assert style.unlearned == (0,)
+    sample = asked([["What?", None]])
+    sample = Sample((*sample.turns, Turn("assistant", ("a cat",))), "record")
+    plain = model.processor.weave(sample)
+    cat = model.processor.tokenizer.encode("a cat")[0][-1]
+    assert cat in plain.labels.tolist()
+    # The tokenizer spells letters it does not know in bytes, so another id stands in for the unknown token.
+    other = model.processor.with_template(style.model_copy(update={"unlearned": (0, cat)}))
+    woven = other.weave(sample)
+    assert woven.ids.tolist() == plain.ids.tolist()
+    assert cat not in woven.labels.tolist() and woven.targets == plain.targets - 1
