@@ -72,7 +72,10 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "perceiver": [{"latents": 3, "depth": 2, "heads": 2, "dim_head": 4}],
     },
     "arranges": {"row_bands": [{}], "flat": [{}]},
-    "openers": {"image": [{}, {"max_side": 100, "alpha": "white"}], "region": [{}]},
+    "openers": {
+        "image": [{}, {"max_side": 100, "alpha": "white"}],
+        "region": [{}, {"free": "box", "decimals": 3}],
+    },
     "languages": {
         "causal_lm": [
             {"config": _LLAMA},
