@@ -190,6 +190,7 @@ DATASETS = Table(
         "scenes": "omnimix.data.sources:ScenesSource",
         "jsonl": "omnimix.data.sources:JsonlSource",
         "llava": "omnimix.data.llava:Llava",
+        "mdvp": "omnimix.data.mdvp:Mdvp",
         "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
     },
 )

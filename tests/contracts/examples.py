@@ -93,6 +93,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
         "llava": [{"path": "a.json"}, {"path": "a.json", "images": "p", "marks": "loose"}],
+        "mdvp": [{"path": "a.json"}, {"path": "a.json", "images": "p", "noise": True, "seed": 3}],
         "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
     },
     "checkpoints": {"prismatic": [{}], "xgen_mm": [{}]},
