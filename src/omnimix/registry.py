@@ -191,6 +191,7 @@ DATASETS = Table(
         "jsonl": "omnimix.data.sources:JsonlSource",
         "llava": "omnimix.data.llava:Llava",
         "mdvp": "omnimix.data.mdvp:Mdvp",
+        "tasks": "omnimix.data.tasks:TaskRecords",
         "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
     },
 )

@@ -94,6 +94,10 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
         "llava": [{"path": "a.json"}, {"path": "a.json", "images": "p", "marks": "loose"}],
         "mdvp": [{"path": "a.json"}, {"path": "a.json", "images": "p", "noise": True, "seed": 3}],
+        "tasks": [
+            {"path": "a.json", "task": "rec"},
+            {"path": "a.json", "task": "det", "boxes": "xywh"},
+        ],
         "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
     },
     "checkpoints": {"prismatic": [{}], "xgen_mm": [{}]},
