@@ -202,6 +202,7 @@ CHECKPOINTS = Table(
     {
         "prismatic": "omnimix.checkpoints.prismatic:Prismatic",
         "xgen_mm": "omnimix.checkpoints.xgen_mm:XGenMM",
+        "sphinx": "omnimix.checkpoints.sphinx:Sphinx",
     },
 )
 

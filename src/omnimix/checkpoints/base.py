@@ -25,6 +25,8 @@ from omnimix.errors import CheckpointError
 from omnimix.registry import CHECKPOINTS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from omnimix.compose.model import MultimodalLM
     from omnimix.compose.processor import Processor
 
@@ -64,11 +66,17 @@ class Parts:
 
 @dataclass(frozen=True)
 class Weights:
-    """One source of weights: files that belong together (shards), and the table for their keys."""
+    """One source of weights: files that belong together (shards), and the table for their keys.
+
+    Attributes:
+        tensors: what the files hold together, where that is more than one file's keys after another's
+            (tensors that are cut over the files); each is made when it is asked for.
+    """
 
     name: str
     files: tuple[Path, ...]
     table: Table
+    tensors: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +104,12 @@ class Family(abc.ABC):
     Attributes:
         name: its row in `CHECKPOINTS`.
         layouts: what its readers know, for messages: `a run folder (config.json, ...)`.
+        options: words that `write` knows beside the model, `shards` for instance.
     """
 
     name: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
+    options: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def recognise(self, path: Path) -> Layout | None:
@@ -121,8 +131,13 @@ class Family(abc.ABC):
         """Parts that lie beside the checkpoint and are taken where the user names none."""
         return Parts()
 
-    def write(self, model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
+    def write(
+        self, model: MultimodalLM, processor: Processor, out: Path, **options: Any
+    ) -> list[Path]:
         """Write a model in the family's layout; returns the files.
+
+        Args:
+            options: words named by the family's `options`.
 
         Raises:
             CheckpointError: the recipe cannot be expressed in this layout.

@@ -226,7 +226,9 @@ class Prismatic(Family):
         case = _case(layout.root.parent) or _case(layout.root)
         return Parts() if case is None else case_parts(*case)
 
-    def write(self, model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
+    def write(
+        self, model: MultimodalLM, processor: Processor, out: Path, **options: Any
+    ) -> list[Path]:
         from omnimix.checkpoints import prismatic_write
 
         return prismatic_write.write(model, processor, out)

@@ -132,7 +132,9 @@ def native_tensors(release: Release) -> tuple[dict[str, Tensor], Report]:
     return found, report
 
 
-def _stored(source: Weights) -> dict[str, Tensor]:
+def _stored(source: Weights) -> Mapping[str, Tensor]:
+    if source.tensors is not None:
+        return source.tensors
     stored: dict[str, Tensor] = {}
     for file in source.files:
         stored |= tensors_of(file)

@@ -207,7 +207,9 @@ class XGenMM(Family):
     def _part(self, name: str, default: str, parts: Parts, files: Sequence[str]) -> Path:
         return places.folder(parts.places.get(name, default), name, files)
 
-    def write(self, model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
+    def write(
+        self, model: MultimodalLM, processor: Processor, out: Path, **options: Any
+    ) -> list[Path]:
         from omnimix.checkpoints import xgen_write
 
         return xgen_write.write(model, processor, out)

@@ -20,12 +20,16 @@ def command(
         list[str] | None,
         typer.Option("--part", metavar="NAME=PLACE", help="A part that the checkpoint lacks."),
     ] = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Files to cut the weights into (sphinx).")
+    ] = None,
 ) -> None:
     """Write a model in another layout and prove it: logits on a probe, recorded in certificate.json."""
     from omnimix.checkpoints.base import Parts
     from omnimix.verify.convert import convert
 
-    checks = convert(source, out, to, Parts(*parts_of(part or ())))
+    options = {} if shards is None else {"shards": shards}
+    checks = convert(source, out, to, Parts(*parts_of(part or ())), **options)
     for check in checks:
         typer.echo(f"{check.stage}: largest difference {check.difference:.1e}")
     typer.echo(f"written: {out}")

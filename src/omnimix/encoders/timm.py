@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
+from omnimix.encoders.positions import PositionsSpec
 from omnimix.errors import RecipeError
 from omnimix.registry import did_you_mean
 
@@ -207,7 +208,10 @@ def _create(spec: TimmEncoder, args: dict[str, Any]) -> Any:
         near = did_you_mean(spec.model.split(".")[0], timm.list_models())
         hint = near if near.startswith("did") else "timm.list_models() lists them"
         raise RecipeError(f"timm has no model {spec.model!r}", hint=hint)
-    return timm.create_model(spec.model, pretrained=False, **args)
+    trunk = timm.create_model(spec.model, pretrained=False, **args)
+    if spec.positions is not None:
+        spec.positions.install(trunk)
+    return trunk
 
 
 def _fitted(spec: TimmEncoder) -> tuple[dict[str, Any], Any]:
@@ -275,6 +279,7 @@ class TimmEncoder(EncoderSpec):
         norm: whether the trunk's final norm is applied.
         stem: `conv` puts overlapping convolutions in place of the patch embedding, `residual` a small
             residual net.
+        positions: the table of positions is stored on another grid than the tile's.
         args: further arguments of the timm constructor.
     """
 
@@ -284,6 +289,7 @@ class TimmEncoder(EncoderSpec):
     layer: int = -1
     norm: bool = True
     stem: Literal["patch", "conv", "residual"] = "patch"
+    positions: PositionsSpec | None = None
     args: dict[str, Any] = {}
 
     def build(self, source: Features | None = None) -> Encoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,11 @@ NATIVE = "native"
 
 
 def convert(
-    source: str | Path, out: str | Path, to: str = NATIVE, parts: Parts | None = None
+    source: str | Path,
+    out: str | Path,
+    to: str = NATIVE,
+    parts: Parts | None = None,
+    **options: Any,
 ) -> list[Check]:
     """Write a model in another layout, read it back, and compare both on a probe.
 
@@ -28,6 +33,7 @@ def convert(
         out: a folder that does not exist yet or is empty.
         to: `native`, or a family of `CHECKPOINTS`.
         parts: of a released checkpoint, what it does not hold.
+        options: words of the layout: `shards` of SPHINX.
 
     Returns:
         The comparisons, which `certificate.json` in the folder records.
@@ -40,6 +46,13 @@ def convert(
         raise CheckpointError(
             f"unknown layout {to!r}", hint=did_you_mean(to, [NATIVE, *CHECKPOINTS])
         )
+    known = () if to == NATIVE else CHECKPOINTS.load(to).options
+    for word in options:
+        if word not in known:
+            raise CheckpointError(
+                f"the layout {to} has no word {word!r}",
+                hint=f"it knows {', '.join(known)}" if known else "leave it out",
+            )
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise CheckpointError(
             "the folder to write to is not empty", where=str(place), hint="name a new folder"
@@ -55,7 +68,7 @@ def convert(
             model.save_pretrained(place)
             processor.save_pretrained(place)
         else:
-            CHECKPOINTS.load(to)().write(model, processor, place)
+            CHECKPOINTS.load(to)().write(model, processor, place, **options)
         del model
         again, processor = folders.read(place, cpu)
         answers = certificate.answers(again, processor, expected["picture"].numpy())
