@@ -193,6 +193,7 @@ DATASETS = Table(
         "mdvp": "omnimix.data.mdvp:Mdvp",
         "tasks": "omnimix.data.tasks:TaskRecords",
         "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
+        "sphinx": "omnimix.data.sphinx:Sphinx",
     },
 )
 
@@ -212,6 +213,7 @@ READINGS = Table(
     {
         "prismatic": "omnimix.verify.prismatic:PrismaticReading",
         "xgen_mm": "omnimix.verify.xgen_mm:XGenReading",
+        "sphinx": "omnimix.verify.sphinx:SphinxReading",
     },
 )
 

@@ -25,7 +25,7 @@ class Family:
     language: float
 
 
-SPHINX_ENCODERS = ((1091.1,), (303.2, 843.4, 1134.8))
+SPHINX_ENCODERS = ((1091.1,), (303.2, 843.4, 1136.5))
 SPHINX_CONNECTORS = (3.9, 28.9)
 
 FAMILIES = {

@@ -107,6 +107,7 @@ class Weaver:
         room: int = 0,
         cut: int | None = None,
         target: bool = True,
+        keep: int | None = None,
     ) -> Sequence:
         """Weave one sample.
 
@@ -117,6 +118,8 @@ class Weaver:
             cut: most text tokens; text behind them is dropped, as some published trainers do. Without
                 it nothing is ever cut.
             target: refuse a finished conversation without a token to learn.
+            keep: most text tokens; those in front are dropped, as SPHINX does with a prompt that is too
+                long. Items stay behind the first token that is left.
 
         Raises:
             SampleError: no target, an item without a place, more items than places.
@@ -124,7 +127,7 @@ class Weaver:
             MediaError, RegionError: an item that cannot be used.
         """
         try:
-            return _Weaving(self, sample).run(open_answer, room, cut, target)
+            return _Weaving(self, sample).run(open_answer, room, cut, target, keep)
         except OmnimixError as error:
             if error.where and error.where.startswith(sample.id):
                 raise
@@ -148,7 +151,9 @@ class _Weaving:
         self.pending: list[Text] = []
         self.begun = False  # whether text or an inline item stands in the sequence already
 
-    def run(self, open_answer: bool, room: int, cut: int | None, target: bool) -> Sequence:
+    def run(
+        self, open_answer: bool, room: int, cut: int | None, target: bool, keep: int | None
+    ) -> Sequence:
         pieces = self.recipe.template.pieces(self.sample, open_answer, self._apart)
         holes = [piece for piece in pieces if isinstance(piece, Hole)]
         starters, inline = self._split(holes)
@@ -168,6 +173,8 @@ class _Weaving:
             )
         self._insert(front)
         sequence = self._sequence()
+        if keep is not None:
+            sequence = keep_end(sequence, keep)
         self._check(sequence, open_answer or not target, room)
         return sequence
 
@@ -299,7 +306,10 @@ class _Weaving:
             self.begun = True
             marks = learned[np.minimum(np.asarray(starts, dtype=int), len(text) - 1)]
             self.ids += ids
-            self.labels += [i if mark else IGNORE for i, mark in zip(ids, marks, strict=True)]
+            never = self.recipe.template.unlearned
+            self.labels += [
+                i if mark and i not in never else IGNORE for i, mark in zip(ids, marks, strict=True)
+            ]
             self.owner += [0] * len(ids)
         self.pending = []
 
@@ -400,6 +410,28 @@ def cut_text(sequence: Sequence, most: int) -> Sequence:
         )
     ids, labels, owner = sequence.ids, sequence.labels, sequence.owner
     return replace(sequence, ids=ids[:end], labels=labels[:end], owner=owner[:end])
+
+
+def keep_end(sequence: Sequence, most: int) -> Sequence:
+    """The sequence with the last `most` of its text tokens alone.
+
+    All items then stand behind the first token that is left, which need not be the begin token.
+
+    Raises:
+        ContextError: no text token may be kept.
+    """
+    text = np.flatnonzero(sequence.owner == 0)
+    if most < 1:
+        raise ContextError(
+            f"{most} places are left for the text",
+            hint="ask for a shorter answer or raise the context",
+        )
+    if len(text) <= most:
+        return sequence
+    kept = text[-most:]
+    order = np.concatenate([kept[:1], np.flatnonzero(sequence.owner != 0), kept[1:]])
+    ids, labels, owner = (part[order] for part in (sequence.ids, sequence.labels, sequence.owner))
+    return replace(sequence, ids=ids, labels=labels, owner=owner)
 
 
 def prepare(spec: ModalitySpec, media: Media, tokens_per_tile: int) -> Item:

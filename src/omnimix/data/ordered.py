@@ -11,7 +11,7 @@ from omnimix.data.mixture import Batches
 from omnimix.data.sources import Source
 from omnimix.errors import TrainError
 
-Order: TypeAlias = Literal["mixture", "shuffled", "by_modality", "by_length"]
+Order: TypeAlias = Literal["mixture", "shuffled", "by_modality", "by_length", "by_kind"]
 
 
 def horizon(records: int, batch: int, epochs: int | None, steps: int | None) -> int:
@@ -69,6 +69,9 @@ class Rounds:
             elif order == "by_length":
                 lengths = [words if picture else -words for picture, words in extents]
                 rows = length_groups.grouped(lengths, size, epoch, seed, rank, world, accumulate)
+            elif order == "by_kind":
+                kinds = [source.batch_kind(i) for i in range(source.length)]
+                rows = orders.by_kind(kinds, size, epoch, seed, rank, world, accumulate)
             else:
                 rows = orders.shuffled(source.length, epoch, seed, rank, world)
             parts = [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from omnimix.errors import TrainError
@@ -78,6 +79,44 @@ def by_modality(
     return [
         i for start in range(rank * share, len(flat), batch) for i in flat[start : start + share]
     ]
+
+
+def by_kind(
+    kinds: Sequence[str],
+    size: int,
+    epoch: int,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
+) -> list[int]:
+    """Steps of one kind of records each, in random order; inside a step the records stay as they lie.
+
+    Records of a kind that do not fill a last step are left out. SPHINX reads so (specs/sphinx.md
+    section 8), its records being sorted by length.
+
+    Args:
+        kinds: of each record; those of one kind stand together.
+        size: records of one part on one rank.
+        accumulate: parts of a step.
+
+    Raises:
+        TrainError: no kind fills a step.
+    """
+    whole = size * world * accumulate
+    steps: list[list[int]] = []
+    for kind in dict.fromkeys(kinds):
+        rows = [i for i, other in enumerate(kinds) if other == kind]
+        steps += [rows[at : at + whole] for at in range(0, len(rows) - whole + 1, whole)]
+    if not steps:
+        raise TrainError(
+            f"no kind of record fills a step of {whole}",
+            where="stages.batch",
+            hint="make the batch smaller",
+        )
+    np.random.default_rng(seed + epoch).shuffle(steps)
+    flat = [i for rows in steps for i in rows]
+    return [i for at in range(rank * size, len(flat), world * size) for i in flat[at : at + size]]
 
 
 def _batches(rows: list[int], words: Sequence[int], batch: int, world: int) -> list[list[int]]:

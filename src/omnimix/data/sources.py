@@ -26,6 +26,10 @@ class Source(abc.ABC):
         sample = self[index]
         return bool(sample.media()), sum(len(turn.text().split()) for turn in sample.turns)
 
+    def batch_kind(self, index: int) -> str:
+        """Records of a batch are of one kind where the order is `by_kind`; here all are of one."""
+        return ""
+
 
 class SourceSpec(Spec):
     """Words of a dataset in a training file."""

@@ -248,6 +248,20 @@ class Assistant:
     def _pieces(self, woven: Woven, options: Options) -> Iterator[str]:
         batch = self._batch([woven])
         ended = self._endings(batch, options)
+        ids: list[int] = []
+        sent = ""
+        for token in self._tokens(batch, options, ended):
+            ids.append(token)
+            text = settled(self.processor.tokenizer.decode(ids), ended.stops)
+            if len(text) > len(sent):
+                yield text[len(sent) :]
+                sent = text
+        text = self._text(ids[: ended.lengths[0]], ended.stops)
+        if len(text) > len(sent):
+            yield text[len(sent) :]
+
+    def _tokens(self, batch: Batch, options: Options, ended: Endings) -> Iterator[int]:
+        """Token after token of a batch of one, written in a thread; closing the iterator ends it."""
         tokens: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
 
         def write() -> None:
@@ -259,20 +273,11 @@ class Assistant:
 
         writer = threading.Thread(target=write, daemon=True)
         writer.start()
-        ids: list[int] = []
-        sent = ""
         try:
             while (token := tokens.get()) is not None:
                 if isinstance(token, BaseException):
                     raise token
-                ids.append(token)
-                text = settled(self.processor.tokenizer.decode(ids), ended.stops)
-                if len(text) > len(sent):
-                    yield text[len(sent) :]
-                    sent = text
-            text = self._text(ids[: ended.lengths[0]], ended.stops)
-            if len(text) > len(sent):
-                yield text[len(sent) :]
+                yield token
         finally:
             ended.cancelled = True
             writer.join()

@@ -99,6 +99,7 @@ class Template(Spec):
         captions: the words of user turns are left out; the picture alone is the question.
         learn_past_end: whether an answer that contains the assistant's `after` itself is learned behind it;
             a model that stops there never writes what follows.
+        unlearned: ids that are never learned, wherever they stand in an answer.
         empty_user: what is written for a user turn without content, in place of its form.
     """
 
@@ -121,6 +122,7 @@ class Template(Spec):
     blank: str = ""
     captions: bool = False
     learn_past_end: bool = True
+    unlearned: tuple[int, ...] = ()
     empty_user: str | None = None
 
     def pieces(

@@ -57,7 +57,11 @@ def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
         if not parameter.requires_grad:
             continue
         factor = next((f for p, f in spec.rates.items() if fnmatch.fnmatchcase(name, p)), 1.0)
-        plain = spec.spares != "nothing" and (parameter.ndim <= 1 or name.endswith(".bias"))
+        if isinstance(spec.spares, tuple):
+            plain = any(fnmatch.fnmatchcase(name, pattern) for pattern in spec.spares)
+        else:
+            vector = parameter.ndim <= 1 or name.endswith(".bias")
+            plain = spec.spares != "nothing" and vector
         if spec.spares == "embeddings":
             plain = plain or id(parameter) in embeddings or "pos_embed" in name
         table.setdefault((0.0 if plain else spec.decay, factor), []).append(parameter)
@@ -81,6 +85,8 @@ def adamw(model: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
 
 def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:
     """The learning rate of a step (from 0): warm-up, hold, fall."""
+    if schedule.exact:
+        return _exact(step, steps, peak, schedule)
     warmup = schedule.warmup if schedule.share is None else int(steps * schedule.share)
     if schedule.zero_first:
         return peak * _from_zero(step, steps, warmup, schedule.shape)
@@ -92,6 +98,16 @@ def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:
     progress = (step - start) / max(1, steps - start)
     low = schedule.final * peak
     return low + (peak - low) * _fallen(min(progress, 1.0), schedule.shape)
+
+
+def _exact(step: float, steps: int, peak: float, schedule: ScheduleSpec) -> float:
+    """SPHINX's rate: from nothing to the peak in a share of the steps, then down to `final`."""
+    warmup = schedule.warmup if schedule.share is None else steps * schedule.share
+    if step < warmup:
+        return peak * step / warmup
+    progress = min((step - warmup) / max(1e-9, steps - warmup), 1.0)
+    low = schedule.final * peak
+    return low + (peak - low) * _fallen(progress, schedule.shape)
 
 
 def _fallen(progress: float, shape: str) -> float:

@@ -29,7 +29,7 @@ class OptimizerSpec(Spec):
         rates: factors on the rate by name pattern, first match counts.
         decay: weight decay on matrices.
         spares: what has no decay: `embeddings` and everything that is no matrix, or `vectors` (biases and
-            norms) alone, or `nothing`.
+            norms) alone, or `nothing`; or patterns on parameter names.
         clip: largest norm of the gradient; None does not clip.
         clip_parts: clip after every part of a step, as xGen-MM's trainer does, what was gathered before it
             included; else once, when the gradient is whole.
@@ -40,7 +40,7 @@ class OptimizerSpec(Spec):
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     decay: float = 0.05
-    spares: Literal["embeddings", "vectors", "nothing"] = "embeddings"
+    spares: Literal["embeddings", "vectors", "nothing"] | tuple[str, ...] = "embeddings"
     clip: float | None = 1.0
     clip_parts: bool = False
 
@@ -58,12 +58,15 @@ class ScheduleSpec(Spec):
         zero_first: step k of w takes k/w of the rate, the very first step none at all even without
             warm-up, and behind the last step the cosine goes on (Prismatic); `hold` and `final` have no
             part in it.
+        exact: a share of warm-up is not rounded to whole steps, step k of w takes k/w of the rate, and the
+            cosine ends at `final` (SPHINX, which reckons in fractions of an epoch).
     """
 
     shape: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: int = Field(default=100, ge=0)
     share: float | None = Field(default=None, ge=0, lt=1)
     zero_first: bool = False
+    exact: bool = False
     hold: float = Field(default=0.0, ge=0, lt=1)
     final: float = Field(default=0.0, ge=0, le=1)
 
@@ -77,8 +80,8 @@ class Stage(Spec):
         mixture: datasets and their shares.
         steps: optimizer steps.
         epochs: rounds over the dataset in place of `steps`, for the orders that have rounds.
-        order: `mixture` draws from all datasets for ever; `shuffled`, `by_modality` and `by_length` read
-            one finite dataset in rounds (see `omnimix.data.orders` and `length_groups`).
+        order: `mixture` draws from all datasets for ever; `shuffled`, `by_modality`, `by_length`
+            and `by_kind` read one finite dataset in rounds (see `omnimix.data.orders` and `length_groups`).
         template: another style than the recipe's for this stage, `caption` for instance.
         cut: most text tokens of a sample; what is over is dropped. Without it nothing is ever cut.
         batch: samples of one optimizer step.

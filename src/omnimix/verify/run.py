@@ -33,10 +33,15 @@ class Reading(abc.ABC):
         self.case = case
         self.notes: list[str] = []
 
+    def facts(self) -> Mapping[str, Any]:
+        """What the case says, by the words of `sections`."""
+        return self.case.facts
+
     def checks(self) -> Iterator[Check]:
         """All comparisons of the case."""
+        facts = self.facts()
         for word, section in type(self).sections.items():
-            if not self.case.facts.get(word):
+            if not facts.get(word):
                 continue
             try:
                 yield from section(self)

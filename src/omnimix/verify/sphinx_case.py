@@ -1,0 +1,113 @@
+"""A golden case of SPHINX: its checkpoint, its requests, and the trainer's names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from omnimix.checkpoints import base, reading, sphinx, tables
+from omnimix.checkpoints.base import Release
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.errors import CheckpointError
+from omnimix.generate.sphinx import SphinxModel, asked
+from omnimix.types import Sample, Turn
+from omnimix.verify.case import Case
+from omnimix.verify.run import Reading
+
+
+class SphinxCase(Reading):
+    """What all sections of a case need."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self._loaded: tuple[MultimodalLM, Processor] | None = None
+
+    def facts(self) -> Mapping[str, Any]:
+        """The case's own words, and those of its results."""
+        return {**self.case.facts, **(self.case.facts.get("results") or {})}
+
+    @property
+    def inputs(self) -> Path:
+        """Where pictures and records lie."""
+        return self.case.folder / "inputs"
+
+    @cached_property
+    def request(self) -> dict[str, Any]:
+        """What is asked: inputs/request.json."""
+        path = self.inputs / "request.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot be read ({error})", where=str(path)) from None
+        return found
+
+    @cached_property
+    def release(self) -> Release:
+        """The case's checkpoint."""
+        return base.open_release(self.case.folder / "checkpoint")
+
+    def loaded(self) -> tuple[MultimodalLM, Processor]:
+        """Model and processor; the same ones every time."""
+        if self._loaded is None:
+            model, processor, report = reading.load(self.release)
+            self.notes += report.notes
+            reasons = sorted(set(report.unused.values()))
+            if reasons:
+                self.notes.append(
+                    f"{len(report.unused)} keys are deliberately unused: {'; '.join(reasons)}"
+                )
+            self._loaded = model, processor
+        return self._loaded
+
+    @property
+    def model(self) -> SphinxModel:
+        """The same behind the reference's face."""
+        return SphinxModel(*self.loaded())
+
+    def tolerance(self, *names: str) -> float:
+        """The tolerance that the case states for the first of these words, else for everything.
+
+        Raises:
+            CheckpointError: it states none.
+        """
+        stated = self.case.facts.get("tolerance_abs") or {}
+        for name in (*names, "default"):
+            if isinstance(stated.get(name), int | float):
+                return float(stated[name])
+        raise CheckpointError(
+            "case.json states no tolerance", where=str(self.case.folder / "case.json")
+        )
+
+    # --- requests ---
+
+    def picture(self, name: str | None) -> str | None:
+        """Where a picture of the case lies."""
+        return None if name is None else str(self.inputs / name)
+
+    def question(self, asking: Mapping[str, Any], name: str = "question") -> Sample:
+        """A request for an answer as a conversation."""
+        return asked(asking["qas"], self.picture(asking.get("image")), name)
+
+    def finished(self, facts: Mapping[str, Any], name: str = "conversation") -> Sample:
+        """A conversation whose last answer is there too."""
+        *before, (question, answer) = facts["qas"]
+        sample = asked([*before, (question, None)], self.picture(facts.get("image")), name)
+        return Sample((*sample.turns, Turn("assistant", (answer,))), name)
+
+    # --- names ---
+
+    def foreign(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Our tensors (weights, gradients) under the names of the trainer, in its order of rows."""
+        plan = sphinx.recipe_table(self.release.recipe).writing(tensors)
+        return tables.write(plan, tensors)
+
+    def foreign_names(self, names: Iterable[str]) -> list[str]:
+        """The trainer's names of our parameters."""
+        plan = sphinx.recipe_table(self.release.recipe).writing(names)
+        return [name for move in plan.moves for name in move.foreign]
