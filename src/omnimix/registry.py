@@ -214,6 +214,7 @@ READINGS = Table(
         "prismatic": "omnimix.verify.prismatic:PrismaticReading",
         "xgen_mm": "omnimix.verify.xgen_mm:XGenReading",
         "sphinx": "omnimix.verify.sphinx:SphinxReading",
+        "sphinx_v": "omnimix.verify.sphinx_v:SphinxVReading",
     },
 )
 

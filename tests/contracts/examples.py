@@ -93,7 +93,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
         "llava": [{"path": "a.json"}, {"path": "a.json", "images": "p", "marks": "loose"}],
-        "mdvp": [{"path": "a.json"}, {"path": "a.json", "images": "p", "noise": True, "seed": 3}],
+        "mdvp": [{"path": "a.yaml"}, {"path": "a.yaml", "noise": True, "seed": 3}],
         "tasks": [
             {"path": "a.json", "task": "rec"},
             {"path": "a.json", "task": "det", "boxes": "xywh"},
@@ -101,7 +101,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
     },
     "checkpoints": {"prismatic": [{}], "xgen_mm": [{}]},
-    "readings": {"prismatic": [{}], "xgen_mm": [{}]},
+    "readings": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}], "sphinx_v": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""

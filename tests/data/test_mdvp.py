@@ -12,7 +12,7 @@ from PIL import Image
 
 from omnimix.compose.processor import Processor
 from omnimix.config import validate
-from omnimix.data.mdvp import Mdvp, jittered, region_of, sample_of
+from omnimix.data.mdvp import Mdvp, MdvpSource, jittered, region_of
 from omnimix.data.ordered import RoundBatches, Rounds
 from omnimix.data.sources import Source
 from omnimix.errors import SampleError
@@ -28,7 +28,8 @@ TURNS = [
 def written(folder: Path, records: list[dict[str, Any]], **words: Any) -> Source:
     Image.new("RGB", (60, 40)).save(folder / "a.png")
     (folder / "records.json").write_text(json.dumps(records))
-    return validate(Mdvp, {"kind": "mdvp", "path": "records.json", **words}, "data").open(folder)
+    (folder / "list.yaml").write_text("META: [{path: records.json, type: image_text}]")
+    return validate(Mdvp, {"kind": "mdvp", "path": "list.yaml", **words}, "data").open(folder)
 
 
 def marks(sample: Sample) -> list[Any]:
@@ -58,12 +59,11 @@ def test_points_win_over_boxes_and_answers_may_be_numbers(tmp_path: Path) -> Non
 def test_golden_noise() -> None:
     folder, facts, expected = golden("sphinx_v/ens5_vp")
     chance = np.random.RandomState(facts["results"]["dataset"]["np_random_seed"])
-    record = json.loads((folder / "inputs/boxes.json").read_text())[0]
-    before = json.dumps(record)
-    sample = sample_of(record, Media.image("temple.png"), "record 1", chance)
-    assert json.dumps(record) == before
+    source = MdvpSource(folder / "inputs/train.yaml", chance=chance)
+    points, boxes = marks(source[0]), marks(source[1])
+    assert points == [Point(112, 80), Point(200, 40), Point(20, 300)]
     # 320 x 213 pixels: 53 rows of border above.
-    rows = [[round(v / 320, 3) for v in (b.x1, b.y1 + 53, b.x2, b.y2 + 53)] for b in marks(sample)]
+    rows = [[round(v / 320, 3) for v in (b.x1, b.y1 + 53, b.x2, b.y2 + 53)] for b in boxes]
     wanted = expected["train.sparse_vps"][1, :2]
     assert np.abs(np.array(rows) - wanted.double().numpy()).max() < 1e-7
 
@@ -97,14 +97,14 @@ def test_small_boxes_do_not_move() -> None:
         ({"image": "a.png", "points": [], "bbox": [[1, 2, 3, 4]]}, "the record has no marks"),
         ({"image": "a.png", "bbox": [[1, 2, 3]]}, r"\[1, 2, 3\] is no mark"),
         ({"image": "a.png", "points": [[1, "2"]]}, "is no mark"),
-        ({"image": "../a.png", "points": [[1, 2]]}, "lies outside"),
+        ({"image": "../a.png", "points": [[1, 2]]}, "leads upwards"),
     ],
 )
 def test_refused(tmp_path: Path, record: dict[str, Any], says: str) -> None:
     source = written(tmp_path, [{"conversations": TURNS, **record}])
     with pytest.raises(SampleError, match=says) as caught:
         source[0]
-    assert caught.value.where == "records.json: record 1"
+    assert caught.value.where == "list.yaml: records.json record 1"
 
 
 def test_refused_records_are_counted(tmp_path: Path, tiny_processor: Processor) -> None:
@@ -118,9 +118,9 @@ def test_refused_records_are_counted(tmp_path: Path, tiny_processor: Processor) 
     batch, dropped = RoundBatches(source, rounds, tiny_processor)[0]
     assert len(batch.ids) == 1
     assert sorted(dropped) == [
-        'records.json: record 2: the record has no marks. Give "bbox": [[x, y, w, h], ...] or '
+        'list.yaml: records.json record 2: the record has no marks. Give "bbox": [[x, y, w, h], ...] or '
         '"points": [[x, y], ...] in pixels.',
-        "records.json: record 3: the box at (70, 5, 75, 10) lies outside the picture of 60 x 40 "
+        "list.yaml: records.json record 3: the box at (70, 5, 75, 10) lies outside the picture of 60 x 40 "
         "pixels. Coordinates are pixels of the original picture, origin top left.",
     ]
 

@@ -6,16 +6,17 @@ The rules stand in specs/sphinx_v.md section 4; golden case sphinx_v/ens5_vp.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from omnimix.data.llava import MARK, ROLES, Conversations
 from omnimix.data.sources import Source, SourceSpec
+from omnimix.data.sphinx import SphinxSource
 from omnimix.errors import SampleError
-from omnimix.types import Box, Media, Part, Point, Region, Sample, Turn
+from omnimix.types import Box, Media, Point, Region
 
 SHIFT = 8
 """A box moves by at most its size divided by this."""
@@ -25,7 +26,7 @@ STRETCH = 0.15
 
 
 class Mdvp(SourceSpec):
-    """A JSON list (or JSON lines) of records with marks, as MDVP-Data and the label sets before it.
+    """Records with marks, as MDVP-Data and the label sets before it; files are listed as SPHINX lists them.
 
     `{"image": "a.jpg", "bbox": [[x, y, w, h], ...], "conversations": [{"from": "human", "value":
     "<image>\\nPlease identify the labels of each marked region in the image."}, {"from": "gpt", "value":
@@ -36,89 +37,71 @@ class Mdvp(SourceSpec):
     marks. The marks `<image>` are taken out of the text, and white space around it.
 
     Attributes:
-        path: the file.
-        images: folder that picture paths are relative to; default the file's own. Paths that lead out of
-            it are refused.
+        path: the YAML list (`META: [{path, type, root, ratio}]`, see `omnimix.data.sphinx`).
         noise: move and stretch boxes a little, as the original does in training.
         seed: of the noise; a record has the same in every round, whichever process reads it.
     """
 
     kind: Literal["mdvp"] = "mdvp"
     path: str
-    images: str | None = None
     noise: bool = False
     seed: int = 0
 
     def open(self, folder: Path) -> Source:
-        return _Mdvp(self, folder)
+        return MdvpSource(folder / self.path, self.noise, self.seed)
 
 
-class _Mdvp(Conversations):
-    def __init__(self, spec: Mdvp, folder: Path) -> None:
-        path = folder / spec.path
-        super().__init__(path, folder / spec.images if spec.images else path.parent, "loose")
-        self.spec = spec
+class MdvpSource(SphinxSource):
+    """The files of a list; see `Mdvp`."""
 
-    def __getitem__(self, index: int) -> Sample:
-        record, where = self.record(index), self.where(index)
-        chance = np.random.RandomState([self.spec.seed, index]) if self.spec.noise else None
-        return sample_of(record, self.picture(image_of(record, where), where), where, chance)
+    def __init__(
+        self,
+        path: Path,
+        noise: bool = False,
+        seed: int = 0,
+        chance: np.random.RandomState | None = None,
+    ) -> None:
+        """Args: see `Mdvp`; `chance` goes on from record to record, as numpy's own does in the original."""
+        super().__init__(path)
+        self.noise = noise
+        self.seed = seed
+        self.chance = chance
 
+    def media(self, record: Mapping[str, Any], name: str) -> tuple[Media, ...]:
+        """The picture and its marks.
 
-def image_of(record: dict[str, Any], where: str) -> str:
-    """The name of a record's picture.
-
-    Raises:
-        SampleError: there is none, or several.
-    """
-    image = record.get("image")
-    if not isinstance(image, str) or not image:
-        what = "no picture" if not image else "not one picture"
-        raise SampleError(
-            f"the record has {what}",
-            where=where,
-            hint='SPHINX-V\'s records have an image and marks: {"image": "a.jpg", "points": [[x, y]]}',
-        )
-    return image
-
-
-def sample_of(
-    record: dict[str, Any],
-    picture: Media,
-    where: str,
-    chance: np.random.RandomState | None = None,
-) -> Sample:
-    """The conversation of a record; its picture and marks belong to the first question.
-
-    Args:
-        chance: moves boxes a little; None leaves them as they are.
-
-    Raises:
-        SampleError: no marks, or numbers that are none.
-    """
-    points = "points" in record
-    numbers = record["points"] if points else record.get("bbox")
-    if not isinstance(numbers, list) or not numbers:
-        raise SampleError(
-            "the record has no marks",
-            where=where,
-            hint='give "bbox": [[x, y, w, h], ...] or "points": [[x, y], ...] in pixels',
-        )
-    regions = [region_of(row, where, None if points else chance) for row in numbers]
-    waiting: list[Part] = [picture, *(Media.region(region) for region in regions)]
-    turns = []
-    for turn in record["conversations"]:
-        role = ROLES.get(turn["from"], turn["from"])
-        text = str(turn["value"]).replace(MARK, "").strip()
-        front, waiting = (waiting, []) if role == "user" else ([], waiting)
-        turns.append(Turn(role, (*front, text)))
-    return Sample(tuple(turns), str(record.get("id", where)))
+        Raises:
+            SampleError: one of them is missing, or numbers that are no mark.
+        """
+        chance = self.chance
+        if self.noise and chance is None:
+            chance = np.random.RandomState([self.seed, zlib.crc32(record["place"].encode())])
+        image = record.get("image")
+        if not isinstance(image, str) or not image:
+            raise SampleError(
+                f"the record has {'not one' if image else 'no'} picture",
+                where=name,
+                hint='SPHINX-V\'s records have both: {"image": "a.jpg", "points": [[x, y]], ...}',
+            )
+        points = "points" in record
+        numbers = record["points"] if points else record.get("bbox")
+        if not isinstance(numbers, list) or not numbers:
+            raise SampleError(
+                "the record has no marks",
+                where=name,
+                hint='give "bbox": [[x, y, w, h], ...] or "points": [[x, y], ...] in pixels',
+            )
+        regions = [region_of(row, name, None if points else chance) for row in numbers]
+        return (*super().media(record, name), *map(Media.region, regions))
 
 
 def region_of(
     numbers: object, where: str | None = None, chance: np.random.RandomState | None = None
 ) -> Region:
     """`[x, y]` or `[x, y, w, h]` in pixels as a region; the numbers are left as they are.
+
+    Args:
+        chance: moves a box a little.
 
     Raises:
         SampleError: anything else.

@@ -46,7 +46,7 @@ class SphinxVModel(SphinxModel):
             RegionError: a mark outside its picture, or a box without extent.
         """
         conversation = marked(qas, vps, image)
-        return self.generate([conversation], max_gen_len, temperature, top_p, seed)[0]
+        return self.generate_responses([conversation], max_gen_len, temperature, top_p, seed)[0]
 
     generate_reponse = generate_response  # type: ignore[assignment]
 
