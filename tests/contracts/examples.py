@@ -93,6 +93,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
         "llava": [{"path": "a.json"}, {"path": "a.json", "images": "p", "marks": "loose"}],
+        "sphinx": [{"path": "a.yaml"}],
         "mdvp": [{"path": "a.yaml"}, {"path": "a.yaml", "noise": True, "seed": 3}],
         "tasks": [
             {"path": "a.json", "task": "rec"},
@@ -100,7 +101,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         ],
         "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
     },
-    "checkpoints": {"prismatic": [{}], "xgen_mm": [{}]},
+    "checkpoints": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}]},
     "readings": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}], "sphinx_v": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
