@@ -54,12 +54,12 @@ class PointsBoxesEncoder(Encoder):
 
     def _points(self, rows: Float[Tensor, "tiles slots 4"]) -> Float[Tensor, "tiles slots d"]:
         real = (rows[..., :2] != 0).any(dim=-1, keepdim=True)
-        filler, mark = (table.weight for table in self.point_embeddings)
+        filler, mark = _vectors(self.point_embeddings)
         found: Tensor = self.up(self._code(rows[..., :2]) + torch.where(real, mark, filler))
         return found
 
     def _boxes(self, rows: Float[Tensor, "tiles slots 4"]) -> Float[Tensor, "tiles slots d"]:
-        filler, whole, first, second = (table.weight for table in self.box_embeddings)
+        filler, whole, first, second = _vectors(self.box_embeddings)
         corners = (self._code(rows[..., :2]) + first, self._code(rows[..., 2:]) + second)
         real = (rows != 0).any(dim=-1, keepdim=True)
         return torch.cat(corners, dim=-1) + torch.where(real, whole, filler)
@@ -67,6 +67,10 @@ class PointsBoxesEncoder(Encoder):
     def _code(self, spots: Float[Tensor, "tiles slots 2"]) -> Float[Tensor, "tiles slots half"]:
         waves = 2 * math.pi * ((2 * (spots + 0.5) - 1) @ self.matrix)
         return torch.cat([waves.sin(), waves.cos()], dim=-1)
+
+
+def _vectors(tables: nn.ModuleList) -> list[nn.Parameter]:
+    return [table.get_parameter("weight") for table in tables]
 
 
 def prompts(tiles: Float[Tensor, "tiles slots 37"]) -> Float[Tensor, "tiles slots 4"]:

@@ -232,6 +232,7 @@ def _joined(parts: Iterator[Part]) -> list[Part]:
 
 
 def _read(path: Path) -> Sequence[Any]:
+    found: Any
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
