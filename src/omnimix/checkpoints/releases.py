@@ -33,6 +33,7 @@ class Family(Spec):
         licence: that its model cards state; None where none is stated.
         repo: on the hub, where all releases share one.
         files: that a release needs, as patterns inside its folder.
+        reader: the row of `registry.CHECKPOINTS` that opens it, where that has another name.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Family(Spec):
     licence: str | None
     repo: str = ""
     files: tuple[str, ...]
+    reader: str | None = None
 
 
 class Encoder(Spec):

@@ -56,7 +56,7 @@ def locate(name_or_folder: str | Path) -> releases.Local:
     release = releases.lookup(name)
     if release is None or name in shipped() or Path(name).exists():
         return releases.Local(find(name_or_folder), {})
-    if release.family not in CHECKPOINTS:
+    if (release.about.reader or release.family) not in CHECKPOINTS:
         raise CheckpointError(
             f"checkpoints of {release.about.title} cannot be opened yet",
             where=release.id,

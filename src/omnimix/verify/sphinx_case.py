@@ -26,12 +26,10 @@ class SphinxCase(Reading):
     """What all sections of a case need.
 
     Attributes:
-        learns: what each stage of the trainer learns, as patterns on our names.
+        stages: for each stage of the trainer the shipped file that holds it under the same name.
     """
 
-    learns: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "finetune": ("-image.branches.*.encoders.*", "*"),
-    }
+    stages: ClassVar[Mapping[str, str]] = {"finetune": "sphinx.train.yaml"}
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)

@@ -9,52 +9,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnimix import config
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.weave import IGNORE, Sequence
 from omnimix.data import orders
-from omnimix.train import optim
+from omnimix.train import optim, settings
 from omnimix.train.settings import ScheduleSpec, Stage
 from omnimix.train.step import optimizer_step
 from omnimix.verify.report import Check, close, number, same
 from omnimix.verify.rows import stacked, widened
 from omnimix.verify.sphinx_case import SphinxCase
 
-SPARES = ("*.bias", "*norm.weight")
-"""Names without weight decay; norms inside a projection are not among them."""
-
 STEPWISE = 1e-6
 """Gradients below this are left out where the case compares weights after a step."""
 
 
-def stage_of(
-    name: str,
-    learns: tuple[str, ...],
-    hp: Mapping[str, Any],
-    data: str = "train.yaml",
-    **words: Any,
-) -> Stage:
-    """The trainer's words as a stage of ours."""
-    stage = {
-        "name": name,
-        "learns": learns,
-        "mixture": [{"data": {"kind": "sphinx", "path": data}}],
-        "objective": {"kind": "sft", "average": "part"},
-        "optimizer": {
-            "rate": hp["lr"],
-            "decay": hp["weight_decay"],
-            "betas": [0.9, 0.95],
-            "spares": SPARES,
-            "clip": hp["clip_grad"],
-        },
-        "schedule": {"shape": "constant", "warmup": 0},
-        "order": "by_kind",
+def stage_of(file: str, name: str, hp: Mapping[str, Any], batch: int) -> Stage:
+    """The shipped stage with the numbers of a case, at a rate that does not move."""
+    training, _ = settings.load(file)
+    shipped = next(stage for stage in training.stages if stage.name == name)
+    numbers = {"rate": hp["lr"], "decay": hp["weight_decay"], "clip": hp["clip_grad"]}
+    changed = {
+        "optimizer": shipped.optimizer.model_copy(update=numbers),
+        "schedule": ScheduleSpec(shape="constant", warmup=0),
         "precision": "fp32",
-        "epochs": 1,
-        **words,
+        "batch": batch,
+        "accumulate": 1,
     }
-    return config.validate(Stage, stage, name)
+    return shipped.model_copy(update=changed)
 
 
 def budget(reading: SphinxCase) -> int:
@@ -102,7 +84,7 @@ def closed(woven: Sequence, eos: int | None, most: int) -> tuple[list[int], list
 def steps(reading: SphinxCase) -> Iterator[Check]:
     """One step of each stage: what learns, loss, gradients, weights after it."""
     for name, facts in reading.facts()["train"].items():
-        if name in reading.learns and isinstance(facts, Mapping):
+        if name in reading.stages and isinstance(facts, Mapping):
             yield from step(reading, name, facts, training_batch(reading))
 
 
@@ -122,7 +104,7 @@ def training_batch(reading: SphinxCase) -> tuple[Batch, list[Check]]:
     return processor.batch(woven), checks
 
 
-def numbers(reading: SphinxCase, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+def stated(reading: SphinxCase, facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """Rate, decay and clipping of a stage; a case states them once where its stages have the same."""
     stages = [facts, *reading.facts()["train"].values()]
     found: Mapping[str, Any] = next(stage["hp"] for stage in stages if "hp" in stage)
@@ -139,12 +121,12 @@ def step(
     batch, checks = given
     yield from checks
     model = copy.deepcopy(reading.loaded()[0]).eval()
-    optim.set_learning(model, reading.learns[name])
+    hp = stated(reading, facts)
+    stage = stage_of(reading.stages[name], name, hp, len(batch.ids))
+    optim.set_learning(model, stage.learns)
     learns = [n for n, p in model.named_parameters() if p.requires_grad]
     ours = reading.foreign_names(learns)
     yield same("what learns", name, sorted(ours), sorted(facts["trainable"]))
-    hp = numbers(reading, facts)
-    stage = stage_of(name, reading.learns[name], hp, batch=len(batch.ids))
     optimizer = optim.adamw(model, stage.optimizer)
     if "no_weight_decay" in facts:
         # With a decay of its own, since a stage's may be zero for everything.
@@ -227,7 +209,7 @@ def _after(
     key = f"train.{name}.after."
     learned = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     ours = reading.foreign(learned)
-    allowed = 0.02 * float(numbers(reading, facts)["lr"])
+    allowed = 0.02 * float(stated(reading, facts)["lr"])
     for param in reading.case.names(key):
         wanted = reading.case.get(f"{key}{param}")
         assert wanted is not None
@@ -241,17 +223,19 @@ def _after(
 # --- what needs no weights ---
 
 
-def schedule(facts: Mapping[str, Any]) -> ScheduleSpec:
-    """The trainer's schedule."""
+def schedule(file: str, facts: Mapping[str, Any]) -> ScheduleSpec:
+    """The shipped schedule with the numbers of a case."""
     share = float(facts["warmup_epochs"]) / float(facts["epochs"])
     final = float(facts["min_lr"]) / float(facts["lr"])
-    return ScheduleSpec(share=share, final=final, exact=True)
+    training, _ = settings.load(file)
+    return training.stages[0].schedule.model_copy(update={"share": share, "final": final})
 
 
 def rates(reading: SphinxCase) -> Iterator[Check]:
     """The rate at fractions of an epoch."""
     facts = reading.facts()["lr_schedule"]
-    spec, fine = schedule(facts), 10_000
+    # The schedule of all stages is one.
+    spec, fine = schedule(next(iter(reading.stages.values())), facts), 10_000
     for point, wanted in facts["points"].items():
         epoch = float(point) / float(facts["epochs"])
         found = optim.rate(round(epoch * fine), fine, float(facts["lr"]), spec)
