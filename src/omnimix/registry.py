@@ -211,6 +211,8 @@ DATASETS = Table(
         "scenes": "omnimix.data.sources:ScenesSource",
         "jsonl": "omnimix.data.sources:JsonlSource",
         "llava": "omnimix.data.llava:Llava",
+        "mdvp": "omnimix.data.mdvp:Mdvp",
+        "tasks": "omnimix.data.tasks:TaskRecords",
         "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
         "sphinx": "omnimix.data.sphinx:Sphinx",
     },
@@ -233,6 +235,7 @@ READINGS = Table(
         "prismatic": "omnimix.verify.prismatic:PrismaticReading",
         "xgen_mm": "omnimix.verify.xgen_mm:XGenReading",
         "sphinx": "omnimix.verify.sphinx:SphinxReading",
+        "sphinx_v": "omnimix.verify.sphinx_v:SphinxVReading",
     },
 )
 

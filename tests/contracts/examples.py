@@ -80,7 +80,10 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "sphinx": [{}, {"decimals": 2}],
         "sphinx_v": [{}, {"frame": "picture"}],
     },
-    "openers": {"image": [{}, {"max_side": 100, "alpha": "white"}], "region": [{}]},
+    "openers": {
+        "image": [{}, {"max_side": 100, "alpha": "white"}],
+        "region": [{}, {"free": "box", "decimals": 3}],
+    },
     "languages": {
         "causal_lm": [
             {"config": _LLAMA},
@@ -98,14 +101,20 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
         "llava": [{"path": "a.json"}, {"path": "a.json", "images": "p", "marks": "loose"}],
+        "sphinx": [{"path": "a.yaml"}],
+        "mdvp": [{"path": "a.yaml"}, {"path": "a.yaml", "noise": True, "seed": 3}],
+        "tasks": [
+            {"path": "a.json", "task": "rec"},
+            {"path": "a.json", "task": "det", "boxes": "xywh"},
+        ],
         "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
     },
-    "checkpoints": {"prismatic": [{}], "xgen_mm": [{}]},
-    "readings": {"prismatic": [{}], "xgen_mm": [{}]},
     "segmenters": {
         **{row: [{}] for row in ("sam", "sam_hq", "sam2", "sam2_video")},
         **{row: [{}] for row in ("edgetam", "edgetam_video", "sam3_tracker", "sam3_video")},
     },
+    "checkpoints": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}]},
+    "readings": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}], "sphinx_v": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""

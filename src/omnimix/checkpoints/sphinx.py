@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from omnimix.checkpoints import sphinx_folder, sphinx_recipe
+from omnimix.checkpoints import sphinx_folder, sphinx_recipe, sphinx_v
 from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, read_json
 from omnimix.checkpoints.sphinx_folder import Folder
 from omnimix.checkpoints.sphinx_recipe import ACTIVATIONS, CONTEXT, HEADS, TYPES, Facts
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WORDS = ("llama_type", "max_seq_len", "clip_activation", "replicas", "over", *HEADS)
 PLACES = ("config", "tokenizer")
 
-MORE: dict[str, Table] = {}
+MORE: dict[str, Table] = {sphinx_v.REGION: sphinx_v.table()}
 """Tables of modalities beside the picture, by the modality's name in the recipe."""
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from omnimix import config
+from omnimix.checkpoints import sphinx_v
 from omnimix.checkpoints.sphinx_tables import PREFIX
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
@@ -23,6 +24,7 @@ TYPES: dict[str, str] = {
     "llama_ens": "sphinx",
     "llama_ens5": "sphinx_1k",
     "llama_ens10": "sphinx_672",
+    sphinx_v.LLAMA_TYPE: "sphinx_v",
 }
 """`llama_type` of a meta.json to the shipped recipe; a type with further modalities is a further row."""
 
@@ -169,7 +171,13 @@ def image(words: dict[str, Any], facts: Facts) -> None:
 
 Fit: TypeAlias = Callable[[dict[str, Any], Facts], None]
 
-MODALITIES: dict[str, Fit] = {"image": image}
+
+def region(words: dict[str, Any], facts: Facts) -> None:
+    """Lay the size of the prompt encoder over the words of the region modality."""
+    sphinx_v.fit(words, facts.sizes)
+
+
+MODALITIES: dict[str, Fit] = {"image": image, sphinx_v.REGION: region}
 """For each modality of the shipped recipes, what lays a checkpoint's sizes over its words."""
 
 

@@ -412,7 +412,7 @@ class _Weaving:
         for media in group:
             size, frame = self._picture(media)
             region = spec.opens.open(media, size)  # type: ignore[attr-defined]
-            rows.append(spec.opens.encode(region, frame))  # type: ignore[attr-defined]
+            rows.append(spec.opens.encode(region, frame, size))  # type: ignore[attr-defined]
         for _ in range((spec.slots or 1) - len(rows)):
             rows.append(FILLER)
         size, frame = self._picture(group[0])

@@ -11,7 +11,7 @@ from omnimix.errors import SampleError
 from omnimix.types import Media, Part, Sample, Turn
 
 MARK = "<image>"
-_ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
+ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
 
 
 class Llava(SourceSpec):
@@ -36,10 +36,10 @@ class Llava(SourceSpec):
 
     def open(self, folder: Path) -> Source:
         path = folder / self.path
-        return _Llava(path, folder / self.images if self.images else path.parent, self.marks)
+        return Conversations(path, folder / self.images if self.images else path.parent, self.marks)
 
 
-class _Llava(Source):
+class Conversations(Source):
     """The file is read once, pictures when they are asked for."""
 
     def __init__(self, path: Path, images: Path, marks: str) -> None:
@@ -61,16 +61,16 @@ class _Llava(Source):
 
     def extent(self, index: int) -> tuple[bool, int]:
         """Words of all turns, marks counted, as the published trainers count them."""
-        record = self._record(index)
+        record = self.record(index)
         words = sum(len(str(turn["value"]).split()) for turn in record["conversations"])
         return "image" in record, words
 
     def __getitem__(self, index: int) -> Sample:
-        record = self._record(index)
-        where = self._where(index)
+        record = self.record(index)
+        where = self.where(index)
         files = record.get("image")
         files = [] if files is None else files if isinstance(files, list) else [files]
-        pictures = [self._picture(str(file), where) for file in files]
+        pictures = [self.picture(str(file), where) for file in files]
         marks = sum(str(turn["value"]).count(MARK) for turn in record["conversations"])
         if self.marks == "strict" and marks != len(pictures):
             raise SampleError(
@@ -81,7 +81,7 @@ class _Llava(Source):
         turns: list[Turn] = []
         waiting = list(pictures)
         for turn in record["conversations"]:
-            role = _ROLES.get(turn["from"], turn["from"])
+            role = ROLES.get(turn["from"], turn["from"])
             content: list[Part] = []
             for i, text in enumerate(str(turn["value"]).split(MARK)):
                 if i and waiting and role == "user":
@@ -93,10 +93,16 @@ class _Llava(Source):
             turns[first] = Turn("user", (*waiting, *turns[first].content))
         return Sample(tuple(turns), str(record.get("id", where)))
 
-    def _where(self, index: int) -> str:
+    def where(self, index: int) -> str:
+        """A record's place in the file, for messages."""
         return f"{self.path.name}: record {index + 1}"
 
-    def _record(self, index: int) -> dict[str, Any]:
+    def record(self, index: int) -> dict[str, Any]:
+        """A record, checked to be a conversation.
+
+        Raises:
+            SampleError: it is none.
+        """
         record = self.records[index]
         turns = record.get("conversations") if isinstance(record, dict) else None
         if not isinstance(turns, list) or not all(
@@ -104,12 +110,17 @@ class _Llava(Source):
         ):
             raise SampleError(
                 "not a record in the form of LLaVA",
-                where=self._where(index),
+                where=self.where(index),
                 hint='write {"conversations": [{"from": "human", "value": ...}, ...]}',
             )
         return dict(record)
 
-    def _picture(self, name: str, where: str) -> Media:
+    def picture(self, name: str, where: str) -> Media:
+        """A picture of the folder; it is not opened yet.
+
+        Raises:
+            SampleError: the path leads out of the folder.
+        """
         path = (self.images / name).resolve()
         if not path.is_relative_to(self.images):
             raise SampleError(f"the picture {name!r} lies outside {self.images}", where=where)

@@ -7,9 +7,10 @@ points inside it, all as fractions of the picture's first tile.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Gt, MultipleOf
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,36 +23,78 @@ KINDS = 5
 
 
 class PointsBoxesEncoder(Encoder):
-    """Positions alone, in random Fourier features (Tancik et al. 2020; SAM's prompt encoder).
+    """SPHINX-V's prompt encoder: positions alone, in random Fourier features as SAM has them.
 
-    Filler rows (kind -1) get a vector of their own.
+    The rules are those of specs/sphinx_v.md section 2 and of the golden case sphinx_v/ens5_vp. Two of them
+    are quirks of the original, kept because the weights were trained with them: SAM's shift by half a pixel
+    is added to fractions, and a real mark at the very corner (0, 0) counts as none.
+
+    The names of the parameters are the original's. `point_embeddings` are what is added to a point: filler,
+    real; `box_embeddings` to a box: filler, real (whole), first corner, second corner.
     """
 
     matrix: Tensor
 
     def __init__(self, spec: PointsBoxes) -> None:
         super().__init__()
-        half = spec.width // 4
-        self.register_buffer("matrix", torch.randn(2, half))
-        self.kinds = nn.Embedding(KINDS + 1, spec.width)
+        half = spec.width // 2
+        self.register_buffer("matrix", torch.randn(2, half // 2))
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, half) for _ in range(2))
+        sizes = (spec.width, spec.width, half, half)
+        self.box_embeddings = nn.ModuleList(nn.Embedding(1, size) for size in sizes)
+        self.up = nn.Linear(half, spec.width)
+        nn.init.xavier_uniform_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
         self.features = Features(spec.slots, spec.width)
 
     def forward(self, tiles: Float[Tensor, "tiles slots 37"]) -> Float[Tensor, "tiles slots d"]:
-        corners = tiles[..., 1:5].unflatten(-1, (2, 2)).to(self.matrix.dtype)
-        waves = 2 * math.pi * (2 * corners - 1) @ self.matrix
-        code = torch.cat([waves.sin(), waves.cos()], dim=-1).flatten(-2)
-        kind = tiles[..., 0].long() + 1
-        known = torch.where(kind[..., None] > 0, code, torch.zeros_like(code))
-        found: Tensor = known + self.kinds(kind)
+        rows = prompts(tiles).to(self.matrix.dtype)
+        points = (rows[..., 2:] == -1).flatten(1).all(dim=1)
+        return torch.where(points[:, None, None], self._points(rows), self._boxes(rows))
+
+    def _points(self, rows: Float[Tensor, "tiles slots 4"]) -> Float[Tensor, "tiles slots d"]:
+        real = (rows[..., :2] != 0).any(dim=-1, keepdim=True)
+        filler, mark = _vectors(self.point_embeddings)
+        found: Tensor = self.up(self._code(rows[..., :2]) + torch.where(real, mark, filler))
         return found
+
+    def _boxes(self, rows: Float[Tensor, "tiles slots 4"]) -> Float[Tensor, "tiles slots d"]:
+        filler, whole, first, second = _vectors(self.box_embeddings)
+        corners = (self._code(rows[..., :2]) + first, self._code(rows[..., 2:]) + second)
+        real = (rows != 0).any(dim=-1, keepdim=True)
+        return torch.cat(corners, dim=-1) + torch.where(real, whole, filler)
+
+    def _code(self, spots: Float[Tensor, "tiles slots 2"]) -> Float[Tensor, "tiles slots half"]:
+        waves = 2 * math.pi * ((2 * (spots + 0.5) - 1) @ self.matrix)
+        return torch.cat([waves.sin(), waves.cos()], dim=-1)
+
+
+def _vectors(tables: nn.ModuleList) -> list[nn.Parameter]:
+    return [table.get_parameter("weight") for table in tables]
+
+
+def prompts(tiles: Float[Tensor, "tiles slots 37"]) -> Float[Tensor, "tiles slots 4"]:
+    """Rows of regions as SPHINX-V's prompts: a point is [x, y, -1, -1], a box its two corners.
+
+    Fillers are of the kind of the item's first region: a point or a box at (0, 0).
+    """
+    kind = tiles[..., :1]
+    kind = torch.where(kind < 0, kind[:, :1], kind)  # fillers are written as zeros
+    spots, ends = tiles[..., 1:5].split(2, dim=-1)
+    return torch.cat([spots, torch.where(kind == 0, torch.full_like(ends, -1.0), ends)], dim=-1)
 
 
 class PointsBoxes(EncoderSpec):
-    """Regions by their coordinates; `slots` regions stand in one item."""
+    """Regions by their coordinates; `slots` regions stand in one item.
+
+    Attributes:
+        width: numbers of each region's vector, a multiple of 4.
+        slots: regions of an item; fewer are filled up.
+    """
 
     kind: Literal["points_boxes"] = "points_boxes"
-    width: int = 512
-    slots: int = 1
+    width: Annotated[int, MultipleOf(4), Gt(0)] = 512
+    slots: Annotated[int, Gt(0)] = 1
 
     def build(self, source: Features | None = None) -> Encoder:
         return PointsBoxesEncoder(self)
@@ -114,4 +157,4 @@ class RegionPool(EncoderSpec):
         return RegionPoolEncoder(self, source)
 
 
-__all__ = ["REGION_WIDTH", "PointsBoxes", "RegionPool"]
+__all__ = ["REGION_WIDTH", "PointsBoxes", "RegionPool", "prompts"]

@@ -12,6 +12,7 @@ Fractions leave 0..1 where the region crosses the border or where the steps crop
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -34,9 +35,17 @@ _RASTER = 64
 
 
 class RegionOpener(Spec):
-    """Regions: checked against their picture, then written as a row of numbers."""
+    """Regions: checked against their picture, then written as a row of numbers.
+
+    Attributes:
+        free: a free-form region (polygon, stroke, mask) keeps its `shape`, or becomes the `box` from the
+            first to the last pixel that it touches, as SPHINX-V's demo makes of a drawn layer.
+        decimals: the fractions are rounded to so many; None keeps them as they are.
+    """
 
     kind: Literal["region"] = "region"
+    free: Literal["shape", "box"] = "shape"
+    decimals: int | None = None
 
     def open(self, media: Media, size: tuple[int, int], where: str | None = None) -> Region:
         """The region, which lies on a picture of `size` = (width, height) pixels.
@@ -54,12 +63,54 @@ class RegionOpener(Spec):
         check_region(region, *size, where=where)
         return region
 
-    def encode(self, region: Region, frame: Frame) -> Float[Tensor, " 37"]:
-        """The row of numbers of a region (see the module's description)."""
+    def encode(
+        self, region: Region, frame: Frame, size: tuple[int, int] | None = None
+    ) -> Float[Tensor, " 37"]:
+        """The row of numbers of a region (see the module's description).
+
+        Args:
+            frame: of the picture it lies on.
+            size: of that picture in pixels; a drawing that leaves it is cut there.
+        """
+        if self.free == "box" and not isinstance(region, Point | Box):
+            region = touched(region, size)
         x1, y1, x2, y2 = region.bounds()
         points = [(x1, y1), (x2, y2), *samples(region).tolist()]
-        placed = [value for x, y in points for value in frame.place(x, y)]
+        placed = [value for x, y in points for value in place(frame, x, y)]
+        if self.decimals is not None:
+            placed = [round(value, self.decimals) for value in placed]
         return torch.tensor([float(KINDS.index(type(region))), *placed], dtype=torch.float32)
+
+
+def touched(region: Polygon | Stroke | Mask, size: tuple[int, int] | None = None) -> Box:
+    """From the first to the last pixel that a drawing touches, both inclusive (specs/sphinx_v.md section 5).
+
+    The numbers are of pixels, so that a drawing of a single pixel has no extent.
+    """
+    x1, y1, x2, y2 = region.bounds()
+    if isinstance(region, Stroke):
+        half = region.width / 2
+        x1, y1, x2, y2 = x1 - half, y1 - half, x2 + half, y2 + half
+    low = [math.floor(x1), math.floor(y1)]
+    high = [max(math.ceil(x2) - 1, low[0]), max(math.ceil(y2) - 1, low[1])]
+    if size is not None:
+        low = [min(max(v, 0), end - 1) for v, end in zip(low, size, strict=True)]
+        high = [min(max(v, 0), end - 1) for v, end in zip(high, size, strict=True)]
+    return Box(*map(float, (*low, *high)))
+
+
+def place(frame: Frame, x: float, y: float) -> tuple[float, float]:
+    """`frame.place`, worked out as references do: (pixel + border) / side, exact to the last bit.
+
+    Where decimals are cut, a fraction that lies half way would else fall to the other side.
+    """
+    return _place(x, frame.scale_x, frame.shift_x), _place(y, frame.scale_y, frame.shift_y)
+
+
+def _place(value: float, scale: float, shift: float) -> float:
+    side, border = round(1 / scale), round(shift / scale)
+    exact = math.isclose(side * scale, 1.0, rel_tol=1e-9) and abs(border - shift / scale) < 1e-6
+    return (value + border) / side if exact else value * scale + shift
 
 
 def samples(region: Region) -> Float[np.ndarray, "16 2"]:

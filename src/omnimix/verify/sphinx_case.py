@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from omnimix.checkpoints import base, reading, sphinx, tables
 from omnimix.checkpoints.base import Release
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
+from omnimix.data.sphinx import SphinxSource
 from omnimix.errors import CheckpointError
 from omnimix.generate.sphinx import SphinxModel, asked
 from omnimix.types import Sample, Turn
@@ -22,7 +23,13 @@ from omnimix.verify.run import Reading
 
 
 class SphinxCase(Reading):
-    """What all sections of a case need."""
+    """What all sections of a case need.
+
+    Attributes:
+        stages: for each stage of the trainer the shipped file that holds it under the same name.
+    """
+
+    stages: ClassVar[Mapping[str, str]] = {"finetune": "sphinx.train.yaml"}
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
@@ -99,6 +106,10 @@ class SphinxCase(Reading):
         *before, (question, answer) = facts["qas"]
         sample = asked([*before, (question, None)], self.picture(facts.get("image")), name)
         return Sample((*sample.turns, Turn("assistant", (answer,))), name)
+
+    def records(self) -> SphinxSource:
+        """The training records of the case."""
+        return SphinxSource(self.inputs / "train.yaml")
 
     # --- names ---
 

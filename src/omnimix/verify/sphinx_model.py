@@ -96,7 +96,7 @@ def features(reading: SphinxCase, batch: Batch) -> Iterator[Check]:
         parts = [mix.finishes[i](mix.encode(i, tiles, None)) for i in range(len(mix.encoders))]
         wanted = case.get("feat.ens")
         if wanted is not None:
-            views = _views(reading, "feat.ens", len(tiles))
+            views = _views(reading, "feat.ens", len(wanted))
             found = torch.cat(parts, dim=-1)[views]
             yield close("features", "CLIP, ConvNeXt, DINOv2", found, wanted, tolerance)
         wanted = case.get("visual_tokens")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.weave import IGNORE, Sequence
 from omnimix.data import orders
-from omnimix.data.sphinx import SphinxSource
 from omnimix.train import optim, settings
 from omnimix.train.settings import ScheduleSpec, Stage
 from omnimix.train.step import optimizer_step
@@ -21,16 +20,13 @@ from omnimix.verify.report import Check, close, number, same
 from omnimix.verify.rows import stacked, widened
 from omnimix.verify.sphinx_case import SphinxCase
 
-STAGES: dict[str, str] = {"finetune": "sphinx.train.yaml"}
-"""For each stage of the trainer the shipped file that holds it under the same name."""
-
 STEPWISE = 1e-6
 """Gradients below this are left out where the case compares weights after a step."""
 
 
-def stage_of(name: str, hp: Mapping[str, Any], batch: int) -> Stage:
+def stage_of(file: str, name: str, hp: Mapping[str, Any], batch: int) -> Stage:
     """The shipped stage with the numbers of a case, at a rate that does not move."""
-    training, _ = settings.load(STAGES[name])
+    training, _ = settings.load(file)
     shipped = next(stage for stage in training.stages if stage.name == name)
     numbers = {"rate": hp["lr"], "decay": hp["weight_decay"], "clip": hp["clip_grad"]}
     changed = {
@@ -43,11 +39,6 @@ def stage_of(name: str, hp: Mapping[str, Any], batch: int) -> Stage:
     return shipped.model_copy(update=changed)
 
 
-def opened(reading: SphinxCase) -> SphinxSource:
-    """The records of the case."""
-    return SphinxSource(reading.inputs / "train.yaml")
-
-
 def budget(reading: SphinxCase) -> int:
     """Text tokens that a record may have."""
     facts = reading.facts()["dataset"]
@@ -58,7 +49,7 @@ def records(reading: SphinxCase) -> Iterator[Check]:
     """Every record in the trainer's order: text, ids, labels."""
     facts = reading.facts()["dataset"]
     _, processor = reading.loaded()
-    source = opened(reading)
+    source = reading.records()
     groups = [
         [i for i, kind in enumerate(source.kinds) if kind == name]
         for name in dict.fromkeys(source.kinds)
@@ -93,14 +84,14 @@ def closed(woven: Sequence, eos: int | None, most: int) -> tuple[list[int], list
 def steps(reading: SphinxCase) -> Iterator[Check]:
     """One step of each stage: what learns, loss, gradients, weights after it."""
     for name, facts in reading.facts()["train"].items():
-        if name in STAGES and isinstance(facts, Mapping):
+        if name in reading.stages and isinstance(facts, Mapping):
             yield from step(reading, name, facts, training_batch(reading))
 
 
 def training_batch(reading: SphinxCase) -> tuple[Batch, list[Check]]:
     """The first records of the first type, and how they compare with the case's."""
     _, processor = reading.loaded()
-    source, checks = opened(reading), []
+    source, checks = reading.records(), []
     examples, labels = reading.case.get("train.examples"), reading.case.get("train.labels")
     rows = range(2 if examples is None else len(examples))
     woven = [processor.weave(source[i], cut=budget(reading)) for i in rows]
@@ -113,6 +104,13 @@ def training_batch(reading: SphinxCase) -> tuple[Batch, list[Check]]:
     return processor.batch(woven), checks
 
 
+def stated(reading: SphinxCase, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Rate, decay and clipping of a stage; a case states them once where its stages have the same."""
+    stages = [facts, *reading.facts()["train"].values()]
+    found: Mapping[str, Any] = next(stage["hp"] for stage in stages if "hp" in stage)
+    return found
+
+
 def step(
     reading: SphinxCase,
     name: str,
@@ -123,15 +121,21 @@ def step(
     batch, checks = given
     yield from checks
     model = copy.deepcopy(reading.loaded()[0]).eval()
-    stage = stage_of(name, facts["hp"], len(batch.ids))
+    hp = stated(reading, facts)
+    stage = stage_of(reading.stages[name], name, hp, len(batch.ids))
     optim.set_learning(model, stage.learns)
     learns = [n for n, p in model.named_parameters() if p.requires_grad]
     ours = reading.foreign_names(learns)
     yield same("what learns", name, sorted(ours), sorted(facts["trainable"]))
     optimizer = optim.adamw(model, stage.optimizer)
     if "no_weight_decay" in facts:
+        # With a decay of its own, since a stage's may be zero for everything.
+        groups = optim.groups(model, stage.optimizer.model_copy(update={"decay": 1.0}))
         spared = {
-            id(p) for g in optimizer.param_groups if not g["weight_decay"] for p in g["params"]
+            id(p)
+            for group in groups
+            if not group["weight_decay"]
+            for p in group["params"]  # type: ignore[attr-defined]
         }
         names = [n for n, p in model.named_parameters() if id(p) in spared]
         found = sorted(reading.foreign_names(names))
@@ -147,7 +151,7 @@ def step(
     yield from _losses(reading, name, facts, float(done.loss), before)
     norm = float(done.norm)
     if "clip_coef" in facts:
-        found_coef = min(1.0, float(facts["hp"]["clip_grad"]) / (norm + 1e-6))
+        found_coef = min(1.0, float(hp["clip_grad"]) / (norm + 1e-6))
         tolerance = reading.tolerance()
         yield number("gradients", f"{name}: clipping", found_coef, facts["clip_coef"], tolerance)
     yield from _after(reading, name, facts, model, before)
@@ -205,7 +209,7 @@ def _after(
     key = f"train.{name}.after."
     learned = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     ours = reading.foreign(learned)
-    allowed = 0.02 * float(facts["hp"]["lr"])
+    allowed = 0.02 * float(stated(reading, facts)["lr"])
     for param in reading.case.names(key):
         wanted = reading.case.get(f"{key}{param}")
         assert wanted is not None
@@ -219,18 +223,19 @@ def _after(
 # --- what needs no weights ---
 
 
-def schedule(facts: Mapping[str, Any]) -> ScheduleSpec:
+def schedule(file: str, facts: Mapping[str, Any]) -> ScheduleSpec:
     """The shipped schedule with the numbers of a case."""
     share = float(facts["warmup_epochs"]) / float(facts["epochs"])
     final = float(facts["min_lr"]) / float(facts["lr"])
-    training, _ = settings.load(STAGES["finetune"])
+    training, _ = settings.load(file)
     return training.stages[0].schedule.model_copy(update={"share": share, "final": final})
 
 
 def rates(reading: SphinxCase) -> Iterator[Check]:
     """The rate at fractions of an epoch."""
     facts = reading.facts()["lr_schedule"]
-    spec, fine = schedule(facts), 10_000
+    # The schedule of all stages is one.
+    spec, fine = schedule(next(iter(reading.stages.values())), facts), 10_000
     for point, wanted in facts["points"].items():
         epoch = float(point) / float(facts["epochs"])
         found = optim.rate(round(epoch * fine), fine, float(facts["lr"]), spec)
@@ -258,8 +263,12 @@ def sampler(reading: SphinxCase) -> Iterator[Check]:
         yield same("batches", f"epoch {epoch}", found, wanted)
 
 
-def quantised(reading: SphinxCase) -> Iterator[Check]:
-    """Which linear layers are stored in few bits: the language model's."""
+def quantised(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
+    """Which linear layers are stored in few bits: the language model's.
+
+    Args:
+        more: layers of the reference's list that are left as they are here.
+    """
     facts = reading.facts()["quant"]
     model, _ = reading.loaded()
     names = [
@@ -269,4 +278,4 @@ def quantised(reading: SphinxCase) -> Iterator[Check]:
     ]
     found = [name.removesuffix(".weight") for name in reading.foreign_names(names)]
     wanted = facts["quantised_linear_modules"]
-    yield same("quantised", "linear layers", sorted(found), sorted(wanted))
+    yield same("quantised", "linear layers", sorted(found), sorted({*wanted} - {*more}))

@@ -1,0 +1,91 @@
+"""What a model says about marked regions: their labels and their texts (specs/sphinx_v.md section 6).
+
+Golden: sphinx_v/metrics. The vectors of the semantic similarity come from a sentence encoder that the
+caller brings (the published numbers use all-MiniLM-L6-v2); none is part of omnimix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+import numpy as np
+
+_SPLIT = ": "
+_READ = re.compile(r"Region \d+: (?:.*?\((.*?)\)|(.*?))\n")
+BLANK = "BLANK"
+"""Stands for a region of which nothing is said."""
+
+
+def labels(text: str) -> list[str]:
+    """The label of each line `Region k: label`; what stands behind a second colon is lost."""
+    return [line.split(_SPLIT)[1] for line in text.strip().split("\n") if _SPLIT in line]
+
+
+def true_label(label: str) -> str:
+    """A true label as it is compared: underscores and colons are spaces."""
+    return label.replace("_", " ").replace(":", " ")
+
+
+def word_overlap(label: str, other: str) -> float:
+    """Words that two labels share, as a share of all their words; case does not count, punctuation does."""
+    ours, theirs = set(label.lower().split()), set(other.lower().split())
+    return len(ours & theirs) / len(ours | theirs) if ours | theirs else 0.0
+
+
+def cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    """The cosine of two vectors; 0 where one of them is zero."""
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms else 0.0
+
+
+def classification(
+    rows: Sequence[tuple[str, str]],
+    similar: Callable[[str, str], float] = word_overlap,
+) -> float:
+    """How well regions are named: the mean similarity over the regions that were named.
+
+    A region that is missing from a prediction costs nothing, as in the published script; a surplus one, on
+    which that script crashes, is left out.
+
+    Args:
+        rows: of each picture the prediction and the truth, lines `Region k: label`.
+        similar: of a predicted and a true label; `word_overlap` gives the semantic IoU, the `cosine` of
+            their vectors the semantic similarity.
+    """
+    found = [
+        similar(ours, true_label(theirs))
+        for prediction, truth in rows
+        for ours, theirs in zip(labels(prediction), labels(truth), strict=False)
+    ]
+    return fmean(found) if found else 0.0
+
+
+def texts(answer: str) -> list[str]:
+    """The text that an answer gives for each region, in its order.
+
+    That is what a line `Region k: ... (text)` has in brackets, else all of `Region k: text`; nothing gives
+    `BLANK`. A line without its end is not seen.
+    """
+    return [inside or line or BLANK for inside, line in _READ.findall(answer)]
+
+
+def reading(rows: Sequence[tuple[str, str]]) -> float:
+    """Regional text reading: the share of regions whose text is the true one, case aside.
+
+    A region without an answer is wrong (the published script stops there); surplus answers are left out.
+
+    Args:
+        rows: of each picture the answer, and the truth with lines `Region k: text`.
+    """
+    right = total = 0
+    for answer, truth in rows:
+        true = labels(truth)
+        total += len(true)
+        right += sum(
+            ours.lower() == theirs.lower()
+            for ours, theirs in zip(texts(answer), true, strict=False)
+        )
+    return right / total if total else 0.0
