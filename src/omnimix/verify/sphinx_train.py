@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnimix.compose.batch import Batch
+from omnimix.compose.holding import quantized
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.weave import IGNORE, Sequence
 from omnimix.data import orders
@@ -271,11 +272,7 @@ def quantised(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
     """
     facts = reading.facts()["quant"]
     model, _ = reading.loaded()
-    names = [
-        f"language.{name}.weight"
-        for name, module in model.language.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
+    names = [f"{name}.weight" for name in quantized(model.recipe)]
     found = [name.removesuffix(".weight") for name in reading.foreign_names(names)]
     wanted = facts["quantised_linear_modules"]
     yield same("quantised", "linear layers", sorted(found), sorted({*wanted} - {*more}))
