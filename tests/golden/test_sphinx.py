@@ -163,23 +163,25 @@ def change_tensor(out: Path, name: str, change: Callable[[Tensor], Tensor]) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "stage"),
+    ("case", "name", "stage"),
     [
-        ("pre.u8.rocket.png", "pixels"),
-        ("pre.thumb224_half_s2", "pixels"),
-        ("feat.qformer", "features"),
-        ("feat.ens", "features"),
-        ("alt.clip_quickgelu_view0", "features"),
-        ("hidden_last_text", "states"),
-        ("gen.2.step_logits", "logits"),
-        ("train.labels", "labels"),
-        ("train.finetune.loss", "loss"),
-        ("train.finetune.grad.llma.start_img", "gradients"),
-        ("train.finetune.after.llma.layers.1.attention.wo.weight", "weights"),
+        ("ens_1shard", "pre.u8.cat.png", "pixels"),
+        ("ens5_2shard", "pre.thumb224_half_s2", "pixels"),
+        ("ens_1shard", "feat.qformer", "features"),
+        ("ens_1shard", "feat.ens", "features"),
+        ("ens5_2shard", "alt.clip_quickgelu_view0", "features"),
+        ("ens_1shard", "visual_tokens", "connector tokens"),
+        ("ens_1shard", "hidden_last_text", "states"),
+        ("ens_1shard", "gen.2.step_logits", "logits"),
+        ("ens_1shard", "mix.logits_beta0.5", "mix"),
+        ("ens5_2shard", "train.finetune.grad.llma.start_img", "gradients"),
+        ("ens5_2shard", "train.finetune.after.llma.layers.1.attention.wo.weight", "weights"),
     ],
 )
-def test_a_changed_number_is_found_in_its_stage(name: str, stage: str, tmp_path: Path) -> None:
-    out = copied(tmp_path, "ens5_2shard")
+def test_a_changed_number_is_found_in_its_stage(
+    case: str, name: str, stage: str, tmp_path: Path
+) -> None:
+    out = copied(tmp_path, case)
 
     def changed(tensor: Tensor) -> Tensor:
         flat = tensor.view(-1)
@@ -193,19 +195,24 @@ def test_a_changed_number_is_found_in_its_stage(name: str, stage: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("section", "change", "stage"),
+    ("case", "section", "change", "stage"),
     [
-        ("sampler", lambda facts: facts["epochs"]["0"].reverse(), "batches"),
-        ("lr_schedule", lambda facts: facts["points"].update({"0.5": 1e-5}), "rates"),
-        ("quant", lambda facts: facts["quantised_linear_modules"].pop(), "quantised"),
-        ("score", lambda facts: facts["log_likelihood"].reverse(), "scores"),
-        ("stream", lambda facts: facts["shown"].pop(0), "stream"),
+        ("ens5_2shard", "sampler", lambda facts: facts["epochs"]["0"].reverse(), "batches"),
+        (
+            "ens5_2shard",
+            "lr_schedule",
+            lambda facts: facts["points"].update({"0.5": 1e-5}),
+            "rates",
+        ),
+        ("ens_1shard", "quant", lambda facts: facts["quantised_linear_modules"].pop(), "quantised"),
+        ("ens_1shard", "score", lambda facts: facts["log_likelihood"].reverse(), "scores"),
+        ("ens_1shard", "stream", lambda facts: facts["shown"].pop(0), "stream"),
     ],
 )
 def test_a_changed_word_is_found_in_its_stage(
-    section: str, change: Callable[[dict[str, Any]], Any], stage: str, tmp_path: Path
+    case: str, section: str, change: Callable[[dict[str, Any]], Any], stage: str, tmp_path: Path
 ) -> None:
-    out = copied(tmp_path, "ens5_2shard")
+    out = copied(tmp_path, case)
     facts = json.loads((out / "case.json").read_text(encoding="utf-8"))
     change(facts["results"][section])
     (out / "case.json").write_text(json.dumps(facts), encoding="utf-8")
