@@ -171,11 +171,10 @@ def test_a_run_without_a_checkpoint(run: Path) -> None:
 
 def test_another_family_is_no_prismatic_one() -> None:
     folder = shared("fixtures/sphinx")
-    inner = next(path for path in sorted(folder.rglob("*")) if path.is_dir())
     with pytest.raises(CheckpointError, match="no checkpoint of prismatic: the folder holds"):
-        base.open_release(inner, family="prismatic")
+        base.open_release(folder / "ens_1shard", family="prismatic")
     with pytest.raises(CheckpointError, match="no model"):
-        folders.find(inner)
+        folders.find(folder / "metrics")
 
 
 def test_parts_may_be_named(run: Path, tmp_path: Path, case: Path) -> None:

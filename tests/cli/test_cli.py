@@ -374,8 +374,8 @@ def test_errors_outside_the_runner() -> None:
 
 
 def test_a_folder_of_nobody_is_refused_by_what_lies_in_it(tmp_path: Path) -> None:
-    (tmp_path / "consolidated.00-of-02.model.pth").write_bytes(b"0")
-    (tmp_path / "broken.pt").write_bytes(b"0")
+    (tmp_path / "rnn.ckpt").write_bytes(b"0")
+    (tmp_path / "config.yaml").write_bytes(b"0")
     result = CliRunner().invoke(app, ["show", str(tmp_path)])
     assert result.exit_code == 2, result.output
     assert "no checkpoint of a known family" in result.output.replace("\n", " ")

@@ -168,10 +168,12 @@ class Codec(Spec):
             abs(a - b) for s, c in zip(spots, cut, strict=True) for a, b in zip(s, c, strict=True)
         )
         if len(cut) == 1:
-            off = moved > max(width, height) / 100
-            return (
-                "the point lies outside the picture" if off else Point(*cut[0], label=found.label)
-            )
+            # A hundredth of the picture, or of the tile where the picture takes little of it: as far as
+            # two decimals carry a point at the rim.
+            near = max(max(width, height), 1 / min(frame.scale_x, frame.scale_y)) / 100
+            if moved > near:
+                return "the point lies outside the picture"
+            return Point(*cut[0], label=found.label)
         if len(cut) > 2:
             return Polygon(tuple(cut), label=found.label)
         if numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
