@@ -12,9 +12,11 @@ from omnimix.compose import recipe as recipes
 from omnimix.compose.pointing import point, readable, way
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
+from omnimix.compose.weave import IGNORE
 from omnimix.errors import OmnimixError, RecipeError, RegionError, SampleError
-from omnimix.types import Box, Media, Point, Region, Sample, Turn
+from omnimix.types import Box, Media, Part, Point, Region, Sample, Turn
 from tests.compose.conversations import picture, talk
+from tests.conftest import TINY
 
 BOX = Box(4, 6, 20, 25)
 
@@ -166,3 +168,18 @@ def test_marks_follow_the_size_of_the_picture(marking: Processor) -> None:
         pixels = np.asarray(drawn.media("image")[0].data)
         shares.append(float((pixels != 255).any(axis=2).mean()))
     assert shares[1] == pytest.approx(shares[0], rel=0.35)
+
+
+def test_neighbouring_answers_stand_in_one_bracket() -> None:
+    """SPHINX's several boxes; with text between them each has its own."""
+    processor = Processor.from_recipe(recipes.load("nano", (*TINY, "coordinates={kind: sphinx}")))
+    boxes = [Media.region(Box(0, 0, 20, 20)), Media.region(Box(20, 20, 40, 40))]
+
+    def answer(*parts: Part) -> str:
+        woven = processor.weave(talk((picture(40, 40), "Find both."), parts))
+        return processor.tokenizer.decode(woven.ids[woven.labels != IGNORE].tolist()).strip()
+
+    one = "0.000, 0.000, 0.500, 0.500"
+    other = "0.500, 0.500, 1.000, 1.000"
+    assert answer(*boxes) == f"[{one};{other}]"
+    assert answer(boxes[0], " ", boxes[1]) == f"[{one}] [{other}]"

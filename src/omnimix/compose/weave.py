@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence as Many
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import numpy as np
 import torch
@@ -221,11 +221,16 @@ class _Weaving:
         front = self._front([hole for hole in starters if self._place(hole) == "second"])
         starters = [hole for hole in starters if self._place(hole) != "second"]
         started = False
-        for piece in pieces:
-            if not started and not (isinstance(piece, Token) and piece.name == "bos"):
-                self._start(starters)
-                started = True
-            self._piece(piece, inline)
+        # Neighbours that are written as text are written together: some conventions put them in one bracket.
+        for written, group in groupby(pieces, lambda piece: self._written(piece, inline)):
+            for piece in group if written is None else [tuple(group)]:
+                if not started and not (isinstance(piece, Token) and piece.name == "bos"):
+                    self._start(starters)
+                    started = True
+                if isinstance(piece, tuple):
+                    self._write([hole for hole in piece if isinstance(hole, Hole)])
+                else:
+                    self._piece(piece, inline)
         self._flush()
         if cut is not None:
             short = cut_text(self._sequence(), cut)
@@ -347,15 +352,27 @@ class _Weaving:
                 self._put([found], piece.learned)
         elif id(piece) in inline:
             name = self._modality(piece.media)
-            if piece.answer or name is None:
-                view = self.pictures[self._index(piece.media)]
-                check_region(piece.media.data, *view.size)
-                text = self.recipe.coordinates.write(piece.media.data, view, labels=piece.answer)
-                self._piece(Text(text, piece.answer), inline)
-            else:
-                self._flush()
-                self._item(name, piece.media)
-                self.begun = True
+            assert name is not None
+            self._flush()
+            self._item(name, piece.media)
+            self.begun = True
+
+    def _written(self, piece: Piece, inline: set[int]) -> tuple[bool, int | None] | None:
+        """For a region that is written as text, what its neighbours must share with it; else None."""
+        if not isinstance(piece, Hole) or id(piece) not in inline:
+            return None
+        as_text = piece.answer or self._modality(piece.media) is None
+        return (piece.answer, piece.media.on) if as_text else None
+
+    def _write(self, holes: list[Hole]) -> None:
+        """Regions on one picture as text, in the recipe's convention."""
+        first = holes[0]
+        view = self.pictures[self._index(first.media)]
+        regions: list[Region] = [hole.media.data for hole in holes]
+        for region in regions:
+            check_region(region, *view.size)
+        text = self.recipe.coordinates.write(regions, view, labels=first.answer)
+        self._piece(Text(text, first.answer), set())
 
     def _flush(self) -> None:
         """Tokenize the pending stretches as one text; a token belongs to the stretch it starts in."""
