@@ -13,8 +13,8 @@ from torch.nn import functional
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM, token_loss
 from omnimix.compose.processor import Processor
+from omnimix.compose.sequence import IGNORE, Sequence
 from omnimix.compose.splice import splice
-from omnimix.compose.weave import IGNORE, Sequence
 from omnimix.errors import SpliceError
 from omnimix.types import Media
 from tests.compose.conversations import every_region, picture, talk

@@ -12,7 +12,7 @@ from omnimix.compose import recipe as recipes
 from omnimix.compose.pointing import point, readable, way
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.weave import IGNORE
+from omnimix.compose.sequence import IGNORE
 from omnimix.errors import OmnimixError, RecipeError, RegionError, SampleError
 from omnimix.types import Box, Media, Part, Point, Region, Sample, Turn
 from tests.compose.conversations import picture, talk

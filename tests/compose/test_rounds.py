@@ -13,7 +13,7 @@ from omnimix import config
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import rounds_of, weave_apart
-from omnimix.compose.weave import IGNORE
+from omnimix.compose.sequence import IGNORE
 from omnimix.data.mixture import Batches, Mixture
 from omnimix.errors import OmnimixError, SampleError, SpliceError
 from omnimix.train.settings import Stage

@@ -11,7 +11,8 @@ from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.weave import IGNORE, Weaver
+from omnimix.compose.sequence import IGNORE
+from omnimix.compose.weave import Weaver
 from omnimix.errors import ContextError, MediaError, RegionError, SampleError
 from omnimix.media.region import FILLER
 from omnimix.types import Box, Media, Point, Sample, Turn

@@ -10,7 +10,7 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.weave import IGNORE
+from omnimix.compose.sequence import IGNORE
 from omnimix.train.glance import bags, glance
 from omnimix.train.objectives import Glance, Sft
 from omnimix.types import Box, Media, Point, Sample, Turn

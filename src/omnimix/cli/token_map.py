@@ -11,7 +11,7 @@ from rich.text import Text
 
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.weave import IGNORE, Sequence
+from omnimix.compose.sequence import IGNORE, Sequence
 from omnimix.data.scenes import Scenes
 from omnimix.data.sources import JsonlSource
 from omnimix.errors import SampleError

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omnimix.compose.modality import ItemBatch
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.weave import IGNORE, Sequence
+from omnimix.compose.sequence import IGNORE, Sequence
 from omnimix.errors import SpliceError
 
 

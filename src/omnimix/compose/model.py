@@ -22,8 +22,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from omnimix.compose import modality, recipe as recipes
 from omnimix.compose.modality import Encoded, ItemBatch, Modality
 from omnimix.compose.recipe import Recipe
+from omnimix.compose.sequence import IGNORE
 from omnimix.compose.splice import splice
-from omnimix.compose.weave import IGNORE
 from omnimix.encoders.base import device_dtype
 
 

@@ -13,7 +13,8 @@ from omnimix.compose import modality, recipe as recipes
 from omnimix.compose.batch import Batch, collate
 from omnimix.compose.model import OmnimixConfig
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.weave import Sequence, Weaver
+from omnimix.compose.sequence import Sequence
+from omnimix.compose.weave import Weaver
 from omnimix.errors import CheckpointError, RecipeError
 from omnimix.language.tokenizer import Tokenizer
 from omnimix.prompts.template import Template

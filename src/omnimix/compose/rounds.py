@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence as Many
 
 import numpy as np
 
-from omnimix.compose.weave import IGNORE, Item, Sequence, Weaver
+from omnimix.compose.sequence import IGNORE, Item, Sequence
+from omnimix.compose.weave import Weaver
 from omnimix.errors import SampleError
 from omnimix.types import Media, Part, Sample, Turn
 

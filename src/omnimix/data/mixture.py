@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from omnimix.compose.batch import Batch
 from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import weave_apart
-from omnimix.compose.weave import Sequence
+from omnimix.compose.sequence import Sequence
 from omnimix.config import Spec, part
 from omnimix.data.sources import Source, SourceSpec
 from omnimix.errors import OmnimixError, RecipeError, SampleError

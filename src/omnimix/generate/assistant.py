@@ -17,7 +17,7 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.pointing import readable
 from omnimix.compose.processor import Processor
-from omnimix.compose.weave import Sequence as Woven
+from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import SampleError
 from omnimix.generate import folder, placing
 from omnimix.generate.asking import question as asked

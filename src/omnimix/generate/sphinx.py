@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from omnimix.compose.batch import Batch
-from omnimix.compose.weave import IGNORE, Sequence as Woven
+from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.errors import ContextError, SampleError
 from omnimix.generate.asking import as_media
 from omnimix.generate.assistant import Assistant, load

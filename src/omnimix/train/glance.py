@@ -20,7 +20,7 @@ from torch.nn import functional
 from omnimix.compose.batch import Batch
 from omnimix.compose.modality import Encoded
 from omnimix.compose.model import MultimodalLM
-from omnimix.compose.weave import IGNORE
+from omnimix.compose.sequence import IGNORE
 
 
 def glance(model: MultimodalLM, batch: Batch, encoded: dict[str, Encoded]) -> Tensor:

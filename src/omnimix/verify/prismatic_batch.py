@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from omnimix.compose.weave import Sequence
+from omnimix.compose.sequence import Sequence
 from omnimix.verify.prismatic_case import PrismaticCase
 from omnimix.verify.report import Check, same
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from omnimix.checkpoints.prismatic import LLMS, make_recipe
 from omnimix.compose.batch import collate
 from omnimix.compose.processor import Processor
-from omnimix.compose.weave import Item, Sequence, cut_text
+from omnimix.compose.sequence import Item, Sequence, cut_text
 from omnimix.data import orders
 from omnimix.data.llava import Llava
 from omnimix.data.ordered import horizon

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from omnimix.checkpoints.prismatic import VISION, parameter_names
-from omnimix.compose.weave import Sequence
+from omnimix.compose.sequence import Sequence
 from omnimix.data.llava import Llava
 from omnimix.generate.assistant import Assistant
 from omnimix.train import optim

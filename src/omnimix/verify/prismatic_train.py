@@ -15,7 +15,7 @@ from omnimix.compose.modality import Branch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.weave import Sequence
+from omnimix.compose.sequence import Sequence
 from omnimix.data.ordered import RoundBatches, Rounds
 from omnimix.train import optim
 from omnimix.train.settings import Stage

@@ -12,7 +12,7 @@ from torch import Tensor
 from omnimix.compose.batch import Batch
 from omnimix.compose.holding import quantized
 from omnimix.compose.model import MultimodalLM
-from omnimix.compose.weave import IGNORE, Sequence
+from omnimix.compose.sequence import IGNORE, Sequence
 from omnimix.data import orders
 from omnimix.train import optim, settings
 from omnimix.train.settings import ScheduleSpec, Stage

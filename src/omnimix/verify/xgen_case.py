@@ -17,7 +17,7 @@ from omnimix.checkpoints.xgen_mm import XGenMM
 from omnimix.checkpoints.xgen_recipe import MARKS
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.compose.weave import IGNORE, Sequence as Woven
+from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.errors import CheckpointError
 from omnimix.language.slow_llama import SlowLlama
 from omnimix.types import Media, Part, Sample, Turn

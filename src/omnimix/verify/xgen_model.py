@@ -13,7 +13,7 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.modality import Branch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.compose.weave import IGNORE, Sequence as Woven
+from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.connectors.arrange import RowBands
 from omnimix.errors import SampleError
 from omnimix.generate.writing import endings

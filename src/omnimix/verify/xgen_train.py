@@ -14,7 +14,7 @@ from omnimix import config
 from omnimix.checkpoints import reading as files
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
-from omnimix.compose.weave import IGNORE
+from omnimix.compose.sequence import IGNORE
 from omnimix.data.ordered import RoundBatches, Rounds
 from omnimix.data.xgen_sft import XgenSft
 from omnimix.train import optim

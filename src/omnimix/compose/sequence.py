@@ -1,0 +1,132 @@
+"""Sequences: what a sample is once it is woven, and what can be cut from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
+from omnimix.errors import ContextError
+from omnimix.media.tiles import Frame, View
+from omnimix.types import Region
+
+IGNORE = -100
+"""Label of a token that is not learned (the convention of torch and transformers)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One prepared item and the size of its hole.
+
+    Attributes:
+        inputs: for each distinct preparation of the modality, `[tiles, ...]`.
+        tokens: how many places it takes in the sequence.
+        size: width and height of the original in pixels.
+        frame: where the original lies in the first tile.
+        on: index of the item it lies on, among the sequence's items of the modality looked at.
+    """
+
+    inputs: tuple[Tensor, ...]
+    tokens: int
+    size: tuple[int, int] = (0, 0)
+    frame: Frame = field(default_factory=lambda: Frame(1.0, 1.0))
+    grid: tuple[int, int] = (0, 0)
+    on: int = -1
+
+    @property
+    def tiles(self) -> int:
+        return int(self.inputs[0].shape[0])
+
+    def view(self) -> View:
+        """How the model sees a picture."""
+        height, width = self.inputs[0].shape[-2:]
+        return View(self.size, self.frame, (int(width), int(height)))
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """A woven sample.
+
+    Attributes:
+        ids: token ids; holes hold the pad id.
+        labels: ids where learned, `IGNORE` elsewhere (not shifted).
+        owner: 0 for text, k for the k-th modality of the recipe.
+        items: for each modality its items in order of their holes.
+        id: of the sample, for messages.
+        pictures: how the model sees every picture in the sample, for reading coordinates back.
+        asked: regions of the questions in reading order, for answers that name them by number.
+        way: how those reach the model (`omnimix.compose.pointing`).
+        branches: 0 for what all rounds share, k for the k-th round, where rounds do not see one another
+            (`omnimix.compose.rounds`); None for an ordinary conversation.
+    """
+
+    ids: Int[np.ndarray, "n"]
+    labels: Int[np.ndarray, "n"]
+    owner: Int[np.ndarray, "n"]
+    items: dict[str, list[Item]]
+    id: str = "sample"
+    pictures: tuple[View, ...] = ()
+    asked: tuple[Region, ...] = ()
+    way: str = "tokens"
+    branches: Int[np.ndarray, "n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def targets(self) -> int:
+        """Number of learned tokens."""
+        return int((self.labels != IGNORE).sum())
+
+    @property
+    def positions(self) -> Int[np.ndarray, "n"]:
+        """Position of each token; every round of `branches` goes on from what is shared."""
+        places = np.arange(len(self.ids))
+        if self.branches is None:
+            return places
+        shared = int((self.branches == 0).sum())
+        first = np.searchsorted(self.branches, self.branches)
+        return np.where(self.branches == 0, places, places - first + shared)
+
+
+def cut_text(sequence: Sequence, most: int) -> Sequence:
+    """The sequence without the text behind its first `most` text tokens.
+
+    Raises:
+        ContextError: an item stands there, and items are never cut.
+    """
+    text = np.flatnonzero(sequence.owner == 0)
+    if len(text) <= most:
+        return sequence
+    end = int(text[most])
+    if sequence.owner[end:].any():
+        raise ContextError(
+            f"an item stands behind the first {most} text tokens, where the text is cut",
+            hint="raise the limit or shorten the text before the item",
+        )
+    ids, labels, owner = sequence.ids, sequence.labels, sequence.owner
+    return replace(sequence, ids=ids[:end], labels=labels[:end], owner=owner[:end])
+
+
+def keep_end(sequence: Sequence, most: int) -> Sequence:
+    """The sequence with the last `most` of its text tokens alone.
+
+    All items then stand behind the first token that is left, which need not be the begin token.
+
+    Raises:
+        ContextError: no text token may be kept.
+    """
+    text = np.flatnonzero(sequence.owner == 0)
+    if most < 1:
+        raise ContextError(
+            f"{most} places are left for the text",
+            hint="ask for a shorter answer or raise the context",
+        )
+    if len(text) <= most:
+        return sequence
+    kept = text[-most:]
+    order = np.concatenate([kept[:1], np.flatnonzero(sequence.owner != 0), kept[1:]])
+    ids, labels, owner = (part[order] for part in (sequence.ids, sequence.labels, sequence.owner))
+    return replace(sequence, ids=ids, labels=labels, owner=owner)
