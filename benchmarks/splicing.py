@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from benchmarks.harness import Pair, Result, report
 from omnimix.compose import recipe as recipes
 from omnimix.compose.processor import Processor
-from omnimix.compose.splice import splice
 from omnimix.compose.sequence import Sequence as Woven
+from omnimix.compose.splice import splice
 from omnimix.data.scenes import Scenes
 
 
