@@ -6,6 +6,9 @@ The command line prints them as one sentence and exits with code 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class OmnimixError(Exception):
     """Base of every error that a user can cause.
@@ -38,6 +41,15 @@ class OmnimixError(Exception):
         """The same error with an outer place in front (file, then record, then field)."""
         place = f"{where}: {self.where}" if self.where else where
         return type(self)(self.what, where=place, hint=self.hint)
+
+
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Errors raised inside that name no place are about this one."""
+    try:
+        yield
+    except OmnimixError as error:
+        raise error if error.where else error.at(where) from None
 
 
 def _rebuild(

@@ -23,7 +23,7 @@ from omnimix.checkpoints.tables import Ignore, Positions, Rename, Rows, Rule, Ta
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.errors import CheckpointError
+from omnimix.errors import CheckpointError, placed
 from omnimix.registry import did_you_mean
 
 
@@ -234,11 +234,8 @@ class Prismatic(Family):
         return prismatic_write.write(model, processor, out)
 
     def open(self, layout: Layout, parts: Parts) -> Release:
-        where = str(layout.root)
-        try:
+        with placed(str(layout.root)):
             return self._open(layout, parts)
-        except CheckpointError as error:
-            raise error if error.where else error.at(where) from None
 
     def start(self, layout: Layout, parts: Parts) -> Release:
         """The model before its training: base language model, stock encoders, no projector yet.

@@ -23,7 +23,7 @@ from omnimix.checkpoints.sphinx_recipe import ACTIVATIONS, CONTEXT, HEADS, TYPES
 from omnimix.checkpoints.sphinx_tables import table
 from omnimix.checkpoints.tables import Table
 from omnimix.compose.recipe import Recipe
-from omnimix.errors import CheckpointError
+from omnimix.errors import CheckpointError, placed
 from omnimix.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -73,11 +73,8 @@ class Sphinx(Family):
         return Parts(parts.places, {**parts.words, "over": [*below, over]})
 
     def open(self, layout: Layout, parts: Parts) -> Release:
-        where = str(layout.root)
-        try:
+        with placed(str(layout.root)):
             return self._open(layout, parts)
-        except CheckpointError as error:
-            raise error if error.where else error.at(where) from None
 
     def _open(self, layout: Layout, parts: Parts) -> Release:
         words = _known(parts)

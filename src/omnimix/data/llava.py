@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from omnimix.data.sources import Source, SourceSpec
+from omnimix.data.sources import Source, SourceSpec, picture_in, some_records
 from omnimix.errors import SampleError
 from omnimix.types import Media, Part, Sample, Turn
 
@@ -46,17 +45,7 @@ class Conversations(Source):
         self.path = path
         self.images = images.resolve()
         self.marks = marks
-        try:
-            text = path.read_text(encoding="utf-8")
-            lines = path.suffix == ".jsonl"
-            found = [json.loads(x) for x in text.splitlines() if x.strip()] if lines else None
-            self.records: list[Any] = json.loads(text) if found is None else found
-        except (OSError, UnicodeDecodeError) as error:
-            raise SampleError(f"cannot read the file ({error})", where=str(path)) from None
-        except ValueError as error:
-            raise SampleError(f"not JSON ({error})", where=str(path)) from None
-        if not isinstance(self.records, list) or not self.records:
-            raise SampleError("the file holds no list of records", where=str(path))
+        self.records = some_records(path)
         self.length = len(self.records)
 
     def extent(self, index: int) -> tuple[bool, int]:
@@ -121,7 +110,4 @@ class Conversations(Source):
         Raises:
             SampleError: the path leads out of the folder.
         """
-        path = (self.images / name).resolve()
-        if not path.is_relative_to(self.images):
-            raise SampleError(f"the picture {name!r} lies outside {self.images}", where=where)
-        return Media.image(str(path))
+        return picture_in(self.images, name, where)

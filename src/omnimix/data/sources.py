@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from omnimix.config import Spec
 from omnimix.data.scenes import Scenes
@@ -39,6 +39,61 @@ class SourceSpec(Spec):
     @abc.abstractmethod
     def open(self, folder: Path) -> Source:
         """The dataset; relative paths are looked up in `folder`."""
+
+
+NO_LIST = "the file holds no list of records"
+
+
+def json_list(path: Path, lines: bool = False) -> list[Any]:
+    """The records of a JSON list.
+
+    Args:
+        lines: a file that ends in .jsonl holds a record a line.
+
+    Raises:
+        SampleError: a file that cannot be read, no JSON, or something else than a list.
+    """
+    found: Any
+    try:
+        text = path.read_text(encoding="utf-8")
+        if lines and path.suffix == ".jsonl":
+            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            found = json.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SampleError(f"cannot read the file ({error})", where=str(path)) from None
+    except ValueError as error:
+        raise SampleError(f"not JSON ({error})", where=str(path)) from None
+    if not isinstance(found, list):
+        raise SampleError(NO_LIST, where=str(path))
+    return found
+
+
+def some_records(path: Path) -> list[Any]:
+    """The records of a JSON list or a file of JSON lines, at least one.
+
+    Raises:
+        SampleError: as `json_list`, or there are none.
+    """
+    found = json_list(path, lines=True)
+    if not found:
+        raise SampleError(NO_LIST, where=str(path))
+    return found
+
+
+def picture_in(folder: Path, name: str, where: str) -> Media:
+    """A picture of a folder; it is not opened yet.
+
+    Args:
+        folder: resolved.
+
+    Raises:
+        SampleError: the path leads out of the folder.
+    """
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise SampleError(f"the picture {name!r} lies outside {folder}", where=where)
+    return Media.image(str(path))
 
 
 class _Scenes(Source):

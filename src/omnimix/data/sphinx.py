@@ -5,7 +5,6 @@ Golden case sphinx/ens5_2shard (`results.dataset`, `results.sampler`).
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from omnimix.config import Spec, read_yaml, validate
-from omnimix.data.sources import Source, SourceSpec
+from omnimix.data.sources import Source, SourceSpec, json_list
 from omnimix.errors import SampleError
 from omnimix.types import Media, Part, Sample, Turn
 
@@ -135,14 +134,7 @@ def _rows(path: Path) -> list[MetaRow]:
 
 def _records(row: MetaRow, folder: Path) -> list[dict[str, Any]]:
     file = folder / row.path
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SampleError(f"cannot read the file ({error})", where=str(file)) from None
-    except ValueError as error:
-        raise SampleError(f"not JSON ({error})", where=str(file)) from None
-    if not isinstance(found, list):
-        raise SampleError("the file holds no list of records", where=str(file))
+    found = json_list(file)
     root = folder / (row.root or ".")
     records = []
     for number, record in enumerate(found, start=1):

@@ -5,13 +5,12 @@ The rules stand in specs/xgen_mm.md section 7; golden case xgen_mm/data_mixing.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from omnimix.data.sources import Source, SourceSpec
+from omnimix.data.sources import Source, SourceSpec, json_list
 from omnimix.errors import MediaError, SampleError
 from omnimix.media.image import ImageOpener
 from omnimix.types import Media, Part, Sample, Turn
@@ -171,14 +170,7 @@ def repaired(record: Mapping[str, Any], most: int = 4) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SampleError(f"cannot read the file ({error})", where=str(path)) from None
-    except ValueError as error:
-        raise SampleError(f"not JSON ({error})", where=str(path)) from None
-    if not isinstance(found, list):
-        raise SampleError("the file holds no list of records", where=str(path))
+    found = json_list(path)
     for number, record in enumerate(found, start=1):
         turns = record.get("conversations") if isinstance(record, dict) else None
         if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from omnimix.checkpoints import base, reading
@@ -50,18 +49,8 @@ class PrismaticCase(Reading):
         """Model and processor of the last run."""
         release = Prismatic().open(self.last, self.parts)
         model, processor, report = reading.load(release)
-        self.notes += report.notes
-        reasons = sorted(set(report.unused.values()))
-        if reasons:
-            self.notes.append(
-                f"{len(report.unused)} keys are deliberately unused: {'; '.join(reasons)}"
-            )
+        self.tell(report)
         return model, processor
-
-    @property
-    def inputs(self) -> Path:
-        """Where pictures and records lie."""
-        return self.case.folder / "inputs"
 
     @property
     def length(self) -> int:

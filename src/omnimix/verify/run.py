@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import abc
+import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+from omnimix.checkpoints.reading import Report as Loaded
 from omnimix.errors import CheckpointError
 from omnimix.registry import READINGS
 from omnimix.verify.case import Case, Unstated
@@ -36,6 +39,30 @@ class Reading(abc.ABC):
     def facts(self) -> Mapping[str, Any]:
         """What the case says, by the words of `sections`."""
         return self.case.facts
+
+    @property
+    def inputs(self) -> Path:
+        """Where pictures and records lie."""
+        return self.case.folder / "inputs"
+
+    @cached_property
+    def request(self) -> dict[str, Any]:
+        """What is asked: inputs/request.json."""
+        path = self.inputs / "request.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot be read ({error})", where=str(path)) from None
+        return found
+
+    def tell(self, report: Loaded) -> None:
+        """Note what a load has to say: its own notes, and keys that nothing is made of."""
+        self.notes += report.notes
+        reasons = sorted(set(report.unused.values()))
+        if reasons:
+            self.notes.append(
+                f"{len(report.unused)} keys are deliberately unused: {'; '.join(reasons)}"
+            )
 
     def checks(self) -> Iterator[Check]:
         """All comparisons of the case."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -39,21 +37,6 @@ class SphinxCase(Reading):
         """The case's own words, and those of its results."""
         return {**self.case.facts, **(self.case.facts.get("results") or {})}
 
-    @property
-    def inputs(self) -> Path:
-        """Where pictures and records lie."""
-        return self.case.folder / "inputs"
-
-    @cached_property
-    def request(self) -> dict[str, Any]:
-        """What is asked: inputs/request.json."""
-        path = self.inputs / "request.json"
-        try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot be read ({error})", where=str(path)) from None
-        return found
-
     @cached_property
     def release(self) -> Release:
         """The case's checkpoint."""
@@ -63,12 +46,7 @@ class SphinxCase(Reading):
         """Model and processor; the same ones every time."""
         if self._loaded is None:
             model, processor, report = reading.load(self.release)
-            self.notes += report.notes
-            reasons = sorted(set(report.unused.values()))
-            if reasons:
-                self.notes.append(
-                    f"{len(report.unused)} keys are deliberately unused: {'; '.join(reasons)}"
-                )
+            self.tell(report)
             self._loaded = model, processor
         return self._loaded
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,21 +34,6 @@ class XGenCase(Reading):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self._models: dict[str, tuple[MultimodalLM, Processor]] = {}
-
-    @property
-    def inputs(self) -> Path:
-        """Where pictures and records lie."""
-        return self.case.folder / "inputs"
-
-    @cached_property
-    def request(self) -> dict[str, Any]:
-        """What is asked: inputs/request.json."""
-        path = self.inputs / "request.json"
-        try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot be read ({error})", where=str(path)) from None
-        return found
 
     @cached_property
     def layouts(self) -> dict[str, Layout]:
@@ -93,12 +76,7 @@ class XGenCase(Reading):
         key = repr(sorted(words.items()))
         if key not in self._models:
             model, processor, report = reading.load(self.release(**words))
-            reasons = sorted(set(report.unused.values()))
-            self.notes += report.notes
-            if reasons:
-                self.notes.append(
-                    f"{len(report.unused)} keys are deliberately unused: {'; '.join(reasons)}"
-                )
+            self.tell(report)
             self._models[key] = (model, processor)
         return self._models[key]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -12,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field
 
 from omnimix.config import Spec, read_yaml, validate
-from omnimix.data.sources import Source, SourceSpec
+from omnimix.data.sources import Source, SourceSpec, picture_in, some_records
 from omnimix.errors import RecipeError, SampleError
 from omnimix.registry import did_you_mean
 from omnimix.types import Box, Media, Part, Point, Region, Sample, Turn
@@ -108,7 +107,7 @@ class _Records(Source):
         self.task = task
         self.path = folder / spec.path
         self.images = (folder / spec.images if spec.images else self.path.parent).resolve()
-        self.records = _read(self.path)
+        self.records = some_records(self.path)
         self.length = len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
@@ -136,10 +135,7 @@ class _Records(Source):
                 where=where,
                 hint='write {"image": "a.jpg", ...}',
             )
-        path = (self.images / name).resolve()
-        if not path.is_relative_to(self.images):
-            raise SampleError(f"the picture {name!r} lies outside {self.images}", where=where)
-        yield Media.image(str(path))
+        yield picture_in(self.images, name, where)
 
 
 class _Writer:
@@ -228,21 +224,4 @@ def _joined(parts: Iterator[Part]) -> list[Part]:
             found[-1] += part
         elif part != "":
             found.append(part)
-    return found
-
-
-def _read(path: Path) -> Sequence[Any]:
-    found: Any
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            found = json.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SampleError(f"cannot read the file ({error})", where=str(path)) from None
-    except ValueError as error:
-        raise SampleError(f"not JSON ({error})", where=str(path)) from None
-    if not isinstance(found, list) or not found:
-        raise SampleError("the file holds no list of records", where=str(path))
     return found
