@@ -78,6 +78,27 @@ def test_a_letter_is_the_one_at_the_point() -> None:
         assert not any(is_heldout_word(word.text) for word in scene.words)
 
 
+def test_a_page_is_full_of_words_that_do_not_overlap_and_is_drawn_only_when_named() -> None:
+    counts = []
+    pages = Scenes(2, questions=12, tasks=["spell", "read"], kinds=["page"])
+    for index in range(20):
+        words = pages.scene(index).words
+        counts.append(len(words))
+        size = pages.scene(index)
+        for k, word in enumerate(words):
+            outer = word.plate or word.box
+            assert 0 <= outer.x1 < outer.x2 <= size.width
+            assert 0 <= outer.y1 < outer.y2 <= size.height
+            for other in (other.plate or other.box for other in words[:k]):
+                across = min(outer.x2, other.x2) - max(outer.x1, other.x1)
+                down = min(outer.y2, other.y2) - max(outer.y1, other.y1)
+                assert across <= 0 or down <= 0
+        for turn in pages[index].turns:
+            assert turn.role == "user" or len(turn.text().split()) == 1
+    assert sum(counts) / len(counts) > 6
+    assert all(Scenes(2, tasks=["spell"]).scene(i).kind != "page" for i in range(60))
+
+
 def test_a_cell_holds_the_middles_counted_in_it() -> None:
     amounts = []
     for scene, sample in lessons("cell", 30):

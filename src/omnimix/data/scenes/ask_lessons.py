@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 
 from omnimix.data.scenes.fonts import font
@@ -62,12 +63,13 @@ def outline(rng: random.Random, scene: Scene) -> Question | None:
     return Question("outline", "box", ("Box ", region), boxes_answer((item.box,)), _about(item.box))
 
 
-def letter_boxes(word: Word) -> list[Box]:
+@lru_cache(maxsize=256)
+def letter_boxes(word: Word) -> tuple[Box, ...]:
     """The box of each letter of a printed word, in pixels."""
     face = font(word.font, word.points)
     left = word.box.x1 - face.getbbox(word.text)[0]
     edges = [left + face.getlength(word.text[:k]) for k in range(len(word.text) + 1)]
-    return [Box(x1, word.box.y1, x2, word.box.y2) for x1, x2 in pairwise(edges)]
+    return tuple(Box(x1, word.box.y1, x2, word.box.y2) for x1, x2 in pairwise(edges))
 
 
 def spell(rng: random.Random, scene: Scene) -> Question | None:

@@ -19,6 +19,9 @@ _ONE = ("What does it say?", "What is printed?", "Read the text.")
 _SEVERAL = ("What does it say?", "What is printed?", "Read all the words.")
 _THERE = ("What does {} say?", "What is printed {}?", "Read the text {}.")
 _VALUE = ("What is the value of {}?", "How much is {}?")
+MOST_READ = 3
+"""Words that are asked for all at once."""
+
 _HIGHEST = ("Which is the highest?", "Which has the highest value?")
 _LOWEST = ("Which is the lowest?", "Which has the lowest value?")
 
@@ -28,7 +31,8 @@ def read(rng: random.Random, scene: Scene, whole: bool = False) -> Question | No
     words = scene.words
     if not words:
         return None
-    if whole or rng.random() < (0.5 if len(words) == 1 else 0.25):
+    # A page is too much to be read out at once.
+    if whole or (len(words) <= MOST_READ and rng.random() < (0.5 if len(words) == 1 else 0.25)):
         asked = prompt(rng.choice(_ONE if len(words) == 1 else _SEVERAL))
         text = " ".join(word.text for word in words)
         kind, about = ("word" if len(words) == 1 else "all"), ""

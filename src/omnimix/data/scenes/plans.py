@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from omnimix.data.scenes import ask_print, ask_things, pairs
 from omnimix.data.scenes.ask_lessons import LESSONS
 from omnimix.data.scenes.layout import any_focus, mixed_scene, shapes_scene
-from omnimix.data.scenes.printing import chart_scene, words_scene
+from omnimix.data.scenes.printing import chart_scene, page_scene, words_scene
 from omnimix.data.scenes.question import Question
 from omnimix.data.scenes.world import Pair, Scene
 
@@ -68,7 +68,11 @@ KINDS: dict[str, Kind] = {
     ),
     "chart": Kind(0.11, {"chart": 5.0, "describe": 0.4}, 3, 4),
     "pair": Kind(0.12, {"compare": 1.0}, 2, 3),
+    # Drawn only where it is asked for by name: a lesson's picture.
+    "page": Kind(0.0, {"read": 1.0}, 2, 4, {"spell": 3.0, "outline": 0.3}),
 }
+NAMED_SHARE = 0.2
+"""Share of a kind without one of its own where it is named."""
 # How many objects a scene of shapes holds, 0 to 8.
 _AMOUNTS = (0.02, 0.10, 0.14, 0.16, 0.16, 0.14, 0.12, 0.09, 0.07)
 
@@ -112,6 +116,8 @@ def seen_of(rng: random.Random, kind: str, split: str) -> Scene | Pair:
         return _mixed(rng, split)
     if kind == "words":
         return words_scene(rng, split, rng.choice((1, 1, 2, 3)))
+    if kind == "page":
+        return page_scene(rng, split)
     return chart_scene(rng, split) if kind == "chart" else _shapes(rng, split)
 
 

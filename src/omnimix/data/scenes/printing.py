@@ -28,20 +28,20 @@ _DARK: Rgb = (28, 28, 34)
 _DARK_PLATES = ("red", "green", "blue", "purple", "black")
 _LIGHT_PLATES = ("yellow", "white", "orange")
 
-Band: TypeAlias = tuple[int, int]
+Area: TypeAlias = tuple[int, int, int, int]
 
 
 def _word(
     rng: random.Random,
     split: str,
     size: tuple[int, int],
-    band: Band,
+    area: Area,
     lengths: tuple[int, int],
     numbers: bool,
     most: float,
 ) -> Word:
-    """A word in a horizontal band of the picture, as large as drawn or as its room allows."""
-    top, bottom = band
+    """A word in an area of a picture of this size, as large as drawn or as its room allows."""
+    left, top, right, bottom = area
     scale = max(size) / _FRAME
     low, high = lengths
     plated = rng.random() < 0.45
@@ -51,17 +51,17 @@ def _word(
         name = rng.choice(FONTS)
         capital = rng.triangular(_LEAST, most, _LEAST + (most - _LEAST) * 0.4) * scale
         capital = min(capital, (bottom - top - 2 * pad - 8) * 0.77)
-        points = 2 * round(capital / CAPITAL / 2)
+        points = max(2 * round(capital / CAPITAL / 2), 2)
         width, height = extent(name, points, text)
-        room = size[0] - 2 * pad - 8
+        room = right - left - 2 * pad - 8
         if width > room:
-            points = 2 * int(points * room / width / 2)
+            points = max(2 * int(points * room / width / 2), 2)
             width, height = extent(name, points, text)
         if points * CAPITAL >= _LEAST * scale * 0.96 and width <= room:
             break
-        # Too long for a narrow picture: shorter words and no padding are tried until one fits.
+        # Too long for a narrow area: shorter words and no padding are tried until one fits.
         high, pad, plated = max(high - 1, low), 0, False
-    x = rng.randint(4 + pad, size[0] - width - pad - 4)
+    x = rng.randint(left + 4 + pad, right - width - pad - 4)
     # The tallest fonts may reach a pixel or two into the margin of a narrow band.
     highest = top + 4 + pad
     y = rng.randint(highest, max(highest, bottom - height - pad - 4))
@@ -88,10 +88,33 @@ def words_scene(
     cuts = [height * k // count for k in range(count + 1)]
     most = (40.0, 36.0, 30.0)[count - 1] if not small else 24.0
     words = tuple(
-        _word(rng, split, size, (cuts[k], cuts[k + 1]), lengths, numbers, most)
+        _word(rng, split, size, (0, cuts[k], size[0], cuts[k + 1]), lengths, numbers, most)
         for k in range(count)
     )
     return Scene("words", split, *size, ground(rng), words=words)
+
+
+def page_scene(rng: random.Random, split: str) -> Scene:
+    """A page full of printed words in rows and columns: many letters to learn from at once."""
+    size = canvas(rng)
+    width, height = size
+    scale = max(size) / _FRAME
+    # The least room that takes two letters of the least height without a plate.
+    most_rows = min(int(height // (17 * scale + 9)), 7)
+    most_columns = min(int(width // (62 * scale)), 3)
+    rows = rng.randint(min(3, most_rows), most_rows)
+    words = []
+    for row in range(rows):
+        columns = rng.randint(1, most_columns)
+        for column in range(columns):
+            area = (
+                width * column // columns,
+                height * row // rows,
+                width * (column + 1) // columns,
+                height * (row + 1) // rows,
+            )
+            words.append(_word(rng, split, size, area, (2, 8), True, 30.0))
+    return Scene("page", split, *size, ground(rng), words=tuple(words))
 
 
 def _values(rng: random.Random, count: int) -> tuple[int, ...]:

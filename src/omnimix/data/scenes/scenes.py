@@ -9,7 +9,7 @@ from typing import Literal
 from omnimix.data.scenes import pairs
 from omnimix.data.scenes.ask_lessons import LESSONS
 from omnimix.data.scenes.drawing import draw
-from omnimix.data.scenes.plans import ASKERS, KINDS, asked_of, pictures, seen_of
+from omnimix.data.scenes.plans import ASKERS, KINDS, NAMED_SHARE, asked_of, pictures, seen_of
 from omnimix.data.scenes.question import Question
 from omnimix.data.scenes.vocab import TASKS
 from omnimix.data.scenes.world import Pair, Scene
@@ -27,8 +27,8 @@ class Scenes:
         tasks: the tasks to ask, all by default; lessons (`ask_lessons`) may be named as well. Where a
             lesson is named, a conversation takes as many questions as `questions` says.
         single: only conversations about one picture, never about two.
-        kinds: the kinds of pictures of conversations ("shapes", "mixed", "words", "chart", "pair"), all by
-            default.
+        kinds: the kinds of pictures of conversations ("shapes", "mixed", "words", "chart", "pair"), all
+            by default; and "page", a page full of words, which is for lessons and drawn only when named.
 
     Raises:
         RegistryError: a task or kind that does not exist.
@@ -71,7 +71,8 @@ class Scenes:
                 if task in self.tasks
             }
             for name, kind in KINDS.items()
-            if not (single and name == "pair") and (kinds is None or name in kinds)
+            if not (single and name == "pair")
+            and (kind.share > 0 if kinds is None else name in kinds)
         }
         self._dense = any(task in LESSONS for task in self.tasks)
         self._kinds = {name: tasks for name, tasks in weights.items() if tasks}
@@ -136,7 +137,7 @@ class Scenes:
 
     def _item(self, index: int) -> tuple[Scene | Pair, list[Question]]:
         rng = self._random(index, "item")
-        shares = [KINDS[name].share for name in self._kinds]
+        shares = [KINDS[name].share or NAMED_SHARE for name in self._kinds]
         questions: list[Question] = []
         # Some tasks do not fit some scenes (a description of eight things): then another is drawn.
         while not questions:
