@@ -76,6 +76,13 @@ class Recipe(Spec):
                     f"{name!r} cannot name a modality", hint="use a plain word such as image"
                 )
 
+    def files(self) -> list[str]:
+        """Names of the files that steps read, which lie beside the recipe."""
+        names = {
+            file for m in self.modalities.values() for step in m.every() for file in step.files()
+        }
+        return sorted(names)
+
     def modality_for(self, kind: str) -> str | None:
         """The modality that takes media of a kind: the one of that name, else the first that opens it."""
         if kind in self.modalities:
