@@ -76,11 +76,18 @@ class Recipe(Spec):
                     f"{name!r} cannot name a modality", hint="use a plain word such as image"
                 )
 
+    def files(self) -> list[str]:
+        """Names of the files that steps read, which lie beside the recipe."""
+        names = {
+            file for m in self.modalities.values() for step in m.every() for file in step.files()
+        }
+        return sorted(names)
+
     def modality_for(self, kind: str) -> str | None:
         """The modality that takes media of a kind: the one of that name, else the first that opens it."""
         if kind in self.modalities:
             return kind
-        return next((name for name, m in self.modalities.items() if m.media == kind), None)
+        return next((name for name, m in self.modalities.items() if kind in m.opens.takes()), None)
 
 
 def parse(data: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -162,6 +169,6 @@ def schema() -> dict[str, Any]:
             "CausalLM": LANGUAGES,
             "TokenizerSpec": TOKENIZERS,
             "Codec": CODECS,
-            "Spec": OPENERS,
+            "Opener": OPENERS,
         },
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence as Many
 from contextlib import contextmanager
 from itertools import accumulate, groupby
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence, cut_text, keep_end
 from omnimix.errors import ContextError, OmnimixError, SampleError
 from omnimix.language.tokenizer import Tokenizer
-from omnimix.media.region import FILLER
+from omnimix.media.files import looking_in
+from omnimix.media.opening import MediaOpener
+from omnimix.media.region import FILLER, RegionOpener
 from omnimix.media.tiles import Frame, Tiles, View
 from omnimix.prompts.template import Break, Hole, Piece, Text, Token
 from omnimix.types import Media, Region, Sample, check_region
@@ -30,6 +33,7 @@ class Weaver:
         tokenizer: of the language model.
         tokens_per_tile: for each modality, from the built (or meta-built) model.
         context: most tokens of a sequence.
+        folders: where files lie that steps name.
     """
 
     def __init__(
@@ -38,11 +42,13 @@ class Weaver:
         tokenizer: Tokenizer,
         tokens_per_tile: Mapping[str, int],
         context: int | None = None,
+        folders: Many[Path] = (),
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.tokens_per_tile = dict(tokens_per_tile)
         self.context = context
+        self.folders = tuple(folders)
         self.owner = {name: k for k, name in enumerate(recipe.modalities, start=1)}
 
     def __call__(
@@ -222,7 +228,9 @@ class _Weaving:
                 inline.add(id(hole))
                 continue
             if name is None:
-                known = ", ".join(sorted({m.media for m in self.recipe.modalities.values()}))
+                known = ", ".join(
+                    sorted({k for m in self.recipe.modalities.values() for k in m.opens.takes()})
+                )
                 raise SampleError(
                     f"the recipe {self.recipe.name!r} has no place for an item of kind "
                     f"{hole.media.kind!r}",
@@ -336,7 +344,8 @@ class _Weaving:
             return
         spec = self.recipe.modalities[name]
         if id(media) not in self.opened:
-            self.opened[id(media)] = prepare(spec, media, self.weaver.tokens_per_tile[name])
+            with looking_in(self.weaver.folders):
+                self.opened[id(media)] = prepare(spec, media, self.weaver.tokens_per_tile[name])
         item = self.opened[id(media)]
         if spec.media == "image":
             self.picture_items.append((name, len(self.items.get(name, []))))
@@ -346,11 +355,12 @@ class _Weaving:
     def _regions(self, name: str, group: list[Media]) -> None:
         """One tile of regions: a single one, or all of a sample where the modality has slots."""
         spec = self.recipe.modalities[name]
+        assert isinstance(spec.opens, RegionOpener)
         rows = []
         for media in group:
             size, frame = self._picture(media)
-            region = spec.opens.open(media, size)  # type: ignore[attr-defined]
-            rows.append(spec.opens.encode(region, frame, size))  # type: ignore[attr-defined]
+            region = spec.opens.open(media, size)
+            rows.append(spec.opens.encode(region, frame, size))
         for _ in range((spec.slots or 1) - len(rows)):
             rows.append(FILLER)
         size, frame = self._picture(group[0])
@@ -395,8 +405,8 @@ class _Weaving:
 
 def prepare(spec: ModalitySpec, media: Media, tokens_per_tile: int) -> Item:
     """Open one item and prepare it for every encoder of its modality."""
-    picture = spec.opens.open(media)  # type: ignore[attr-defined]
-    shared = Tiles.of(picture)
+    assert isinstance(spec.opens, MediaOpener)
+    shared = spec.opens.tiles(spec.opens.open(media))
     for step in spec.steps:
         shared = step(shared)
     inputs: list[Tensor] = []
