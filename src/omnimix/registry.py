@@ -225,6 +225,7 @@ CHECKPOINTS = Table(
         "prismatic": "omnimix.checkpoints.prismatic:Prismatic",
         "xgen_mm": "omnimix.checkpoints.xgen_mm:XGenMM",
         "sphinx": "omnimix.checkpoints.sphinx:Sphinx",
+        "multi_token": "omnimix.checkpoints.multi_token:MultiToken",
     },
 )
 
@@ -236,6 +237,7 @@ READINGS = Table(
         "xgen_mm": "omnimix.verify.xgen_mm:XGenReading",
         "sphinx": "omnimix.verify.sphinx:SphinxReading",
         "sphinx_v": "omnimix.verify.sphinx_v:SphinxVReading",
+        "multi_token": "omnimix.verify.multi_token:MultiTokenReading",
     },
 )
 
