@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from omnimix import config
+from omnimix.compose.adapters import Adapter
 from omnimix.compose.marks import Marks
 from omnimix.compose.modality import ModalitySpec
 from omnimix.config import Spec, part
@@ -55,6 +56,7 @@ class Recipe(Spec):
         coordinates: how boxes and points are written in text, by a convention of `CODECS`.
         marks: for a model that knows neither tokens for regions nor coordinates: regions are drawn on the
             picture with numbers. See `omnimix.compose.pointing`.
+        adapters: LoRA and its like beside the weights of some parts. See `omnimix.compose.adapters`.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Recipe(Spec):
         Coordinates()
     )
     marks: Marks | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     def model_post_init(self, _: Any) -> None:
         for name in self.modalities:
@@ -75,6 +78,10 @@ class Recipe(Spec):
                 raise RecipeError(
                     f"{name!r} cannot name a modality", hint="use a plain word such as image"
                 )
+
+    def without_adapters(self) -> Recipe:
+        """The same model with its adapters left out, or worked into the weights."""
+        return self.model_copy(update={"adapters": ()}) if self.adapters else self
 
     def modality_for(self, kind: str) -> str | None:
         """The modality that takes media of a kind: the one of that name, else the first that opens it."""
