@@ -215,6 +215,7 @@ DATASETS = Table(
         "tasks": "omnimix.data.tasks:TaskRecords",
         "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
         "sphinx": "omnimix.data.sphinx:Sphinx",
+        "multi_token": "omnimix.data.multi_token_rows:MultiTokenRows",
     },
 )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from omnimix.compose.modality import Branch
-from omnimix.compose.sequence import IGNORE, Item, Sequence
+from omnimix.compose.sequence import Item, Sequence
 from omnimix.compose.weave import Weaver
 from omnimix.data.multi_token import published
 from omnimix.errors import ContextError, OmnimixError
@@ -83,7 +83,8 @@ class _Request:
             yield same("prompt", self.name, shown(self.reading, self.sample), self.facts["chat_string"])
         yield from self._ids()
         for theirs, ours, items in self.reading.items(self.woven):
-            yield from prepared(self.reading, items, ours, f"{self.key}.{theirs}", self.name)
+            key = f"{self.key}.{theirs}.preprocessed"
+            yield from prepared(self.reading, items, ours, key, f"{self.name} {theirs}")
             yield from self._encoded(theirs, ours, items)
         yield from self._logits()
         yield from self._answer()
@@ -97,13 +98,7 @@ class _Request:
         labels = self.golden("labels")
         if labels is not None:
             # The begin token has a label there, which nothing is predicted from.
-            wanted = labels[1:].tolist()
-            finished = self._labels()
-            yield same("labels", self.name, finished[1 : len(labels)], wanted)
-
-    def _labels(self) -> list[int]:
-        """Labels of a prompt: those of the finished turns in it."""
-        return [int(label) for label in self.woven.labels]
+            yield same("labels", self.name, self.woven.labels[1:].tolist(), labels[1:])
 
     def _encoded(self, theirs: str, ours: str, items: list[Item]) -> Iterator[Check]:
         modality, branch = branch_of(self.model, ours)
@@ -170,10 +165,11 @@ def prepared(
     """What the encoder is given, against goldens whose names say which part of it they hold."""
     _, branch = branch_of(reading.loaded()[0], ours)
     tolerance = reading.tolerance("preprocessed")
-    for name in sorted(reading.case.names(f"{key}.preprocessed")):
-        wanted = reading.case.get(f"{key}.preprocessed{name}")
-        assert wanted is not None
-        label = f"{what} {key.rpartition('.')[2]}{name}"
+    for name in sorted(reading.case.names(key)):
+        wanted = reading.case.get(f"{key}{name}")
+        if wanted is None or name[:1] not in ("", ".", "_"):
+            continue
+        label = f"{what}{name}"
         if name.endswith((".input_ids", ".attention_mask")):
             yield _tokens(branch, items, name, wanted, label)
             continue
@@ -183,7 +179,7 @@ def prepared(
             chosen = items[int(place[1]) : int(place[1]) + 1]
         found = torch.cat([given(branch, item) for item in chosen])
         yield close("preprocessed", label, _part(found, name, wanted), wanted, tolerance)
-        yield from _constant_tail(reading, f"{key}.preprocessed", found, label, tolerance)
+        yield from _constant_tail(reading, key, found, label, tolerance)
 
 
 _PARTS: tuple[tuple[str, Callable[[Tensor, int], Tensor]], ...] = (
@@ -276,7 +272,7 @@ def truncated(reading: MultiTokenCase) -> Iterator[Check]:
     batch = processor.batch([woven])
     with torch.inference_mode():
         found_rows = model.embed(batch.input_ids, batch.items)[:, :length]
-    zero = _cut_item(woven, length)
+    zero = _cut_item(woven, processor.weave.owner, length)
     yield same("truncated", "places of the cut item", int(zero.sum()), facts["zero_rows"])
     found_rows = found_rows.masked_fill(zero[None, :, None], 0.0)
     tolerance = reading.tolerance("inputs_embeds")
@@ -284,11 +280,11 @@ def truncated(reading: MultiTokenCase) -> Iterator[Check]:
     reading.notes.append("a row that is cut through an item is refused here, never trained on")
 
 
-def _cut_item(woven: Sequence, length: int) -> Tensor:
+def _cut_item(woven: Sequence, owner: Mapping[str, int], length: int) -> Tensor:
     """Which of the first places belong to an item that goes on behind them."""
     found = torch.zeros(length, dtype=torch.bool)
-    for k, items in enumerate(woven.items.values(), start=1):
-        places = torch.from_numpy(woven.owner == k).nonzero()[:, 0]
+    for name, items in woven.items.items():
+        places = torch.from_numpy(woven.owner == owner[name]).nonzero()[:, 0]
         for own in places.split([item.tokens for item in items]):
             if own[0] < length <= own[-1]:
                 found[own[own < length]] = True
@@ -375,5 +371,3 @@ def _probed(name: str, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
             return body
     return None
 
-
-__all__ = ["IGNORE", "answers", "prepared", "requests", "senses", "text_item", "truncated"]
