@@ -176,6 +176,7 @@ OPENERS = Table(
     {
         "image": "omnimix.media.image:ImageOpener",
         "region": "omnimix.media.region:RegionOpener",
+        "several": "omnimix.media.several:Several",
     },
 )
 

@@ -83,6 +83,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "openers": {
         "image": [{}, {"max_side": 100, "alpha": "white"}],
         "region": [{}, {"free": "box", "decimals": 3}],
+        "several": [{"kinds": {"image": {"opens": "image", "steps": [{"kind": "pad"}]}}}],
     },
     "languages": {
         "causal_lm": [

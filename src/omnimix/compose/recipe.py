@@ -87,7 +87,7 @@ class Recipe(Spec):
         """The modality that takes media of a kind: the one of that name, else the first that opens it."""
         if kind in self.modalities:
             return kind
-        return next((name for name, m in self.modalities.items() if m.media == kind), None)
+        return next((name for name, m in self.modalities.items() if kind in m.opens.takes()), None)
 
 
 def parse(data: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -169,6 +169,6 @@ def schema() -> dict[str, Any]:
             "CausalLM": LANGUAGES,
             "TokenizerSpec": TOKENIZERS,
             "Codec": CODECS,
-            "Spec": OPENERS,
+            "Opener": OPENERS,
         },
     )
