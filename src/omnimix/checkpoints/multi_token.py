@@ -224,7 +224,9 @@ def _projectors(root: Path, names: tuple[str, ...]) -> tuple[str, dict[str, Proj
     missing, more = [n for n in names if n not in found], [n for n in found if n not in names]
     if missing or more:
         said = [f"no projector of {', '.join(missing)}"] if missing else []
-        said += [f"a projector of {', '.join(more)}, which config.json does not list"] if more else []
+        said += (
+            [f"a projector of {', '.join(more)}, which config.json does not list"] if more else []
+        )
         raise CheckpointError(
             "; ".join(said),
             where=PROJECTORS,

@@ -80,7 +80,9 @@ class _Request:
 
     def checks(self) -> Iterator[Check]:
         if "chat_string" in self.facts:
-            yield same("prompt", self.name, shown(self.reading, self.sample), self.facts["chat_string"])
+            yield same(
+                "prompt", self.name, shown(self.reading, self.sample), self.facts["chat_string"]
+            )
         yield from self._ids()
         for theirs, ours, items in self.reading.items(self.woven):
             key = f"{self.key}.{theirs}.preprocessed"
@@ -94,7 +96,9 @@ class _Request:
         for wanted in (self.golden("input_ids"), self.facts.get("input_ids")):
             if wanted is not None:
                 yield same("ids", self.name, ids, wanted)
-        yield same("ids", f"{self.name}: length", len(ids), self.facts.get("sequence_length", len(ids)))
+        yield same(
+            "ids", f"{self.name}: length", len(ids), self.facts.get("sequence_length", len(ids))
+        )
         labels = self.golden("labels")
         if labels is not None:
             # The begin token has a label there, which nothing is predicted from.
@@ -142,9 +146,7 @@ class _Request:
 def shown(reading: MultiTokenCase, sample: Sample) -> str:
     """The prompt as one string, with the placeholders and the begin token as the reference writes them."""
     _, processor = reading.loaded()
-    turns = [
-        Turn(turn.role, ("".join(map(_placeholder, turn.content)),)) for turn in sample.turns
-    ]
+    turns = [Turn(turn.role, ("".join(map(_placeholder, turn.content)),)) for turn in sample.turns]
     style = processor.recipe.template
     begin = processor.tokenizer.bos if style.bos else None
     front = "" if begin is None else processor.tokenizer.decode([begin], specials=True)
@@ -370,4 +372,3 @@ def _probed(name: str, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
             change(body, match[1] if match.groups() else "")
             return body
     return None
-
