@@ -247,7 +247,8 @@ def bert_files(words: Mapping[str, Any]) -> dict[str, Any]:
 
 def bert_carried(words: Mapping[str, Any], place: Path) -> dict[str, Path]:
     path = str(_encoder(words)["steps"][0]["path"])
-    return {path: place / path.removeprefix("document.")}
+    folder = place if place.is_dir() else place.parent
+    return {path: folder / path.removeprefix("document.")}
 
 
 # --- sounds ---
