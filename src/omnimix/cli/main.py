@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from omnimix import __version__
-from omnimix.cli import chat, convert, evaluate, models, segment, show, soup, train, verify
+from omnimix.cli import chat, convert, evaluate, models, segment, serve, show, soup, train, verify
 from omnimix.cli.guard import Guarded, WordsJoined
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("train")(train.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)
 app.command("soup")(soup.command)
+app.command("serve")(serve.command)
 
 
 def _version(wanted: bool) -> None:

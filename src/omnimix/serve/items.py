@@ -70,7 +70,11 @@ class Items:
         if words == {"array", "sampling_rate"}:
             rate = item["sampling_rate"]
             if isinstance(rate, bool) or not isinstance(rate, int) or rate < 1:
-                raise MediaError("the sampling rate is no whole number of hertz", where=where)
+                raise MediaError(
+                    "the sampling rate is no whole number of hertz",
+                    where=where,
+                    hint='write {"array": [...], "sampling_rate": 16000}',
+                )
             sound = {"array": _array(item["array"], where), "sampling_rate": rate}
             return Media(modality, sound, label=where)
         if len(words) != 1 or not words < {"path", "url", "text", "array"}:
@@ -83,11 +87,13 @@ class Items:
         if word == "array":
             return Media(modality, _array(value, where), label=where)
         if not isinstance(value, str):
-            raise MediaError(f"the {word} is no text", where=where)
+            raise MediaError(
+                f"the {word} is no text", where=where, hint=f'write {{"{word}": "..."}}'
+            )
         if word == "text":
             return Media(modality, value, label=where)
         if word == "path":
-            return Media(modality, str(self.path(value, where)), label=where)
+            return Media(modality, self.path(value, where), label=where)
         return Media(modality, self._bytes(value, where).content, label=where)
 
     def path(self, name: str, where: str) -> Path:
