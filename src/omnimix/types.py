@@ -37,8 +37,9 @@ class Media:
     """One raw thing and its kind.
 
     Attributes:
-        kind: the sense it belongs to: `image`, `audio`, `video`, `document` or `region`.
-        data: what the kind's opener takes (a path, bytes, a picture, a text, a `Region`).
+        kind: the sense it belongs to: `image`, `audio`, `video`, `document` or `region`; or the name of a
+            modality of the recipe, where several take the same sense.
+        data: what the kind's opener takes (a path, bytes, a picture, a sound, a text, a `Region`).
         on: for a region, the index of the picture in the sample that it lies on (0 = first);
             None means the last picture before it in reading order.
         label: what it is called in messages, a file name for instance.
@@ -52,6 +53,21 @@ class Media:
     @classmethod
     def image(cls, data: Any, label: str = "") -> Media:
         return cls("image", data, label=label or (data if isinstance(data, str) else ""))
+
+    @classmethod
+    def audio(cls, data: Any, label: str = "") -> Media:
+        """A path, bytes, `(samples, rate)` or `{"array": ..., "sampling_rate": ...}`."""
+        return cls("audio", data, label=label or (data if isinstance(data, str) else ""))
+
+    @classmethod
+    def video(cls, data: Any, label: str = "") -> Media:
+        """A path, bytes, a folder of pictures, or a list of pictures."""
+        return cls("video", data, label=label or (data if isinstance(data, str) else ""))
+
+    @classmethod
+    def document(cls, data: Any, label: str = "") -> Media:
+        """A text (`str`), or a file (`Path` or bytes): plain text, Markdown, HTML or PDF."""
+        return cls("document", data, label=label)
 
     @classmethod
     def region(cls, region: Region, on: int | None = None) -> Media:

@@ -228,11 +228,15 @@ def open_picture(assistant: Assistant, picture: Media) -> Image.Image:
     Raises:
         OmnimixError: it cannot be opened, or the recipe takes none.
     """
+    from omnimix.media.opening import MediaOpener
+
     recipe = assistant.processor.recipe
     name = recipe.modality_for("image")
     if name is None:
         raise OmnimixError(f"the model {recipe.name!r} takes no pictures", hint="ask without one")
-    opened: Image.Image = recipe.modalities[name].opens.open(picture)  # type: ignore[attr-defined]
+    opens = recipe.modalities[name].opens
+    assert isinstance(opens, MediaOpener)
+    opened: Image.Image = opens.open(picture)
     return opened
 
 

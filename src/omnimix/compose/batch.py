@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from omnimix.compose.modality import ItemBatch
+from omnimix.compose.modality import Bucket, ItemBatch
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.sequence import IGNORE, Sequence
+from omnimix.compose.sequence import IGNORE, Item, Sequence
 from omnimix.errors import SpliceError
 
 
@@ -194,17 +194,36 @@ def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict
         for sequence in sequences:
             on += [before + item.on for item in sequence.items.get(name, [])]
             before += len(sequence.items.get(source, [])) if source else 0
+        buckets = _buckets(items)
+        alone = len(buckets) == 1
         found[name] = ItemBatch(
-            inputs=tuple(
-                torch.cat([item.inputs[i] for item in items]) for i in range(len(items[0].inputs))
-            ),
+            inputs=buckets[0].inputs if alone else (),
             tiles=tuple(item.tiles for item in items),
             sizes=tuple(item.size for item in items),
             grids=tuple(item.grid for item in items),
             index=torch.from_numpy(index),
             on=torch.tensor(on if source else [-1] * len(items)),
+            buckets=() if alone else tuple(buckets),
         )
     return found
+
+
+def _buckets(items: list[Item]) -> list[Bucket]:
+    """The items by the shapes and types of what was prepared of them, in order of their first."""
+    rows: dict[tuple[object, ...], list[int]] = {}
+    for row, item in enumerate(items):
+        key = tuple((tensor.shape[1:], tensor.dtype) for tensor in item.inputs)
+        rows.setdefault(key, []).append(row)
+    return [
+        Bucket(
+            tuple(own),
+            tuple(
+                torch.cat([items[row].inputs[i] for row in own])
+                for i in range(len(items[own[0]].inputs))
+            ),
+        )
+        for own in rows.values()
+    ]
 
 
 def _places(sequence: Sequence, k: int, name: str) -> np.ndarray:

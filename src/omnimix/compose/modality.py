@@ -23,6 +23,7 @@ from omnimix.connectors.arrange import Arrange
 from omnimix.connectors.base import Connector, ConnectorSpec
 from omnimix.encoders.base import EncoderSpec, Features, device_dtype
 from omnimix.errors import RecipeError
+from omnimix.media.opening import Opener
 from omnimix.media.tiles import Step, TensorStep
 from omnimix.registry import ARRANGES, CONNECTORS, ENCODERS, OPENERS, STEPS
 
@@ -58,7 +59,7 @@ class ModalitySpec(Spec):
         limit: most items one sample may bring; None for any number.
     """
 
-    opens: Annotated[SerializeAsAny[Spec], part(OPENERS)]
+    opens: Annotated[SerializeAsAny[Opener], part(OPENERS)]
     steps: tuple[Annotated[SerializeAsAny[Step], part(STEPS)], ...] = ()
     branches: tuple[BranchSpec, ...] = Field(min_length=1)
     arrange: Annotated[SerializeAsAny[Arrange], part(ARRANGES)] | None = None
@@ -69,8 +70,8 @@ class ModalitySpec(Spec):
 
     @property
     def media(self) -> str:
-        """The kind of media that it takes."""
-        return str(self.opens.kind)  # type: ignore[attr-defined]
+        """What it opens, by its row."""
+        return self.opens.kind
 
     def encoders(self) -> list[EncoderSpec]:
         """All encoders in order of branches."""
@@ -90,8 +91,9 @@ class ModalitySpec(Spec):
     def inputs(self) -> tuple[list[tuple[Step, ...]], list[int]]:
         """What workers prepare: the distinct step lists, and for each encoder the one it reads.
 
-        An encoder's own steps run in the worker up to its last picture step; the tensor steps behind it
-        run on the device, so that pictures travel as bytes and encoders share them.
+        An encoder's own steps run in the worker up to the last one that works on pictures or on something
+        raw; the tensor steps behind it run on the device, so that pictures travel as bytes and encoders
+        share them.
         """
         distinct: list[tuple[Step, ...]] = []
         which: list[int] = []
@@ -104,8 +106,21 @@ class ModalitySpec(Spec):
 
 
 def _worker_steps(encoder: EncoderSpec) -> int:
-    picture = [i for i, step in enumerate(encoder.steps) if step.works_on == "picture"]
-    return picture[-1] + 1 if picture else 0
+    early = [i for i, step in enumerate(encoder.steps) if step.works_on != "tensor"]
+    return early[-1] + 1 if early else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Items of one shape among the items of a batch; they go through the encoders together.
+
+    Attributes:
+        rows: which items.
+        inputs: for each distinct preparation `[tiles, ...]`, tiles of these items one after another.
+    """
+
+    rows: tuple[int, ...]
+    inputs: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +128,14 @@ class ItemBatch:
     """All items of one modality in a batch.
 
     Attributes:
-        inputs: for each distinct preparation `[tiles, ...]`, tiles of all items one after another.
+        inputs: for each distinct preparation `[tiles, ...]`, tiles of all items one after another; empty
+            where the items differ in shape and lie in `buckets`.
         tiles: number of tiles of each item.
         sizes: width and height of each item in pixels.
         grids: columns and rows of each item's tiles after the first.
         index: place of every token in the flattened `[batch * tokens]` ids.
         on: for items that look at another modality, the row of its item batch; -1 where none.
+        buckets: the items by shape, where they differ in it.
     """
 
     inputs: tuple[Tensor, ...]
@@ -127,26 +144,47 @@ class ItemBatch:
     grids: tuple[tuple[int, int], ...]
     index: Tensor
     on: Tensor
+    buckets: tuple[Bucket, ...] = ()
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> ItemBatch:
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
+    def tensors(self) -> list[Tensor]:
+        """All that was prepared, whatever its shapes."""
+        return [*self.inputs, *(tensor for bucket in self.buckets for tensor in bucket.inputs)]
 
+    def alike(self) -> list[tuple[tuple[int, ...], ItemBatch]]:
+        """The items by shape: which they are, and a batch of these alone (without places)."""
+        return [
+            (
+                bucket.rows,
+                replace(
+                    self,
+                    inputs=bucket.inputs,
+                    tiles=tuple(self.tiles[row] for row in bucket.rows),
+                    sizes=tuple(self.sizes[row] for row in bucket.rows),
+                    grids=tuple(self.grids[row] for row in bucket.rows),
+                    buckets=(),
+                ),
+            )
+            for bucket in self.buckets
+        ]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ItemBatch:
         return replace(
             self,
-            inputs=tuple(move(tensor) for tensor in self.inputs),
-            index=move(self.index),
-            on=move(self.on),
+            inputs=tuple(change(tensor) for tensor in self.inputs),
+            index=change(self.index),
+            on=change(self.on),
+            buckets=tuple(
+                replace(bucket, inputs=tuple(change(tensor) for tensor in bucket.inputs))
+                for bucket in self.buckets
+            ),
         )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ItemBatch:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin(self) -> ItemBatch:
         """The same in page-locked memory, for copies that overlap with work on a CUDA device."""
-        return replace(
-            self,
-            inputs=tuple(tensor.pin_memory() for tensor in self.inputs),
-            index=self.index.pin_memory(),
-            on=self.on.pin_memory(),
-        )
+        return self._each(lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +255,8 @@ class Branch(nn.Module):
         if source is not None:
             found: Tensor = encoder(tiles, source)
         else:
-            found = encoder(tiles.to(device_dtype(encoder)))
+            # Ids of a text stay whole numbers.
+            found = encoder(tiles.to(device_dtype(encoder)) if tiles.is_floating_point() else tiles)
         return found
 
 
@@ -255,8 +294,26 @@ class Modality(nn.Module):
 
         Args:
             items: what the workers prepared.
-            source: for encoders that look at another modality, its map for each item's tiles.
+            source: for encoders that look at another modality, its map for each item.
         """
+        if not items.buckets:
+            return self._alike(items, source)
+        tokens: dict[int, Tensor] = {}
+        maps: dict[int, Tensor] = {}
+        for rows, alike in items.alike():
+            done = self._alike(alike, None if source is None else source[list(rows)])
+            sizes = [self.spec.groups(tiles) * self.tokens_per_tile for tiles in alike.tiles]
+            tokens |= zip(rows, done.tokens.split(sizes), strict=True)
+            if done.map is not None:
+                maps |= zip(rows, done.map, strict=True)
+        order = range(len(items.tiles))
+        return Encoded(
+            torch.cat([tokens[row] for row in order]),
+            torch.stack([maps[row] for row in order]) if len(maps) == len(order) else None,
+        )
+
+    def _alike(self, items: ItemBatch, source: Tensor | None) -> Encoded:
+        """Items of one shape, in one call of each encoder."""
         encoder_index = 0
         outputs: list[Tensor] = []
         first: Tensor | None = None
@@ -299,8 +356,8 @@ class Modality(nn.Module):
 
     def _map(self, raw: Tensor, items: ItemBatch) -> Tensor | None:
         sizes = self.features
-        if sizes.grid is None:
-            return None
+        if sizes.grid is None or raw.shape[1] != sizes.tokens:
+            return None  # no grid, or tiles of another size than the one declared
         if len(set(items.tiles)) == 1:
             firsts = raw[:: items.tiles[0]]
         else:

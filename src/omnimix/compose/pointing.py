@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from omnimix.compose.marks import Marks
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import SampleError
+from omnimix.media.opening import MediaOpener
 from omnimix.media.tiles import View
 from omnimix.prompts.coordinates import Reading
 from omnimix.types import Media, Part, Region, Sample, Turn, check_region
@@ -139,7 +140,8 @@ def _drawn(recipe: Recipe, marks: Marks, sample: Sample, asked: list[Media]) -> 
             on.setdefault(which(media, len(pictures)), []).append((number, media.data))
     drawn: dict[int, Media] = {}
     for index, regions in on.items():
-        picture = opens.open(pictures[index])  # type: ignore[attr-defined]
+        assert isinstance(opens, MediaOpener)
+        picture = opens.open(pictures[index])
         for number, region in regions:
             check_region(region, picture.width, picture.height, f"region {number}")
         drawn[id(pictures[index])] = Media.image(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from omnimix import config
+from omnimix.compose.adapters import Adapter
 from omnimix.compose.marks import Marks
 from omnimix.compose.modality import ModalitySpec
 from omnimix.config import Spec, part
@@ -55,6 +56,7 @@ class Recipe(Spec):
         coordinates: how boxes and points are written in text, by a convention of `CODECS`.
         marks: for a model that knows neither tokens for regions nor coordinates: regions are drawn on the
             picture with numbers. See `omnimix.compose.pointing`.
+        adapters: LoRA and its like beside the weights of some parts. See `omnimix.compose.adapters`.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Recipe(Spec):
         Coordinates()
     )
     marks: Marks | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     def model_post_init(self, _: Any) -> None:
         for name in self.modalities:
@@ -76,11 +79,15 @@ class Recipe(Spec):
                     f"{name!r} cannot name a modality", hint="use a plain word such as image"
                 )
 
+    def without_adapters(self) -> Recipe:
+        """The same model with its adapters left out, or worked into the weights."""
+        return self.model_copy(update={"adapters": ()}) if self.adapters else self
+
     def modality_for(self, kind: str) -> str | None:
         """The modality that takes media of a kind: the one of that name, else the first that opens it."""
         if kind in self.modalities:
             return kind
-        return next((name for name, m in self.modalities.items() if m.media == kind), None)
+        return next((name for name, m in self.modalities.items() if kind in m.opens.takes()), None)
 
 
 def parse(data: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -162,6 +169,6 @@ def schema() -> dict[str, Any]:
             "CausalLM": LANGUAGES,
             "TokenizerSpec": TOKENIZERS,
             "Codec": CODECS,
-            "Spec": OPENERS,
+            "Opener": OPENERS,
         },
     )

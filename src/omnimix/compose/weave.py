@@ -16,7 +16,8 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence, cut_text, keep_end
 from omnimix.errors import ContextError, OmnimixError, SampleError
 from omnimix.language.tokenizer import Tokenizer
-from omnimix.media.region import FILLER
+from omnimix.media.opening import MediaOpener
+from omnimix.media.region import FILLER, RegionOpener
 from omnimix.media.tiles import Frame, Tiles, View
 from omnimix.prompts.template import Break, Hole, Piece, Text, Token
 from omnimix.types import Media, Region, Sample, check_region
@@ -222,7 +223,9 @@ class _Weaving:
                 inline.add(id(hole))
                 continue
             if name is None:
-                known = ", ".join(sorted({m.media for m in self.recipe.modalities.values()}))
+                known = ", ".join(
+                    sorted({k for m in self.recipe.modalities.values() for k in m.opens.takes()})
+                )
                 raise SampleError(
                     f"the recipe {self.recipe.name!r} has no place for an item of kind "
                     f"{hole.media.kind!r}",
@@ -346,11 +349,12 @@ class _Weaving:
     def _regions(self, name: str, group: list[Media]) -> None:
         """One tile of regions: a single one, or all of a sample where the modality has slots."""
         spec = self.recipe.modalities[name]
+        assert isinstance(spec.opens, RegionOpener)
         rows = []
         for media in group:
             size, frame = self._picture(media)
-            region = spec.opens.open(media, size)  # type: ignore[attr-defined]
-            rows.append(spec.opens.encode(region, frame, size))  # type: ignore[attr-defined]
+            region = spec.opens.open(media, size)
+            rows.append(spec.opens.encode(region, frame, size))
         for _ in range((spec.slots or 1) - len(rows)):
             rows.append(FILLER)
         size, frame = self._picture(group[0])
@@ -395,8 +399,8 @@ class _Weaving:
 
 def prepare(spec: ModalitySpec, media: Media, tokens_per_tile: int) -> Item:
     """Open one item and prepare it for every encoder of its modality."""
-    picture = spec.opens.open(media)  # type: ignore[attr-defined]
-    shared = Tiles.of(picture)
+    assert isinstance(spec.opens, MediaOpener)
+    shared = spec.opens.tiles(spec.opens.open(media))
     for step in spec.steps:
         shared = step(shared)
     inputs: list[Tensor] = []

@@ -6,20 +6,19 @@ Limits are checked from the header, before a pixel is decoded. Nothing is ever f
 from __future__ import annotations
 
 import io
-import re
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Gt
 from PIL import Image
 
-from omnimix.config import Spec
 from omnimix.errors import MediaError
+from omnimix.media.opening import MediaOpener, name_of, read
+from omnimix.media.tiles import Tiles
 from omnimix.types import Media
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
+_TAKES = "a path, bytes, a Pillow picture or a uint8 array"
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,7 +31,7 @@ _UPRIGHT = {
 }
 
 
-class ImageOpener(Spec):
+class ImageOpener(MediaOpener):
     """Pictures from a path, bytes, a Pillow picture or a uint8 array.
 
     An array is `[height, width]` or `[height, width, channels]` with 1, 3 or 4 channels.
@@ -63,14 +62,15 @@ class ImageOpener(Spec):
         Raises:
             MediaError: missing, broken, of another format, beyond a limit, or an address.
         """
-        where = _name(media)
+        where = name_of(media, "picture")
         data = media.data
         if isinstance(data, np.ndarray):
             picture = _from_array(data, where)
         elif isinstance(data, Image.Image):
             picture = data
         else:
-            picture = self._decode(self._read(data, where), where)
+            content = read(data, "picture", where, self.max_bytes, _TAKES)
+            picture = self._decode(content, where)
         self._check_size(*picture.size, where)
         try:
             picture.load()
@@ -85,47 +85,8 @@ class ImageOpener(Spec):
                 hint="export it again",
             ) from error
 
-    def _read(self, data: object, where: str) -> bytes:
-        """The encoded bytes of a file or of bytes given, within the limit."""
-        if isinstance(data, bytes | bytearray | memoryview):
-            content = bytes(data)
-        elif isinstance(data, str | Path):
-            if isinstance(data, str) and _ADDRESS.match(data):
-                raise MediaError(
-                    "this is an address, and omnimix never fetches pictures",
-                    where=where,
-                    hint="download it first and give the path of the file",
-                )
-            content = self._read_file(data, where)
-        else:
-            raise MediaError(
-                f"a picture cannot be made of {type(data).__name__}",
-                where=where,
-                hint="give a path, bytes, a Pillow picture or a uint8 array",
-            )
-        if len(content) > self.max_bytes:
-            raise MediaError(
-                f"the file has more than {self.max_bytes} bytes",
-                where=where,
-                hint="make it smaller, or raise max_bytes",
-            )
-        if not content:
-            raise MediaError("the file is empty", where=where, hint="check where it came from")
-        return content
-
-    def _read_file(self, path: str | Path, where: str) -> bytes:
-        try:
-            # Only regular files: reading a pipe or a device would wait for ever.
-            if not Path(path).is_file():
-                raise FileNotFoundError("no such file")
-            with Path(path).open("rb") as file:
-                return file.read(self.max_bytes + 1)
-        except (OSError, ValueError) as error:
-            raise MediaError(
-                f"cannot read the picture ({getattr(error, 'strerror', None) or error})",
-                where=where,
-                hint="check the path",
-            ) from None
+    def tiles(self, opened: Image.Image) -> Tiles:
+        return Tiles.of(opened)
 
     def _decode(self, content: bytes, where: str) -> Image.Image:
         """The picture behind the bytes with only its header read."""
@@ -220,12 +181,6 @@ def _from_array(array: np.ndarray, where: str) -> Image.Image:
     if not array.size:
         raise MediaError("the picture has no pixels", where=where, hint="check its source")
     return Image.fromarray(np.ascontiguousarray(array))
-
-
-def _name(media: Media) -> str:
-    """What to call the picture in a message; a long inline address is cut."""
-    text = media.label or (str(media.data) if isinstance(media.data, Path) else "picture")
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _reason(error: Exception) -> str:

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from omnimix.config import Spec
 from omnimix.errors import RegionError
 from omnimix.masks import inside
+from omnimix.media.opening import Opener
 from omnimix.media.tiles import Frame
 from omnimix.types import Box, Mask, Media, Point, Polygon, Region, Stroke, check_region
 
@@ -34,7 +34,7 @@ FILLER: Float[Tensor, " 37"] = torch.tensor([-1.0] + [0.0] * (REGION_WIDTH - 1))
 _RASTER = 64
 
 
-class RegionOpener(Spec):
+class RegionOpener(Opener):
     """Regions: checked against their picture, then written as a row of numbers.
 
     Attributes:

@@ -35,14 +35,14 @@ def _need_float(pixels: Tensor, word: str) -> None:
 class Normalize(TensorStep):
     """uint8 to float32 in 0..1, then minus mean over standard deviation, per channel.
 
-    A floating tensor is taken to be in 0..1 already.
+    A floating tensor is taken to be in 0..1 already. Clips `[tiles, frames, 3, h, w]` are taken as well.
     """
 
     kind: Literal["normalize"] = "normalize"
     mean: Mean
     std: Std
 
-    def on_tensor(self, pixels: Shaped[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles 3 h w"]:
+    def on_tensor(self, pixels: Shaped[Tensor, "*tiles 3 h w"]) -> Float[Tensor, "*tiles 3 h w"]:
         if not pixels.is_floating_point():
             pixels = pixels.to(torch.float32).div_(255)
         return (pixels - _per_channel(self.mean, pixels)).div_(_per_channel(self.std, pixels))

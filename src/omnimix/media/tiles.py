@@ -9,8 +9,9 @@ answer finds its way back: `u = x * scale_x + shift_x`, both as fractions of tha
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from omnimix.config import Spec
+from omnimix.errors import RecipeError
 
 
 @dataclass(frozen=True)
@@ -77,40 +79,66 @@ class Tiles:
     """One item on its way to the encoders.
 
     Attributes:
-        pictures: RGB Pillow tiles, the first shows the whole item; empty once `pixels` is set.
-        pixels: `[tiles, 3, height, width]`, uint8 or float; None before the tensor steps.
-        size: width and height of the original picture in pixels.
+        pictures: RGB Pillow tiles, the first shows the whole item; empty once `pixels` is set. The frames
+            of a video are pictures too, until the step `clip` joins them.
+        pixels: `[tiles, ...]`, pictures `[tiles, 3, height, width]`, uint8 or float; None before the steps
+            that make it.
+        size: width and height of the original picture in pixels; (0, 0) where there is none.
         frame: where the original lies in the first tile.
         grid: columns and rows of the tiles after the first, (0, 0) where there are none.
+        raw: what is no picture (a sound, a text, an array), until a step makes a tensor of it.
     """
 
     pictures: tuple[Image.Image, ...]
     size: tuple[int, int]
     frame: Frame
-    pixels: Shaped[torch.Tensor, "tiles 3 height width"] | None = None
+    pixels: Shaped[torch.Tensor, "tiles ..."] | None = None
     grid: tuple[int, int] = (0, 0)
+    raw: Any = None
 
     @classmethod
     def of(cls, picture: Image.Image) -> Tiles:
         """A picture as a single tile."""
         return cls((picture,), picture.size, Frame.whole(*picture.size))
 
-    def tensor(self) -> Shaped[torch.Tensor, "tiles 3 height width"]:
-        """The tiles as one tensor: uint8 straight from the pictures, or what the tensor steps made."""
+    @classmethod
+    def frames(cls, pictures: Sequence[Image.Image]) -> Tiles:
+        """The frames of a video, which are of one size, as one tile each."""
+        return replace(cls.of(pictures[0]), pictures=tuple(pictures))
+
+    @classmethod
+    def holding(cls, raw: Any) -> Tiles:
+        """Something that is no picture."""
+        return cls((), (0, 0), Frame(1.0, 1.0), raw=raw)
+
+    def tensor(self) -> Shaped[torch.Tensor, "tiles ..."]:
+        """The tiles as one tensor: uint8 straight from the pictures, or what the steps made.
+
+        Raises:
+            RecipeError: there is something raw that no step made a tensor of.
+        """
         if self.pixels is not None:
             return self.pixels
+        if not self.pictures:
+            raise RecipeError(
+                f"no step makes a tensor of the {type(self.raw).__name__.lower()}",
+                hint="add one to the steps of the modality or of its encoder",
+            )
         arrays = np.stack([np.asarray(picture) for picture in self.pictures])
         return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
 
-    def with_pixels(self, pixels: Shaped[torch.Tensor, "tiles 3 height width"]) -> Tiles:
-        return replace(self, pictures=(), pixels=pixels)
+    def with_pixels(self, pixels: Shaped[torch.Tensor, "tiles ..."]) -> Tiles:
+        return replace(self, pictures=(), pixels=pixels, raw=None)
 
 
 class Step(Spec):
-    """`Tiles -> Tiles`. A step's settings are its words in the recipe; it keeps no other state."""
+    """`Tiles -> Tiles`. A step's settings are its words in the recipe; it keeps no other state.
+
+    `works_on` says what it reads: pictures, the tensor, or what is raw.
+    """
 
     kind: str
-    works_on: ClassVar[Literal["picture", "tensor"]] = "picture"
+    works_on: ClassVar[Literal["picture", "tensor", "raw"]] = "picture"
 
     @abc.abstractmethod
     def __call__(self, tiles: Tiles) -> Tiles: ...
@@ -123,8 +151,25 @@ class TensorStep(Step):
 
     @abc.abstractmethod
     def on_tensor(
-        self, pixels: Shaped[torch.Tensor, "tiles 3 h w"]
-    ) -> Shaped[torch.Tensor, "tiles2 3 h2 w2"]: ...
+        self, pixels: Shaped[torch.Tensor, "tiles ..."]
+    ) -> Shaped[torch.Tensor, "tiles2 ..."]: ...
 
     def __call__(self, tiles: Tiles) -> Tiles:
         return tiles.with_pixels(self.on_tensor(tiles.tensor()))
+
+
+class RawStep(Step):
+    """A step that makes the tensor `[tiles, ...]` of what is raw; it runs in a worker."""
+
+    works_on = "raw"
+
+    @abc.abstractmethod
+    def of(self, raw: Any) -> Shaped[torch.Tensor, "tiles ..."]:
+        """The tensor of a sound, a text or an array.
+
+        Raises:
+            RecipeError: this step is for something else.
+        """
+
+    def __call__(self, tiles: Tiles) -> Tiles:
+        return tiles.with_pixels(self.of(tiles.raw))

@@ -12,6 +12,8 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.generate.assistant import Answer, Assistant
 from omnimix.generate.writing import Options
+from omnimix.media.opening import Opener
+from omnimix.media.several import Several
 from omnimix.types import Sample
 
 
@@ -90,10 +92,7 @@ def limited(assistant: Assistant, max_pixels: int | None) -> Assistant:
     recipe = assistant.processor.recipe
     modalities = {}
     for name, spec in recipe.modalities.items():
-        own = getattr(spec.opens, "max_pixels", None)
-        lower = own is not None and own > max_pixels
-        opens = spec.opens.model_copy(update={"max_pixels": max_pixels}) if lower else spec.opens
-        modalities[name] = spec.model_copy(update={"opens": opens})
+        modalities[name] = spec.model_copy(update={"opens": _capped(spec.opens, max_pixels)})
     processor = assistant.processor
     held = Processor(
         recipe.model_copy(update={"modalities": modalities}),
@@ -101,3 +100,15 @@ def limited(assistant: Assistant, max_pixels: int | None) -> Assistant:
         processor.weave.tokens_per_tile,
     )
     return Assistant(assistant.model, held, assistant.team)
+
+
+def _capped(opens: Opener, most: int) -> Opener:
+    if isinstance(opens, Several):
+        rows = {
+            kind: row.model_copy(update={"opens": _capped(row.opens, most)})
+            for kind, row in opens.kinds.items()
+        }
+        return opens.model_copy(update={"kinds": rows})
+    if getattr(opens, "max_pixels", most) > most:
+        return opens.model_copy(update={"max_pixels": most})
+    return opens

@@ -63,9 +63,11 @@ class Items:
                 where=where,
                 hint=f"write a path, a data URL, {_FORMS}",
             )
-        return self._words(item, modality, where)
+        return self._words(item, modality, spec, where)
 
-    def _words(self, item: Mapping[str, Any], modality: str, where: str) -> Media:
+    def _words(
+        self, item: Mapping[str, Any], modality: str, spec: ModalitySpec, where: str
+    ) -> Media:
         words = frozenset(item)
         if words == {"array", "sampling_rate"}:
             rate = item["sampling_rate"]
@@ -91,7 +93,7 @@ class Items:
                 f"the {word} is no text", where=where, hint=f'write {{"{word}": "..."}}'
             )
         if word == "text":
-            return Media(modality, value, label=where)
+            return Media(modality, _text(value, spec, where), label=where)
         if word == "path":
             return Media(modality, self.path(value, where), label=where)
         return Media(modality, self._bytes(value, where).content, label=where)
@@ -156,6 +158,21 @@ def _word(item: str, spec: ModalitySpec) -> str:
     if spec.media == "document":
         return "text"
     return "url" if _SCHEME.match(item) else "path"
+
+
+def _text(text: str, spec: ModalitySpec, where: str) -> str | bytes:
+    """A text as an opener takes it that must not think it the name of a file.
+
+    Raises:
+        MediaError: the modality takes no texts.
+    """
+    if "document" not in spec.opens.takes():
+        raise MediaError(
+            "a text is no item of this modality",
+            where=where,
+            hint=f"it takes {', '.join(spec.opens.takes())}",
+        )
+    return text if spec.media == "document" else text.encode()
 
 
 def _inline(address: str, where: str) -> Fetched:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 
+from omnimix.compose.adapters import names_adapters
 from omnimix.compose.model import MultimodalLM
+from omnimix.compose.recipe import Recipe
 from omnimix.errors import TrainError
 
 WEIGHTS = "model.safetensors"
@@ -81,6 +83,38 @@ def check_start(place: Path) -> None:
             where=f"start: {place}",
             hint="a finished run keeps its model in its folder 'model'",
         )
+
+
+def started(place: Path, recipe: Recipe) -> MultimodalLM:
+    """A model of the recipe with the weights of a folder.
+
+    Where the folder's model has no adapters and the recipe has, they are added to it, so that training
+    begins with the folder's own answers.
+
+    Raises:
+        TrainError: other weights than the recipe's, or adapters that it does not have.
+    """
+    has = names_adapters(_names(place))
+    if has and not recipe.adapters:
+        raise TrainError(
+            "the model to start from has adapters, and the recipe has none",
+            where=str(place),
+            hint="merge them first: omnimix merge FOLDER OUT; or add adapters to the recipe",
+        )
+    plain = recipe if has else recipe.without_adapters()
+    model = MultimodalLM.from_recipe(plain)
+    load_weights(place, model, hint=STARTED)
+    return model if has else model.adapt(recipe)
+
+
+def _names(place: Path) -> list[str]:
+    try:
+        with safe_open(str(place / WEIGHTS), framework="pt") as file:
+            return list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise TrainError(
+            f"the weights cannot be read ({error})", where=str(place), hint=STARTED
+        ) from None
 
 
 def load_weights(place: Path, model: MultimodalLM, hint: str = RESUMED) -> None:

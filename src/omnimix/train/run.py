@@ -90,10 +90,10 @@ class Run:
         torch.manual_seed(training.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = Processor.from_recipe(recipe, recipe_folder)
-        fresh = training.start is None
-        self.model = MultimodalLM.from_recipe(recipe, start=fresh)
-        if training.start is not None:
-            checkpoint.load_weights(folder / training.start, self.model, hint=checkpoint.STARTED)
+        if training.start is None:
+            self.model = MultimodalLM.from_recipe(recipe, start=True)
+        else:
+            self.model = checkpoint.started(folder / training.start, recipe)
         self.model.to(self.device)
 
     def run(self) -> Result:

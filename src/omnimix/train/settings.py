@@ -75,8 +75,9 @@ class Stage(Spec):
     """What learns, from which mixture, for how long, under which objective.
 
     Attributes:
-        learns: patterns on parameter names (`*` matches anything); the first that matches a name wins,
-            a leading `-` means frozen.
+        learns: patterns on parameter names (`*` matches anything), names of parts (`language`, `image`), or
+            the words `adapters`, `connectors` and `encoders`; the first that matches a name wins, a
+            leading `-` means frozen.
         mixture: datasets and their shares.
         steps: optimizer steps.
         epochs: rounds over the dataset in place of `steps`, for the orders that have rounds.

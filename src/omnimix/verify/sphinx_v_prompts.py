@@ -14,6 +14,7 @@ from torch import Tensor
 from omnimix.checkpoints import sphinx_v
 from omnimix.data.mdvp import region_of
 from omnimix.encoders.regions import prompts
+from omnimix.media.image import ImageOpener
 from omnimix.media.region import FILLER, RegionOpener, touched
 from omnimix.media.tiles import Frame, Tiles
 from omnimix.types import Box, Mask, Media
@@ -63,7 +64,8 @@ def tile(reading: SphinxCase, image: str, vps: Sequence[Sequence[float]]) -> Ten
 def placed(reading: SphinxCase, image: str) -> tuple[tuple[int, int], Frame]:
     """The size of a picture and where it lies after the recipe's steps."""
     spec = reading.release.recipe.modalities["image"]
-    tiles = Tiles.of(spec.opens.open(Media.image(str(reading.inputs / image))))  # type: ignore[attr-defined]
+    assert isinstance(spec.opens, ImageOpener)
+    tiles = Tiles.of(spec.opens.open(Media.image(str(reading.inputs / image))))
     for step in spec.steps:
         tiles = step(tiles)
     return tiles.size, tiles.frame

@@ -1,0 +1,109 @@
+"""Openers: whatever a user has becomes an opened thing, and an opened thing becomes tiles.
+
+`open(media)` reads and checks, `tiles(opened)` makes the `Tiles` that the steps go on with: pictures, or
+something raw (a sound, a text, an array). Limits are checked before anything is decoded, and nothing is ever
+fetched. What a file is, its content says, not its name.
+"""
+
+from __future__ import annotations
+
+import abc
+import re
+from pathlib import Path
+from typing import Any
+
+from omnimix.config import Spec
+from omnimix.errors import MediaError
+from omnimix.media.tiles import Tiles
+from omnimix.types import Media
+
+_ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
+
+
+class Opener(Spec):
+    """Words of what a modality opens."""
+
+    kind: str
+
+    def takes(self) -> tuple[str, ...]:
+        """The kinds of media that it opens."""
+        return (self.kind,)
+
+
+class MediaOpener(Opener):
+    """An opener of things that stand for themselves (a region, which lies on a picture, does not)."""
+
+    @abc.abstractmethod
+    def open(self, media: Media) -> Any:
+        """The thing, read and checked.
+
+        Raises:
+            MediaError: missing, broken, of another format, beyond a limit, or an address.
+        """
+
+    @abc.abstractmethod
+    def tiles(self, opened: Any) -> Tiles:
+        """What the steps start from."""
+
+
+def name_of(media: Media, what: str) -> str:
+    """What to call an item in a message; a long inline address is cut.
+
+    Args:
+        what: the word for an item without a name.
+    """
+    text = media.label or (str(media.data) if isinstance(media.data, Path) else what)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def read(data: object, what: str, where: str, most: int, takes: str) -> bytes:
+    """The bytes of a file, or bytes given, within the limit.
+
+    Args:
+        data: a path (`str` or `Path`) or bytes.
+        what: the word for the thing, `picture` for instance.
+        where: its name in messages.
+        most: most bytes.
+        takes: what else could have been given, for the message.
+
+    Raises:
+        MediaError: an address, something else, not there, empty, or too large.
+    """
+    if isinstance(data, bytes | bytearray | memoryview):
+        content = bytes(data)
+    elif isinstance(data, str | Path):
+        if isinstance(data, str) and _ADDRESS.match(data):
+            raise MediaError(
+                f"this is an address, and omnimix never fetches {what}s",
+                where=where,
+                hint="download it first and give the path of the file",
+            )
+        content = _read_file(data, what, where, most)
+    else:
+        raise MediaError(
+            f"a {what} cannot be made of {type(data).__name__}", where=where, hint=f"give {takes}"
+        )
+    if len(content) > most:
+        raise MediaError(
+            f"the file has more than {most} bytes",
+            where=where,
+            hint="make it smaller, or raise max_bytes",
+        )
+    if not content:
+        raise MediaError("the file is empty", where=where, hint="check where it came from")
+    return content
+
+
+def _read_file(path: str | Path, what: str, where: str, most: int) -> bytes:
+    try:
+        # Only regular files: reading a pipe or a device would wait for ever.
+        if not Path(path).is_file():
+            raise FileNotFoundError("no such file")
+        with Path(path).open("rb") as file:
+            return file.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise MediaError(
+            f"cannot read the {what} ({getattr(error, 'strerror', None) or error})",
+            where=where,
+            hint="check the path",
+        ) from None
