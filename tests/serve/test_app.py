@@ -190,6 +190,7 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     (ask("<image>", images=[None]), 400, "cannot be made of NoneType"),
     (ask("<image>", images=[{"file": "a.png"}]), 400, "an item of the words file"),
     (ask("<image>", images=[{}]), 400, "an item of the words none"),
+    (ask("<image>", images=[{"text": "a.png"}]), 400, "a text is no item"),
     (ask("<image>", images=[{"path": 7}]), 400, "the path is no text"),
     (ask("<image>", images=[["a", "b"]]), 400, "not made of numbers alone"),
     (ask("<image>", images=[[[1], [1, 2]]]), 400, "not made of numbers alone"),
