@@ -101,6 +101,11 @@ STEPS = Table(
         "renormalize": "omnimix.media.tensor_steps:Renormalize",
         "quadrants": "omnimix.media.tensor_steps:Quadrants",
         "tensor_resize": "omnimix.media.tensor_steps:TensorResize",
+        "clip": "omnimix.media.clip:Clip",
+        "log_mel": "omnimix.media.sound_steps:LogMel",
+        "clap_mel": "omnimix.media.sound_steps:ClapMel",
+        "imagebind_sound": "omnimix.media.sound_steps:ImageBindSound",
+        "tokenize": "omnimix.media.text_steps:Tokenize",
     },
 )
 
@@ -175,6 +180,9 @@ OPENERS = Table(
     "kind of media",
     {
         "image": "omnimix.media.image:ImageOpener",
+        "audio": "omnimix.media.audio:AudioOpener",
+        "video": "omnimix.media.video:VideoOpener",
+        "document": "omnimix.media.document:DocumentOpener",
         "region": "omnimix.media.region:RegionOpener",
         "several": "omnimix.media.several:Several",
     },

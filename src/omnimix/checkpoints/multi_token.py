@@ -17,8 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnimix.checkpoints import multi_token_recipe, parts as places, reading
-from omnimix.checkpoints import multi_token_tables as tables
+from omnimix.checkpoints import (
+    multi_token_recipe,
+    multi_token_tables as tables,
+    parts as places,
+    reading,
+)
 from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, looks_like, read_json
 from omnimix.checkpoints.multi_token_senses import BUILDERS, SENSES, Sense, sense, words_of
 from omnimix.checkpoints.multi_token_tables import Projector
