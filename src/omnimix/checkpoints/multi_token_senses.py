@@ -34,6 +34,7 @@ class Sense:
         files: patterns of what has to be fetched.
         sized: lays the sizes of an encoder's folder over the modality's words.
         table: keys of the encoder's file, for the place of the encoder on our tree.
+        told: the small files of a folder of which `sized` makes the words again.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Sense:
     files: tuple[str, ...]
     sized: Callable[[dict[str, Any], Path, Mapping[str, Any]], None]
     table: Callable[[str, Mapping[str, Any]], Table]
+    told: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def words_of(sense: Sense, projector: Projector, place: Path, options: Mapping[str, Any]) -> Any:
@@ -147,9 +149,35 @@ def _clip_table(ours: str, words: Mapping[str, Any]) -> Table:
     )
 
 
+def _clip_files(words: Mapping[str, Any]) -> dict[str, Any]:
+    (encoder,) = words["branches"][0]["encoders"]
+    step, normal = words["steps"][-1], encoder["steps"][0]
+    size = int(step["size"])
+    return {
+        "config.json": {"model_type": "clip", "vision_config": dict(encoder["config"])},
+        "preprocessor_config.json": {
+            "crop_size": size,
+            "do_center_crop": True,
+            "do_normalize": True,
+            "do_resize": True,
+            "feature_extractor_type": "CLIPFeatureExtractor",
+            "image_mean": list(normal["mean"]),
+            "image_std": list(normal["std"]),
+            "resample": 3,
+            "size": int(step.get("shorter", size)),
+        },
+    }
+
+
 SENSES: dict[str, Sense] = {
     "vision_clip": Sense(
-        "image", "openai/clip-vit-large-patch14-336", "multi_token", BIN, _clip, _clip_table
+        "image",
+        "openai/clip-vit-large-patch14-336",
+        "multi_token",
+        BIN,
+        _clip,
+        _clip_table,
+        _clip_files,
     ),
 }
 """By the reference's names."""

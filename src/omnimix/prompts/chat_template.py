@@ -6,6 +6,7 @@ guessed: a template that does not write every turn the same way is refused.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -150,3 +151,35 @@ def of(words: Mapping[str, Any]) -> str | None:
         named = {row.get("name"): row.get("template") for row in found if isinstance(row, Mapping)}
         found = named.get("default")
     return found if isinstance(found, str) else None
+
+
+def written(style: Template) -> str:
+    """A chat template that writes a style; `read` makes the style of it where it has no more to say."""
+    begin = "{{ bos_token }}" if style.bos else ""
+    first = style.first_user or style.user
+    strip = " | trim" if style.strip else ""
+    refuse = "{{ raise_exception('this style has no turn of the ' + message['role']) }}"
+    system = (
+        _branch("elif", "system", style.system.before, style.system.after, strip)
+        if style.system
+        else ""
+    )
+    opening = (
+        "loop.first" if style.system is None else "messages[0]['role'] == 'user' and loop.first"
+    )
+    user = f"{{% if {opening} %}}{_said(first.before, first.after, strip)}{{% else %}}"
+    user += f"{_said(style.user.before, style.user.after, strip)}{{% endif %}}"
+    before = style.assistant.before + style.assistant.lead
+    answer = _branch("elif", "assistant", before, style.assistant.after, strip)
+    return (
+        f"{begin}{{% for message in messages %}}{{% if message['role'] == 'user' %}}{user}{answer}"
+        f"{system}{{% else %}}{refuse}{{% endif %}}{{% endfor %}}"
+    )
+
+
+def _branch(word: str, role: str, before: str, after: str, strip: str) -> str:
+    return f"{{% {word} message['role'] == '{role}' %}}{_said(before, after, strip)}"
+
+
+def _said(before: str, after: str, strip: str) -> str:
+    return f"{{{{ {json.dumps(before)} + (message['content']{strip}) + {json.dumps(after)} }}}}"
