@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol
 
-from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.generate.assistant import Answer, Assistant
 from omnimix.generate.writing import Options
@@ -93,12 +92,7 @@ def limited(assistant: Assistant, max_pixels: int | None) -> Assistant:
     modalities = {}
     for name, spec in recipe.modalities.items():
         modalities[name] = spec.model_copy(update={"opens": _capped(spec.opens, max_pixels)})
-    processor = assistant.processor
-    held = Processor(
-        recipe.model_copy(update={"modalities": modalities}),
-        processor.tokenizer,
-        processor.weave.tokens_per_tile,
-    )
+    held = assistant.processor.with_recipe(recipe.model_copy(update={"modalities": modalities}))
     return Assistant(assistant.model, held, assistant.team)
 
 
