@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
+from torch import Tensor
 
 from omnimix.compose.adapters import names_adapters
 from omnimix.compose.model import MultimodalLM
@@ -24,17 +26,21 @@ def save(
     model: MultimodalLM,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
+    chance: Sequence[dict[str, Tensor]],
     keep: int = 2,
 ) -> Path:
-    """Write `step-NNNNNN` whole or not at all, then drop all but the newest `keep`."""
+    """Write `step-NNNNNN` whole or not at all, then drop all but the newest `keep`.
+
+    Args:
+        chance: the random states of every rank.
+    """
     name = f"stage-{state['stage']:02d}-step-{state['step']:07d}"
     draft = folder / f".{name}.part"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     save_model(model, str(draft / WEIGHTS))
-    rng: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        rng["cuda"] = torch.cuda.get_rng_state()
+    first, *others = chance
+    rng = {**first, "others": others}
     torch.save({"optimizer": optimizer.state_dict(), "rng": rng}, draft / "optimizer.pt")
     (draft / "state.json").write_text(json.dumps(state))
     place = folder / name
@@ -43,6 +49,14 @@ def save(
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return place
+
+
+def chance() -> dict[str, Tensor]:
+    """The random states of this process."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -128,10 +142,13 @@ def load_weights(place: Path, model: MultimodalLM, hint: str = RESUMED) -> None:
         ) from None
 
 
-def load_optimizer(place: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Fill the optimizer and put the random states back."""
+def load_optimizer(place: Path, optimizer: torch.optim.Optimizer, rank: int = 0) -> None:
+    """Fill the optimizer and put the random states back; a rank that was not there keeps its own."""
     stored = torch.load(place / "optimizer.pt", weights_only=True, map_location="cpu")
     optimizer.load_state_dict(stored["optimizer"])
-    torch.set_rng_state(stored["rng"]["cpu"])
-    if "cuda" in stored["rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(stored["rng"]["cuda"])
+    states = [stored["rng"], *stored["rng"].get("others", ())]
+    if rank >= len(states):
+        return
+    torch.set_rng_state(states[rank]["cpu"])
+    if "cuda" in states[rank] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[rank]["cuda"])
