@@ -101,6 +101,11 @@ STEPS = Table(
         "renormalize": "omnimix.media.tensor_steps:Renormalize",
         "quadrants": "omnimix.media.tensor_steps:Quadrants",
         "tensor_resize": "omnimix.media.tensor_steps:TensorResize",
+        "clip": "omnimix.media.clip:Clip",
+        "log_mel": "omnimix.media.sound_steps:LogMel",
+        "clap_mel": "omnimix.media.sound_steps:ClapMel",
+        "imagebind_sound": "omnimix.media.sound_steps:ImageBindSound",
+        "tokenize": "omnimix.media.text_steps:Tokenize",
     },
 )
 
@@ -111,6 +116,11 @@ ENCODERS = Table(
         "timm": "omnimix.encoders.timm:TimmEncoder",
         "transformers": "omnimix.encoders.transformers:TransformersVision",
         "blip2_qformer": "omnimix.encoders.transformers:Blip2QFormer",
+        "whisper": "omnimix.encoders.sounds:Whisper",
+        "clap": "omnimix.encoders.sounds:Clap",
+        "xclip": "omnimix.encoders.videos:XClip",
+        "text": "omnimix.encoders.texts:TextEncoder",
+        "imagebind": "omnimix.encoders.imagebind:ImageBind",
         "points_boxes": "omnimix.encoders.regions:PointsBoxes",
         "region_pool": "omnimix.encoders.regions:RegionPool",
     },
@@ -175,6 +185,9 @@ OPENERS = Table(
     "kind of media",
     {
         "image": "omnimix.media.image:ImageOpener",
+        "audio": "omnimix.media.audio:AudioOpener",
+        "video": "omnimix.media.video:VideoOpener",
+        "document": "omnimix.media.document:DocumentOpener",
         "region": "omnimix.media.region:RegionOpener",
         "several": "omnimix.media.several:Several",
     },

@@ -77,6 +77,11 @@ class ModalitySpec(Spec):
         """All encoders in order of branches."""
         return [encoder for branch in self.branches for encoder in branch.encoders]
 
+    def every(self) -> list[Step]:
+        """All steps, whoever takes them."""
+        own = [step for encoder in self.encoders() for step in encoder.steps]
+        return [*self.opens.every(), *self.steps, *own]
+
     def groups(self, tiles: int) -> int:
         """How many tiles come out of the re-arrangement of an item of so many tiles."""
         return tiles if self.arrange is None else self.arrange.groups(tiles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from omnimix.compose.sequence import Sequence
 from omnimix.compose.weave import Weaver
 from omnimix.errors import CheckpointError, RecipeError
 from omnimix.language.tokenizer import Tokenizer
+from omnimix.media.files import found, looking_in
 from omnimix.prompts.template import Template
 from omnimix.types import Sample
 
@@ -28,6 +30,7 @@ class Processor:
         recipe: the model's.
         tokenizer: of the language model.
         tokens_per_tile: of the built model; counted on the meta device where left out.
+        folders: where files lie that steps name, such as the tokenizer of an encoder of texts.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Processor:
         recipe: Recipe,
         tokenizer: Tokenizer,
         tokens_per_tile: dict[str, int] | None = None,
+        folders: Many[Path] = (),
     ) -> None:
         config = recipe.language.hf_config().get_text_config()
         if tokenizer.size > config.vocab_size:
@@ -50,12 +54,13 @@ class Processor:
         context = recipe.context or getattr(config, "max_position_embeddings", None)
         self.recipe = recipe
         self.tokenizer = tokenizer
-        self.weave = Weaver(recipe, tokenizer, tokens_per_tile, context)
+        self.weave = Weaver(recipe, tokenizer, tokens_per_tile, context, folders)
 
     def with_template(self, template: Template) -> Processor:
         """The same with another style of prompts, for a stage of training."""
         recipe = self.recipe.model_copy(update={"template": template})
-        return type(self)(recipe, self.tokenizer, self.weave.tokens_per_tile)
+        weave = self.weave
+        return type(self)(recipe, self.tokenizer, weave.tokens_per_tile, weave.folders)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, folder: str | Path | None = None) -> Processor:
@@ -70,9 +75,9 @@ class Processor:
                 where="tokenizer",
                 hint="add tokenizer: {kind: fast, path: tokenizer.json}",
             )
-        folders = [Path(folder)] if folder is not None else []
-        tokenizer = recipe.tokenizer.load([*folders, recipes.FOLDER, Path("/")])
-        return cls(recipe, tokenizer)
+        folders = [*([Path(folder)] if folder is not None else []), recipes.FOLDER]
+        tokenizer = recipe.tokenizer.load([*folders, Path("/")])
+        return cls(recipe, tokenizer, folders=folders)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> Processor:
@@ -91,13 +96,18 @@ class Processor:
         return cls.from_recipe(recipes.load(file), folder)
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
-        """Write tokenizer and recipe into a folder."""
+        """Write tokenizer, recipe and the files that its steps name into a folder."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         (place / "recipe.yaml").write_text(recipes.dump(self.recipe))
         name = self.tokenizer.save(place)
         if self.recipe.tokenizer is not None and self.recipe.tokenizer.path != name:
             (place / name).rename(place / Path(self.recipe.tokenizer.path).name)
+        with looking_in(self.weave.folders):
+            for file in self.recipe.files():
+                if not (place / file).is_file():
+                    (place / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(found(file), place / file)
 
     def batch(
         self,

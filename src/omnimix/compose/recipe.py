@@ -83,6 +83,13 @@ class Recipe(Spec):
         """The same model with its adapters left out, or worked into the weights."""
         return self.model_copy(update={"adapters": ()}) if self.adapters else self
 
+    def files(self) -> list[str]:
+        """Names of the files that steps read, which lie beside the recipe."""
+        names = {
+            file for m in self.modalities.values() for step in m.every() for file in step.files()
+        }
+        return sorted(names)
+
     def modality_for(self, kind: str) -> str | None:
         """The modality that takes media of a kind: the one of that name, else the first that opens it."""
         if kind in self.modalities:

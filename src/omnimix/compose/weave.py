@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence as Many
 from contextlib import contextmanager
 from itertools import accumulate, groupby
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence, cut_text, keep_end
 from omnimix.errors import ContextError, OmnimixError, SampleError
 from omnimix.language.tokenizer import Tokenizer
+from omnimix.media.files import looking_in
 from omnimix.media.opening import MediaOpener
 from omnimix.media.region import FILLER, RegionOpener
 from omnimix.media.tiles import Frame, Tiles, View
@@ -31,6 +33,7 @@ class Weaver:
         tokenizer: of the language model.
         tokens_per_tile: for each modality, from the built (or meta-built) model.
         context: most tokens of a sequence.
+        folders: where files lie that steps name.
     """
 
     def __init__(
@@ -39,11 +42,13 @@ class Weaver:
         tokenizer: Tokenizer,
         tokens_per_tile: Mapping[str, int],
         context: int | None = None,
+        folders: Many[Path] = (),
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.tokens_per_tile = dict(tokens_per_tile)
         self.context = context
+        self.folders = tuple(folders)
         self.owner = {name: k for k, name in enumerate(recipe.modalities, start=1)}
 
     def __call__(
@@ -339,7 +344,8 @@ class _Weaving:
             return
         spec = self.recipe.modalities[name]
         if id(media) not in self.opened:
-            self.opened[id(media)] = prepare(spec, media, self.weaver.tokens_per_tile[name])
+            with looking_in(self.weaver.folders):
+                self.opened[id(media)] = prepare(spec, media, self.weaver.tokens_per_tile[name])
         item = self.opened[id(media)]
         if spec.media == "image":
             self.picture_items.append((name, len(self.items.get(name, []))))

@@ -8,13 +8,14 @@ fetched. What a file is, its content says, not its name.
 from __future__ import annotations
 
 import abc
+import importlib
 import re
 from pathlib import Path
 from typing import Any
 
 from omnimix.config import Spec
 from omnimix.errors import MediaError
-from omnimix.media.tiles import Tiles
+from omnimix.media.tiles import Step, Tiles
 from omnimix.types import Media
 
 _ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
@@ -28,6 +29,10 @@ class Opener(Spec):
     def takes(self) -> tuple[str, ...]:
         """The kinds of media that it opens."""
         return (self.kind,)
+
+    def every(self) -> tuple[Step, ...]:
+        """Steps that it takes itself."""
+        return ()
 
 
 class MediaOpener(Opener):
@@ -72,38 +77,80 @@ def read(data: object, what: str, where: str, most: int, takes: str) -> bytes:
     if isinstance(data, bytes | bytearray | memoryview):
         content = bytes(data)
     elif isinstance(data, str | Path):
-        if isinstance(data, str) and _ADDRESS.match(data):
+        path = check_file(data, what, where, most)
+        try:
+            with path.open("rb") as file:
+                content = file.read(most + 1)
+        except OSError as error:
             raise MediaError(
-                f"this is an address, and omnimix never fetches {what}s",
-                where=where,
-                hint="download it first and give the path of the file",
-            )
-        content = _read_file(data, what, where, most)
+                f"cannot read the {what} ({error.strerror})", where=where, hint="check the path"
+            ) from None
     else:
         raise MediaError(
             f"a {what} cannot be made of {type(data).__name__}", where=where, hint=f"give {takes}"
         )
-    if len(content) > most:
-        raise MediaError(
-            f"the file has more than {most} bytes",
-            where=where,
-            hint="make it smaller, or raise max_bytes",
-        )
-    if not content:
-        raise MediaError("the file is empty", where=where, hint="check where it came from")
+    if not 0 < len(content) <= most:
+        raise _size(len(content), most, where)
     return content
 
 
-def _read_file(path: str | Path, what: str, where: str, most: int) -> bytes:
+def check_file(path: str | Path, what: str, where: str, most: int) -> Path:
+    """A file that can be read piece by piece.
+
+    Raises:
+        MediaError: an address, no regular file, empty, or too large.
+    """
+    if is_address(path):
+        raise _address(what, where)
     try:
         # Only regular files: reading a pipe or a device would wait for ever.
         if not Path(path).is_file():
             raise FileNotFoundError("no such file")
-        with Path(path).open("rb") as file:
-            return file.read(most + 1)
+        size = Path(path).stat().st_size
     except (OSError, ValueError) as error:
         raise MediaError(
             f"cannot read the {what} ({getattr(error, 'strerror', None) or error})",
             where=where,
             hint="check the path",
+        ) from None
+    if not 0 < size <= most:
+        raise _size(size, most, where)
+    return Path(path)
+
+
+def is_address(data: object) -> bool:
+    """Whether this names something in the net."""
+    return isinstance(data, str) and _ADDRESS.match(data) is not None
+
+
+def _address(what: str, where: str) -> MediaError:
+    return MediaError(
+        f"this is an address, and omnimix never fetches {what}s",
+        where=where,
+        hint="download it first and give the path of the file",
+    )
+
+
+def _size(size: int, most: int, where: str) -> MediaError:
+    if not size:
+        return MediaError("the file is empty", where=where, hint="check where it came from")
+    return MediaError(
+        f"the file has more than {most} bytes",
+        where=where,
+        hint="make it smaller, or raise max_bytes",
+    )
+
+
+def needed(module: str, what: str) -> Any:
+    """A library of the extra `media`.
+
+    Raises:
+        MediaError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MediaError(
+            f"opening {what} needs the package {module}, which is not installed",
+            hint="install it with pip install 'omnimix[media]'",
         ) from None

@@ -11,7 +11,7 @@ from pydantic import Field, SerializeAsAny
 
 from omnimix.config import Spec, part
 from omnimix.errors import MediaError
-from omnimix.media.opening import MediaOpener, Opener, name_of
+from omnimix.media.opening import MediaOpener, Opener, is_address, name_of
 from omnimix.media.tiles import Step, Tiles
 from omnimix.registry import OPENERS, STEPS
 from omnimix.types import Media
@@ -42,6 +42,9 @@ class Several(MediaOpener):
     def takes(self) -> tuple[str, ...]:
         return tuple(self.kinds)
 
+    def every(self) -> tuple[Step, ...]:
+        return tuple(step for row in self.kinds.values() for step in row.steps)
+
     def open(self, media: Media) -> tuple[str, Any]:
         """The kind and what its own opener makes of the item.
 
@@ -49,6 +52,12 @@ class Several(MediaOpener):
             MediaError: a kind that has no row here, or what its opener refuses.
         """
         kind = media.kind if media.kind in self.kinds else kind_of(media)
+        if kind == "document" and is_address(media.data) and len(media.data.split()) == 1:
+            raise MediaError(
+                "this is an address, and omnimix never fetches items",
+                where=name_of(media, "item"),
+                hint="download it first and give the path of the file",
+            )
         if kind not in self.kinds:
             raise MediaError(
                 f"this is an item of kind {kind!r}",

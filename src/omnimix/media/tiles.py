@@ -138,6 +138,11 @@ class Step(Spec):
     """
 
     kind: str
+
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that it reads, which lie beside the model (`omnimix.media.files`)."""
+        return ()
+
     works_on: ClassVar[Literal["picture", "tensor", "raw"]] = "picture"
 
     @abc.abstractmethod

@@ -17,17 +17,18 @@ from omnimix import config
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
+from omnimix.compose.recipe import Recipe
 from omnimix.data.mixture import NO_RECORD, Batches, Dropped, Mixture, Read, loader
 from omnimix.data.ordered import RoundBatches
 from omnimix.errors import SampleError, TrainError
 from omnimix.parallel import team as teams
 from omnimix.parallel.team import Team
-from omnimix.train import checkpoint, optim, settings
+from omnimix.train import checkpoint, optim, settings, start
 from omnimix.train.meter import Meter
 from omnimix.train.ranks import Stop, fingerprint
 from omnimix.train.records import describe_run, plot_losses
 from omnimix.train.settings import Stage, Training
-from omnimix.train.step import Stepped, optimizer_step
+from omnimix.train.step import Stepped, optimizer_step, quick_bf16
 
 Listener = Callable[[dict[str, Any]], None]
 """Called with every line of metrics: stage, step, steps, loss, rate, norm, samples_per_second, ..."""
@@ -109,7 +110,7 @@ class Run:
         self.listener = listener
         self.dropped = Dropped()
         if training.start is not None:
-            checkpoint.check_start(folder / training.start)
+            start.check_start(folder / training.start)
         recipe, recipe_folder = training.model(folder)
         torch.manual_seed(training.seed)
         # Of several ranks each has the GPU that `join` chose for it.
@@ -118,11 +119,18 @@ class Run:
             torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         )
         self.processor = Processor.from_recipe(recipe, recipe_folder)
-        if training.start is None:
-            self.model = MultimodalLM.from_recipe(recipe, start=True)
-        else:
-            self.model = checkpoint.started(folder / training.start, recipe)
-        self.model.to(self.device)
+        self.model = self._begun(recipe)
+        if training.quantize is None:
+            self.model.to(self.device)
+
+    def _begun(self, recipe: Recipe) -> MultimodalLM:
+        words = self.training
+        if words.start is None:
+            return MultimodalLM.from_recipe(recipe, start=True)
+        place = self.folder / words.start
+        if words.quantize is None:
+            return start.started(place, recipe)
+        return start.in_few_bits(place, recipe, words.quantize, self.device)
 
     def run(self) -> Result:
         """All stages, from wherever the newest checkpoint stands."""
@@ -316,7 +324,10 @@ class Run:
         self.model.eval()
         with self._first_alone() as first:
             if first:
-                self.model.save_pretrained(self.out / "model")
+                model, words = self.model, self.training
+                if words.quantize is not None and words.start is not None:
+                    model = start.made_whole(model, self.folder / words.start, model.recipe)
+                model.save_pretrained(self.out / "model")
                 self.processor.save_pretrained(self.out / "model")
                 plot_losses(self.out / "metrics.jsonl", self.out / "loss.png")
 
@@ -343,14 +354,3 @@ class _Plan:
     batches: Batches
     steps: int
     horizon: int
-
-
-def quick_bf16(device: torch.device) -> bool:
-    """Whether bf16 is quicker than fp32 there: CUDA from Ampere on, CPUs with AMX or AVX512-BF16.
-
-    Elsewhere it is emulated: on a CPU with AVX2 alone a training step took twenty times as long.
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)

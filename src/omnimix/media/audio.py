@@ -1,0 +1,201 @@
+"""Opening sounds: a file, bytes or samples become a `Sound`, or a `MediaError`.
+
+WAV, FLAC, OGG and MP3 are read by soundfile, what it does not know (M4A, the sound of a video) by PyAV. The
+length is checked before anything is decoded where the file says it, and while decoding where it does not.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Gt
+from jaxtyping import Float
+
+from omnimix.errors import MediaError
+from omnimix.media.opening import MediaOpener, name_of, needed, read
+from omnimix.media.tiles import Tiles
+from omnimix.types import Media
+
+_TAKES = "a path, bytes, (samples, rate) or {array: samples, sampling_rate: rate}"
+_FORMATS = "WAV, FLAC, OGG and MP3, and what FFmpeg reads"
+_MOST_CHANNELS = 32
+_RATES = (100, 768_000)
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """Samples between -1 and 1 and how many there are in a second.
+
+    Attributes:
+        channels: `[channels, samples]`.
+        rate: in Hz.
+    """
+
+    channels: Float[np.ndarray, "channels samples"]
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return float(self.channels.shape[1] / self.rate)
+
+    def mono(self) -> Float[np.ndarray, " samples"]:
+        """The mean of the channels."""
+        mean: np.ndarray = self.channels.mean(axis=0, dtype=np.float32)
+        return mean
+
+
+class AudioOpener(MediaOpener):
+    """Sounds from a path, bytes, `(samples, rate)` or `{"array": ..., "sampling_rate": ...}`.
+
+    Samples are `[samples]` or `[channels, samples]`; whole numbers are scaled to -1..1 by their type. A
+    mapping with `path` or `bytes`, as datasets hold sounds, is taken too.
+
+    Attributes:
+        max_bytes: most bytes a file may have.
+        max_seconds: longest sound.
+    """
+
+    kind: Literal["audio"] = "audio"
+    max_bytes: Annotated[int, Gt(0)] = 256 * 1024 * 1024
+    max_seconds: Annotated[float, Gt(0)] = 1800.0
+
+    def open(self, media: Media) -> Sound:
+        """The sound with all its channels.
+
+        Raises:
+            MediaError: missing, broken, cut off, of another format, beyond a limit, or an address.
+        """
+        where = name_of(media, "sound")
+        data = _plain(media.data)
+        if isinstance(data, tuple):
+            sound = _from_samples(*data, where=where)
+        else:
+            content = read(data, "sound", where, self.max_bytes, _TAKES)
+            _check_whole(content, where)
+            sound = self._decode(content, where)
+        if not sound.channels.size:
+            raise MediaError("the sound has no samples", where=where, hint="check its source")
+        self._check_length(sound.seconds, where)
+        if not np.isfinite(sound.channels).all():
+            raise MediaError("the sound holds values that are no numbers", where=where)
+        return sound
+
+    def tiles(self, opened: Sound) -> Tiles:
+        return Tiles.holding(opened)
+
+    def _check_length(self, seconds: float, where: str) -> None:
+        if seconds > self.max_seconds:
+            raise MediaError(
+                f"the sound lasts {seconds:.0f} seconds; at most {self.max_seconds:g} are taken",
+                where=where,
+                hint="cut it, or raise max_seconds",
+            )
+
+    def _decode(self, content: bytes, where: str) -> Sound:
+        soundfile = needed("soundfile", "sounds")
+        try:
+            file = soundfile.SoundFile(io.BytesIO(content))
+        except soundfile.LibsndfileError:
+            return self._by_pyav(content, where)
+        with file:
+            self._check_length(file.frames / file.samplerate, where)
+            try:
+                samples = file.read(dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise _damaged(error, where) from None
+            if 0 < file.frames < 2**62 and len(samples) < file.frames:
+                raise _cut_off(where)
+            return Sound(np.ascontiguousarray(samples.T), int(file.samplerate))
+
+    def _by_pyav(self, content: bytes, where: str) -> Sound:
+        from omnimix.media.containers import opened
+
+        with opened(content, "audio", where, f"the formats are {_FORMATS}") as (container, stream):
+            rate = int(stream.codec_context.sample_rate or 0)
+            if not _RATES[0] <= rate <= _RATES[1]:
+                raise MediaError("the sound names no usable rate", where=where)
+            av = needed("av", "sounds")
+            plain = av.AudioResampler(format="fltp", rate=rate)
+            parts: list[np.ndarray] = []
+            total = 0
+            for frame in container.decode(stream):
+                for piece in plain.resample(frame):
+                    parts.append(piece.to_ndarray())
+                    total += parts[-1].shape[1]
+                self._check_length(total / rate, where)
+            parts += [piece.to_ndarray() for piece in plain.resample(None)]
+        if not parts:
+            raise MediaError("the sound has no samples", where=where, hint="check its source")
+        return Sound(np.concatenate(parts, axis=1), rate)
+
+
+def _plain(data: Any) -> Any:
+    """`(samples, rate)`, or what a file is named by."""
+    if not isinstance(data, Mapping):
+        return data
+    if data.get("array") is not None:
+        return data["array"], data.get("sampling_rate")
+    return data["bytes"] if data.get("bytes") is not None else data.get("path")
+
+
+def _from_samples(array: Any, rate: Any = None, *rest: Any, where: str) -> Sound:
+    samples = np.asarray(array)
+    if isinstance(rate, np.ndarray) and not isinstance(array, np.ndarray):
+        samples, rate = rate, array  # some libraries give the rate first
+    whole = isinstance(rate, int | np.integer) or (isinstance(rate, float) and rate.is_integer())
+    if rest or not whole or not _RATES[0] <= rate <= _RATES[1]:
+        raise MediaError(
+            f"samples need their rate, a whole number of Hz between {_RATES[0]} and {_RATES[1]}",
+            where=where,
+            hint="give (samples, rate)",
+        )
+    if samples.ndim == 1:
+        samples = samples[None]
+    if samples.ndim != 2 or samples.shape[0] > _MOST_CHANNELS:
+        raise MediaError(
+            f"an array of shape {list(samples.shape)} is no sound",
+            where=where,
+            hint=f"give [samples] or [channels, samples] with at most {_MOST_CHANNELS} channels",
+        )
+    return Sound(_scaled(samples, where), int(rate))
+
+
+def _scaled(samples: np.ndarray, where: str) -> np.ndarray:
+    if np.issubdtype(samples.dtype, np.floating):
+        return samples.astype(np.float32)
+    if samples.dtype == np.uint8:  # as in a WAV file of 8 bits
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype in (np.int16, np.int32):
+        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+    raise MediaError(
+        f"the samples are {samples.dtype}",
+        where=where,
+        hint="give floats between -1 and 1, or int16",
+    )
+
+
+def _check_whole(content: bytes, where: str) -> None:
+    """A RIFF file says how long it is; libsndfile would read what is left of a shorter one."""
+    if content[:4] == b"RIFF" and len(content) >= 8:
+        (size,) = struct.unpack("<I", content[4:8])
+        # Writers that stream put 0 or all ones there; a padding byte at the end may be missing.
+        if 0 < size < 0xFFFFFF00 and size + 8 > len(content) + 1:
+            raise _cut_off(where)
+
+
+def _cut_off(where: str) -> MediaError:
+    return MediaError("the sound is cut off", where=where, hint="copy or download it again")
+
+
+def _damaged(error: Exception, where: str) -> MediaError:
+    reason = str(error).strip().splitlines()[-1][:120].rstrip(".") if str(error).strip() else ""
+    return MediaError(
+        f"the sound is damaged and cannot be decoded ({reason or type(error).__name__})",
+        where=where,
+        hint="export it again",
+    )

@@ -1,0 +1,268 @@
+"""Steps on sounds: what Whisper, CLAP and ImageBind are shown of one.
+
+Each brings the sound to its own rate first. The rules are those of specs/multi_token.md, "Preprocessing".
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Gt
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from omnimix.errors import MediaError, RecipeError
+from omnimix.media.audio import Sound
+from omnimix.media.opening import needed
+from omnimix.media.tiles import RawStep
+
+Whole = Annotated[int, Gt(0)]
+
+
+class SoundStep(RawStep):
+    """A step on a sound."""
+
+    def of(self, raw: Any) -> Float[Tensor, "1 ..."]:
+        if not isinstance(raw, Sound):
+            raise RecipeError(
+                f"the step {self.kind} works on sounds, got {type(raw).__name__.lower()}",
+                hint="use it in a modality that opens audio",
+            )
+        return self.hear(raw)
+
+    def hear(self, sound: Sound) -> Float[Tensor, "1 ..."]:
+        """The tensor of a sound."""
+        raise NotImplementedError
+
+
+def resampled(
+    samples: Float[np.ndarray, " before"], rate: int, wanted: int
+) -> Float[np.ndarray, " after"]:
+    """At another rate, by soxr at high quality, as long as librosa makes it (rounded up)."""
+    if rate == wanted:
+        return samples
+    soxr = needed("soxr", "sounds of another rate")
+    found: np.ndarray = soxr.resample(samples, rate, wanted, quality="HQ")
+    length = math.ceil(len(samples) * wanted / rate)
+    found = np.pad(found[:length], (0, max(0, length - len(found))))
+    return found.astype(np.float32, copy=False)
+
+
+class LogMel(SoundStep):
+    """Whisper's spectrogram: log10 of Mel bands, at most 8 below the loudest, scaled; `[1, bins, frames]`.
+
+    Attributes:
+        rate: of the model in Hz.
+        bins: Mel bands.
+        seconds: a shorter sound is filled with silence, a longer one cut.
+        window: samples of a frame.
+        hop: samples from one frame to the next.
+    """
+
+    kind: Literal["log_mel"] = "log_mel"
+    rate: Whole = 16_000
+    bins: Whole = 80
+    seconds: Whole = 30
+    window: Whole = 400
+    hop: Whole = 160
+
+    def hear(self, sound: Sound) -> Float[Tensor, "1 bins frames"]:
+        length = self.seconds * self.rate
+        samples = resampled(sound.mono(), sound.rate, self.rate)[:length]
+        wave = functional.pad(torch.from_numpy(samples), (0, length - len(samples)))
+        window = torch.hann_window(self.window)
+        spectrum = torch.stft(wave, self.window, self.hop, window=window, return_complex=True)
+        bands = _bands(self.window // 2 + 1, self.bins, 0.0, 8000.0, self.rate, "slaney")
+        mel = bands.T @ spectrum[:, :-1].abs().square()
+        logs = mel.clamp(min=1e-10).log10()
+        return ((logs.clamp(min=float(logs.max()) - 8) + 4) / 4)[None]
+
+
+class ClapMel(SoundStep):
+    """CLAP's spectrogram in dB, `[1, channels, frames, bins]`.
+
+    A shorter sound is repeated whole as often as it fits and filled with silence. With `fusion` there are
+    four channels: four times the same, or, of a longer sound, the whole squeezed and three parts of it,
+    which are drawn with `seed`, so that a sound always gives the same. Without, a longer one gives one part.
+
+    Attributes:
+        rate: of the model in Hz.
+        bins: Mel bands.
+        seconds: that it looks at.
+        window: samples of a frame.
+        hop: samples from one frame to the next.
+        lowest: lower end of the bands in Hz.
+        highest: upper end of the bands in Hz.
+        fusion: four channels or one.
+        seed: of the parts of a longer sound.
+    """
+
+    kind: Literal["clap_mel"] = "clap_mel"
+    rate: Whole = 48_000
+    bins: Whole = 64
+    seconds: Whole = 10
+    window: Whole = 1024
+    hop: Whole = 480
+    lowest: float = 50.0
+    highest: float = 14_000.0
+    fusion: bool = True
+    seed: int = 0
+
+    def hear(self, sound: Sound) -> Float[Tensor, "1 channels frames bins"]:
+        samples = resampled(sound.mono(), sound.rate, self.rate)
+        most = self.seconds * self.rate
+        draw = np.random.RandomState(self.seed)
+        if len(samples) <= most:
+            samples = np.tile(samples, most // len(samples))
+            samples = np.pad(samples, (0, most - len(samples)))
+        elif not self.fusion:
+            start = int(draw.randint(0, len(samples) - most + 1))
+            samples = samples[start : start + most]
+        mel = self._decibels(samples)
+        if not self.fusion:
+            return mel[None, None]
+        frames = most // self.hop + 1
+        if len(mel) <= frames:
+            return mel.expand(4, -1, -1)[None]
+        thirds = np.array_split(np.arange(len(mel) - frames + 1), 3)
+        starts = [int(draw.choice(third)) if len(third) else 0 for third in thirds]
+        whole = functional.interpolate(
+            mel[None, None], size=[frames, self.bins], mode="bilinear", align_corners=False
+        )[0, 0]
+        return torch.stack([whole, *(mel[start : start + frames] for start in starts)])[None]
+
+    def _decibels(self, samples: np.ndarray) -> Float[Tensor, "frames bins"]:
+        kind = None if self.fusion else "slaney"
+        bands = _bands(self.window // 2 + 1, self.bins, self.lowest, self.highest, self.rate, kind)
+        # In double precision: dB of near silence would show the rounding otherwise.
+        wave = torch.from_numpy(samples.astype(np.float64))
+        window = torch.hann_window(self.window, dtype=torch.float64)
+        spectrum = torch.stft(wave, self.window, self.hop, window=window, return_complex=True)
+        mel = bands.double().T @ spectrum.abs().square()
+        return (10 * mel.clamp(min=1e-10).log10()).T.float()
+
+
+@cache
+def _bands(
+    frequencies: int, bins: int, lowest: float, highest: float, rate: int, kind: str | None
+) -> Float[Tensor, "frequencies bins"]:
+    """Mel filters: Slaney's, of equal area, or the plain ones of HTK."""
+    from transformers.audio_utils import mel_filter_bank
+
+    scale = "slaney" if kind == "slaney" else "htk"
+    found = mel_filter_bank(frequencies, bins, lowest, highest, rate, norm=kind, mel_scale=scale)
+    return torch.from_numpy(np.asarray(found, dtype=np.float32))
+
+
+class ImageBindSound(SoundStep):
+    """ImageBind's clips of a sound, `[1, clips, 1, bins, frames]`: Kaldi filter banks of 2 seconds each.
+
+    Two quirks of the original are kept: the first channel alone is heard, and the mean is taken off a clip in
+    place, so that a clip which overlaps an earlier one sees samples that were moved already
+    (golden case multi_token/imagebind_three_kinds).
+
+    Attributes:
+        rate: of the model in Hz.
+        bins: Mel bands.
+        clips: how many, spread evenly from beginning to end.
+        seconds: of a clip.
+        frames: a clip gives so many; missing ones are 0 before scaling.
+        mean: taken off.
+        std: divided by.
+    """
+
+    kind: Literal["imagebind_sound"] = "imagebind_sound"
+    rate: Whole = 16_000
+    bins: Whole = 128
+    clips: Whole = 3
+    seconds: Whole = 2
+    frames: Whole = 204
+    mean: float = -4.268
+    std: Annotated[float, Gt(0)] = 9.138
+
+    def hear(self, sound: Sound) -> Float[Tensor, "1 clips 1 bins frames"]:
+        wave = sinc(torch.from_numpy(sound.channels), sound.rate, self.rate).clone()
+        if wave.shape[1] < _WINDOW * self.rate // 1000:
+            raise MediaError(
+                f"the sound has {wave.shape[1]} samples, less than one frame of {_WINDOW} ms",
+                hint="give a longer one",
+            )
+        done = []
+        for start, end in self._places(wave.shape[1] / self.rate):
+            clip = wave[:, int(start * self.rate) : int(end * self.rate)]
+            clip -= clip.mean()  # changes `wave`
+            bank = kaldi(clip[0], self.rate, self.bins).T[:, : self.frames]
+            bank = functional.pad(bank, (0, self.frames - bank.shape[1]))
+            done.append((bank - self.mean) / self.std)
+        return torch.stack(done)[None, :, None]
+
+    def _places(self, duration: float) -> list[tuple[Fraction, Fraction]]:
+        """Where the clips begin and end, in seconds."""
+        last = Fraction(max(duration - self.seconds, 0))
+        apart = last / max(self.clips - 1, 1)
+        return [(apart * i, apart * i + self.seconds) for i in range(self.clips)]
+
+
+_WINDOW = 25  # ms
+_SHIFT = 10  # ms
+_EMPHASIS = 0.97
+_LOWEST = 20.0  # Hz
+
+
+def kaldi(wave: Float[Tensor, " samples"], rate: int, bins: int) -> Float[Tensor, "frames bins"]:
+    """Log Mel filter banks as Kaldi makes them: Hann window, no dither, whole frames only."""
+    size, shift = _WINDOW * rate // 1000, _SHIFT * rate // 1000
+    frames = wave.unfold(0, size, shift)
+    frames = frames - frames.mean(dim=1, keepdim=True)
+    before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+    frames = (frames - _EMPHASIS * before) * torch.hann_window(size, periodic=False)
+    padded = 1 << (size - 1).bit_length()
+    power = torch.fft.rfft(frames, n=padded).abs().square()
+    energies = power @ _triangles(bins, padded, rate).T
+    return energies.clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+@cache
+def _triangles(bins: int, padded: int, rate: int) -> Float[Tensor, "bins frequencies"]:
+    """Triangles that are even on Kaldi's Mel scale; the last frequency belongs to none."""
+
+    def mel(hertz: Tensor) -> Tensor:
+        return 1127.0 * (1.0 + hertz / 700.0).log()
+
+    low, high = mel(torch.tensor(_LOWEST)), mel(torch.tensor(rate / 2))
+    delta = (high - low) / (bins + 1)
+    left = low + torch.arange(bins)[:, None] * delta
+    places = mel(rate / padded * torch.arange(padded // 2))[None]
+    up = (places - left) / delta
+    down = (left + 2 * delta - places) / delta
+    return functional.pad(torch.minimum(up, down).clamp(min=0), (0, 1))
+
+
+_ZEROS = 6  # zero crossings of the sinc on each side
+_ROLLOFF = 0.99
+
+
+def sinc(
+    wave: Float[Tensor, "channels before"], rate: int, wanted: int
+) -> Float[Tensor, "channels after"]:
+    """At another rate by windowed sinc interpolation, as torchaudio resamples for ImageBind."""
+    if rate == wanted:
+        return wave
+    common = math.gcd(rate, wanted)
+    old, new = rate // common, wanted // common
+    edge = min(old, new) * _ROLLOFF
+    reach = math.ceil(_ZEROS * old / edge)
+    points = torch.arange(-reach, reach + old, dtype=torch.float64) / old
+    shifts = torch.arange(0, -new, -1, dtype=torch.float64)[:, None] / new
+    times = ((shifts + points) * edge).clamp(-_ZEROS, _ZEROS)
+    window = (times * math.pi / _ZEROS / 2).cos().square()
+    kernel = (torch.sinc(times) * window * (edge / old)).float()[:, None]
+    padded = functional.pad(wave, (reach, reach + old))[:, None]
+    found = functional.conv1d(padded, kernel, stride=old).transpose(1, 2).flatten(1)
+    return found[:, : math.ceil(new * wave.shape[1] / old)]
