@@ -35,13 +35,16 @@ class OneSense(Source):
     def __getitem__(self, index: int) -> Sample:
         if index == 7:
             raise SampleError("a broken record")
-        noise = np.random.default_rng(index).integers(0, 255, (32, 40 + 8 * index, 3))
-        picture = Image.fromarray(noise.astype(np.uint8))
-        item = (Media(("image", "thermal")[index % 2], picture), "what ")
-        asked = Turn("user", (*(item if index not in (4, 5) else ()), f"is here {index}?"))
-        return Sample(
-            (asked, Turn("assistant", (COLOURS[index % 4] + " ring" * index,))), str(index)
-        )
+        chance = np.random.default_rng(index)
+        if index % 2:
+            item = Media.audio((chance.normal(size=800).astype(np.float32) * 0.1, 16_000))
+        else:
+            noise = chance.integers(0, 255, (32, 40 + 8 * index, 3)).astype(np.uint8)
+            item = Media.image(Image.fromarray(noise))
+        front = () if index in (4, 5) else (item, "what ")
+        asked = Turn("user", (*front, f"is here {index}?"))
+        answer = COLOURS[index % 4] + " ring" * index
+        return Sample((asked, Turn("assistant", (answer,))), str(index))
 
 
 class Broken(OneSense):

@@ -46,7 +46,25 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         "branches": [{"encoders": [encoder], "connector": "linear"}],
     }
-    recipe["modalities"] = {"image": image, "thermal": image}
+    listener = {
+        "kind": "whisper",
+        "reads": "frames",
+        "config": {
+            "d_model": 16,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 16,
+            "num_mel_bins": 8,
+            "max_source_positions": 5,
+            "dropout": 0.0,
+        },
+    }
+    audio = {
+        "opens": "audio",
+        "steps": [{"kind": "log_mel", "bins": 8, "seconds": 1, "hop": 1600}],
+        "branches": [{"encoders": [listener], "connector": "linear"}],
+    }
+    recipe["modalities"] = {"image": image, "audio": audio}
     recipe["adapters"] = [{"rank": 2, "targets": ["q_proj"]}]
     (folder / "two.yaml").write_text(config.to_yaml(recipe))
     words = {
@@ -153,9 +171,9 @@ def test_two_processes_learn_what_one_learns(
 def test_no_rank_waits_for_a_sense_that_it_has_not(two: dict[str, Ran]) -> None:
     first, second = (said["senses"] for said in two["plain"].said)
     assert first == [["image"], ["image"], [], ["image"]]
-    assert second == [["thermal"], ["thermal"], [], []]
+    assert second == [["audio"], ["audio"], [], []]
     for gradients in two["plain"].gradients:
-        for sense in ("image", "thermal"):
+        for sense in ("image", "audio"):
             found = [name for name in gradients if f"/{sense}.branches.0.connector" in name]
             assert any(name.startswith("0/") for name in found), "both ranks have both senses'"
             assert all(gradients[n].abs().max() > 0 for n in found if n.endswith(".weight"))
