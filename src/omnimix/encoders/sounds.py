@@ -79,6 +79,15 @@ class ClapTower(Encoder):
         self.audio_model: nn.Module = whole.audio_model
         self.audio_projection: nn.Module = whole.audio_projection
         self.features = Features(1, int(config.projection_dim))
+        self.train()
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Batch norms keep their statistics: a batch may hold one sound alone, which has none."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
     def forward(
         self, tiles: Float[Tensor, "tiles channels frames bins"]
