@@ -13,7 +13,6 @@ it beside the weights, `none` opens the projectors over the bare base model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from omnimix.checkpoints import (
 )
 from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, looks_like, read_json
 from omnimix.checkpoints.multi_token_senses import BUILDERS, SENSES, sense, words_of
-from omnimix.checkpoints.multi_token_tables import Projector
+from omnimix.checkpoints.multi_token_tables import Lora, Projector
 from omnimix.errors import CheckpointError, placed
 from omnimix.registry import did_you_mean
 
@@ -38,25 +37,6 @@ ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 WORDS = ("adapters", "pad_non_square_images", "vision_heads", "audio_heads", "text_heads")
 WAYS = ("merge", "keep", "none")
 BASE = "mistralai/Mistral-7B-Instruct-v0.1"
-
-
-@dataclass(frozen=True)
-class Lora:
-    """An adapter found in a folder.
-
-    Attributes:
-        file: its weights.
-        targets: the layers it sits on, named from their block on.
-        rank: of its matrices.
-        scale: what their product is multiplied by.
-        dropout: in training.
-    """
-
-    file: Path
-    targets: tuple[str, ...]
-    rank: int
-    scale: float
-    dropout: float
 
 
 class MultiToken(Family):

@@ -306,7 +306,6 @@ def clap(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None
 
 def clap_table(ours: str, words: Mapping[str, Any]) -> Table:
     return Table(
-        Ignore("*.relative_position_index", "computed, not learned"),
         Ignore("*.attn_mask", "computed, not learned"),
         Rename("audio_model.*", f"{ours}audio_model.*"),
         Rename("audio_projection.*", f"{ours}audio_projection.*"),
