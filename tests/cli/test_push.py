@@ -5,19 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import yaml
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from omnimix.checkpoints import licences
 from omnimix.cli.main import app
@@ -158,18 +156,22 @@ def model(tiny_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def push(
-    home: Path, *words: object, token: str = "hf_ours", offline: bool = False
-) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the hub's library reads its settings when it is imported."""
-    env = {
-        k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()
-    }
-    env |= {"HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": str(int(offline)), "HF_TOKEN": token}
-    env |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    code = "from omnimix.cli.main import run; run()"
-    call = [sys.executable, "-c", code, "push", *map(str, words)]
-    return subprocess.run(call, capture_output=True, text=True, env=env, check=False, timeout=300)
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The hub's library as it is where somebody is logged in; it reads its settings when it is imported."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_ours")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    yield monkeypatch
+    huggingface_hub.close_session()
+
+
+def push(*words: object) -> Result:
+    return CliRunner().invoke(app, ["push", *map(str, words)])
 
 
 SENT = {
@@ -185,9 +187,11 @@ SENT = {
 }
 
 
-def test_a_model_goes_there_whole_and_comes_back(hub: Hub, model: Path, tmp_path: Path) -> None:
-    done = push(tmp_path, model, "me/tiny", "--private", "--endpoint", hub.address)
-    assert (done.returncode, done.stderr) == (0, ""), done
+# The hub's library hands its own client a file by a word that the client calls old.
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
+def test_a_model_goes_there_whole(hub: Hub, model: Path, settings: pytest.MonkeyPatch) -> None:
+    done = push(model, "me/tiny", "--private", "--endpoint", hub.address)
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
     assert done.stdout == f"pushed: {hub.address}/me/tiny/commit/abc\n"
     assert hub.repos == {"me/tiny": True} and hub.commits == ["me/tiny"]
     files = hub.files["me/tiny"]
@@ -195,8 +199,8 @@ def test_a_model_goes_there_whole_and_comes_back(hub: Hub, model: Path, tmp_path
     for name in SENT - {"README.md"}:
         assert files[name] == (model / name).read_bytes(), name
     assert len(hub.large) == 1, "weights go the way of large files"
-    again = push(tmp_path, model, "me/tiny", "--endpoint", hub.address)
-    assert again.returncode == 0 and hub.commits == ["me/tiny"] * 2
+    again = push(model, "me/tiny", "--endpoint", hub.address)
+    assert again.exit_code == 0 and hub.commits == ["me/tiny"] * 2
 
 
 def test_the_card(model: Path) -> None:
@@ -235,10 +239,8 @@ def test_conflicts_of_licences_are_named(model: Path) -> None:
         "lmsys/vicuna-7b-v1.5 is under Llama 2 Community",
     ):
         assert (
-            (said in result.stderr
-            and f"**Conflict:** {said}" in result.stdout)
-            or said in result.stdout
-        )
+            said in result.stderr and f"**Conflict:** {said}" in result.stdout
+        ) or said in result.stdout
 
 
 def test_licences_of_the_whole() -> None:
@@ -270,7 +272,7 @@ def test_licences_of_the_whole() -> None:
     ],
 )
 def test_refusals_are_one_sentence(
-    hub: Hub, model: Path, tmp_path: Path, harm: str, says: str
+    hub: Hub, model: Path, tmp_path: Path, settings: pytest.MonkeyPatch, harm: str, says: str
 ) -> None:
     hub.status = {"forbidden": 403, "fault": 418}.get(harm, 200)
     endpoint = "http://127.0.0.1:1" if harm == "down" else hub.address
@@ -278,16 +280,12 @@ def test_refusals_are_one_sentence(
     if harm == "link":
         (tmp_path / "outside.txt").write_text("x")
         (model / "inside.txt").symlink_to(tmp_path / "outside.txt")
-    done = push(
-        tmp_path,
-        folder,
-        "me" if harm == "bad name" else "me/tiny",
-        "--endpoint",
-        endpoint,
-        token={"no token": "", "wrong token": "hf_theirs"}.get(harm, "hf_ours"),
-        offline=harm == "offline",
-    )
+    if harm in ("no token", "wrong token"):
+        settings.setenv("HF_TOKEN", "hf_theirs" if harm == "wrong token" else "")
+    settings.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", harm == "offline")
+    repo = "me" if harm == "bad name" else "me/tiny"
+    done = push(folder, repo, "--endpoint", endpoint)
     said = " ".join(done.stderr.split())
-    assert done.returncode == 2 and says in said, done
-    assert "Traceback" not in said and said.count("error:") == 1
+    assert done.exit_code == 2 and says in said, done.output
+    assert said.count("error:") == 1
     assert not hub.commits and not hub.large
