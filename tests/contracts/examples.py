@@ -10,6 +10,31 @@ _VIT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 _TOWER = {**_VIT, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 _TIMM = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 _LLAMA = {"model_type": "llama", **_VIT, "num_attention_heads": 2, "vocab_size": 32}
+_WHISPER = {
+    **{"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "num_mel_bins": 8},
+    **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 24},
+    **{"decoder_ffn_dim": 24, "vocab_size": 20, "max_source_positions": 10},
+    **{"decoder_start_token_id": 3, "pad_token_id": 2, "eos_token_id": 2, "bos_token_id": 2},
+    **{"suppress_tokens": None, "begin_suppress_tokens": None, "max_target_positions": 8},
+}
+_CLAP = {
+    **{"spec_size": 64, "window_size": 2, "patch_size": 4, "patch_stride": [4, 4]},
+    **{"num_mel_bins": 16, "hidden_size": 32, "patch_embeds_hidden_size": 8, "depths": [1, 1, 1]},
+    **{"num_attention_heads": [1, 1, 2], "projection_dim": 12},
+}
+_XCLIP = {
+    **{**_TOWER, "num_frames": 3, "mit_hidden_size": 12, "mit_intermediate_size": 24},
+    **{"mit_num_hidden_layers": 1, "mit_num_attention_heads": 2},
+}
+_BERT = {"model_type": "bert", **_VIT, "num_attention_heads": 2, "vocab_size": 40}
+_BIND = {
+    **{"width": 12, "size": 28, "bins": 36, "frames": 46, "vocabulary": 40, "context": 16},
+    **{"vision": {"width": 16, "blocks": 2, "heads": 2}},
+    **{
+        "audio": {"width": 8, "blocks": 1, "heads": 2},
+        "text": {"width": 8, "blocks": 1, "heads": 2},
+    },
+}
 _CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}
 
 EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
@@ -25,6 +50,11 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "renormalize": [{**_HALF, **_OTHER}],
         "quadrants": [{"size": 32}, {"size": 16, "per_side": 4}],
         "tensor_resize": [{"size": 24}, {"size": 80, "mode": "nearest", "half": True}],
+        "clip": [{}, {"frames": 1}],
+        "log_mel": [{}, {"bins": 16, "seconds": 2}],
+        "clap_mel": [{}, {"fusion": False, "seconds": 1}],
+        "imagebind_sound": [{}, {"clips": 2, "bins": 32, "frames": 90}],
+        "tokenize": [{"path": "tokenizer.json"}, {"path": "vocab.txt", "chunks": 3, "most": 16}],
     },
     "encoders": {
         "timm": [
@@ -45,6 +75,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "transformers": [
             {"config": {"model_type": "clip_vision_model", **_TOWER}},
             {"config": {"model_type": "clip_vision_model", **_TOWER}, "layer": -2},
+            {"config": {"model_type": "clip_vision_model", **_TOWER}, "pooled": True},
             {"config": {"model_type": "siglip_vision_model", "vision_use_head": False, **_TOWER}},
         ],
         "blip2_qformer": [
@@ -54,6 +85,11 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
                 "qformer": {**_VIT, "num_attention_heads": 2, "encoder_hidden_size": 16},
             }
         ],
+        "whisper": [{"config": _WHISPER}, {"config": _WHISPER, "reads": "frames"}],
+        "clap": [{"config": _CLAP}, {"config": {**_CLAP, "enable_fusion": True}}],
+        "xclip": [{"vision": _XCLIP, "width": 12}],
+        "text": [{"config": _BERT}],
+        "imagebind": [_BIND, {**_BIND, "text": None}, {**_BIND, "vision": None}],
         "points_boxes": [{"width": 16}, {"width": 32, "slots": 4}],
         "region_pool": [{}, {"source": "image", "waves": 3}],
     },
@@ -83,6 +119,9 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "openers": {
         "image": [{}, {"max_side": 100, "alpha": "white"}],
         "region": [{}, {"free": "box", "decimals": 3}],
+        "audio": [{}, {"max_seconds": 3.0}],
+        "video": [{}, {"frames": 4, "sampling": "window", "end": 9}],
+        "document": [{}, {"max_pages": 2}],
         "several": [{"kinds": {"image": {"opens": "image", "steps": [{"kind": "pad"}]}}}],
     },
     "languages": {
@@ -125,6 +164,17 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
 
 INPUT_SIDE = {"timm": 224, "transformers": 32, "blip2_qformer": 32}
 """Side of the pictures that an encoder of pictures takes, where its words do not say it."""
+
+INPUT_SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "whisper": [(8, 20)],
+    "clap": [(4, 250, 16)],
+    "xclip": [(3, 3, 32, 32)],
+    "imagebind": [(3, 28, 28), (2, 1, 36, 46)],
+}
+"""Shapes of the tiles of encoders that see other things; several where an encoder takes several kinds."""
+
+INPUT_IDS = {"text": 40, "imagebind": 40}
+"""Sizes of the vocabularies of encoders that read."""
 
 NO_WORDS = frozenset({"benchmarks", "checkpoints", "readings", "segmenters"})
 """Tables whose rows are no specs: they are made with plain arguments."""

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
 
 from omnimix import registry
 from omnimix.encoders.base import Features
+from omnimix.errors import RecipeError
+from omnimix.media.audio import Sound
+from omnimix.media.files import looking_in
 from omnimix.media.region import REGION_WIDTH
 from omnimix.media.tiles import Step, Tiles
 from omnimix.registry import TABLES, Table
-from tests.contracts.examples import EXAMPLES, INPUT_SIDE, NO_WORDS
+from tests.contracts.examples import EXAMPLES, INPUT_IDS, INPUT_SHAPES, INPUT_SIDE, NO_WORDS
 
 ROWS = [(table, row) for table in TABLES for row in table]
 SOURCE = Features(16, 8, (4, 4))
@@ -77,24 +85,54 @@ def test_encoders_give_what_they_declare(row: str, words: dict[str, Any] | None)
     torch.manual_seed(0)
     source = SOURCE if made.looks_at else None
     encoder = made.build(source).eval()
-    if row in INPUT_SIDE:
-        side = (words or {}).get("size", INPUT_SIDE[row])
-        inputs = [numbers(2, 3, side, side)]
-    else:
-        inputs = [numbers(2, encoder.features.tokens, REGION_WIDTH).sigmoid()]
-        inputs[0][..., 0] = torch.arange(2)[:, None] - 1
-    if made.looks_at:
-        inputs.append(numbers(2, 8, 4, 4))
-    with torch.no_grad():
-        found = encoder(*inputs)
+    state = encoder.state_dict()
+    again = reborn(lambda: made.build(source), state)
+    for tiles in inputs_of(row, made, encoder):
+        inputs = [tiles, *([numbers(2, 8, 4, 4)] if made.looks_at else [])]
+        with torch.no_grad():
+            found = encoder(*inputs)
+            assert torch.equal(again(*inputs), found)
         features = encoder.features
         assert found.shape == (2, features.tokens, features.width)
         if features.grid is not None:
             assert features.grid[0] * features.grid[1] + features.prefix == features.tokens
-        again = reborn(lambda: made.build(source), encoder.state_dict())
-        assert torch.equal(again(*inputs), found)
-    assert found.isfinite().all()
-    assert not torch.equal(found[0], found[1])
+        assert found.isfinite().all()
+        assert not torch.equal(found[0], found[1])
+
+
+def inputs_of(row: str, made: Any, encoder: Any) -> list[Tensor]:
+    """Tiles of every kind that an encoder takes, two of each."""
+    if row in INPUT_SIDE:
+        side = getattr(made, "size", INPUT_SIDE[row])
+        return [numbers(2, 3, side, side)]
+    if row in INPUT_SHAPES or row in INPUT_IDS:
+        shapes = INPUT_SHAPES.get(row, [])
+        if row == "imagebind":
+            shapes = [
+                s for s, trunk in zip(shapes, (made.vision, made.audio), strict=True) if trunk
+            ]
+        if row == "clap":
+            shapes = [(4 if made.config.get("enable_fusion") else 1, *shapes[0][1:])]
+        found = [numbers(2, *shape) for shape in shapes]
+        if row in INPUT_IDS and getattr(made, "text", True) is not None:
+            ids = torch.arange(2 * 16).view(2, 16) % INPUT_IDS[row]
+            ids[1, 9:] = -1  # a shorter text
+            found.append(ids)
+        return found
+    regions = numbers(2, encoder.features.tokens, REGION_WIDTH).sigmoid()
+    regions[..., 0] = torch.arange(2)[:, None] - 1
+    return [regions]
+
+
+@pytest.mark.parametrize("row", [row for row in registry.ENCODERS if row in INPUT_IDS])
+def test_what_is_no_token_changes_nothing(row: str) -> None:
+    made = spec(registry.ENCODERS, row, EXAMPLES["encoders"][row][0])
+    torch.manual_seed(0)
+    encoder = made.build().eval()
+    ids = torch.tensor([[5, 7, 11, 30, -1, -1]])
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(ids), encoder(ids[:, :4]))
+        assert not torch.equal(encoder(ids), encoder(ids[:, [1, 0, 2, 3]]))
 
 
 @pytest.mark.parametrize(("row", "words"), rows(registry.FINISHES))
@@ -144,8 +182,14 @@ def test_arrangements_only_reorder(row: str, words: dict[str, Any] | None) -> No
     assert torch.equal(single, features[:1]) and all_seen.all()
 
 
+def steps(raw: bool) -> list[Any]:
+    """Examples of the steps that work on something raw, or of those that work on pictures."""
+    every = rows(registry.STEPS)
+    return [p for p in every if (registry.STEPS.load(p.values[0]).works_on == "raw") == raw]
+
+
 @pytest.mark.parametrize("size", [(64, 64), (50, 20), (7, 33)])
-@pytest.mark.parametrize(("row", "words"), rows(registry.STEPS))
+@pytest.mark.parametrize(("row", "words"), steps(raw=False))
 def test_steps_are_pure_and_keep_the_frame_true(
     row: str, words: dict[str, Any] | None, size: tuple[int, int]
 ) -> None:
@@ -160,7 +204,7 @@ def test_steps_are_pure_and_keep_the_frame_true(
     once, twice = made(tiles), made(tiles)
     assert torch.equal(once.tensor(), twice.tensor())
     assert once.size == size and once.frame == twice.frame
-    assert once.tensor().ndim == 4 and once.tensor().shape[1] == 3
+    assert once.tensor().ndim == (5 if row == "clip" else 4) and once.tensor().shape[-3] == 3
     assert once.tensor().shape[0] == 1 + once.grid[0] * once.grid[1]
     # The middle stays in the middle to within a pixel, and what is placed comes back.
     u, v = once.frame.place(size[0] / 2, size[1] / 2)
@@ -168,3 +212,36 @@ def test_steps_are_pure_and_keep_the_frame_true(
     assert (u, v) == pytest.approx((0.5, 0.5), abs=1 / min(width, height, *size))
     assert once.frame.back(*once.frame.place(3, 5)) == pytest.approx((3, 5))
     assert once.frame.scale_x > 0 and once.frame.scale_y > 0
+
+
+@pytest.mark.parametrize(("row", "words"), steps(raw=True))
+def test_raw_steps_give_tiles(row: str, words: dict[str, Any] | None, tmp_path: Path) -> None:
+    made = spec(registry.STEPS, row, words)
+    if row == "tokenize":
+        write_tokenizer(tmp_path / made.path)
+        things: list[Any] = ["one two three " * 20, "four"]
+    else:
+        draw = np.random.default_rng(0)
+        things = [
+            Sound(draw.normal(size=(2, 50_000)).astype(np.float32) / 9, 8000),
+            Sound(draw.normal(size=(1, 4000)).astype(np.float32) / 9, 16_000),
+        ]
+    with looking_in([tmp_path]):
+        for thing in things:
+            once, twice = made(Tiles.holding(thing)), made(Tiles.holding(thing))
+            assert torch.equal(once.tensor(), twice.tensor())
+            assert once.raw is None and once.tensor().shape[0] >= 1
+            assert once.tensor().isfinite().all()
+    with pytest.raises(RecipeError, match=f"the step {row} works on"):
+        made(Tiles.holding(7))
+
+
+def write_tokenizer(path: Path) -> None:
+    words = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "one", "two", "three", "four"]
+    if path.suffix == ".txt":
+        path.write_text("\n".join(words))
+        return
+    model = WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(path))

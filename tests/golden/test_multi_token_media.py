@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from omnimix.encoders.base import Encoder
+from omnimix.encoders.imagebind import ImageBind, Trunk
+from omnimix.encoders.sounds import Whisper
+from omnimix.encoders.texts import TextEncoder
+from omnimix.encoders.transformers import TransformersVision
 from omnimix.media.audio import AudioOpener
 from omnimix.media.document import DocumentOpener
 from omnimix.media.image import ImageOpener
 from omnimix.media.opening import MediaOpener
+from omnimix.media.several import OneKind, Several
 from omnimix.media.sound_steps import ImageBindSound, LogMel
 from omnimix.media.steps import ResizeCrop
 from omnimix.media.tensor_steps import Normalize
@@ -89,3 +96,103 @@ def test_pictures(request_index: int) -> None:
     for path, row in zip(body(folder, request_index)["images"], wanted, strict=True):
         step = ResizeCrop(size=56, rounding="floor")
         close(prepared(ImageOpener(), str(folder / "inputs" / path), step, CLIP)[0], row)
+
+
+def loaded(
+    encoder: Encoder, weights: dict[str, Tensor], before: str = "", after: str = ""
+) -> Encoder:
+    """The encoder with weights of a published backbone, whose names differ by what stands in front."""
+    own = encoder.state_dict()
+    theirs = {f"{after}{key.removeprefix(before)}": value.float() for key, value in weights.items()}
+    encoder.load_state_dict({key: theirs[key] for key in own})
+    return encoder.eval()
+
+
+def features(encoder: Encoder, tiles: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return encoder(tiles)
+
+
+def test_whisper_features() -> None:
+    folder, _, expected = golden("multi_token/audio_document_mix")
+    backbone = folder / "backbones/openai/whisper-small"
+    words = json.loads((backbone / "config.json").read_text())
+    encoder = loaded(
+        Whisper(config=plain(words)).build(), load_file(backbone / "model.safetensors")
+    )
+    for request in (0, 1):
+        given = body(folder, request)["speech_audios"][0]
+        path = given["path"] if isinstance(given, dict) else given
+        tiles = prepared(AudioOpener(), str(folder / "inputs" / path), LogMel())
+        found = features(encoder, tiles)
+        close(found, expected[f"req{request}.audio_whisper.features"].reshape(found.shape))
+
+
+def test_document_features() -> None:
+    folder, _, expected = golden("multi_token/audio_document_mix")
+    backbone = folder / "backbones/thenlper/gte-large"
+    words = json.loads((backbone / "config.json").read_text())
+    weights = load_file(backbone / "model.safetensors")
+    encoder = loaded(TextEncoder(config=plain(words)).build(), weights, after="tower.")
+    step = Tokenize(path=str(backbone / "tokenizer.json"))
+    for request in (0, 1):
+        rows = expected[f"req{request}.document_gte.features"]
+        for given, row in zip(body(folder, request)["documents"], rows, strict=True):
+            found = features(encoder, prepared(DocumentOpener(), given, step))
+            close(found.flatten(), row.flatten())
+
+
+def test_pooled_and_patch_features() -> None:
+    for case, pooled in (("vision_lora", False), ("audio_document_mix", True)):
+        folder, facts, expected = golden(f"multi_token/{case}")
+        backbone = folder / "backbones/openai/clip-vit-large-patch14-336"
+        words = json.loads((backbone / "config.json").read_text())["vision_config"]
+        weights = torch.load(backbone / "pytorch_model.bin", weights_only=True, mmap=True)
+        spec = TransformersVision(config=plain(words), layer=None if pooled else -2, pooled=pooled)
+        encoder = loaded(spec.build(), weights, before="vision_model.", after="tower.")
+        side = facts["dims"]["openai/clip-vit-large-patch14-336"]["image"]
+        step = ResizeCrop(size=side, rounding="floor")
+        rows = expected["req0.vision_clip.features"]
+        for path, row in zip(body(folder, 0)["images"], rows, strict=True):
+            found = features(
+                encoder, prepared(ImageOpener(), str(folder / "inputs" / path), step, CLIP)
+            )
+            close(found if pooled else found[:, 1:], row.reshape(1, -1, row.shape[-1]))
+
+
+def test_imagebind_features() -> None:
+    folder, facts, expected = golden("multi_token/imagebind_three_kinds")
+    weights = torch.load(
+        folder / "backbones/imagebind/imagebind_huge.pth", weights_only=True, mmap=True
+    )
+    dims = facts["dims"]["imagebind"]
+    spec = ImageBind(
+        **{
+            kind: Trunk(
+                width=dims[f"{kind}_embed_dim"],
+                blocks=dims[f"{kind}_blocks"],
+                heads=dims[f"{kind}_heads"],
+            )
+            for kind in ("vision", "audio", "text")
+        },
+        width=dims["out_embed_dim"],
+        vocabulary=dims["text_vocabulary"],
+    )
+    encoder = loaded(spec.build(), weights)
+    opener = Several(
+        kinds={
+            "audio": OneKind(opens=AudioOpener(), steps=(ImageBindSound(),)),
+            "image": OneKind(opens=ImageOpener(), steps=(ResizeCrop(size=224), CLIP)),
+        }
+    )
+    for request in (0, 1):
+        rows = expected[f"req{request}.imagebind.features"]
+        for path, row in zip(body(folder, request)["imagebinds"], rows, strict=True):
+            tiles = prepared(opener, str(folder / "inputs" / path))
+            close(features(encoder, tiles)[0], row)
+
+
+def plain(words: dict) -> dict:
+    """A configuration's own words, without notes about the file."""
+    notes = ("architectures", "torch_dtype", "transformers_version")
+    return {key: value for key, value in words.items() if key not in notes}

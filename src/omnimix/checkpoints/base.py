@@ -92,6 +92,7 @@ class Release:
         folder: where the tokenizer lies.
         weights: sources; together they fill every parameter exactly once.
         notes: sentences that a user should see (stock encoders in place of trained ones, ...).
+        files: where files lie that steps of the recipe name.
     """
 
     layout: Layout
@@ -99,6 +100,7 @@ class Release:
     folder: Path
     weights: tuple[Weights, ...]
     notes: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Family(abc.ABC):

@@ -13,7 +13,6 @@ it beside the weights, `none` opens the projectors over the bare base model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,8 @@ from omnimix.checkpoints import (
     reading,
 )
 from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, looks_like, read_json
-from omnimix.checkpoints.multi_token_senses import BUILDERS, SENSES, Sense, sense, words_of
-from omnimix.checkpoints.multi_token_tables import Projector
+from omnimix.checkpoints.multi_token_senses import BUILDERS, SENSES, sense, words_of
+from omnimix.checkpoints.multi_token_tables import Lora, Projector
 from omnimix.errors import CheckpointError, placed
 from omnimix.registry import did_you_mean
 
@@ -35,28 +34,9 @@ if TYPE_CHECKING:
 
 PROJECTORS = "non_lora_trainables.bin"
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
-WORDS = ("adapters", "pad_non_square_images")
+WORDS = ("adapters", "pad_non_square_images", "vision_heads", "audio_heads", "text_heads")
 WAYS = ("merge", "keep", "none")
 BASE = "mistralai/Mistral-7B-Instruct-v0.1"
-
-
-@dataclass(frozen=True)
-class Lora:
-    """An adapter found in a folder.
-
-    Attributes:
-        file: its weights.
-        targets: the layers it sits on, named from their block on.
-        rank: of its matrices.
-        scale: what their product is multiplied by.
-        dropout: in training.
-    """
-
-    file: Path
-    targets: tuple[str, ...]
-    rank: int
-    scale: float
-    dropout: float
 
 
 class MultiToken(Family):
@@ -93,7 +73,7 @@ class MultiToken(Family):
             return Parts(found, brought.get("words") or {})
         wanted = {"llm": _base_id(layout)}
         wanted |= {name: known.hub for name, known in SENSES.items()}
-        words: dict[str, Any] = {}
+        words = _case_heads(root.parent)
         for row in _case_modalities(root.parent):
             given = row.get("kwargs") or {}
             if given.get("model_name_or_path"):
@@ -121,7 +101,7 @@ class MultiToken(Family):
         lora = _lora(root) if words["adapters"] != "none" else None
         kept = lora is not None and words["adapters"] == "keep"
         llm = places.folder(parts.places.get("llm", _base_id(layout)), "llm", _LLM_FILES)
-        spots = {name: _spot(name, known, parts) for name, known in senses.items()}
+        spots = {name: k.spot(parts.places.get(name), name) for name, k in senses.items()}
         told = {
             known.name: words_of(known, projectors[name], spots[name], words)
             for name, known in senses.items()
@@ -130,6 +110,7 @@ class MultiToken(Family):
             root.name, facts, llm, told, multi_token_recipe.adapters(lora) if kept else None
         )
         ours = {name: known.name for name, known in senses.items()}
+        carried: dict[str, Path] = {}
         weights = [
             _language(llm, lora, kept),
             Weights("projectors", (root / PROJECTORS,), tables.projector_table(prefix, ours)),
@@ -137,9 +118,10 @@ class MultiToken(Family):
         for name, known in senses.items():
             table = known.table(f"{known.name}.branches.0.encoders.0.", told[known.name])
             weights.append(Weights(name, places.weight_files(spots[name], name), table))
+            carried |= known.carried(told[known.name], spots[name])
         kind = "projectors alone" if lora is None else f"adapter {'kept' if kept else 'merged'}"
         found = Layout(layout.family, kind, root, layout.files, layout.facts)
-        return Release(found, recipe, llm, tuple(weights), _notes(lora, words))
+        return Release(found, recipe, llm, tuple(weights), _notes(lora, words), carried)
 
     def write(
         self, model: MultimodalLM, processor: Processor, out: Path, **options: Any
@@ -276,10 +258,6 @@ def _lora(root: Path) -> Lora | None:
     )
 
 
-def _spot(name: str, known: Sense, parts: Parts) -> Path:
-    return places.folder(parts.places.get(name, known.hub), name, known.files)
-
-
 def _base_id(layout: Layout) -> str:
     """The base model as the folder names it."""
     words = read_json(layout.root / "adapter_config.json") or {}
@@ -311,6 +289,12 @@ def _is_case(folder: Path) -> bool:
     case = read_json(folder / "case.json")
     ours = case is not None and case.get("family") == "multi_token"
     return ours and (folder / "checkpoint").is_dir()
+
+
+def _case_heads(folder: Path) -> dict[str, Any]:
+    """Heads of a golden case's ImageBind, which no shape tells."""
+    dims = ((read_json(folder / "case.json") or {}).get("dims") or {}).get("imagebind") or {}
+    return {word: dims[word] for word in WORDS if word in dims}
 
 
 def _case_modalities(folder: Path) -> list[Mapping[str, Any]]:

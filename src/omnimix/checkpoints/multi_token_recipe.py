@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omnimix.checkpoints.base import looks_like, read_json
+from omnimix.checkpoints.multi_token_tables import Lora
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, RecipeError
 from omnimix.prompts import chat_template
-
-if TYPE_CHECKING:
-    from omnimix.checkpoints.multi_token import Lora
 
 _NOISE = frozenset(
     {

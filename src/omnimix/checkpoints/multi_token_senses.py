@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnimix.checkpoints import parts as places
-from omnimix.checkpoints.base import read_json
+from omnimix.checkpoints import (
+    multi_token_bind as imagebind,
+    multi_token_encoders as encoders,
+    parts as places,
+)
 from omnimix.checkpoints.multi_token_tables import Projector
-from omnimix.checkpoints.tables import Ignore, Rename, Table
+from omnimix.checkpoints.tables import Table
 from omnimix.compose import recipe as recipes
 from omnimix.errors import CheckpointError
 
@@ -35,6 +38,7 @@ class Sense:
         sized: lays the sizes of an encoder's folder over the modality's words.
         table: keys of the encoder's file, for the place of the encoder on our tree.
         told: the small files of a folder of which `sized` makes the words again.
+        carried: files that its steps read, by the names that the steps give them.
     """
 
     name: str
@@ -44,6 +48,17 @@ class Sense:
     sized: Callable[[dict[str, Any], Path, Mapping[str, Any]], None]
     table: Callable[[str, Mapping[str, Any]], Table]
     told: Callable[[Mapping[str, Any]], dict[str, Any]]
+    carried: Callable[[Mapping[str, Any], Path], dict[str, Path]] = lambda words, place: {}
+
+    def spot(self, place: str | Path | None, part: str) -> Path:
+        """Where the encoder lies: a folder, or ImageBind's one file.
+
+        Raises:
+            CheckpointError: neither there nor to be had.
+        """
+        if self.name == "imagebind":
+            return imagebind.spot(place)
+        return places.folder(place or self.hub, part, self.files)
 
 
 def words_of(sense: Sense, projector: Projector, place: Path, options: Mapping[str, Any]) -> Any:
@@ -56,9 +71,7 @@ def words_of(sense: Sense, projector: Projector, place: Path, options: Mapping[s
     """
     pooled = projector.tokens is not None
     name = f"{sense.recipe}_pool" if sense.name == "image" and pooled else sense.recipe
-    words: dict[str, Any] = copy.deepcopy(
-        recipes.load(name).modalities[sense.name].dump()  # as written, defaults left out
-    )
+    words: dict[str, Any] = copy.deepcopy(recipes.load(name).modalities[sense.name].dump())
     sense.sized(words, place, options)
     connector: dict[str, Any] = {"kind": "mlp", "depth": projector.depth}
     if pooled:
@@ -67,117 +80,62 @@ def words_of(sense: Sense, projector: Projector, place: Path, options: Mapping[s
     return words
 
 
-def _inner(found: Mapping[str, Any], word: str, kind: str) -> dict[str, Any]:
-    """A tower's configuration inside that of a whole model; early files write it twice."""
-    own = found if found.get("model_type") == kind else found.get(word) or {}
-    again = found.get(f"{word}_dict")
-    return {**own, **(again if isinstance(again, Mapping) else {})}
-
-
-def _chosen(found: Mapping[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
-    return {word: found[word] for word in words if found.get(word) is not None}
-
-
-# --- image ---
-
-_CLIP_WORDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "image_size",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-)
-_CLIP_DEFAULTS = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-    "hidden_act": "quick_gelu",
-}
-"""What a CLIP configuration means by a word that it leaves out."""
-
-
-def _clip(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    config = places.config(place, "image encoder")
-    vision = _inner(config, "vision_config", "clip_vision_model")
-    (encoder,) = words["branches"][0]["encoders"]
-    encoder["config"] = {**_CLIP_DEFAULTS, **_chosen(vision, _CLIP_WORDS)}
-    processor = read_json(place / "preprocessor_config.json") or {}
-    (step,) = words["steps"]
-    side = encoder["config"]["image_size"]
-    shorter, size = (_side(processor.get(word), side) for word in ("size", "crop_size"))
-    step["size"] = size
-    if shorter != size:
-        step["shorter"] = shorter
-    normal = encoder["steps"][0]
-    for word, ours in (("image_mean", "mean"), ("image_std", "std")):
-        normal[ours] = list(processor.get(word) or normal[ours])
-    if options.get("pad_non_square_images"):
-        fill = [int(channel * 255) for channel in normal["mean"]]
-        words["steps"].insert(0, {"kind": "pad", "fill": fill})
-
-
-def _side(said: Any, default: int) -> int:
-    """A size in a processor's configuration: a number, or a table."""
-    if isinstance(said, Mapping):
-        said = said.get("shortest_edge", said.get("height"))
-    return int(said) if said is not None else int(default)
-
-
-def _clip_table(ours: str, words: Mapping[str, Any]) -> Table:
-    (encoder,) = words["branches"][0]["encoders"]
-    depth = int(encoder["config"]["num_hidden_layers"])
-    layer = encoder.get("layer")
-    behind = range(depth + 1 + layer, depth) if layer is not None else range(0)
-    return Table(
-        Ignore("vision_model.embeddings.position_ids", "computed, not learned"),
-        *(
-            Ignore(f"vision_model.encoder.layers.{i}.*", "lies behind the layer that is read")
-            for i in behind
-        ),
-        Rename("vision_model.*", f"{ours}tower.*"),
-        Ignore("text_model.*", "CLIP's text tower is used by nobody"),
-        Ignore("visual_projection.*", "belongs to CLIP's own loss"),
-        Ignore("text_projection.*", "belongs to CLIP's own loss"),
-        Ignore("logit_scale", "belongs to CLIP's own loss"),
-    )
-
-
-def _clip_files(words: Mapping[str, Any]) -> dict[str, Any]:
-    (encoder,) = words["branches"][0]["encoders"]
-    step, normal = words["steps"][-1], encoder["steps"][0]
-    size = int(step["size"])
-    return {
-        "config.json": {"model_type": "clip", "vision_config": dict(encoder["config"])},
-        "preprocessor_config.json": {
-            "crop_size": size,
-            "do_center_crop": True,
-            "do_normalize": True,
-            "do_resize": True,
-            "feature_extractor_type": "CLIPFeatureExtractor",
-            "image_mean": list(normal["mean"]),
-            "image_std": list(normal["std"]),
-            "resample": 3,
-            "size": int(step.get("shorter", size)),
-        },
-    }
-
-
 SENSES: dict[str, Sense] = {
     "vision_clip": Sense(
         "image",
         "openai/clip-vit-large-patch14-336",
         "multi_token",
         BIN,
-        _clip,
-        _clip_table,
-        _clip_files,
+        encoders.clip,
+        encoders.clip_table,
+        encoders.clip_files,
+    ),
+    "audio_whisper": Sense(
+        "speech",
+        "openai/whisper-small",
+        "multi_token_speech",
+        SAFE,
+        encoders.whisper,
+        encoders.whisper_table,
+        encoders.whisper_files,
+    ),
+    "audio_clap": Sense(
+        "sound",
+        "laion/clap-htsat-fused",
+        "multi_token_sound",
+        BIN,
+        encoders.clap,
+        encoders.clap_table,
+        encoders.clap_files,
+    ),
+    "video_xclip": Sense(
+        "video",
+        "microsoft/xclip-base-patch32",
+        "multi_token_video",
+        BIN,
+        encoders.xclip,
+        encoders.xclip_table,
+        encoders.xclip_files,
+    ),
+    "imagebind": Sense(
+        "imagebind",
+        "imagebind",
+        "multi_token_imagebind",
+        (),
+        imagebind.sized,
+        imagebind.table,
+        imagebind.files,
+        imagebind.carried,
+    ),
+    "document_gte": Sense(
+        "document",
+        "thenlper/gte-large",
+        "multi_token_document",
+        SAFE,
+        encoders.bert,
+        encoders.bert_table,
+        encoders.bert_files,
+        encoders.bert_carried,
     ),
 }
 """By the reference's names."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,6 +103,25 @@ class Projector:
     depth: int
     width: int
     out: int
+
+
+@dataclass(frozen=True)
+class Lora:
+    """An adapter found in a folder.
+
+    Attributes:
+        file: its weights.
+        targets: the layers it sits on, named from their block on.
+        rank: of its matrices.
+        scale: what their product is multiplied by.
+        dropout: in training.
+    """
+
+    file: Path
+    targets: tuple[str, ...]
+    rank: int
+    scale: float
+    dropout: float
 
 
 def projectors(sizes: Mapping[str, Sequence[int]]) -> dict[str, Projector]:

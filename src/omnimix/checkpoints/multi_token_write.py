@@ -8,6 +8,7 @@ The folder holds the adapter and the projectors as the trainer writes them. What
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from omnimix.checkpoints import multi_token_tables as tables, tables as moves, writing
+from omnimix.checkpoints import (
+    multi_token_bind as imagebind,
+    multi_token_tables as tables,
+    tables as moves,
+    writing,
+)
 from omnimix.checkpoints.multi_token_senses import BUILDERS, SENSES, Sense, words_of
 from omnimix.checkpoints.sphinx_write import narrowest
 from omnimix.checkpoints.tables import Table
@@ -25,6 +31,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError
+from omnimix.media.files import found as located, looking_in
 from omnimix.prompts import chat_template
 
 CANNOT = "the recipe cannot be expressed as a multi_token model"
@@ -51,7 +58,7 @@ def write(model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
         known = SENSES[theirs]
         places[theirs] = f"backbones/{theirs}"
         spec = recipe.modalities[ours]
-        files += _encoder(state, known, spec, out / places[theirs])
+        files += _encoder(state, known, spec, out / places[theirs], processor)
         words |= _same_words(known, spec, state, theirs, out / places[theirs], recipe)
     texts = {
         "config.json": _config(recipe, names),
@@ -195,15 +202,23 @@ def _tokenizer(recipe: Recipe) -> dict[str, Any]:
 
 
 def _encoder(
-    state: Mapping[str, Tensor], known: Sense, spec: ModalitySpec, folder: Path
+    state: Mapping[str, Tensor],
+    known: Sense,
+    spec: ModalitySpec,
+    folder: Path,
+    processor: Processor,
 ) -> list[Path]:
     prefix = f"{known.name}.branches.0.encoders.0."
     names = [name for name in state if name.startswith(prefix)]
     words = spec.dump()
     found = _narrow(_written(known.table(prefix, words), names, state))
     folder.mkdir(parents=True)
-    texts = known.told(words)
-    return [*_weights(found, folder), *(_json(folder / name, data) for name, data in texts.items())]
+    files = _weights(found, folder)
+    files += [_json(folder / name, data) for name, data in known.told(words).items()]
+    with looking_in(processor.weave.folders):
+        for name, place in known.carried(words, folder / "model.safetensors").items():
+            files.append(Path(shutil.copyfile(located(name), place)))
+    return files
 
 
 def _same_words(
@@ -226,8 +241,10 @@ def _same_words(
         if name.startswith(prefix)
     }
     projector = tables.projectors(sizes)[theirs]
-    for words in ({}, {"pad_non_square_images": True}):
-        if ModalitySpec.model_validate(words_of(known, projector, folder, words)) == spec:
+    place = known.spot(folder, theirs)
+    heads = imagebind.heads(spec.dump()) if known.name == "imagebind" else {}
+    for words in (heads, {"pad_non_square_images": True}):
+        if ModalitySpec.model_validate(words_of(known, projector, place, words)) == spec:
             return words
     raise CheckpointError(
         f"{CANNOT}: its {known.name} is prepared or encoded in another way than there",

@@ -32,8 +32,18 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
 
     model_type = "omnimix"
 
-    def __init__(self, recipe: dict[str, Any] | None = None, **words: Any) -> None:
-        self.recipe = recipe or {}
+    def __init__(
+        self,
+        recipe: dict[str, Any] | None = None,
+        modality_order: list[str] | None = None,
+        **words: Any,
+    ) -> None:
+        self.recipe = dict(recipe or {})
+        # transformers sorts all words when it writes them, and the order of the modalities has a meaning.
+        senses = self.recipe.get("modalities", {})
+        self.modality_order = list(modality_order or senses)
+        if senses and set(self.modality_order) == set(senses):
+            self.recipe["modalities"] = {name: senses[name] for name in self.modality_order}
         if recipe:
             text = self.parsed().language.hf_config()
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):

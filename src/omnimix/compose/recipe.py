@@ -51,7 +51,8 @@ class Recipe(Spec):
         language: the language model.
         tokenizer: its tokenizer; None for recipes that are only looked at.
         template: a style by name or in place.
-        modalities: the senses by name, in order; a later one may look at an earlier one.
+        modalities: the senses by name, in order; a later one may look at an earlier one. One that is null
+            is left out, so that a recipe can drop a sense of its base.
         context: most tokens of one sequence; None takes the language model's own limit.
         coordinates: how boxes and points are written in text, by a convention of `CODECS`.
         marks: for a model that knows neither tokens for regions nor coordinates: regions are drawn on the
@@ -106,6 +107,9 @@ def parse(data: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(data, Mapping):
         raise RecipeError("a recipe is a table of words", where=where)
     data = config.with_overrides(with_base(data, where), overrides)
+    senses = data.get("modalities")
+    if isinstance(senses, Mapping):
+        data["modalities"] = {name: words for name, words in senses.items() if words is not None}
     return config.validate(Recipe, data, where)
 
 

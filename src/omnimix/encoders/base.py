@@ -55,6 +55,12 @@ class Encoder(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, tiles: Shaped[Tensor, "tiles ..."]) -> Float[Tensor, "tiles n d"]: ...
 
+    def train(self, mode: bool = True) -> Encoder:
+        """As in torch, but an encoder that learns nothing stays as it is: no dropout, no moving averages."""
+        learns = any(parameter.requires_grad for parameter in self.parameters())
+        super().train(mode and learns)
+        return self
+
     def init_non_persistent_buffers(self) -> None:
         """Recompute buffers that a state dict does not hold.
 

@@ -13,16 +13,21 @@ from omnimix.errors import RecipeError
 
 
 class VisionTower(Encoder):
-    """CLIP, SigLIP and their like: `hidden_states[layer]`, or the normed last state."""
+    """CLIP, SigLIP and their like: `hidden_states[layer]`, the normed last state, or the pooled one."""
 
     def __init__(self, spec: TransformersVision) -> None:
         super().__init__()
         from transformers import AutoModel
 
-        config = _config(spec.config)
+        config = config_of(spec.config)
         side, patch = int(config.image_size), int(config.patch_size)
         layers = int(config.num_hidden_layers)
         self.layer = spec.layer
+        self.pooled = spec.pooled
+        if spec.pooled and spec.layer is not None:
+            raise RecipeError(
+                "the pooled output is made of the last layer", hint="leave 'layer' out"
+            )
         if spec.layer is not None:
             # hidden_states has one entry more than there are layers; what lies behind is not built.
             index = spec.layer + layers + 1 if spec.layer < 0 else spec.layer
@@ -31,6 +36,9 @@ class VisionTower(Encoder):
             config.num_hidden_layers = index
         model = AutoModel.from_config(config, attn_implementation="sdpa")
         self.tower: nn.Module = getattr(model, "vision_model", model)
+        if spec.pooled:
+            self.features = Features(1, int(config.hidden_size))
+            return
         grid = side // patch
         prefix = 1 if _has_class_token(config.model_type) else 0
         self.features = Features(
@@ -39,20 +47,36 @@ class VisionTower(Encoder):
 
     def forward(self, tiles: Shaped[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles n d"]:
         output = self.tower(pixel_values=tiles, output_hidden_states=self.layer is not None)
+        if self.pooled:
+            pooled: Tensor = output.pooler_output
+            return pooled[:, None]
         features: Tensor = (
             output.last_hidden_state if self.layer is None else output.hidden_states[-1]
         )
         return features
 
     def init_non_persistent_buffers(self) -> None:
-        for module in self.modules():
-            positions = getattr(module, "position_ids", None)
-            if isinstance(positions, Tensor):
-                fresh = torch.arange(positions.shape[-1], device=positions.device)
-                positions.copy_(fresh.expand_as(positions))
+        restore_ids(self)
 
 
-def _config(words: dict[str, Any]) -> Any:
+def restore_ids(tower: nn.Module) -> None:
+    """Make transformers' tables of positions and types anew, which no state dict holds."""
+    for module in tower.modules():
+        positions = getattr(module, "position_ids", None)
+        if isinstance(positions, Tensor):
+            fresh = torch.arange(positions.shape[-1], device=positions.device)
+            positions.copy_(fresh.expand_as(positions))
+        types = getattr(module, "token_type_ids", None)
+        if isinstance(types, Tensor):
+            types.zero_()
+
+
+def config_of(words: dict[str, Any]) -> Any:
+    """The configuration that a recipe's words make.
+
+    Raises:
+        RecipeError: no type, or words that transformers refuses.
+    """
     from transformers import AutoConfig
 
     if "model_type" not in words:
@@ -80,11 +104,13 @@ class TransformersVision(EncoderSpec):
         config: words of its configuration, `model_type` among them.
         layer: which entry of `hidden_states` is read (-2: second to last); None reads the last state
             after the final norm.
+        pooled: the tower's own pooled output, one vector (multi_token's vision_clip_pool).
     """
 
     kind: Literal["transformers"] = "transformers"
     config: dict[str, Any]
     layer: int | None = None
+    pooled: bool = False
 
     def build(self, source: Features | None = None) -> Encoder:
         return VisionTower(self)

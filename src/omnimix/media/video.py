@@ -129,10 +129,26 @@ class VideoOpener(MediaOpener):
             self._check_length(seconds, where)
             total = int(stream.frames or 0)
             if total == 0:  # the file does not say; packets are counted without decoding them
-                total = sum(1 for packet in container.demux(stream) if packet.size)
+                total = self._packets(container, stream, seconds, where)
         if total == 0:
             raise MediaError("the video has no frames", where=where, hint="check its source")
         return total, per_second or (total / seconds if seconds else 0.0)
+
+    def _packets(self, container: Any, stream: Any, seconds: float, where: str) -> int:
+        """The frames of a file by its packets; all tracks tell whether it goes on to its end."""
+        total, reached = 0, 0.0
+        for packet in container.demux():
+            total += packet.stream is stream and packet.size > 0
+            if packet.pts is not None and packet.time_base is not None:
+                reached = max(reached, float(packet.pts * packet.time_base))
+        start = (container.start_time or 0) / 1e6
+        if seconds > 1 and reached - start < seconds * 0.9 - 1:
+            raise MediaError(
+                f"the video breaks off after {reached - start:.0f} of {seconds:.0f} seconds",
+                where=where,
+                hint="copy or download it again",
+            )
+        return total
 
     def _check_length(self, seconds: float, where: str) -> None:
         if seconds > self.max_seconds:

@@ -16,6 +16,7 @@ from omnimix.compose.weave import Weaver
 from omnimix.data.multi_token import published
 from omnimix.errors import ContextError, OmnimixError
 from omnimix.generate.assistant import Assistant
+from omnimix.media.sound_steps import resampled
 from omnimix.types import Media, Sample, Turn
 from omnimix.verify.multi_token_case import MultiTokenCase, branch_of, features, given, token_index
 from omnimix.verify.report import Check, close, same
@@ -88,6 +89,7 @@ class _Request:
             key = f"{self.key}.{theirs}.preprocessed"
             yield from prepared(self.reading, items, ours, key, f"{self.name} {theirs}")
             yield from self._encoded(theirs, ours, items)
+            yield from self._heard(theirs, ours)
         yield from self._logits()
         yield from self._answer()
 
@@ -118,6 +120,23 @@ class _Request:
                 tokens = modality(batch.items[ours]).tokens
             rows = tokens.unflatten(0, (len(items), -1))
             yield close("projected", f"{self.name} {theirs}", rows, wanted, tolerance("projected"))
+
+    def _heard(self, theirs: str, ours: str) -> Iterator[Check]:
+        """Sounds at the rate of their encoder, one channel."""
+        asked = [media for media in self.sample.media() if media.kind == ours]
+        spec = self.processor.recipe.modalities[ours]
+        for stem in (theirs, published(ours).key):
+            for name in sorted(self.reading.case.names(f"{self.key}.{stem}.")):
+                found = re.fullmatch(r"(?:(\d+)\.)?waveform_resampled(?:_first\d+)?", name)
+                wanted = self.golden(f"{stem}.{name}") if found else None
+                if found is None or wanted is None:
+                    continue
+                sound: Any = spec.opens.open(asked[int(found[1] or 0)])  # type: ignore[attr-defined]
+                rate = int(spec.branches[0].encoders[0].steps[0].rate)  # type: ignore[attr-defined]
+                wave = torch.from_numpy(resampled(sound.mono(), sound.rate, rate))
+                some = wave[: len(wanted)] if "_first" in name else wave
+                tolerance = self.reading.tolerance("preprocessed")
+                yield close("preprocessed", f"{self.name} {name}", some, wanted, tolerance)
 
     def _logits(self) -> Iterator[Check]:
         batch = self.processor.batch([self.woven])
@@ -222,7 +241,7 @@ def _constant_tail(
 
 def _tokens(branch: Branch, items: list[Item], name: str, wanted: Tensor, label: str) -> Check:
     """Ids of documents; the reference fills all of a row up to the longest, here none is filled."""
-    rows = [given(branch, item).flatten().tolist() for item in items]
+    rows = [[i for i in given(branch, item).flatten().tolist() if i >= 0] for item in items]
     if name.endswith(".attention_mask"):
         return same("preprocessed", label, [len(row) for row in rows], wanted.sum(dim=1))
     kept = [ids[: len(row)] for ids, row in zip(wanted.tolist(), rows, strict=True)]
@@ -239,7 +258,10 @@ def text_item(reading: MultiTokenCase) -> Iterator[Check]:
     tolerance = reading.tolerance("features")
     wanted = reading.case.get("text_item.tokens")
     if wanted is not None:
-        yield same("preprocessed", "text item", given(branch, item).tolist(), wanted)
+        ids = [i for i in given(branch, item).flatten().tolist() if i >= 0]
+        # The reference fills up with 0, behind the end token, where nobody looks.
+        stored = wanted.flatten().tolist()
+        yield same("preprocessed", "text item", ids + [0] * (len(stored) - len(ids)), stored)
     wanted = reading.case.get("text_item.embedding_from_integer_tokens")
     if wanted is not None:
         found = features(branch, item).reshape(wanted.shape)

@@ -1,0 +1,112 @@
+"""Encoders of sounds: Whisper and CLAP of transformers, built from words in the recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from omnimix.encoders.base import Encoder, EncoderSpec, Features
+from omnimix.encoders.transformers import config_of, restore_ids
+
+
+class WhisperTower(Encoder):
+    """Whisper: what its decoder makes of a single start token, or what its encoder heard frame by frame.
+
+    Parameters have transformers' names (`model.encoder...`, `model.decoder...`).
+    """
+
+    def __init__(self, spec: Whisper) -> None:
+        super().__init__()
+        from transformers import WhisperModel
+
+        config = config_of({"model_type": "whisper", **spec.config})
+        whole = WhisperModel._from_config(config, attn_implementation="sdpa")
+        self.start = int(config.decoder_start_token_id)
+        self.frames = spec.reads == "frames"
+        self.model: Any = nn.ModuleDict({"encoder": whole.encoder}) if self.frames else whole
+        tokens = int(config.max_source_positions) if self.frames else 1
+        self.features = Features(tokens, int(config.d_model))
+
+    def forward(self, tiles: Float[Tensor, "tiles bins frames"]) -> Float[Tensor, "tiles n d"]:
+        if self.frames:
+            heard: Tensor = self.model["encoder"](tiles).last_hidden_state
+            return heard
+        ids = torch.full((tiles.shape[0], 1), self.start, device=tiles.device)
+        found: Tensor = self.model(
+            input_features=tiles, decoder_input_ids=ids, use_cache=False
+        ).last_hidden_state
+        return found
+
+    def init_non_persistent_buffers(self) -> None:
+        restore_ids(self)
+
+
+class Whisper(EncoderSpec):
+    """Whisper of transformers; the step `log_mel` makes what it hears.
+
+    Attributes:
+        config: words of transformers' WhisperConfig.
+        reads: `start` is the decoder's last state of one start token, a single vector (multi_token);
+            `frames` are the encoder's last states, and there is no decoder then.
+    """
+
+    kind: Literal["whisper"] = "whisper"
+    config: dict[str, Any] = {}
+    reads: Literal["start", "frames"] = "start"
+
+    def build(self, source: Features | None = None) -> Encoder:
+        return WhisperTower(self)
+
+
+class ClapTower(Encoder):
+    """CLAP's audio tower, projected and normed to length 1.
+
+    A model that fuses channels is always told that the sound is a long one: its own preparation says so of
+    every sound that comes alone (specs/multi_token.md).
+    """
+
+    def __init__(self, spec: Clap) -> None:
+        super().__init__()
+        from transformers import ClapAudioModelWithProjection
+
+        config = config_of({"model_type": "clap_audio_model", **spec.config})
+        whole = ClapAudioModelWithProjection(config)
+        self.fuses = bool(config.enable_fusion)
+        self.audio_model: nn.Module = whole.audio_model
+        self.audio_projection: nn.Module = whole.audio_projection
+        self.features = Features(1, int(config.projection_dim))
+        self.train()
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Batch norms keep their statistics: a batch may hold one sound alone, which has none."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(
+        self, tiles: Float[Tensor, "tiles channels frames bins"]
+    ) -> Float[Tensor, "tiles 1 d"]:
+        longer = torch.ones(len(tiles), 1, dtype=torch.bool, device=tiles.device)
+        heard = self.audio_model(input_features=tiles, is_longer=longer if self.fuses else None)
+        found: Tensor = self.audio_projection(heard.pooler_output)
+        return functional.normalize(found, dim=-1)[:, None]
+
+
+class Clap(EncoderSpec):
+    """CLAP's audio tower of transformers; the step `clap_mel` makes what it hears.
+
+    Attributes:
+        config: words of transformers' ClapAudioConfig.
+    """
+
+    kind: Literal["clap"] = "clap"
+    config: dict[str, Any] = {}
+
+    def build(self, source: Features | None = None) -> Encoder:
+        return ClapTower(self)
