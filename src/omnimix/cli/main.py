@@ -16,6 +16,7 @@ from omnimix.cli import (
     evaluate,
     merge,
     models,
+    push,
     segment,
     serve,
     show,
@@ -45,6 +46,7 @@ app.command("convert")(convert.command)
 app.command("merge")(merge.command)
 app.command("soup")(soup.command)
 app.command("serve")(serve.command)
+app.command("push")(push.command)
 
 
 def _version(wanted: bool) -> None:
