@@ -143,7 +143,7 @@ class Training(Spec):
     Attributes:
         recipe: the model, by shipped name or file.
         set: dotted overrides of the recipe.
-        start: folder of a model to start from; None starts fresh.
+        start: folder of a model to start from, or the name of a shipped one; None starts fresh.
         quantize: hold the language model of `start` in few bits (`nf4`, `int8`), where adapters learn and it
             does not (QLoRA); the finished model has its weights whole again.
         seed: of weights and mixture.
