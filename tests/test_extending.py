@@ -13,7 +13,8 @@ import pytest
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 FILE = re.compile(
-    r"<!-- file: (?P<name>\S+) -->\n(?:<!-- skip: [^\n]* -->\n)?```\w+\n(?P<text>.*?)^```$", re.M | re.S
+    r"<!-- file: (?P<name>\S+) -->\n(?:<!-- skip: [^\n]* -->\n)?```\w+\n(?P<text>.*?)^```$",
+    re.M | re.S,
 )
 
 CODE = """
