@@ -229,6 +229,7 @@ DATASETS = Table(
         "tasks": "omnimix.data.tasks:TaskRecords",
         "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
         "sphinx": "omnimix.data.sphinx:Sphinx",
+        "multi_token": "omnimix.data.multi_token_rows:MultiTokenRows",
     },
 )
 
@@ -239,6 +240,7 @@ CHECKPOINTS = Table(
         "prismatic": "omnimix.checkpoints.prismatic:Prismatic",
         "xgen_mm": "omnimix.checkpoints.xgen_mm:XGenMM",
         "sphinx": "omnimix.checkpoints.sphinx:Sphinx",
+        "multi_token": "omnimix.checkpoints.multi_token:MultiToken",
     },
 )
 
@@ -250,6 +252,7 @@ READINGS = Table(
         "xgen_mm": "omnimix.verify.xgen_mm:XGenReading",
         "sphinx": "omnimix.verify.sphinx:SphinxReading",
         "sphinx_v": "omnimix.verify.sphinx_v:SphinxVReading",
+        "multi_token": "omnimix.verify.multi_token:MultiTokenReading",
     },
 )
 

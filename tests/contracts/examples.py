@@ -147,14 +147,17 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
             {"path": "a.json", "task": "rec"},
             {"path": "a.json", "task": "det", "boxes": "xywh"},
         ],
+        "multi_token": [{"path": "a.jsonl"}, {"path": "rows", "modalities": ["image", "signal"]}],
         "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
     },
     "segmenters": {
         **{row: [{}] for row in ("sam", "sam_hq", "sam2", "sam2_video")},
         **{row: [{}] for row in ("edgetam", "edgetam_video", "sam3_tracker", "sam3_video")},
     },
-    "checkpoints": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}]},
-    "readings": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}], "sphinx_v": [{}]},
+    "checkpoints": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}], "multi_token": [{}]},
+    "readings": {
+        **{row: [{}] for row in ("prismatic", "xgen_mm", "sphinx", "sphinx_v", "multi_token")},
+    },
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""

@@ -71,12 +71,15 @@ class Weights:
     Attributes:
         tensors: what the files hold together, where that is more than one file's keys after another's
             (tensors that are cut over the files); each is made when it is asked for.
+        one_by_one: tensors that are made anew are made when the model takes them, one after another; a
+            table that changes most of a large model's tensors asks for it.
     """
 
     name: str
     files: tuple[Path, ...]
     table: Table
     tensors: Mapping[str, Tensor] | None = None
+    one_by_one: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Release:
         folder: where the tokenizer lies.
         weights: sources; together they fill every parameter exactly once.
         notes: sentences that a user should see (stock encoders in place of trained ones, ...).
+        files: where files lie that steps of the recipe name.
     """
 
     layout: Layout
@@ -96,6 +100,7 @@ class Release:
     folder: Path
     weights: tuple[Weights, ...]
     notes: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Family(abc.ABC):

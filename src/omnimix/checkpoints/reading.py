@@ -199,8 +199,9 @@ def load(
     Raises:
         CheckpointError: the one error that lists missing, unexpected and misshapen weights.
     """
-    processor = Processor.from_recipe(release.recipe, release.folder)
-    found, report = native_tensors(release) if holding is None else later_tensors(release)
+    processor = Processor.from_recipe(release.recipe, release.folder, release.files)
+    waits = holding is not None or any(source.one_by_one for source in release.weights)
+    found, report = later_tensors(release) if waits else native_tensors(release)
     tensors: dict[str, Any] = {**found, **(extra or {})}
     holding = holding or Holding(device)
     check(release, tensors)

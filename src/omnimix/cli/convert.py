@@ -20,6 +20,9 @@ def command(
         list[str] | None,
         typer.Option("--part", metavar="NAME=PLACE", help="A part that the checkpoint lacks."),
     ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Work adapters (LoRA) into the weights first.")
+    ] = False,
     shards: Annotated[
         int | None, typer.Option(min=1, help="Files to cut the weights into (sphinx).")
     ] = None,
@@ -29,7 +32,7 @@ def command(
     from omnimix.verify.convert import convert
 
     options = {} if shards is None else {"shards": shards}
-    checks = convert(source, out, to, Parts(*parts_of(part or ())), **options)
+    checks = convert(source, out, to, Parts(*parts_of(part or ())), merge, **options)
     for check in checks:
         typer.echo(f"{check.stage}: largest difference {check.difference:.1e}")
     typer.echo(f"written: {out}")

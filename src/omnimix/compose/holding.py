@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from omnimix.compose.adapters import is_adapter
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import OmnimixError
@@ -77,7 +78,9 @@ class Quantized(Holding):
     def words(self, recipe: Recipe) -> dict[str, Any]:
         from transformers import BitsAndBytesConfig
 
-        kept = sorted({*recipe.modalities, *([HEAD] if keeps_head(recipe) else [])})
+        # Adapters learn, and what learns is held in floating numbers.
+        adapters = [r".*\.lora_[AB]"] if recipe.adapters else []
+        kept = sorted({*recipe.modalities, *([HEAD] if keeps_head(recipe) else []), *adapters})
         if self.scheme == "nf4":
             config = BitsAndBytesConfig(
                 load_in_4bit=True,
@@ -116,4 +119,5 @@ def quantized(recipe: Recipe) -> list[str]:
         if isinstance(module, nn.Linear)
         and name.startswith("language.")
         and not (name == HEAD and keeps_head(recipe))
+        and not is_adapter(name)
     ]

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from omnimix.compose import modality, recipe as recipes
+from omnimix.compose import adapters, modality, recipe as recipes
 from omnimix.compose.modality import Encoded, ItemBatch, Modality
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE
@@ -84,21 +84,42 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         for name, module in modality.build(self.recipe.modalities, width).items():
             self.add_module(name, module)
         self.language: Any = self.recipe.language.build()
+        adapters.inject(self, self.recipe.adapters, self.get_output_embeddings())
         self.post_init()
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, start: bool = False) -> MultimodalLM:
         """A model with fresh weights (and the language model's starting weights where asked)."""
-        model = cls(OmnimixConfig(recipe=recipe.dump()))
+        model = cls(OmnimixConfig(recipe=recipe.without_adapters().dump()))
         if start:
             recipe.language.start(model.language)
-        return model
+        return model.adapt(recipe)
 
     @classmethod
     def on_meta(cls, recipe: Recipe) -> MultimodalLM:
         """The model without memory, to count tokens and parameters."""
         with torch.device("meta"):
             return cls(OmnimixConfig(recipe=recipe.dump()))
+
+    def adapt(self, recipe: Recipe) -> MultimodalLM:
+        """Give a model without adapters those of a recipe; its weights stay, so do its answers."""
+        adapters.inject(self, recipe.adapters, self.get_output_embeddings())
+        self._become(recipe)
+        return self
+
+    def merge(self) -> MultimodalLM:
+        """Work the adapters into the weights: the same answers, from the recipe without adapters.
+
+        Raises:
+            OmnimixError: weights in few bits, which cannot take it up.
+        """
+        adapters.merge(self)
+        self._become(self.recipe.without_adapters())
+        return self
+
+    def _become(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.config.recipe = recipe.dump()
 
     def modality(self, name: str) -> Modality:
         """The modules of one modality."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence as Many
+from collections.abc import Mapping, Sequence as Many
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from omnimix.compose.sequence import Sequence
 from omnimix.compose.weave import Weaver
 from omnimix.errors import CheckpointError, RecipeError
 from omnimix.language.tokenizer import Tokenizer
-from omnimix.media.files import found, looking_in
+from omnimix.media.files import Place, found, looking_in
 from omnimix.prompts.template import Template
 from omnimix.types import Sample
 
@@ -38,7 +38,7 @@ class Processor:
         recipe: Recipe,
         tokenizer: Tokenizer,
         tokens_per_tile: dict[str, int] | None = None,
-        folders: Many[Path] = (),
+        folders: Many[Place] = (),
     ) -> None:
         config = recipe.language.hf_config().get_text_config()
         if tokenizer.size > config.vocab_size:
@@ -58,13 +58,24 @@ class Processor:
 
     def with_template(self, template: Template) -> Processor:
         """The same with another style of prompts, for a stage of training."""
-        recipe = self.recipe.model_copy(update={"template": template})
+        return self.with_recipe(self.recipe.model_copy(update={"template": template}))
+
+    def with_recipe(self, recipe: Recipe) -> Processor:
+        """The same with other words that change neither the weights nor the number of tokens."""
         weave = self.weave
         return type(self)(recipe, self.tokenizer, weave.tokens_per_tile, weave.folders)
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, folder: str | Path | None = None) -> Processor:
+    def from_recipe(
+        cls,
+        recipe: Recipe,
+        folder: str | Path | None = None,
+        files: Mapping[str, Path] | None = None,
+    ) -> Processor:
         """With the tokenizer that the recipe names, found in `folder` or beside the shipped recipes.
+
+        Args:
+            files: where files lie that steps name, when not under these names in the folder.
 
         Raises:
             RecipeError: the recipe names no tokenizer, or it is not there.
@@ -77,7 +88,7 @@ class Processor:
             )
         folders = [*([Path(folder)] if folder is not None else []), recipes.FOLDER]
         tokenizer = recipe.tokenizer.load([*folders, Path("/")])
-        return cls(recipe, tokenizer, folders=folders)
+        return cls(recipe, tokenizer, folders=[*([files] if files else []), *folders])
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> Processor:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from omnimix import config
+from omnimix.compose.adapters import Adapter
 from omnimix.compose.marks import Marks
 from omnimix.compose.modality import ModalitySpec
 from omnimix.config import Spec, part
@@ -50,11 +51,13 @@ class Recipe(Spec):
         language: the language model.
         tokenizer: its tokenizer; None for recipes that are only looked at.
         template: a style by name or in place.
-        modalities: the senses by name, in order; a later one may look at an earlier one.
+        modalities: the senses by name, in order; a later one may look at an earlier one. One that is null
+            is left out, so that a recipe can drop a sense of its base.
         context: most tokens of one sequence; None takes the language model's own limit.
         coordinates: how boxes and points are written in text, by a convention of `CODECS`.
         marks: for a model that knows neither tokens for regions nor coordinates: regions are drawn on the
             picture with numbers. See `omnimix.compose.pointing`.
+        adapters: LoRA and its like beside the weights of some parts. See `omnimix.compose.adapters`.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Recipe(Spec):
         Coordinates()
     )
     marks: Marks | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     def model_post_init(self, _: Any) -> None:
         for name in self.modalities:
@@ -75,6 +79,10 @@ class Recipe(Spec):
                 raise RecipeError(
                     f"{name!r} cannot name a modality", hint="use a plain word such as image"
                 )
+
+    def without_adapters(self) -> Recipe:
+        """The same model with its adapters left out, or worked into the weights."""
+        return self.model_copy(update={"adapters": ()}) if self.adapters else self
 
     def files(self) -> list[str]:
         """Names of the files that steps read, which lie beside the recipe."""
@@ -99,6 +107,9 @@ def parse(data: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(data, Mapping):
         raise RecipeError("a recipe is a table of words", where=where)
     data = config.with_overrides(with_base(data, where), overrides)
+    senses = data.get("modalities")
+    if isinstance(senses, Mapping):
+        data["modalities"] = {name: words for name, words in senses.items() if words is not None}
     return config.validate(Recipe, data, where)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence as Many
 from contextlib import contextmanager
 from itertools import accumulate, groupby
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence, cut_text, keep_end
 from omnimix.errors import ContextError, OmnimixError, SampleError
 from omnimix.language.tokenizer import Tokenizer
-from omnimix.media.files import looking_in
+from omnimix.media.files import Place, looking_in
 from omnimix.media.opening import MediaOpener
 from omnimix.media.region import FILLER, RegionOpener
 from omnimix.media.tiles import Frame, Tiles, View
@@ -42,7 +41,7 @@ class Weaver:
         tokenizer: Tokenizer,
         tokens_per_tile: Mapping[str, int],
         context: int | None = None,
-        folders: Many[Path] = (),
+        folders: Many[Place] = (),
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer

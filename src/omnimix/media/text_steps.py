@@ -13,6 +13,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from omnimix.errors import RecipeError
+from omnimix.media import clip_bpe
 from omnimix.media.files import found
 from omnimix.media.tiles import RawStep
 
@@ -27,7 +28,8 @@ class Tokenize(RawStep):
     text is cut, or goes on in further chunks, each of which becomes a tile with tokens of its own.
 
     Attributes:
-        path: `tokenizer.json`, or BERT's `vocab.txt`; beside the model.
+        path: `tokenizer.json`, BERT's `vocab.txt`, or CLIP's `bpe_simple_vocab_16e6.txt.gz`; beside the
+            model.
         most: tokens of a chunk, special ones included.
         chunks: most chunks of a text; what lies behind is left away, as the published code does.
         overlap: tokens that a chunk repeats of the one before.
@@ -76,6 +78,8 @@ def _loaded(path: Path, most: int, overlap: int) -> Any:
     from tokenizers import BertWordPieceTokenizer, Tokenizer
 
     try:
+        if path.suffix == ".gz":
+            return clip_bpe.load(path)
         if path.suffix == ".txt":
             loaded: Any = BertWordPieceTokenizer(str(path))
         else:

@@ -85,7 +85,8 @@ class Template(Spec):
         default_system: the system text where the sample brings none.
         drop_system: leave a system text out where the style has no system turn, instead of refusing it.
         stop: strings that end an answer.
-        tokenize: `pieces` tokenizes every stretch alone, `whole` the text between two items at once.
+        tokenize: `pieces` tokenizes every stretch alone, `whole` the text between two items at once,
+            `turns` the same of every question and every answer alone.
         training: how a finished conversation is tokenized: `same` as a prompt; `turns` every turn alone,
             what stands before the answer counted to the question; `stripped` the same without white
             space at the end of a question (Prismatic: Phi's `turns`, Llama's `stripped`).
@@ -114,7 +115,7 @@ class Template(Spec):
     default_system: str | None = None
     drop_system: bool = False
     stop: tuple[str, ...] = ()
-    tokenize: Literal["pieces", "whole"] = "whole"
+    tokenize: Literal["pieces", "whole", "turns"] = "whole"
     training: Literal["same", "turns", "stripped"] = "same"
     contents: Literal["text", "special"] = "text"
     strip: bool = True
@@ -143,7 +144,8 @@ class Template(Spec):
         """
         sides = self._sides(sample, open_answer, apart)
         if open_answer or self.training == "same":
-            whole = [piece for side in sides for piece in side]
+            joint: list[Piece] = [Break()] if self.tokenize == "turns" else []
+            whole = [p for i, side in enumerate(sides) for p in [*(joint if i else ()), *side]]
             return _stripped(whole) if open_answer and self.strip_prompt else whole
         found: list[Piece] = []
         for i, side in enumerate(sides):

@@ -12,6 +12,19 @@ from torch import nn
 from omnimix.errors import TrainError
 from omnimix.train.settings import OptimizerSpec, ScheduleSpec
 
+PARTS = {
+    "adapters": ("*.lora_*",),
+    "connectors": ("*.branches.*.connector.*", "*.frame.*"),
+    "encoders": ("*.branches.*.encoders.*", "*.branches.*.finishes.*"),
+}
+"""Words that name the same parts in every recipe, beside patterns on names."""
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether a parameter's name is meant: by a word of `PARTS`, by the part it lies in, or by its name."""
+    patterns = PARTS.get(pattern, (pattern, f"{pattern}.*"))
+    return any(fnmatch.fnmatchcase(name, each) for each in patterns)
+
 
 def set_learning(model: nn.Module, patterns: Sequence[str]) -> int:
     """Freeze and unfreeze by name; the first pattern that matches wins, `-pattern` freezes.
@@ -20,31 +33,35 @@ def set_learning(model: nn.Module, patterns: Sequence[str]) -> int:
         Number of learned parameters.
 
     Raises:
-        TrainError: a pattern that matches nothing, or nothing left to learn.
+        TrainError: a pattern that matches nothing, weights in few bits, or nothing left to learn.
     """
-    used: set[str] = set()
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(fits(name, pattern.removeprefix("-")) for name in names):
+            raise _unmatched(model, pattern)
     learned = 0
     for name, parameter in model.named_parameters():
-        match = next((p for p in patterns if fnmatch.fnmatchcase(name, p.removeprefix("-"))), None)
+        match = next((p for p in patterns if fits(name, p.removeprefix("-"))), None)
         learns = match is not None and not match.startswith("-")
+        if learns and not parameter.is_floating_point():
+            raise TrainError(
+                f"{name} is held in few bits and cannot learn (it is meant by {match!r})",
+                where="learns",
+                hint="let adapters and connectors learn, or leave quantize out",
+            )
         parameter.requires_grad_(learns)
         learned += parameter.numel() if learns else 0
-        used |= {match} if match else set()
-    for pattern in patterns:
-        hits = pattern in used or any(
-            fnmatch.fnmatchcase(name, pattern.removeprefix("-"))
-            for name, _ in model.named_parameters()
-        )
-        if not hits:
-            tops = ", ".join(name for name, _ in model.named_children())
-            raise TrainError(
-                f"the pattern {pattern!r} matches no parameter",
-                where="learns",
-                hint=f"names begin with {tops}; `omnimix show` prints the tree",
-            )
     if not learned:
         raise TrainError("nothing is left to learn", where="learns", hint="name a part that learns")
     return learned
+
+
+def _unmatched(model: nn.Module, pattern: str) -> TrainError:
+    tops = ", ".join(name for name, _ in model.named_children())
+    hint = f"names begin with {tops}; `omnimix show` prints the tree"
+    if pattern.removeprefix("-") == "adapters":
+        hint = "give the recipe some: adapters: [{part: language, rank: 16}]"
+    return TrainError(f"the pattern {pattern!r} matches no parameter", where="learns", hint=hint)
 
 
 def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
@@ -56,9 +73,9 @@ def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        factor = next((f for p, f in spec.rates.items() if fnmatch.fnmatchcase(name, p)), 1.0)
+        factor = next((f for p, f in spec.rates.items() if fits(name, p)), 1.0)
         if isinstance(spec.spares, tuple):
-            plain = any(fnmatch.fnmatchcase(name, pattern) for pattern in spec.spares)
+            plain = any(fits(name, pattern) for pattern in spec.spares)
         else:
             vector = parameter.ndim <= 1 or name.endswith(".bias")
             plain = spec.spares != "nothing" and vector

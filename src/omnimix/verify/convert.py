@@ -10,6 +10,7 @@ import torch
 
 from omnimix.checkpoints import base
 from omnimix.checkpoints.base import Parts
+from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
 from omnimix.generate import folder as folders
 from omnimix.registry import CHECKPOINTS, did_you_mean
@@ -24,6 +25,7 @@ def convert(
     out: str | Path,
     to: str = NATIVE,
     parts: Parts | None = None,
+    merge: bool = False,
     **options: Any,
 ) -> list[Check]:
     """Write a model in another layout, read it back, and compare both on a probe.
@@ -33,13 +35,15 @@ def convert(
         out: a folder that does not exist yet or is empty.
         to: `native`, or a family of `CHECKPOINTS`.
         parts: of a released checkpoint, what it does not hold.
+        merge: work the adapters into the weights first.
         options: words of the layout: `shards` of SPHINX.
 
     Returns:
         The comparisons, which `certificate.json` in the folder records.
 
     Raises:
-        CheckpointError: the folder is used, the recipe cannot be expressed there, or the numbers differ.
+        CheckpointError: the folder is used, the recipe cannot be expressed there, there is nothing to
+            merge, or the numbers differ.
     """
     place = Path(out)
     if to != NATIVE and to not in CHECKPOINTS:
@@ -61,6 +65,15 @@ def convert(
     cpu = torch.device("cpu")
     model, processor = folders.read(found, cpu, parts=parts)
     expected = certificate.probe(model, processor)
+    if merge:
+        if not model.recipe.adapters:
+            raise CheckpointError(
+                "the model has no adapters to merge",
+                where=str(found),
+                hint="use it as it is, or name the folder of the model with adapters",
+            )
+        model.merge()
+        processor = Processor(model.recipe, processor.tokenizer, model.tokens_per_tile)
     was_there = place.exists()
     place.mkdir(parents=True, exist_ok=True)
     try:

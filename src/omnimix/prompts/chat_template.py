@@ -1,0 +1,185 @@
+"""A style out of the Jinja chat template of a tokenizer.
+
+The template is run on conversations of marks, and what it writes around the marks is the style. Nothing is
+guessed: a template that does not write every turn the same way is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omnimix.errors import RecipeError
+from omnimix.prompts import template as templates
+from omnimix.prompts.template import Form, Template
+
+_MARKS = ("\u27e81\u27e9", "\u27e82\u27e9", "\u27e83\u27e9", "\u27e84\u27e9")
+_ROLES = ("user", "assistant", "user", "assistant")
+
+
+class _Refused(Exception):
+    """The template itself refuses a conversation."""
+
+
+def read(jinja: str, bos: str | None, eos: str | None, name: str = "chat template") -> Template:
+    """The style that a chat template writes; the shipped one where it is the same.
+
+    Args:
+        jinja: the template.
+        bos, eos: the tokens it may write.
+
+    Raises:
+        RecipeError: no template, or one that writes turns of a role in different ways.
+    """
+    write = _writer(jinja, bos or "", eos or "", name)
+    head, asked, between, again, tail = _around(write(_MARKS), _MARKS, name)
+    (first, opened) = _around(write(_MARKS[:1], True), _MARKS[:1], name)
+    if first != head or again != asked or not between.startswith(tail):
+        raise _odd(name)
+    if not asked.startswith(opened) or asked[len(opened) :].strip():
+        raise _odd(name)
+    begins = bool(bos) and head.startswith(str(bos))
+    start = head.removeprefix(str(bos)) if begins else head
+    user = Form(before=between[len(tail) :], after=opened)
+    spaced = f" {_MARKS[0]} "
+    words: dict[str, Any] = {
+        "name": name,
+        "bos": begins,
+        "user": user,
+        "assistant": Form(lead=asked[len(opened) :], after=tail),
+        "stop": (eos,) if eos else (),
+        "tokenize": "turns",
+        "contents": "special",
+        "strip": spaced not in write([spaced], True),
+    }
+    if start != user.before:
+        words["first_user"] = Form(before=start, after=opened)
+    system = _system(write, str(bos) if begins else "", start)
+    if system is not None:
+        words["system"] = system
+    found = Template(**words)
+    known = templates.named("mistral_instruct")
+    return known if found.model_copy(update={"name": known.name}) == known else found
+
+
+def _system(write: Any, bos: str, start: str) -> Form | None:
+    """The form of a system turn, where it stands in front of an unchanged first question."""
+    try:
+        text = write(_MARKS[:2], roles=("system", "user"))
+    except _Refused:
+        return None
+    pieces = _split(text.removeprefix(bos), _MARKS[:2])
+    if pieces is None or not pieces[1].endswith(start):
+        return None
+    return Form(before=pieces[0], after=pieces[1][: len(pieces[1]) - len(start)])
+
+
+def _around(text: str, marks: Sequence[str], name: str) -> list[str]:
+    found = _split(text, marks)
+    if found is None:
+        raise _odd(name)
+    return found
+
+
+def _split(text: str, marks: Sequence[str]) -> list[str] | None:
+    """What stands around the marks; None where they are not there once each, in order."""
+    found = []
+    for mark in marks:
+        before, there, text = text.partition(mark)
+        if not there or mark in text:
+            return None
+        found.append(before)
+    return [*found, text]
+
+
+def _odd(name: str) -> RecipeError:
+    return RecipeError(
+        "the chat template writes turns of one role in different ways",
+        where=name,
+        hint="name a style of omnimix in its place, or write one as words of `template`",
+    )
+
+
+def _writer(jinja: str, bos: str, eos: str, name: str) -> Any:
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise _Refused(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    try:
+        compiled = environment.from_string(jinja)
+    except TemplateError as error:
+        raise RecipeError(f"no chat template ({error})", where=name) from None
+
+    def write(
+        texts: Sequence[str], open_answer: bool = False, roles: Sequence[str] = _ROLES
+    ) -> str:
+        pairs = zip(roles, texts, strict=False)
+        messages = [{"role": role, "content": text} for role, text in pairs]
+        try:
+            return str(
+                compiled.render(
+                    messages=messages,
+                    add_generation_prompt=open_answer,
+                    bos_token=bos,
+                    eos_token=eos,
+                )
+            )
+        except _Refused:
+            if "system" in roles:
+                raise
+            raise _odd(name) from None
+        except (TemplateError, TypeError, ValueError) as error:
+            raise RecipeError(f"the chat template cannot be run ({error})", where=name) from None
+
+    return write
+
+
+def of(words: Mapping[str, Any]) -> str | None:
+    """The chat template among the words of a `tokenizer_config.json`; None where it has none.
+
+    Where there are several, the one named `default`.
+    """
+    found = words.get("chat_template")
+    if isinstance(found, list):
+        named = {row.get("name"): row.get("template") for row in found if isinstance(row, Mapping)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
+
+
+def written(style: Template) -> str:
+    """A chat template that writes a style; `read` makes the style of it where it has no more to say."""
+    begin = "{{ bos_token }}" if style.bos else ""
+    first = style.first_user or style.user
+    strip = " | trim" if style.strip else ""
+    refuse = "{{ raise_exception('this style has no turn of the ' + message['role']) }}"
+    system = (
+        _branch("elif", "system", style.system.before, style.system.after, strip)
+        if style.system
+        else ""
+    )
+    opening = (
+        "loop.first" if style.system is None else "messages[0]['role'] == 'user' and loop.first"
+    )
+    user = f"{{% if {opening} %}}{_said(first.before, first.after, strip)}{{% else %}}"
+    user += f"{_said(style.user.before, style.user.after, strip)}{{% endif %}}"
+    before = style.assistant.before + style.assistant.lead
+    answer = _branch("elif", "assistant", before, style.assistant.after, strip)
+    return (
+        f"{begin}{{% for message in messages %}}{{% if message['role'] == 'user' %}}{user}{answer}"
+        f"{system}{{% else %}}{refuse}{{% endif %}}{{% endfor %}}"
+    )
+
+
+def _branch(word: str, role: str, before: str, after: str, strip: str) -> str:
+    return f"{{% {word} message['role'] == '{role}' %}}{_said(before, after, strip)}"
+
+
+def _said(before: str, after: str, strip: str) -> str:
+    return f"{{{{ {json.dumps(before)} + (message['content']{strip}) + {json.dumps(after)} }}}}"

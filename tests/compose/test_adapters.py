@@ -1,0 +1,131 @@
+"""Adapters: where they sit, what they change, and what is left of them when they are merged."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import omnimix
+from omnimix.compose import adapters, recipe as recipes
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.compose.recipe import Recipe
+from omnimix.errors import CheckpointError, OmnimixError, RecipeError
+from omnimix.types import Media, Sample, Turn
+from omnimix.verify.convert import convert
+from tests.conftest import TINY
+
+BOTH = "adapters=[{kind: %s, rank: 4, alpha: 8}, {kind: %s, part: '*.encoders.*', rank: 2}]"
+
+
+def adapted(kind: str) -> Recipe:
+    return recipes.load("nano", (*TINY, BOTH % (kind, kind)))
+
+
+def built(recipe: Recipe, moved: bool = False) -> MultimodalLM:
+    """A model whose adapters have learned something, where asked."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MultimodalLM.from_recipe(recipe).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if moved and adapters.is_adapter(name):
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def sample(colour: str = "red", question: str = "What is here?") -> Sample:
+    asked = Turn("user", (Media.image(Image.new("RGB", (64, 48), colour)), question))
+    return Sample((asked, Turn("assistant", ("a red ring",))))
+
+
+def logits(model: MultimodalLM, processor: Processor) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(**processor([sample()]).inputs()).logits
+    return found
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_they_change_nothing_until_they_have_learned(kind: str, tiny_processor: Processor) -> None:
+    recipe = adapted(kind)
+    plain = logits(built(recipe.without_adapters()), tiny_processor)
+    torch.testing.assert_close(logits(built(recipe), tiny_processor), plain, atol=1e-5, rtol=0)
+    assert not torch.allclose(logits(built(recipe, moved=True), tiny_processor), plain, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_saved_and_merged_models_answer_the_same(
+    kind: str, tiny_processor: Processor, tmp_path: Path
+) -> None:
+    model = built(adapted(kind), moved=True)
+    expected = logits(model, tiny_processor)
+    model.save_pretrained(tmp_path / "adapted")
+    Processor(model.recipe, tiny_processor.tokenizer).save_pretrained(tmp_path / "adapted")
+    convert(tmp_path / "adapted", tmp_path / "merged", merge=True)
+    one, other = (omnimix.load(tmp_path / name) for name in ("adapted", "merged"))
+    assert len(one.model.recipe.adapters) == 2 and not other.model.recipe.adapters
+    assert not adapters.names_adapters(other.model.state_dict())
+    assert torch.equal(logits(one.model, tiny_processor), expected)
+    torch.testing.assert_close(logits(other.model, tiny_processor), expected, atol=1e-5, rtol=1e-5)
+    asked = {"image": Image.new("RGB", (64, 48), "blue"), "max_new_tokens": 6}
+    assert one.answer("What is here?", **asked) == other.answer("What is here?", **asked)
+    with pytest.raises(CheckpointError, match="no adapters to merge"):
+        convert(tmp_path / "merged", tmp_path / "again", merge=True)
+    assert not (tmp_path / "again").exists()
+
+
+def test_the_layers_they_sit_on() -> None:
+    found = adapters.layers(built(adapted("lora")))
+    ends = {name.rsplit(".", 1)[-1] for name in found if name.startswith("language.")}
+    attention, mlp = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj"}
+    assert ends == attention | mlp, "all linear layers but the head"
+    inside = {name for name in found if not name.startswith("language.")}
+    assert inside and all(".encoders.0." in name for name in inside)
+    few = recipes.load("nano", (*TINY, "adapters=[{targets: [q_proj, 'layers.0.mlp.*']}]"))
+    ends = {name.rsplit(".", 1)[-1] for name in adapters.layers(built(few))}
+    assert ends == {"q_proj"} | mlp
+
+
+def test_every_weight_still_learns_where_nobody_says_otherwise() -> None:
+    model = built(adapted("dora"))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not hasattr(model, "peft_config")
+
+
+def test_packed_samples_are_seen_alone_under_adapters(tiny_processor: Processor) -> None:
+    model = built(adapted("lora"), moved=True)
+    woven = [tiny_processor.weave(sample(c)) for c in ("red", "blue")]
+    with torch.no_grad():
+        packed = model(**tiny_processor.batch(woven, pack=True).inputs()).logits[0]
+        alone = [model(**tiny_processor.batch([one]).inputs()).logits[0] for one in woven]
+    torch.testing.assert_close(packed, torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("{part: speech}", "adapters.0.part: 'speech' is the name of no part.*image, region"),
+        ("{targets: [lm_head]}", "no linear layer of 'language' is called 'lm_head'.*q_proj"),
+        ("{targets: [q_prj]}", "adapters.0.targets"),
+        ("{rank: 0}", "adapters.0.rank"),
+        ("{kind: lara}", "adapters.0.kind"),
+        ("{ranks: 3}", "unknown word 'ranks'; did you mean 'rank'"),
+        ("{part: language}, {targets: [q_proj]}", "adapters.1: .*q_proj has an adapter already"),
+    ],
+)
+def test_refused(words: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        MultimodalLM.on_meta(recipes.load("nano", (*TINY, f"adapters=[{words}]")))
+
+
+def test_without_peft(monkeypatch: pytest.MonkeyPatch, tiny_recipe: Recipe) -> None:
+    recipe = adapted("lora")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(OmnimixError, match=r"peft, which is not installed.*omnimix\[train\]"):
+        built(recipe)
+    built(tiny_recipe)
