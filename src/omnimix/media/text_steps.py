@@ -79,9 +79,9 @@ def _loaded(path: Path, most: int, overlap: int) -> Any:
 
     try:
         if path.suffix == ".gz":
-            return clip_bpe.load(path)
-        if path.suffix == ".txt":
-            loaded: Any = BertWordPieceTokenizer(str(path))
+            loaded: Any = clip_bpe.load(path)
+        elif path.suffix == ".txt":
+            loaded = BertWordPieceTokenizer(str(path))
         else:
             loaded = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain exceptions
