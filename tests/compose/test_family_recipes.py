@@ -126,3 +126,45 @@ def test_a_recipe_survives_writing_and_reading(name: str) -> None:
     assert recipe.parse(recipe.config.parse_yaml(recipe.dump(found), name), name) == found
     assert found.name == name
     assert found.about.endswith(".")
+
+
+SENSES = {
+    "multi_token_pool": {"image": 10},
+    "multi_token_speech": {"speech": 10},
+    "multi_token_sound": {"sound": 5},
+    "multi_token_video": {"video": 10},
+    "multi_token_imagebind": {"imagebind": 4},
+    "multi_token_document": {"document": 4},
+    "multi_token_any": {"image": 10, "document": 4, "speech": 10, "sound": 5, "video": 10},
+}
+
+
+@pytest.mark.parametrize("name", SENSES)
+def test_tokens_of_multi_tokens_senses(name: str) -> None:
+    found = recipe.load(name)
+    assert {sense: m.tokens_per_tile for sense, m in built(found).items()} == SENSES[name]
+    assert found.about.endswith(".")
+    assert recipe.parse(recipe.config.parse_yaml(recipe.dump(found), name), name) == found
+
+
+def test_every_sense_of_multi_token_any_is_that_of_its_own_recipe() -> None:
+    whole = recipe.load("multi_token_any").modalities
+    for name in ("pool", "document", "speech", "sound", "video"):
+        own = recipe.load(f"multi_token_{name}").modalities
+        assert own.items() <= whole.items()
+
+
+def test_the_stages_of_multi_token_have_an_adapter() -> None:
+    from pathlib import Path
+
+    from omnimix.train.settings import load
+
+    training, _ = load("multi_token.train.yaml")
+    found, _ = training.model(Path())
+    assert [(a.part, a.rank, a.alpha, a.dropout) for a in found.adapters] == [
+        ("language", 64, 16, 0.05)
+    ]
+    assert [stage.learns for stage in training.stages] == [
+        ("connectors",),
+        ("connectors", "adapters"),
+    ]

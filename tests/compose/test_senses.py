@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from omnimix.compose import weave as weaving
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -179,3 +181,34 @@ def test_gradients_reach_every_part(recipe: Recipe, processor: Processor) -> Non
         assert all(p.grad is not None and p.grad.abs().max() > 0 for p in connector.parameters()), (
             name
         )
+
+
+def test_items_prepared_side_by_side_are_the_same(processor: Processor) -> None:
+    samples = mixed()
+    alone = [processor.weave(sample) for sample in samples]
+    together = processor.weave.many(samples, threads=4)
+    for one, other in zip(alone, together, strict=True):
+        assert one.ids.tolist() == other.ids.tolist() and one.owner.tolist() == other.owner.tolist()
+        for name, items in one.items.items():
+            pairs = zip(items, other.items[name], strict=True)
+            assert all(
+                torch.equal(a, b)
+                for mine, theirs in pairs
+                for a, b in zip(mine.inputs, theirs.inputs, strict=True)
+            )
+    broken = talk((Media("speech", b"", label="question.wav"), "?"), "a")
+    with pytest.raises(MediaError, match=r"talk: question.wav: the file is empty"):
+        processor.weave.many([*samples, broken], threads=4)
+
+
+def test_preparation_runs_side_by_side(
+    processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two items wait for each other: one thread alone would never get past the first."""
+    meet = threading.Barrier(2, timeout=60)
+    prepare = weaving.prepare
+    monkeypatch.setattr(weaving, "prepare", lambda *words: (meet.wait(), prepare(*words))[1])
+    woven = processor.weave.many(
+        [talk((speech(), "?"), "a"), talk((speech(1), "?"), "b")], threads=2
+    )
+    assert len(woven) == 2

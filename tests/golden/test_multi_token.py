@@ -23,7 +23,7 @@ from omnimix.verify.run import verify
 from tests.shared import shared
 
 FOLDER = "fixtures/multi_token"
-CASES = ["vision_lora"]
+CASES = ["vision_lora", "audio_document_mix", "imagebind_three_kinds"]
 STAGES = {"senses", "prompt", "ids", "labels", "preprocessed", "features", "projected", "logits"}
 STAGES |= {
     "inputs_embeds",

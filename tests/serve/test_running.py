@@ -100,3 +100,14 @@ def test_a_port_that_is_taken(tiny_folder: Path) -> None:
 def test_a_root_that_is_none(tiny_folder: Path) -> None:
     result = CliRunner().invoke(app, ["serve", str(tiny_folder), "--root", "/nowhere"])
     assert result.exit_code == 2 and "no such folder" in result.output
+
+
+def test_without_the_packages_of_the_extra(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "omnimix.serve.running", raising=False)
+    monkeypatch.delattr("omnimix.serve.running", raising=False)
+    result = CliRunner().invoke(app, ["serve", str(tiny_folder)])
+    assert result.exit_code == 2
+    assert "uvicorn is missing. Pip install 'omnimix[serve]'" in " ".join(result.output.split())

@@ -106,9 +106,8 @@ class MultiToken(Family):
             known.name: words_of(known, projectors[name], spots[name], words)
             for name, known in senses.items()
         }
-        recipe = multi_token_recipe.build(
-            root.name, facts, llm, told, multi_token_recipe.adapters(lora) if kept else None
-        )
+        words_kept = multi_token_recipe.adapters(lora) if lora is not None and kept else None
+        recipe = multi_token_recipe.build(root.name, facts, llm, told, words_kept)
         ours = {name: known.name for name, known in senses.items()}
         carried: dict[str, Path] = {}
         weights = [

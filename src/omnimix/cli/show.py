@@ -180,7 +180,7 @@ def _modality(top: Tree, name: str, spec: ModalitySpec, counted: Counted) -> Non
         for size, tiles in tokens.examples.items():
             node.add(f"{size}: {tiles} tiles x {tokens.per_tile} = {tiles * tokens.per_tile}")
     limit = f", at most {spec.limit}" if spec.limit is not None else ""
-    node.add(f"opens {spec.media}; place {spec.place}{limit}")
+    node.add(f"opens {', '.join(spec.opens.takes())}; place {spec.place}{limit}")
     if spec.steps:
         node.add("steps: " + " > ".join(escape(_words(step)) for step in spec.steps))
     for i, branch in enumerate(spec.branches):

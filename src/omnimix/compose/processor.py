@@ -133,7 +133,7 @@ class Processor:
     def __call__(self, samples: Many[Sample] | Sample, open_answer: bool = False) -> Batch:
         """Samples straight to a batch; padded on the left where an answer is to be written."""
         many = [samples] if isinstance(samples, Sample) else samples
-        woven = [self.weave(sample, open_answer) for sample in many]
+        woven = self.weave.many(many, open_answer=open_answer)
         return self.batch(woven, "left" if open_answer else "right")
 
 

@@ -35,9 +35,10 @@ def load(path: Path) -> Any:
 
     with gzip.open(path, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : MERGES + 1]
-    pairs = [tuple(line.split()) for line in lines if line]
-    if any(len(pair) != 2 for pair in pairs):
+    split = [line.split() for line in lines if line]
+    if any(len(pair) != 2 for pair in split):
         raise ValueError("a line is no pair of pieces")
+    pairs = [(first, second) for first, second in split]
     single = letters()
     pieces = [*single, *(letter + WORD_END for letter in single)]
     pieces += ["".join(pair) for pair in pairs]

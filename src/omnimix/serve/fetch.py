@@ -150,7 +150,7 @@ class Fetcher:
         # Given a connection, http.client opens none of its own and asks no proxy.
         asking = http.client.HTTPConnection(host, url.port or _PORTS[url.scheme])
         asking.auto_open = 0
-        asking.sock = line  # type: ignore[assignment]
+        asking.sock = line
         asking.putrequest("GET", target, skip_host=True, skip_accept_encoding=True)
         name = f"[{host}]" if ":" in host else host
         for word, value in {

@@ -81,8 +81,9 @@ class Stage(Spec):
         mixture: datasets and their shares.
         steps: optimizer steps.
         epochs: rounds over the dataset in place of `steps`, for the orders that have rounds.
-        order: `mixture` draws from all datasets for ever; `shuffled`, `by_modality`, `by_length`
-            and `by_kind` read one finite dataset in rounds (see `omnimix.data.orders` and `length_groups`).
+        order: `mixture` draws from all datasets for ever; `shuffled`, `like_length` (little
+            is padded), and the published `by_modality`, `by_length` and `by_kind` read one finite dataset in
+            rounds (see `omnimix.data.orders` and `length_groups`).
         template: another style than the recipe's for this stage, `caption` for instance.
         cut: most text tokens of a sample; what is over is dropped. Without it nothing is ever cut.
         batch: samples of one optimizer step.

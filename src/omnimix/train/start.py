@@ -104,7 +104,8 @@ def in_few_bits(place: Path, recipe: Recipe, scheme: str, device: torch.device) 
 
 def made_whole(model: MultimodalLM, place: Path, recipe: Recipe) -> MultimodalLM:
     """What was learned in few bits, on the whole weights of the start."""
-    whole = started(place, recipe).eval()
+    whole = started(place, recipe)
+    whole.eval()
     found = whole.load_state_dict(learnable(model), strict=False)
     assert not found.unexpected_keys
     return whole

@@ -31,7 +31,8 @@ PREFIX = "base_model.model.model."
 
 def token_index(token: str) -> int:
     """The id that the reference gives to a placeholder: minus a hash of its characters."""
-    return -(sum(ord(letter) ** i for i, letter in enumerate(token)) % 10000)
+    total: int = sum(ord(letter) ** i for i, letter in enumerate(token))
+    return -(total % 10000)
 
 
 class MultiTokenCase(Reading):
