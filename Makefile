@@ -2,7 +2,7 @@
 
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 python,\
   $(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
-EXTRAS := train,eval,dev
+EXTRAS := train,eval,media,serve,dev
 BIN := .venv/bin
 
 # The demonstration: a question about a box (left, top, right, bottom in pixels) on a shipped picture.

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
-FILE = re.compile(r"<!-- file: (?P<name>\S+) -->\n```\w+\n(?P<text>.*?)^```$", re.M | re.S)
+FILE = re.compile(
+    r"<!-- file: (?P<name>\S+) -->\n(?:<!-- skip: [^\n]* -->\n)?```\w+\n(?P<text>.*?)^```$",
+    re.M | re.S,
+)
 
 CODE = """
 import json, sys
@@ -72,7 +75,10 @@ def run(place: Path, *words: str) -> str:
 
 def test_the_page_has_these_files_and_no_other() -> None:
     names = [found["name"] for found in FILE.finditer(PAGE.read_text(encoding="utf-8"))]
-    assert names == ["eyes.yaml", "letter.yaml", "my_parts.py", "pyproject.toml", "gated.yaml"]
+    assert names == [
+        *("eyes.yaml", "letter.yaml", "my_parts.py", "pyproject.toml", "gated.yaml"),
+        *("my_pulse.py", "pulse.yaml", "learn_pulse.py"),
+    ]
 
 
 def test_a_backbone_a_style_and_a_connector_work(place: Path) -> None:
@@ -105,3 +111,36 @@ def test_a_name_that_nobody_registered_is_refused(place: Path) -> None:
     )
     assert done.returncode == 2
     assert "did you mean 'gated'?" in done.stderr + done.stdout
+
+
+def test_a_new_sense_learns_and_answers(place: Path) -> None:
+    """The medical signal, from data to answer: the loss falls and unseen pulses are told apart."""
+    lines = run(place, "learn_pulse.py").splitlines()
+    losses = [float(line.split()[-1]) for line in lines if line.startswith("step ")]
+    assert len(losses) == 60
+    assert sum(losses[-5:]) / 5 < 0.2 * sum(losses[:5]) / 5
+    answers = [line.split() for line in lines if not line.startswith("step ")]
+    assert len(answers) == 8 and {word for _, word in answers} == {"slow", "fast"}
+    assert all(said == word for said, word in answers)
+
+
+def test_a_new_sense_is_short(place: Path) -> None:
+    """Under 60 lines of code, without words about it, imports and empty lines."""
+    count = 0
+    for name in ("my_pulse.py", "pulse.yaml", "learn_pulse.py"):
+        lines = (line.strip() for line in (place / name).read_text().splitlines())
+        count += sum(
+            bool(line) and not line.startswith(("import ", "from ", "#", '"""')) for line in lines
+        )
+    assert count < 60
+
+
+def test_a_signal_that_is_none_is_refused(place: Path) -> None:
+    code = (
+        "import my_pulse, numpy as np\n"
+        "from omnimix.errors import MediaError\n"
+        "from omnimix.types import Media\n"
+        "try: my_pulse.PulseOpener().open(Media('pulse', np.zeros(9), label='bed 4'))\n"
+        "except MediaError as error: print(error)\n"
+    )
+    assert run(place, "-c", code) == "bed 4: a pulse is 256 numbers.\n"

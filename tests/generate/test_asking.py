@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from omnimix.errors import SampleError
-from omnimix.generate.asking import interleaved, question
-from omnimix.types import Box, Media, Point, Region, Stroke, Turn
+from omnimix.generate.asking import conversation_of, interleaved, question
+from omnimix.types import Box, Media, Point, Region, Sample, Stroke, Turn
 
 BOX, POINT, STROKE = Box(1, 2, 30, 40), Point(5, 6), Stroke(((1, 1), (9, 9)))
 
@@ -45,6 +45,61 @@ def test_regions_stand_where_the_words_point(text: str, regions: list[Region], w
 
 def test_pictures_come_first() -> None:
     assert shown(question("Hi", ["a.png", Media.image("b.png")])) == "<image><image>Hi"
+
+
+SOUND, OTHER = Media.audio("s.wav"), Media("signal", [1.0])
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Hi", "<image><image><audio><signal>Hi"),
+        ("{audio:1} or {image:2}?", "<image><signal><audio> or <image>?"),
+        ("{signal:1}{image:1}{image:2}{audio:1}", "<signal><image><image><audio>"),
+        (
+            "{video:1} and <image> are text",
+            "<image><image><audio><signal>{video:1} and <image> are text",
+        ),
+        ("{image} {image: 1} {:1}", "<image><image><audio><signal>{image} {image: 1} {:1}"),
+    ],
+)
+def test_items_stand_in_front_or_where_they_are_named(text: str, wanted: str) -> None:
+    assert shown(question(text, ["a.png", "b.png"], (), [SOUND, OTHER])) == wanted
+
+
+def test_named_pictures_and_regions_go_together() -> None:
+    turn = question("In {image:1}, what is in {1}?", ["a.png"], [BOX])
+    assert shown(turn) == "In <image>, what is in <Box>?"
+    assert shown(question("In {image:1} the box?", ["a.png"], [BOX])) == "In <image> <Box>?"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{image:3}", "{image:3} has no item .2 of image were given"),
+        ("{image:0}", "{image:0} has no item"),
+        ("{image:1} {image:1}", "{image:1} stands twice"),
+    ],
+)
+def test_marks_and_items_must_agree(text: str, says: str) -> None:
+    with pytest.raises(SampleError, match=says):
+        question(text, ["a.png", "b.png"])
+
+
+def test_questions_in_any_form() -> None:
+    turn = question(["Is ", SOUND, " loud?"], ["a.png"])
+    assert shown(turn) == "<image>Is <audio> loud?"
+    sample = Sample((turn,))
+    assert conversation_of(sample) is sample
+    assert conversation_of([turn]) == [turn]
+    assert [shown(one) for one in conversation_of(["Is ", SOUND])] == ["Is <audio>"]
+    assert [shown(one) for one in conversation_of("Hi")] == ["Hi"]
+    with pytest.raises(SampleError, match="an item of no kind, int"):
+        question(["Is ", 7])
+    with pytest.raises(SampleError, match="an item of no kind, str"):
+        question("Is", (), (), ["a.wav"])
+    with pytest.raises(SampleError, match="regions beside a question in parts"):
+        question(["Is"], ["a.png"], [BOX])
 
 
 @pytest.mark.parametrize("text", ["{1} and {2}", "{2}", "{0}"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import omnimix
 from omnimix.compose.adapters import is_adapter
-from omnimix.errors import TrainError
+from omnimix.errors import OmnimixError, RecipeError, TrainError
 from omnimix.train.run import train
 from tests.conftest import TINY
 from tests.train.runs import Write, metrics, same_weights, weights
@@ -89,3 +91,44 @@ def test_a_start_with_adapters(write: Write, tmp_path: Path) -> None:
 def test_learning_adapters_needs_some(write: Write) -> None:
     with pytest.raises(TrainError, match=r"'adapters' matches no parameter.*adapters: \[\{part"):
         train(write(), [LEARNS])
+
+
+BNB = importlib.util.find_spec("bitsandbytes") is not None
+
+
+@pytest.mark.skipif(
+    not BNB, reason="bitsandbytes is not installed: pip install 'omnimix[quantize]'"
+)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_adapters_learn_beside_weights_in_few_bits(
+    write: Write, tiny_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    words = [with_adapters(kind), LEARNS, f"start={tiny_folder}", "quantize=nf4"]
+    words += ["stages.0.optimizer.rate=0.01", "stages.0.steps=8"]
+    straight = train(write(), words, out=tmp_path / "straight").folder
+    losses = [line["loss"] for line in metrics(straight)]
+    assert losses[-1] < losses[0]
+    assert not train(write(), words, out=tmp_path / "cut", listener=stop_at(0, 3)).finished
+    assert train(write(), words, out=tmp_path / "cut").finished
+    same_weights(straight, tmp_path / "cut")
+    found, start = weights(straight), load_file(tiny_folder / "model.safetensors")
+    name = "language.model.layers.0.self_attn.q_proj"
+    assert torch.equal(found[f"{name}.base_layer.weight"], start[f"{name}.weight"]), "whole again"
+    assert found[f"{name}.lora_B.default.weight"].abs().max() > 0
+    assistant = omnimix.load(straight / "model", device="cpu", quantize="nf4")
+    layer = assistant.model.get_submodule(name)
+    assert layer.base_layer.weight.dtype == torch.uint8
+    assert layer.lora_B["default"].weight.dtype == torch.float32
+    with pytest.raises(OmnimixError, match="weights in few bits cannot take up their adapters"):
+        assistant.model.merge()
+    assert isinstance(assistant.answer("What is here?", max_new_tokens=4), str)
+    with pytest.raises(TrainError, match="held in few bits and cannot learn"):
+        train(write(), [*words, "stages.0.learns=['*']"], out=tmp_path / "all")
+
+
+def test_what_few_bits_need(write: Write, tiny_folder: Path) -> None:
+    with pytest.raises(RecipeError, match="quantize needs start"):
+        train(write(), ["quantize=nf4"])
+    with pytest.raises(TrainError, match="learns through adapters, and the recipe has none"):
+        train(write(), ["quantize=nf4", f"start={tiny_folder}"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from omnimix.errors import TrainError
 from omnimix.train.objectives import Sft
 from omnimix.train.run import train
-from tests.train.runs import Write, metrics, same_weights
+from tests.train.runs import Write, metrics, record, same_weights
 
 
 def stop_at(stage: int, step: int) -> Callable[[dict[str, Any]], None]:
@@ -61,5 +61,17 @@ def test_a_step_interrupted_in_the_middle_is_undone(
     monkeypatch.setattr(Sft, "loss", loss)
     assert not train(path, out=tmp_path / "cut").finished
     assert train(path, out=tmp_path / "cut").steps == 2
+    same_weights(tmp_path / "straight", tmp_path / "cut")
+    assert metrics(tmp_path / "straight") == metrics(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_records_of_like_length_go_on_exactly(write: Write, tmp_path: Path, workers: int) -> None:
+    rows = [record(i).replace("What is at", "What " + "is " * (7 * i % 5) + "at") for i in range(9)]
+    path = write(rows, [{"steps": 6, "order": "by_length", "save_every": 2}])
+    words = [f"workers={workers}"]
+    train(path, words, out=tmp_path / "straight")
+    assert not train(path, words, out=tmp_path / "cut", listener=stop_at(0, 3)).finished
+    assert train(path, words, out=tmp_path / "cut").finished
     same_weights(tmp_path / "straight", tmp_path / "cut")
     assert metrics(tmp_path / "straight") == metrics(tmp_path / "cut")

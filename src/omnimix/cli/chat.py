@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnimix.cli.guard import numbers, parts_of
+from omnimix.cli.guard import ITEMS, numbers, parts_of
+from omnimix.cli.items import check_place, item as made
 from omnimix.errors import OmnimixError
 from omnimix.regions import from_json, to_json
 from omnimix.types import Box, Media, Point, Region, Turn, check_region
@@ -24,11 +25,28 @@ ANSWER_FILE = Path("answer.png")
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(help="A shipped model's name, or a model folder.")
     ] = "nano",
     image: Annotated[
         list[str] | None, typer.Option("--image", help="A picture; may be given again.")
+    ] = None,
+    audio: Annotated[
+        list[str] | None,
+        typer.Option("--audio", metavar="PATH", help="A sound; may be given again."),
+    ] = None,
+    video: Annotated[
+        list[str] | None,
+        typer.Option("--video", metavar="PATH", help="A video, or a folder of its pictures."),
+    ] = None,
+    document: Annotated[
+        list[str] | None,
+        typer.Option("--document", metavar="PATH", help="Text, Markdown, HTML or PDF."),
+    ] = None,
+    item: Annotated[
+        list[str] | None,
+        typer.Option("--item", metavar="NAME=PATH", help="An item of any other modality."),
     ] = None,
     box: Annotated[
         list[str] | None,
@@ -78,9 +96,10 @@ def command(
         str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
     ] = None,
 ) -> None:
-    """Ask about pictures and regions drawn on them; without --ask, talk.
+    """Ask about pictures, sounds, videos, documents and regions drawn on pictures; without --ask, talk.
 
-    Regions take the place of "the box", "the point" or {1}, {2} in the first question.
+    Items stand in front of the first question in the order they are given, or where it names them:
+    {image:2}, {audio:1}. Regions take the place of "the box", "the point" or {1}, {2} in it.
     """
     regions: list[Region] = [Box(*numbers(text, 4, "--box")) for text in box or ()]
     regions += [Point(*numbers(text, 2, "--point")) for text in point or ()]
@@ -107,22 +126,30 @@ def command(
             "a conversation at the terminal needs a single process",
             hint="under torchrun ask with --ask, which may be given again for the next turn",
         )
-    pictures = [Media.image(path) for path in image or ()]
+    items = [made(kind, path) for kind, path in context.meta[ITEMS]]
+    for one in items:
+        if one.kind != "image":
+            check_place(assistant, one)
     if ask:
-        _once(assistant, model, ask, pictures, regions, options, draw, as_json)
+        _once(assistant, model, ask, items, regions, options, draw, as_json)
     else:
         from omnimix.cli.talk import Talk
 
         if regions:
-            check(assistant, pictures[-1], regions)
-        Talk(assistant, model, pictures, regions, options, draw).run()
+            check(assistant, pictures_of(items)[-1], regions)
+        Talk(assistant, model, items, regions, options, draw).run()
+
+
+def pictures_of(items: Sequence[Media]) -> list[Media]:
+    """The pictures among the items; the last one is what regions lie on."""
+    return [one for one in items if one.kind == "image"]
 
 
 def _once(
     assistant: Assistant,
     model: str,
     questions: list[str],
-    pictures: list[Media],
+    items: list[Media],
     regions: list[Region],
     options: dict[str, Any],
     draw: Path | None,
@@ -130,13 +157,15 @@ def _once(
 ) -> None:
     from omnimix.generate.asking import question
 
+    pictures = pictures_of(items)
     if regions:
         check(assistant, pictures[-1], regions)
     history: list[Turn] = []
     answers: list[Answer] = []
     started = time.monotonic()
     for i, text in enumerate(questions):
-        history.append(question(text, *((pictures, regions) if i == 0 else ())))
+        first = {"regions": regions, "items": items} if i == 0 else {}
+        history.append(question(text, **first))
         answers.append(assistant.reply(history, **options))
         history.append(Turn("assistant", (answers[-1].text,)))
     seconds = time.monotonic() - started

@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from omnimix import __version__
-from omnimix.cli import chat, convert, evaluate, merge, models, segment, show, soup, train, verify
+from omnimix.cli import (
+    chat,
+    convert,
+    evaluate,
+    merge,
+    models,
+    push,
+    segment,
+    serve,
+    show,
+    soup,
+    train,
+    verify,
+)
 from omnimix.cli.guard import Guarded, WordsJoined
 
 app = typer.Typer(
@@ -32,6 +45,8 @@ app.command("verify")(verify.command)
 app.command("convert")(convert.command)
 app.command("merge")(merge.command)
 app.command("soup")(soup.command)
+app.command("serve")(serve.command)
+app.command("push")(push.command)
 
 
 def _version(wanted: bool) -> None:

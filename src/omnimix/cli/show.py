@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +48,7 @@ def command(
         return
     if recipe is None:
         raise OmnimixError("no recipe is named", hint=f"shipped are {', '.join(recipes.names())}")
-    loaded = _load(recipe, override or [])
+    loaded = of_model(recipe, override or [])
     console = wide()
     if sample is not None:
         from omnimix.cli.token_map import token_map
@@ -63,7 +64,7 @@ def command(
         console.print(tree(loaded, counted))
 
 
-def _load(name: str, overrides: list[str]) -> Recipe:
+def of_model(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name or file, or the one that a released checkpoint comes to."""
     from omnimix.checkpoints import base
     from omnimix.compose import recipe as recipes
@@ -74,7 +75,7 @@ def _load(name: str, overrides: list[str]) -> Recipe:
     if base.recognise(path) is None and not foreign:
         return recipes.load(name, overrides)
     found = base.open_release(path).recipe
-    return recipes.parse(found.dump(), name, overrides) if overrides else found
+    return recipes.parse(found.dump(), str(name), overrides) if overrides else found
 
 
 def as_data(recipe: Recipe, counted: Counted) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def _modality(top: Tree, name: str, spec: ModalitySpec, counted: Counted) -> Non
         for size, tiles in tokens.examples.items():
             node.add(f"{size}: {tiles} tiles x {tokens.per_tile} = {tiles * tokens.per_tile}")
     limit = f", at most {spec.limit}" if spec.limit is not None else ""
-    node.add(f"opens {spec.media}; place {spec.place}{limit}")
+    node.add(f"opens {', '.join(spec.opens.takes())}; place {spec.place}{limit}")
     if spec.steps:
         node.add("steps: " + " > ".join(escape(_words(step)) for step in spec.steps))
     for i, branch in enumerate(spec.branches):

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from omnimix.cli.guard import numbers
+from omnimix.cli.items import OTHER, WORDS, check_place, item
 from omnimix.errors import OmnimixError
 from omnimix.types import Box, Media, Point, Region, Turn
 
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
 
 HELP = """\
 /image PATH           add a picture to the next question
+/audio PATH           add a sound; /video and /document likewise
+/item NAME=PATH       add an item of any other modality
 /box X1 Y1 X2 Y2      mark a box on the last picture, in pixels
 /point X Y            mark a point
 /region JSON          mark any region: {"polygon": [[x, y], ...]}, {"png": "mask.png"} ...
 /draw PATH            save the last picture with its regions
+                      items stand before your words, or where you write {image:2}, {audio:1}
 /new                  forget the conversation
 /quit                 leave (or Ctrl-D); Ctrl-C cancels an answer"""
 
@@ -32,7 +36,7 @@ class Talk:
     Args:
         assistant: who answers.
         name: of the model, for the greeting.
-        pictures, regions: go with the first question.
+        items, regions: go with the first question.
         options: of the answers.
         draw: a file to write after every answer that has boxes.
     """
@@ -41,7 +45,7 @@ class Talk:
         self,
         assistant: Assistant,
         name: str,
-        pictures: list[Media],
+        items: list[Media],
         regions: list[Region],
         options: dict[str, Any],
         draw: Path | None,
@@ -53,9 +57,9 @@ class Talk:
         self.draw_to = draw
         self.console = console or Console(highlight=False)
         self.history: list[Turn] = []
-        self.pictures = list(pictures)
+        self.items = list(items)
         self.regions = list(regions)
-        self.picture: Media | None = pictures[-1] if pictures else None
+        self.picture = next((one for one in reversed(items) if one.kind == "image"), None)
         self.marked: list[Region] = []
         self.answered: list[Region] = []
 
@@ -91,11 +95,11 @@ class Talk:
         if word == "help":
             self.console.print(HELP, markup=False)
         elif word == "new":
-            self.history, self.pictures, self.regions = [], [], []
+            self.history, self.items, self.regions = [], [], []
             self.picture, self.marked, self.answered = None, [], []
             self._note("a new conversation; give its picture with /image")
-        elif word == "image":
-            self._image(rest)
+        elif word in (*WORDS, OTHER):
+            self._item(word, rest)
         elif word == "box":
             self._mark(Box(*numbers(rest, 4, "/box")))
         elif word == "point":
@@ -110,15 +114,14 @@ class Talk:
         else:
             raise OmnimixError(f"unknown command '/{word}'", hint="/help lists the commands")
 
-    def _image(self, path: str) -> None:
-        if not Path(path).is_file():
-            raise OmnimixError(
-                "there is no such picture", where=path or "/image", hint="check the path"
-            )
-        self.picture = Media.image(path)
-        self.pictures.append(self.picture)
-        self.regions, self.marked = [], []
-        self._note("the picture goes with your next question")
+    def _item(self, kind: str, path: str) -> None:
+        one = item(kind, path)
+        check_place(self.assistant, one)
+        self.items.append(one)
+        if kind == "image":
+            self.picture = one
+            self.regions, self.marked = [], []
+        self._note(f"the {WORDS.get(kind, 'item')} goes with your next question")
 
     def _mark(self, region: Region) -> None:
         if self.picture is None:
@@ -132,7 +135,7 @@ class Talk:
     def _ask(self, text: str) -> None:
         from omnimix.generate.asking import question
 
-        turn = question(text, self.pictures, self.regions)
+        turn = question(text, (), self.regions, self.items)
         turns = [*self.history, turn]
         written = ""
         pieces = self.assistant.stream(turns, **self.options)
@@ -150,7 +153,7 @@ class Talk:
         found = pieces.answer
         self.answered = list(found.regions)
         self.marked = self.regions or self.marked
-        self.pictures, self.regions = [], []
+        self.items, self.regions = [], []
         from omnimix.cli.chat import described
 
         for region in self.answered:

@@ -58,7 +58,10 @@ class Processor:
 
     def with_template(self, template: Template) -> Processor:
         """The same with another style of prompts, for a stage of training."""
-        recipe = self.recipe.model_copy(update={"template": template})
+        return self.with_recipe(self.recipe.model_copy(update={"template": template}))
+
+    def with_recipe(self, recipe: Recipe) -> Processor:
+        """The same with other words that change neither the weights nor the number of tokens."""
         weave = self.weave
         return type(self)(recipe, self.tokenizer, weave.tokens_per_tile, weave.folders)
 

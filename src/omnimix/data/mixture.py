@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import torch
 from pydantic import Field, SerializeAsAny
@@ -131,11 +131,21 @@ class Dropped:
     first: list[str] = field(default_factory=list)
 
 
-class Batches(Dataset[tuple[Batch, list[str]]]):
+NO_RECORD = "no record of a whole batch can be used"
+
+Share: TypeAlias = tuple[int, int]
+"""Which of how many ranks this is; it reads every so-manyeth record of a batch."""
+
+Read: TypeAlias = tuple[Batch | None, list[str]]
+"""A batch, and why records of it were left out."""
+
+
+class Batches(Dataset[Read]):
     """Batch `n` of a stage: places `n * size ...` of the mixture, woven and collated.
 
     A record that cannot be used is left out and named in the second value; a batch without any usable
-    record raises.
+    record raises. Of several ranks each reads its share, and one without a usable record gives None: the
+    batch is the same whatever the number of ranks.
     """
 
     def __init__(
@@ -147,6 +157,7 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         count: int,
         pack: bool,
         cut: int | None = None,
+        share: Share = (0, 1),
     ) -> None:
         self.mixture = mixture
         self.processor = processor
@@ -155,6 +166,7 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         self.count = count
         self.pack = pack
         self.cut = cut
+        self.share = share
 
     def __len__(self) -> int:
         return self.count
@@ -164,18 +176,21 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         start = (self.first + n) * self.size
         return list(range(start, start + self.size))
 
-    def __getitem__(self, n: int) -> tuple[Batch, list[str]]:
+    def __getitem__(self, n: int) -> Read:
         sequences: list[Sequence] = []
         dropped: list[str] = []
-        places = self.places(n)
+        rank, world = self.share
+        places = self.places(n)[rank::world]
         for place in places:
             try:
                 sequences.append(self._woven(place))
             except OmnimixError as error:
                 dropped.append(error.sentence())
+        if not sequences and world > 1:
+            return None, dropped
         if not sequences:
             raise SampleError(
-                f"no record of a whole batch can be used; the first says: {dropped[0]}",
+                f"{NO_RECORD}; the first says: {dropped[0]}",
                 where=f"places {places[0]} to {places[-1]}",
             )
         return self.processor.batch(
@@ -190,7 +205,7 @@ class Batches(Dataset[tuple[Batch, list[str]]]):
         return self.processor.weave(sample, cut=self.cut, target=self.cut is None)
 
 
-def _first(values: list[tuple[Batch, list[str]]]) -> tuple[Batch, list[str]]:
+def _first(values: list[Read]) -> Read:
     return values[0]
 
 
@@ -199,7 +214,7 @@ def _begin(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which saves first
 
 
-def loader(batches: Batches, workers: int, pin: bool = False) -> Iterator[tuple[Batch, list[str]]]:
+def loader(batches: Batches, workers: int, pin: bool = False) -> Iterator[Read]:
     """Batches in order, prepared ahead by worker processes; the same for any number of them."""
     return iter(
         DataLoader(

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from omnimix.compose.processor import Processor
 from omnimix.data import length_groups, orders
-from omnimix.data.mixture import Batches
+from omnimix.data.mixture import Batches, Share
 from omnimix.data.sources import Source
 from omnimix.errors import TrainError
 
@@ -106,8 +106,10 @@ class RoundBatches(Batches):
         first: int = 0,
         pack: bool = False,
         cut: int | None = None,
+        share: Share = (0, 1),
     ) -> None:
-        super().__init__(source, processor, 1, first, len(rounds.parts) - first, pack, cut)
+        count = len(rounds.parts) - first
+        super().__init__(source, processor, 1, first, count, pack, cut, share)
         self.parts = rounds.parts
 
     def places(self, n: int) -> list[int]:

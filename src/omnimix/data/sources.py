@@ -158,29 +158,41 @@ class _Jsonl(Source):
             on = part.get("on")
             if on is not None and not isinstance(on, int):
                 raise SampleError(f"'on' is the number of a picture, not {on!r}", where=where)
-            if "image" in part:
-                path = (self.images / part["image"]).resolve()
-                if not path.is_relative_to(self.images.resolve()):
-                    raise SampleError(f"the picture {part['image']!r} lies outside", where=where)
-                return Media.image(str(path))
+            for kind in ("image", "audio", "video", "document"):
+                if kind in part:
+                    return self._item(kind, part[kind], where)
+            if isinstance(part.get("item"), dict) and len(part["item"]) == 1:
+                ((name, file),) = part["item"].items()
+                return self._item(name, file, where)
             if "box" in part:
                 return Media.region(Box(*map(float, part["box"])), on)
             if "point" in part:
                 return Media.region(Point(*map(float, part["point"])), on)
         raise SampleError(
-            f"a part of a turn is text, image, box or point, not {part!r}", where=where
+            "a part of a turn is text, image, audio, video, document, item, box or point, "
+            f"not {part!r}",
+            where=where,
         )
+
+    def _item(self, kind: str, file: str, where: str) -> Media:
+        path = (self.images / file).resolve()
+        if not path.is_relative_to(self.images.resolve()):
+            what = "picture" if kind == "image" else kind
+            raise SampleError(f"the {what} {file!r} lies outside", where=where)
+        return Media.image(str(path)) if kind == "image" else Media(kind, path, label=file)
 
 
 class JsonlSource(SourceSpec):
     """Conversations in a JSON-lines file.
 
     Each line is `{"id": "7", "turns": [{"role": "user", "content": [{"image": "a.png"}, "What is in ",
-    {"box": [1, 2, 30, 40]}, "?"]}, {"role": "assistant", "content": ["A cup."]}]}`.
+    {"box": [1, 2, 30, 40]}, "?"]}, {"role": "assistant", "content": ["A cup."]}]}`. Files of other kinds are
+    `{"audio": path}`, `{"video": path}`, `{"document": path}`, and `{"item": {"signal": path}}` for a modality of
+    that name.
 
     Attributes:
         path: the file.
-        images: folder that picture paths are relative to; default the file's own. Paths that lead out of
+        images: folder that paths are relative to; default the file's own. Paths that lead out of
             it are refused.
     """
 

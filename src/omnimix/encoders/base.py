@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -47,6 +47,9 @@ class Features:
         return f"[{self.tokens}, {self.width}]{grid}{prefix}"
 
 
+Own = TypeVar("Own", bound=nn.Module)
+
+
 class Encoder(nn.Module, abc.ABC):
     """`[tiles, ...] -> [tiles, n, d]`, unaware of text and of other encoders."""
 
@@ -55,10 +58,10 @@ class Encoder(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, tiles: Shaped[Tensor, "tiles ..."]) -> Float[Tensor, "tiles n d"]: ...
 
-    def train(self, mode: bool = True) -> Encoder:
+    def train(self: Own, mode: bool = True) -> Own:
         """As in torch, but an encoder that learns nothing stays as it is: no dropout, no moving averages."""
         learns = any(parameter.requires_grad for parameter in self.parameters())
-        super().train(mode and learns)
+        nn.Module.train(self, mode and learns)
         return self
 
     def init_non_persistent_buffers(self) -> None:

@@ -222,7 +222,8 @@ class _TextFront(nn.Module):
                 hint="lower the word 'most' of the step tokenize",
             )
         found: Tensor = self.token_embedding(tiles.clamp(min=0))
-        return found + self.pos_embed[:, : tiles.shape[1]]
+        placed: Tensor = found + self.pos_embed[:, : tiles.shape[1]]
+        return placed
 
 
 _FRONTS: dict[str, Any] = {"vision": _VisionFront, "audio": _AudioFront, "text": _TextFront}
@@ -267,4 +268,6 @@ class _Block(nn.Module):
     ) -> Float[Tensor, "tiles n d"]:
         near = self.norm_1(x)
         x = x + self.attn(near, near, near, need_weights=False, attn_mask=mask)[0]
-        return x + self.mlp["fc2"](functional.gelu(self.mlp["fc1"](self.norm_2(x))))
+        wide: Tensor = functional.gelu(self.mlp["fc1"](self.norm_2(x)))
+        deeper: Tensor = self.mlp["fc2"](wide)
+        return x + deeper

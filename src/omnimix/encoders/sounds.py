@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnimix.encoders.base import Encoder, EncoderSpec, Features
+from omnimix.encoders.base import Encoder, EncoderSpec, Features, Own
 from omnimix.encoders.transformers import config_of, restore_ids
 
 
@@ -81,7 +81,7 @@ class ClapTower(Encoder):
         self.features = Features(1, int(config.projection_dim))
         self.train()
 
-    def train(self, mode: bool = True) -> Encoder:
+    def train(self: Own, mode: bool = True) -> Own:
         """Batch norms keep their statistics: a batch may hold one sound alone, which has none."""
         super().train(mode)
         for module in self.modules():

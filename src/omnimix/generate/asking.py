@@ -9,6 +9,10 @@ and hand the box over beside it. `question` puts the two together:
    them in front of its words: the model's own convention says which is which.
 4. Regions that are left over go in front of the final mark: "What is it?" and a point give
    "What is it at <point>?". The little word before each kind stands in `BEFORE`.
+
+Items (pictures, sounds, films, documents ...) stand in front of the text in the order they are given. One that
+belongs inside the sentence is named there by its kind and number: `{image:2}`, `{audio:1}`, `{document:1}`;
+those that are not named stay in front. A mark of a kind that was not given is text, and so is `<image>`.
 """
 
 from __future__ import annotations
@@ -16,10 +20,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from omnimix.errors import SampleError
-from omnimix.types import Box, Mask, Media, Part, Point, Polygon, Region, Stroke, Turn
+from omnimix.generate.answer import Conversation
+from omnimix.types import Box, Mask, Media, Part, Point, Polygon, Region, Sample, Stroke, Turn
+
+Asked: TypeAlias = str | Sequence[Part] | Sequence[Turn] | Sample
+"""A question in any form."""
 
 PHRASES: tuple[str, ...] = (
     "the box",
@@ -46,30 +54,63 @@ BEFORE: dict[type, str] = {
 _OWN_WORDS = re.compile(
     r"\bmarked (?:regions?|points?|box(?:es)?)\b|<(?:Region|Mark) \d+>|\bmark \d+\b", re.I
 )
+_ITEM = re.compile(r"\{([A-Za-z_]\w*):([0-9]{1,4})\}")
 _PLACEHOLDER = re.compile(r"\{(\d+)\}")
 _PHRASE = re.compile(r"\b(?:" + "|".join(re.escape(phrase) for phrase in PHRASES) + r")\b", re.I)
 
 
-def question(text: str, images: Sequence[Any] = (), regions: Sequence[Region] = ()) -> Turn:
-    """A user's turn: pictures first, then the text with the regions in their places.
+def question(
+    text: str | Sequence[Part],
+    images: Sequence[Any] = (),
+    regions: Sequence[Region] = (),
+    items: Sequence[Media] = (),
+) -> Turn:
+    """A user's turn: items first or where they are named, then the text with the regions in their places.
 
     Args:
-        text: what is asked.
+        text: what is asked; or text and media in reading order, which are left as they are.
         images: paths, bytes, Pillow pictures, arrays or `Media`.
         regions: marks on the last of the pictures.
+        items: of any kind; they follow the pictures.
 
     Raises:
-        SampleError: a placeholder without a region, or a region without its placeholder.
+        SampleError: a placeholder without a region, or a region without its placeholder; the same for the
+            mark of an item; something that is no part of a question.
     """
-    if not regions:
-        return Turn("user", (*map(as_media, images), text))
-    if _PLACEHOLDER.search(text):
+    media = [*map(as_media, images), *map(_item, items)]
+    if not isinstance(text, str):
+        return Turn("user", (*media, *_parts(text, regions)))
+    parts: list[Part] = [text]
+    if regions and _PLACEHOLDER.search(text):
         parts = list(_numbered(text, regions))
-    elif _OWN_WORDS.search(text):
+    elif regions and _OWN_WORDS.search(text):
         parts = [*map(Media.region, regions), text]
-    else:
+    elif regions:
         parts = list(_pointed(text, regions))
-    return Turn("user", (*map(as_media, images), *(part for part in parts if part != "")))
+    placed = list(_placed(parts, media))
+    inside = {id(part) for part in placed}
+    front = [one for one in media if id(one) not in inside]
+    return Turn("user", (*front, *(part for part in placed if part != "" or not regions)))
+
+
+def conversation_of(asked: Asked) -> Conversation:
+    """A question in any form as a conversation.
+
+    Raises:
+        SampleError: something that is no part of a question.
+    """
+    if isinstance(asked, Sample):
+        return asked
+    if not isinstance(asked, str) and asked and all(isinstance(one, Turn) for one in asked):
+        return [one for one in asked if isinstance(one, Turn)]
+    return [question(asked)]  # type: ignore[arg-type]
+
+
+def given(**items: Any) -> list[Media]:
+    """Items by kind as media; those that are None were not given."""
+    return [
+        Media(kind, data, label=_label(data)) for kind, data in items.items() if data is not None
+    ]
 
 
 def interleaved(text: str, images: Sequence[Any], mark: str = "<image>") -> Turn:
@@ -98,6 +139,59 @@ def as_media(image: Any) -> Media:
     if isinstance(image, Media):
         return image
     return Media.image(str(image) if isinstance(image, Path) else image)
+
+
+def _label(data: Any) -> str:
+    return str(data) if isinstance(data, Path) else ""
+
+
+def _item(item: Any) -> Media:
+    if not isinstance(item, Media):
+        raise SampleError(
+            f"an item of no kind, {type(item).__name__}",
+            hint="write Media.audio(...), Media.document(...) or Media(name of a modality, ...)",
+        )
+    return item
+
+
+def _parts(parts: Sequence[Any], regions: Sequence[Region]) -> Iterator[Part]:
+    if regions:
+        raise SampleError(
+            "regions beside a question in parts",
+            hint="put Media.region(...) where it stands in the sentence",
+        )
+    for part in parts:
+        yield part if isinstance(part, str) else _item(part)
+
+
+def _placed(parts: Sequence[Part], media: Sequence[Media]) -> Iterator[Part]:
+    """The parts, with items where the text names them."""
+    by_kind: dict[str, list[Media]] = {}
+    for one in media:
+        by_kind.setdefault(one.kind, []).append(one)
+    taken: set[str] = set()
+    for part in parts:
+        if isinstance(part, Media):
+            yield part
+            continue
+        last = 0
+        for found in _ITEM.finditer(part):
+            kind, number = found[1], int(found[2])
+            if kind not in by_kind:
+                continue
+            if not 1 <= number <= len(by_kind[kind]) or found[0] in taken:
+                what = "stands twice" if found[0] in taken else "has no item"
+                raise SampleError(
+                    f"the mark {found[0]} {what} ({len(by_kind[kind])} of {kind} were given)",
+                    hint=f"write {{{kind}:1}} for the first, each once",
+                )
+            taken.add(found[0])
+            if part[last : found.start()]:
+                yield part[last : found.start()]
+            yield by_kind[kind][number - 1]
+            last = found.end()
+        if part[last:] or not last:
+            yield part[last:]
 
 
 def _numbered(text: str, regions: Sequence[Region]) -> Iterator[Part]:

@@ -1,61 +1,29 @@
-"""The assistant: a model and its processor, answering questions about pictures and drawn regions."""
+"""The assistant: a model and its processor, answering questions about pictures, sounds and whatever it takes."""
 
 from __future__ import annotations
 
 import contextlib
-import queue
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from omnimix.checkpoints.base import Parts
 from omnimix.compose.batch import Batch
-from omnimix.compose.model import MultimodalLM
 from omnimix.compose.pointing import readable
-from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
-from omnimix.errors import SampleError
 from omnimix.generate import folder, placing
-from omnimix.generate.asking import question as asked
-from omnimix.generate.prompting import PromptBuilder, plain, written
+from omnimix.generate.answer import Answer, Conversation
+from omnimix.generate.asking import Asked, conversation_of, given, question as asked
+from omnimix.generate.prompted import Prompted
+from omnimix.generate.streaming import Stream, tokens
 from omnimix.generate.writing import Endings, Options, cut, endings, settled
-from omnimix.parallel.team import Team
-from omnimix.prompts.coordinates import Reading, Skipped
-from omnimix.types import Box, Point, Region, Sample, Turn
+from omnimix.prompts.coordinates import Reading
+from omnimix.types import Box, Media, Part, Point, Region, Sample
 
-Conversation: TypeAlias = Sample | Sequence[Turn]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model wrote.
-
-    Attributes:
-        text: without the stop string and outer white space.
-        regions: what the text points at, in pixels of the conversation's last picture, in its order and
-            with a `label` where the model's convention has one; regions of the question that the answer
-            names are among them.
-        tokens: how many tokens were written, the ending included.
-        finished: whether the model came to an end by itself.
-        ids: of the tokens.
-        skipped: what looked like a region and is none, with the reason.
-    """
-
-    text: str
-    regions: tuple[Region, ...]
-    tokens: int
-    finished: bool
-    ids: tuple[int, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
-
-    @property
-    def boxes(self) -> tuple[Box | Point, ...]:
-        """The boxes and points among the regions."""
-        return tuple(region for region in self.regions if isinstance(region, Box | Point))
+__all__ = ["Answer", "Assistant", "Stream", "load"]
 
 
 def load(
@@ -99,17 +67,12 @@ def load(
         return Assistant(*held, team)
 
 
-class Assistant:
+class Assistant(Prompted):
     """Asks a model.
 
     The options of `Options` (max_new_tokens, temperature, top_p, seed, stop) go as keywords to every
     method.
     """
-
-    def __init__(self, model: MultimodalLM, processor: Processor, team: Team | None = None) -> None:
-        self.model = model
-        self.processor = processor
-        self.team = team or Team()
 
     @property
     def device(self) -> torch.device:
@@ -119,15 +82,40 @@ class Assistant:
 
     def answer(
         self,
-        question: str,
+        question: str | Sequence[Part],
         image: Any = None,
         regions: Sequence[Region] = (),
         images: Sequence[Any] = (),
+        audio: Any = None,
+        video: Any = None,
+        document: Any = None,
+        media: Sequence[Media] = (),
         **generation: Any,
     ) -> str:
-        """The answer's text to one question; see `omnimix.generate.asking` for where regions go."""
+        """The answer's text to one question; see `omnimix.generate.asking` for where everything goes.
+
+        Args:
+            question: the text, or text and `Media` in reading order.
+            image, images: pictures.
+            regions: marks on the last picture.
+            audio, video, document: one of each, as `Media.audio` and its like take it.
+            media: further items, of any kind that the recipe has a place for.
+        """
         pictures = [*([] if image is None else [image]), *images]
-        return self.reply([asked(question, pictures, regions)], **generation).text
+        items = [*given(audio=audio, video=video, document=document), *media]
+        return self.reply([asked(question, pictures, regions, items)], **generation).text
+
+    def answers(
+        self, questions: Sequence[Asked], batch_size: int = 32, **generation: Any
+    ) -> list[str]:
+        """The answers' texts to many questions, several at once.
+
+        Args:
+            questions: each a text, text and `Media` in reading order, a list of turns, or a `Sample`.
+            batch_size: most that are written together; the answers do not depend on it.
+        """
+        many = [conversation_of(question) for question in questions]
+        return [one.text for one in self.reply_many(many, batch_size, **generation)]
 
     def reply(self, conversation: Conversation, **generation: Any) -> Answer:
         """The answer to the last user turn of a conversation."""
@@ -154,115 +142,14 @@ class Assistant:
         has been written so far, its regions included, is at any time the stream's `answer`.
         """
         options = Options(**generation)
-        return Stream(self, self._weave(conversation, options), options)
+        woven = self._weave(conversation, options)
+        stops = self.stops(options)
+        ids: list[int] = []
 
-    def prompt_builder(self, system: str | None = None) -> PromptBuilder:
-        """For those who build prompts as text: turns in the model's own style."""
-        return PromptBuilder(self.processor.recipe.template, system)
+        def answer(done: bool) -> Answer:
+            return self._answer(ids, woven, stops, done and self.ended(ids, stops))
 
-    def generate(
-        self,
-        image: Any,
-        prompt_text: str,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        max_new_tokens: int = 64,
-        min_length: int = 1,
-        **options: Any,
-    ) -> str:
-        """Answer a prompt that is written out already (see `prompt_builder`).
-
-        Args:
-            image: a picture, or several where the recipe takes them; None for text alone.
-            prompt_text: as the model shall read it; the begin token is added.
-            temperature: used with `do_sample` alone.
-            min_length: fewest tokens of prompt text and answer together.
-            options: further words of `Options`.
-        """
-        answers = self.generate_batch(
-            [image],
-            [prompt_text],
-            do_sample=do_sample,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            min_length=min_length,
-            **options,
-        )
-        return str(answers[0])
-
-    def generate_batch(
-        self,
-        images: Sequence[Any],
-        texts: Sequence[str],
-        return_string_probabilities: Sequence[str] | None = None,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        min_length: int = 1,
-        **options: Any,
-    ) -> list[Any]:
-        """Answers to many written prompts, or for each the probabilities of some words.
-
-        Args:
-            images: one for each text; see `generate`.
-            return_string_probabilities: words of one token each; for each text their probabilities as the
-                first token of the answer, among these words alone, are returned in place of an answer.
-
-        Returns:
-            A list of texts, or of lists of probabilities.
-
-        Raises:
-            SampleError: not as many pictures as texts, or a word that is not one token.
-        """
-        if len(images) != len(texts):
-            raise SampleError(
-                f"{len(images)} pictures for {len(texts)} prompts",
-                hint="give one for each, or None",
-            )
-        bare = Assistant(self.model, plain(self.processor), self.team)
-        recipe = self.processor.recipe
-        samples = [
-            written(recipe, text, _many(image)) for image, text in zip(images, texts, strict=True)
-        ]
-        if return_string_probabilities is not None:
-            return [bare.probabilities(s, return_string_probabilities) for s in samples]
-        options["temperature"] = temperature if do_sample else 0.0
-        answers = []
-        for sample in samples:
-            text_ids = self.processor.tokenizer.encode(sample.turns[0].text())[0]
-            least = max(0, min_length - len(text_ids) - recipe.template.bos)
-            answers.append(bare.reply(sample, **{"min_new_tokens": least, **options}).text)
-        return answers
-
-    def probabilities(self, conversation: Conversation, words: Sequence[str]) -> list[float]:
-        """How likely each word is as the first token of the answer, among these words alone.
-
-        Args:
-            words: each one token of the model (True, False, Yes, No, A ...).
-
-        Raises:
-            SampleError: a word that is not one token.
-        """
-        ids = [self.token_of(word) for word in words]
-        batch = self._batch([self._weave(conversation, Options(max_new_tokens=1))])
-        self.team.same("input", placing.fingerprint(batch) if self.team.size > 1 else "")
-        with self.team.together(), torch.inference_mode():
-            logits = self.model(**batch.inputs()).logits[0, -1].float()
-        shares: list[float] = logits.softmax(-1)[ids].div(logits.softmax(-1)[ids].sum()).tolist()
-        return shares
-
-    def token_of(self, word: str) -> int:
-        """The one token that a word is.
-
-        Raises:
-            SampleError: it is several.
-        """
-        ids = self.processor.tokenizer.encode(word)[0]
-        if len(ids) != 1:
-            raise SampleError(
-                f"{word!r} is {len(ids)} tokens of this model, not one",
-                hint="probabilities are read at the first token; use a shorter word",
-            )
-        return ids[0]
+        return Stream(self._pieces(woven, options, ids), answer)
 
     def regions_in(self, text: str, conversation: Conversation) -> Reading:
         """What an answer's text points at, in pixels of the conversation's last picture."""
@@ -273,11 +160,12 @@ class Assistant:
         found = self.regions_in(text, conversation).regions
         return [region for region in found if isinstance(region, Box | Point)]
 
-    def _pieces(self, woven: Woven, options: Options, ids: list[int]) -> Iterator[str]:
+    def _pieces(self, woven: Woven, options: Options, ids: list[int]) -> Generator[str, None, None]:
         batch = self._batch([woven])
         ended = self._endings(batch, options)
         sent = ""
-        for token in self._tokens(batch, options, ended):
+        writing = partial(self._generate, batch, options, ended)
+        for token in tokens(writing, ended):
             ids.append(token)
             text = settled(self.processor.tokenizer.decode(ids), ended.stops)
             if len(text) > len(sent):
@@ -288,28 +176,6 @@ class Assistant:
         text = self._text(ids, ended.stops)
         if len(text) > len(sent):
             yield text[len(sent) :]
-
-    def _tokens(self, batch: Batch, options: Options, ended: Endings) -> Iterator[int]:
-        """Token after token of a batch of one, written in a thread; closing the iterator ends it."""
-        tokens: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
-
-        def write() -> None:
-            try:
-                self._generate(batch, options, ended, _Put(tokens))
-                tokens.put(None)
-            except BaseException as error:  # handed to the caller's thread
-                tokens.put(error)
-
-        writer = threading.Thread(target=write, daemon=True)
-        writer.start()
-        try:
-            while (token := tokens.get()) is not None:
-                if isinstance(token, BaseException):
-                    raise token
-                yield token
-        finally:
-            ended.cancelled = True
-            writer.join()
 
     def _weave(self, conversation: Conversation, options: Options) -> Woven:
         if not isinstance(conversation, Sample):
@@ -390,58 +256,6 @@ class Assistant:
             )
         written: list[list[int]] = ids[:, ended.prompt :].tolist()
         return written
-
-
-class Stream(Iterator[str]):
-    """An answer while it is written: its pieces of text, and at any time what there is of it."""
-
-    def __init__(self, assistant: Assistant, woven: Woven, options: Options) -> None:
-        self._assistant = assistant
-        self._woven = woven
-        self._stops = assistant.stops(options)
-        self._ids: list[int] = []
-        self._done = False
-        self._pieces = assistant._pieces(woven, options, self._ids)
-
-    def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration:
-            self._done = True
-            raise
-
-    def close(self) -> None:
-        """End the writing."""
-        self._pieces.close()  # type: ignore[attr-defined]
-
-    @property
-    def answer(self) -> Answer:
-        """What has been written so far."""
-        ended = self._assistant.ended(self._ids, self._stops)
-        return self._assistant._answer(self._ids, self._woven, self._stops, self._done and ended)
-
-
-def _many(image: Any) -> Sequence[Any]:
-    if image is None:
-        return ()
-    return image if isinstance(image, list | tuple) else (image,)
-
-
-class _Put:
-    """A streamer of transformers: the prompt comes first, then token after token."""
-
-    def __init__(self, tokens: queue.SimpleQueue[int | BaseException | None]) -> None:
-        self.tokens = tokens
-        self.prompt_seen = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.prompt_seen:
-            for token in value.flatten().tolist():
-                self.tokens.put(int(token))
-        self.prompt_seen = True
-
-    def end(self) -> None:
-        """Nothing is left to do; the writer's thread says when it is through."""
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ class AudioOpener(MediaOpener):
     def _check_length(self, seconds: float, where: str) -> None:
         if seconds > self.max_seconds:
             raise MediaError(
-                f"the sound lasts {seconds:.0f} seconds; at most {self.max_seconds:g} are taken",
+                f"the sound lasts {seconds:.1f} seconds; at most {self.max_seconds:g} are taken",
                 where=where,
                 hint="cut it, or raise max_seconds",
             )

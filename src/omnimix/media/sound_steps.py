@@ -225,7 +225,8 @@ def kaldi(wave: Float[Tensor, " samples"], rate: int, bins: int) -> Float[Tensor
     padded = 1 << (size - 1).bit_length()
     power = torch.fft.rfft(frames, n=padded).abs().square()
     energies = power @ _triangles(bins, padded, rate).T
-    return energies.clamp(min=torch.finfo(torch.float32).eps).log()
+    logs: Tensor = energies.clamp(min=torch.finfo(torch.float32).eps).log()
+    return logs
 
 
 @cache
@@ -233,7 +234,8 @@ def _triangles(bins: int, padded: int, rate: int) -> Float[Tensor, "bins frequen
     """Triangles that are even on Kaldi's Mel scale; the last frequency belongs to none."""
 
     def mel(hertz: Tensor) -> Tensor:
-        return 1127.0 * (1.0 + hertz / 700.0).log()
+        found: Tensor = 1127.0 * (1.0 + hertz / 700.0).log()
+        return found
 
     low, high = mel(torch.tensor(_LOWEST)), mel(torch.tensor(rate / 2))
     delta = (high - low) / (bins + 1)

@@ -58,9 +58,7 @@ class Tokenize(RawStep):
                 f"the step tokenize works on texts, got {type(raw).__name__.lower()}",
                 hint="use it in a modality that opens documents",
             )
-        tokenizer = _loaded(found(self.path))
-        tokenizer.enable_truncation(self.most, stride=self.overlap)
-        whole = tokenizer.encode(raw)
+        whole = _loaded(found(self.path), self.most, self.overlap).encode(raw)
         chunks = [chunk.ids for chunk in [whole, *whole.overflowing][: self.chunks]]
         longest = max(len(ids) for ids in chunks)
         width = min(-(-longest // self.multiple) * self.multiple, max(self.most, longest))
@@ -71,16 +69,21 @@ class Tokenize(RawStep):
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: Path) -> Any:
-    """Raises RecipeError: the file is no tokenizer."""
+def _loaded(path: Path, most: int, overlap: int) -> Any:
+    """A tokenizer that cuts so; nothing is changed at it later, since threads share it.
+
+    Raises:
+        RecipeError: the file is no tokenizer.
+    """
     from tokenizers import BertWordPieceTokenizer, Tokenizer
 
     try:
         if path.suffix == ".gz":
             return clip_bpe.load(path)
         if path.suffix == ".txt":
-            return BertWordPieceTokenizer(str(path))
-        loaded = Tokenizer.from_file(str(path))
+            loaded: Any = BertWordPieceTokenizer(str(path))
+        else:
+            loaded = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain exceptions
         raise RecipeError(
             f"this is no tokenizer ({str(error)[:120]})",
@@ -88,4 +91,5 @@ def _loaded(path: Path) -> Any:
             hint="name a tokenizer.json or a vocab.txt",
         ) from None
     loaded.no_padding()
+    loaded.enable_truncation(most, stride=overlap)
     return loaded

@@ -153,7 +153,7 @@ class VideoOpener(MediaOpener):
     def _check_length(self, seconds: float, where: str) -> None:
         if seconds > self.max_seconds:
             raise MediaError(
-                f"the video lasts {seconds:.0f} seconds; at most {self.max_seconds:g} are taken",
+                f"the video lasts {seconds:.1f} seconds; at most {self.max_seconds:g} are taken",
                 where=where,
                 hint="cut it, or raise max_seconds",
             )

@@ -51,6 +51,15 @@ class Team:
         """The seed of sampling, equal on all ranks."""
         return seed
 
+    def gather(self, what: str, value: Any) -> list[Any]:
+        """What every rank says, in order.
+
+        Args:
+            what: a word for it, the same on all ranks.
+            value: small, for it is pickled.
+        """
+        return [value]
+
     def any(self, said: bool) -> bool:
         """Whether any rank says so."""
         return said
@@ -100,7 +109,7 @@ class Ranks(Team):
             raise
         except Exception as error:
             own = error
-        said = self._exchange("agreed", None if own is None else _sentence(own))
+        said = self.gather("agreed", None if own is None else _sentence(own))
         if own is not None:
             raise own
         for rank, sentence in enumerate(said):
@@ -108,7 +117,7 @@ class Ranks(Team):
                 raise ParallelError(f"rank {rank} failed: {sentence}")
 
     def same(self, what: str, value: Any) -> None:
-        values = self._exchange(what, value)
+        values = self.gather(what, value)
         if any(other != values[0] for other in values):
             raise ParallelError(
                 f"the ranks were given different {what}",
@@ -117,11 +126,11 @@ class Ranks(Team):
 
     def seed(self, seed: int | None) -> int | None:
         drawn = int(torch.randint(2**31, ()).item()) if seed is None else seed
-        found: int = self._exchange("seed", drawn)[0]
+        found: int = self.gather("seed", drawn)[0]
         return found
 
     def any(self, said: bool) -> bool:
-        return any(self._exchange("any", said))
+        return any(self.gather("any", said))
 
     def leave(self) -> None:
         with contextlib.suppress(Exception):
@@ -133,7 +142,7 @@ class Ranks(Team):
             with contextlib.suppress(Exception):
                 dist.destroy_process_group()
 
-    def _exchange(self, what: str, value: Any) -> list[Any]:
+    def gather(self, what: str, value: Any) -> list[Any]:
         """What every rank says, in order.
 
         Raises:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,25 @@ from omnimix import config
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.data.mixture import Batches, Dropped, Mixture, loader
+from omnimix.compose.recipe import Recipe
+from omnimix.data.mixture import NO_RECORD, Batches, Dropped, Mixture, Read, loader
 from omnimix.data.ordered import RoundBatches
-from omnimix.errors import TrainError
-from omnimix.train import checkpoint, optim, settings
+from omnimix.errors import SampleError, TrainError
+from omnimix.parallel import team as teams
+from omnimix.parallel.team import Team
+from omnimix.train import checkpoint, optim, settings, start
+from omnimix.train.meter import Meter
+from omnimix.train.ranks import Stop, fingerprint
 from omnimix.train.records import describe_run, plot_losses
 from omnimix.train.settings import Stage, Training
-from omnimix.train.step import Stepped, optimizer_step
+from omnimix.train.step import Stepped, optimizer_step, quick_bf16
 
 Listener = Callable[[dict[str, Any]], None]
 """Called with every line of metrics: stage, step, steps, loss, rate, norm, samples_per_second, ..."""
+
+
+APART = 7919
+"""Between the random seeds of two ranks."""
 
 
 @dataclass
@@ -63,6 +71,7 @@ def train(
         RecipeError, TrainError, SampleError: what, where, and the way out.
     """
     training, folder = settings.load(path, overrides)
+    team = teams.join()
     place = Path(out) if out is not None else folder / training.out
     if not resume and checkpoint.checkpoints(place):
         raise TrainError(
@@ -70,13 +79,29 @@ def train(
             where=str(place),
             hint="resume it, or name another folder with --out",
         )
-    return Run(training, folder, place, listener).run()
+    return Run(training, folder, place, listener, team).run()
 
 
 class Run:
-    """The state of one training run in one process."""
+    """The state of one training run in one process, alone or as one of several ranks."""
 
     def __init__(
+        self,
+        training: Training,
+        folder: Path,
+        out: Path,
+        listener: Listener | None,
+        team: Team,
+    ) -> None:
+        self.team = team
+        self.stop = Stop(team)
+        with team.agreed():
+            self._build(training, folder, out, listener)
+        team.same("training files", training.dump())
+        if team.size > 1:
+            team.same("starting weights", fingerprint(self.model))
+
+    def _build(
         self, training: Training, folder: Path, out: Path, listener: Listener | None
     ) -> None:
         self.training = training
@@ -85,21 +110,38 @@ class Run:
         self.listener = listener
         self.dropped = Dropped()
         if training.start is not None:
-            checkpoint.check_start(folder / training.start)
+            start.check_start(folder / training.start)
         recipe, recipe_folder = training.model(folder)
         torch.manual_seed(training.seed)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Of several ranks each has the GPU that `join` chose for it.
+        cuda = torch.cuda.is_available()
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+        )
         self.processor = Processor.from_recipe(recipe, recipe_folder)
-        if training.start is None:
-            self.model = MultimodalLM.from_recipe(recipe, start=True)
-        else:
-            self.model = checkpoint.started(folder / training.start, recipe)
-        self.model.to(self.device)
+        self.model = self._begun(recipe)
+        if training.quantize is None:
+            self.model.to(self.device)
+
+    def _begun(self, recipe: Recipe) -> MultimodalLM:
+        words = self.training
+        if words.start is None:
+            return MultimodalLM.from_recipe(recipe, start=True)
+        place = self.folder / words.start
+        if words.quantize is None:
+            return start.started(place, recipe)
+        return start.in_few_bits(place, recipe, words.quantize, self.device)
 
     def run(self) -> Result:
         """All stages, from wherever the newest checkpoint stands."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        with self.stop:
+            return self._run()
+
+    def _run(self) -> Result:
+        with self.team.agreed():
+            self.out.mkdir(parents=True, exist_ok=True)
         done = checkpoint.checkpoints(self.out)
+        self.team.same("checkpoints in the run's folder", [path.name for path in done])
         at = checkpoint.state_of(done[-1]) if done else {"stage": 0, "step": 0}
         self._write_run(resumed=bool(done))
         total = 0
@@ -122,26 +164,29 @@ class Run:
     ) -> tuple[bool, int]:
         """One stage; returns whether it was finished and how many steps ran."""
         if resumed is not None:
-            checkpoint.load_weights(resumed, self.model)
+            with self.team.agreed():
+                checkpoint.load_weights(resumed, self.model)
         learned = optim.set_learning(self.model, stage.learns)
         optimizer = optim.adamw(self.model, stage.optimizer)
         # Opening a loader draws a random number, so the random state is set after it.
         plan = self._plan(number, stage, first)
         parts = loader(plan.batches, self._workers(), pin=self.device.type == "cuda")
+        # Ranks drop out each for itself.
+        torch.manual_seed(self.training.seed + number + APART * self.team.rank)
         if resumed is not None:
-            checkpoint.load_optimizer(resumed, optimizer)
-        else:
-            torch.manual_seed(self.training.seed + number)
+            checkpoint.load_optimizer(resumed, optimizer, self.team.rank)
         self.model.train()
-        meter = _Meter(self, number, stage, plan.steps, learned)
+        meter = Meter(number, stage, plan.steps, learned, self.out, self.note)
         step = first
         held = self._held()
         try:
             for step in range(first, plan.steps):
                 held = self._held()
+                self.stop.look()
                 if step and step > first and step % stage.save_every == 0:
                     self._save(optimizer, number, step)
-                meter.step(step, self._step(stage, step, plan.horizon, parts, optimizer))
+                done = self._step(stage, step, plan.horizon, parts, optimizer)
+                meter.step(step, done, self.dropped.count)
             step = plan.steps
         except KeyboardInterrupt:
             # The interrupted step is undone: the optimizer moves weights in one call, and what a
@@ -187,17 +232,25 @@ class Run:
         processor = self.processor
         if stage.template is not None:
             processor = processor.with_template(stage.template)
+        rank, world = self.team.rank, self.team.size
+        if size < world:
+            raise TrainError(
+                f"{size} records at a time cannot be shared by {world} processes",
+                where=f"stages.{number}",
+                hint="make batch larger or accumulate smaller",
+            )
+        share = (rank, world)
         if stage.order == "mixture":
             assert stage.steps is not None
             mixture = Mixture(stage.mixture, self.folder, self.training.seed + number)
             count = (stage.steps - first) * stage.accumulate
             done = first * stage.accumulate
-            batches = Batches(mixture, processor, size, done, count, stage.pack, stage.cut)
+            batches = Batches(mixture, processor, size, done, count, stage.pack, stage.cut, share)
             return _Plan(batches, stage.steps, stage.steps)
         source = stage.mixture[0].data.open(self.folder)
         rounds = stage.rounds(source, self.training.seed)
         ordered = RoundBatches(
-            source, rounds, processor, first * stage.accumulate, stage.pack, stage.cut
+            source, rounds, processor, first * stage.accumulate, stage.pack, stage.cut, share
         )
         return _Plan(ordered, rounds.steps, rounds.horizon)
 
@@ -206,19 +259,41 @@ class Run:
         stage: Stage,
         step: int,
         horizon: int,
-        parts: Iterator[tuple[Batch, list[str]]],
+        parts: Iterator[Read],
         optimizer: torch.optim.Optimizer,
     ) -> Stepped:
         """One optimizer step on the next parts."""
-        batches: list[Batch] = []
-        for _ in range(stage.accumulate):
-            batch, dropped = next(parts)
-            batches.append(batch)
-            self.dropped.count += len(dropped)
-            self.dropped.first += dropped[: max(0, 5 - len(self.dropped.first))]
+        batches: list[Batch | None] = []
+        dropped: list[str] = []
+        with self.team.agreed():
+            for _ in range(stage.accumulate):
+                batch, left_out = next(parts)
+                batches.append(batch)
+                dropped += left_out
+        self._drop(dropped, any(batch is not None for batch in batches))
         return optimizer_step(
-            self.model, optimizer, stage, step, horizon, batches, lambda: self._autocast(stage)
+            self.model,
+            optimizer,
+            stage,
+            step,
+            horizon,
+            batches,
+            lambda: self._autocast(stage),
+            team=self.team,
         )
+
+    def _drop(self, dropped: list[str], some: bool) -> None:
+        """Count what was left out on all ranks.
+
+        Raises:
+            SampleError: no rank has a record that can be used.
+        """
+        said = self.team.gather("dropped", (dropped, some))
+        for sentences, _ in said:
+            self.dropped.count += len(sentences)
+            self.dropped.first += sentences[: max(0, 5 - len(self.dropped.first))]
+        if not any(some for _, some in said):
+            raise SampleError(f"{NO_RECORD}; the first says: {self.dropped.first[0]}")
 
     def _autocast(self, stage: Stage) -> AbstractContextManager[Any]:
         if stage.precision == "bf16" and quick_bf16(self.device):
@@ -227,25 +302,49 @@ class Run:
 
     def _save(self, optimizer: torch.optim.Optimizer, number: int, step: int) -> None:
         state = {"stage": number, "step": step, "seed": self.training.seed}
-        checkpoint.save(self.out, self.model, optimizer, state)
+        chance = self.team.gather("chance", checkpoint.chance())
+        with self._first_alone() as first:
+            if first:
+                checkpoint.save(self.out, self.model, optimizer, state, chance)
+
+    @contextmanager
+    def _first_alone(self) -> Iterator[bool]:
+        """Around what one rank does for all: True on the first, and the others wait for it."""
+        with self.team.agreed():
+            yield self.team.rank == 0
 
     def _write_run(self, resumed: bool) -> None:
+        if self.team.rank:
+            return
         (self.out / "training.yaml").write_text(config.to_yaml(self.training.dump()))
         with (self.out / "run.jsonl").open("a") as file:
             file.write(json.dumps(describe_run(self.training.seed, self.device, resumed)) + "\n")
 
     def _finish(self) -> None:
         self.model.eval()
-        self.model.save_pretrained(self.out / "model")
-        self.processor.save_pretrained(self.out / "model")
-        plot_losses(self.out / "metrics.jsonl", self.out / "loss.png")
+        with self._first_alone() as first:
+            if first:
+                model, words = self.model, self.training
+                if words.quantize is not None and words.start is not None:
+                    model = start.made_whole(model, self.folder / words.start, model.recipe)
+                model.save_pretrained(self.out / "model")
+                self.processor.save_pretrained(self.out / "model")
+                plot_losses(self.out / "metrics.jsonl", self.out / "loss.png")
 
     def note(self, line: dict[str, Any]) -> None:
-        """Append a line of metrics and tell the listener."""
+        """Append a line of metrics and tell the listener; the first rank alone does."""
+        if self.team.rank:
+            return
         with (self.out / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if self.listener is not None:
+        if self.listener is None:
+            return
+        try:
             self.listener(line)
+        except KeyboardInterrupt:
+            if self.team.size == 1:
+                raise
+            self.stop.press()
 
 
 @dataclass(frozen=True)
@@ -255,61 +354,3 @@ class _Plan:
     batches: Batches
     steps: int
     horizon: int
-
-
-class _Meter:
-    """Collects steps and writes a line of metrics every `log_every` of them."""
-
-    def __init__(self, run: Run, number: int, stage: Stage, steps: int, learned: int) -> None:
-        self.run = run
-        self.stage = stage
-        self.steps = steps
-        self.head = {"stage": number, "name": stage.name, "steps": steps, "learns": learned}
-        self.began = time.perf_counter()
-        self.losses: list[Tensor] = []
-        self.samples = 0
-        self.targets = 0
-
-    def step(self, step: int, done: Stepped) -> None:
-        self.losses.append(done.loss)
-        self.samples += done.samples
-        self.targets += done.targets
-        last = step + 1 == self.steps
-        if (step + 1) % self.stage.log_every and not last:
-            return
-        mean = float(torch.stack(self.losses).mean())
-        if mean != mean:
-            raise TrainError(
-                f"the loss of step {step + 1} is not a number",
-                where=str(self.run.out),
-                hint="lower optimizer.rate, or resume from the last checkpoint with another one",
-            )
-        seconds = time.perf_counter() - self.began
-        self.run.note(
-            {
-                **self.head,
-                "step": step + 1,
-                "loss": round(mean, 5),
-                "rate": done.rate,
-                "norm": round(float(done.norm), 4),
-                "samples": self.samples,
-                "targets": self.targets,
-                "seconds": round(seconds, 3),
-                "samples_per_second": round(self.samples / seconds, 2),
-                "dropped": self.run.dropped.count,
-            }
-        )
-        self.began = time.perf_counter()
-        self.losses = []
-        self.samples = self.targets = 0
-
-
-def quick_bf16(device: torch.device) -> bool:
-    """Whether bf16 is quicker than fp32 there: CUDA from Ampere on, CPUs with AMX or AVX512-BF16.
-
-    Elsewhere it is emulated: on a CPU with AVX2 alone a training step took twenty times as long.
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)

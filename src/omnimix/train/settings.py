@@ -144,6 +144,8 @@ class Training(Spec):
         recipe: the model, by shipped name or file.
         set: dotted overrides of the recipe.
         start: folder of a model to start from; None starts fresh.
+        quantize: hold the language model of `start` in few bits (`nf4`, `int8`), where adapters learn and it
+            does not (QLoRA); the finished model has its weights whole again.
         seed: of weights and mixture.
         workers: processes that prepare batches; None takes one per core.
         out: folder of the run.
@@ -153,10 +155,17 @@ class Training(Spec):
     recipe: str
     set: tuple[str, ...] = ()
     start: str | None = None
+    quantize: Literal["nf4", "int8"] | None = None
     seed: int = 0
     workers: int | None = Field(default=None, ge=0)
     out: str
     stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _few_bits(self) -> Self:
+        if self.quantize is not None and self.start is None:
+            raise ValueError("quantize needs start: weights in few bits cannot begin from nothing")
+        return self
 
     def model(self, folder: Path) -> tuple[Recipe, Path]:
         """The recipe and the folder it came from; a file name is looked up beside the training file."""

@@ -13,8 +13,11 @@ from torch import Tensor
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import TrainError
-from omnimix.train import optim
+from omnimix.parallel.team import Team
+from omnimix.train import optim, ranks
 from omnimix.train.settings import Stage
+
+ALONE = Team()
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,26 +48,30 @@ def optimizer_step(
     stage: Stage,
     step: int,
     horizon: int,
-    batches: Sequence[Batch],
+    batches: Sequence[Batch | None],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     look: Callable[[], None] | None = None,
+    team: Team = ALONE,
 ) -> Stepped:
     """Gradients of all parts, clip, and one move of the weights.
 
     Args:
         step: from 0; decides the rate.
         horizon: steps that the schedule is made for.
-        batches: parts of the step's batch, on any device.
+        batches: parts of the step's batch, on any device; of several ranks this one's share, None where
+            it has no record.
         look: called when the gradients are whole and not clipped yet.
+        team: the ranks that take the step together. What is divided by, clipped and reported is the
+            whole batch's, so that the number of ranks changes nothing.
 
     Raises:
         TrainError: no learned token in the whole step.
     """
-    targets = [batch.targets for batch in batches]
+    targets, seen = _counts(team, batches)
     if not sum(targets):
         raise TrainError(
             f"step {step} has no learned token",
-            where=", ".join(batches[0].ids[:3]),
+            where=", ".join(next((b.ids[:3] for b in batches if b is not None), ())),
             hint="look at a record with `omnimix show RECIPE --sample FILE`",
         )
     device = next(model.parameters()).device
@@ -77,22 +84,53 @@ def optimizer_step(
     most = stage.optimizer.clip or float("inf")
     counts = stage.objective.counts(targets)
     for batch, count in zip(batches, counts, strict=True):
-        moved = batch.to(device, non_blocking=True)
-        with autocast():
-            part = stage.objective.loss(model, moved, count)
-        part.backward()
-        losses.append(part.detach())
+        losses.append(torch.zeros((), device=device))
+        if batch is not None:
+            with team.together():
+                moved = batch.to(device, non_blocking=True)
+                with autocast():
+                    part = stage.objective.loss(model, moved, count)
+                if (
+                    part.requires_grad
+                ):  # not so where only an image's connector learns, and there is none
+                    part.backward()
+            losses[-1] = part.detach().float()
         if stage.optimizer.clip_parts and len(losses) < len(batches):
+            ranks.add_gradients(team, learned)
             norms.append(torch.nn.utils.clip_grad_norm_(learned, most))
+            if team.rank:  # the first rank alone carries the sum on, or it would be added up again
+                optimizer.zero_grad(set_to_none=True)
+    ranks.add_gradients(team, learned)
     if look is not None:
         look()
     norms.append(torch.nn.utils.clip_grad_norm_(learned, most))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    ranks.level_statistics(team, model)
+    whole = ranks.added(team, torch.stack(losses))
     parts = [
         loss * (count / max(own, 1))
-        for loss, count, own in zip(losses, counts, targets, strict=True)
+        for loss, count, own in zip(whole, counts, targets, strict=True)
     ]
-    total = torch.stack(losses).sum()
-    seen = sum(len(batch.ids) for batch in batches)
-    return Stepped(total, parts, norms[-1], norms, rate, seen, sum(targets))
+    return Stepped(whole.sum(), parts, norms[-1], norms, rate, seen, sum(targets))
+
+
+def _counts(team: Team, batches: Sequence[Batch | None]) -> tuple[list[int], int]:
+    """Learned tokens of each part, and records of all parts, on all ranks together."""
+    own = [0 if batch is None else batch.targets for batch in batches]
+    seen = sum(len(batch.ids) for batch in batches if batch is not None)
+    said = team.gather("counts", (own, seen))
+    return [sum(column) for column in zip(*(one for one, _ in said), strict=True)], sum(
+        many for _, many in said
+    )
+
+
+def quick_bf16(device: torch.device) -> bool:
+    """Whether bf16 is quicker than fp32 there: CUDA from Ampere on, CPUs with AMX or AVX512-BF16.
+
+    Elsewhere it is emulated: on a CPU with AVX2 alone a training step took twenty times as long.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)

@@ -1,0 +1,97 @@
+"""`omnimix serve`: a model over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnimix.cli.guard import parts_of
+from omnimix.errors import OmnimixError
+
+_HOME = ("127.0.0.1", "::1", "localhost")
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model's name, or a model folder.")
+    ] = "nano",
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all networks.")] = _HOME[
+        0
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Requests may name files below this folder; default the current one where only this "
+            "machine can ask, else none."
+        ),
+    ] = None,
+    allow_fetch: Annotated[
+        bool, typer.Option("--allow-fetch", help="Requests may name public http(s) addresses.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest word.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Share of likely words to choose from.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    max_body: Annotated[int, typer.Option(min=1, help="The most MiB of a request.")] = 64,
+    max_items: Annotated[int, typer.Option(min=0, help="The most items of a request.")] = 64,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="The most pixels of a picture; default the recipe's.")
+    ] = None,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="The most requests at once; one is answered, the rest wait.")
+    ] = 32,
+    grace: Annotated[
+        int, typer.Option(min=1, help="Seconds for waiting requests when the server is ended.")
+    ] = 120,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda ...")] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", metavar="NAME=PLACE", help="A part that a checkpoint lacks."),
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
+    ] = None,
+) -> None:
+    """Answer over HTTP: POST /generate takes messages and items, GET /health says that it is there.
+
+    SIGTERM and Ctrl-C let the requests that are there come to their answers.
+    """
+    if root is None and host in _HOME:
+        root = Path()
+    if root is not None and not root.is_dir():
+        raise OmnimixError("there is no such folder", where=str(root), hint="give --root a folder")
+    try:
+        from omnimix.serve import running
+        from omnimix.serve.app import Settings, create_app
+        from omnimix.serve.engine import OneAtATime, limited
+        from omnimix.serve.fetch import Fetcher
+        from omnimix.serve.items import Items
+    except ModuleNotFoundError as error:
+        raise OmnimixError(
+            f"the package {error.name} is missing", hint="pip install 'omnimix[serve]'"
+        ) from None
+    from omnimix.generate.assistant import load
+    from omnimix.generate.writing import Options
+
+    options = Options(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+    )
+    max_bytes = max_body * 1024 * 1024
+    with running.listening(host, port) as listener:
+        places, facts = parts_of(part or ())
+        assistant = limited(
+            load(model, device, parts=places, quantize=quantize, **facts), max_pixels
+        )
+        settings = Settings(
+            Items(root, Fetcher(max_bytes) if allow_fetch else None),
+            options,
+            max_bytes,
+            max_items,
+            max_waiting,
+        )
+        app = create_app(OneAtATime(assistant, model), settings)
+        typer.echo(f"{model} answers at {running.address(listener)} (POST /generate, GET /health)")
+        running.run(app, listener, grace)

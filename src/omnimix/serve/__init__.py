@@ -1,0 +1,1 @@
+"""The HTTP door: requests become samples, an engine answers them."""

@@ -1,0 +1,56 @@
+"""Listening and running: from a free port to the last answer."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from omnimix.errors import OmnimixError
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that is bound, so that a port which is taken is known before a model is loaded.
+
+    Raises:
+        OmnimixError: the port is taken, or no such address is ours.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise OmnimixError(
+            f"cannot listen there ({error.strerror or error})",
+            where=f"{host}:{port}",
+            hint="choose another --port or --host",
+        ) from None
+    with listener:
+        yield listener
+
+
+def address(listener: socket.socket) -> str:
+    """Where clients find it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(app: ASGIApp, listener: socket.socket, grace: int) -> None:
+    """Serve until SIGTERM or SIGINT; what is being answered then has `grace` seconds.
+
+    uvicorn raises the signal again when all is over; a server that was asked to end and did has not
+    failed, so the signal is taken here and the process ends with 0.
+    """
+    words = {"log_level": "warning", "access_log": False, "server_header": False}
+    config = uvicorn.Config(app, timeout_graceful_shutdown=grace, **words)  # type: ignore[arg-type]
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+    uvicorn.Server(config).run(sockets=[listener])

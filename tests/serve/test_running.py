@@ -1,0 +1,113 @@
+"""The command in a process of its own, asked by a client over a real connection, and ended by SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from omnimix.cli.main import app
+from omnimix.data.scenes import Scenes
+
+
+class Running:
+    """A server's process.
+
+    Attributes:
+        port: where it listens.
+    """
+
+    def __init__(self, model: Path, folder: Path, *words: str) -> None:
+        code = "from omnimix.cli.main import run; run()"
+        call = [sys.executable, "-c", code, "serve", str(model), "--port", "0", *words]
+        self.process = subprocess.Popen(
+            call, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.line = self.process.stdout.readline()
+        self.port = int(self.line.split("127.0.0.1:")[1].split()[0]) if self.line else 0
+
+    def ask(self, body: Any, method: str = "POST", path: str = "/generate") -> tuple[int, Any]:
+        """Status and JSON of the answer; a body of pieces goes without a length."""
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        content = json.dumps(body) if isinstance(body, dict) else body
+        with contextlib.closing(line):
+            line.request(method, path, content, {"Content-Type": "application/json"})
+            answer = line.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and what was written on stderr."""
+        self.process.send_signal(signal.SIGTERM)
+        _, said = self.process.communicate(timeout=120)
+        return self.process.returncode, said
+
+
+@pytest.fixture
+def server(tiny_folder: Path, tmp_path: Path) -> Iterator[Running]:
+    Scenes(7, "heldout").question("list", 0).media("image")[0].data.save(tmp_path / "a.png")
+    words = ("--max-new-tokens", "150", "--max-body", "1", "--temperature", "2", "--seed", "3")
+    made = Running(tiny_folder, tmp_path, *words)
+    yield made
+    if made.process.poll() is None:
+        made.process.kill()
+        made.process.communicate()
+
+
+BODY = {"messages": [{"role": "user", "content": "<image>What is it?"}], "images": ["a.png"]}
+
+
+def test_a_server_answers_and_ends_when_all_is_answered(server: Running) -> None:
+    assert "POST /generate" in server.line, server.process.communicate()[1]
+    assert server.ask(None, "GET", "/health")[1]["status"] == "ok"
+    status, alone = server.ask(BODY)
+    assert status == 200 and alone["output"]
+    assert server.ask({**BODY, "images": ["../a.png"]})[0] == 403
+    assert server.ask({**BODY, "images": ["https://example.com/a.png"]})[0] == 403
+    assert server.ask(iter([b"x" * 100_000] * 11))[0] == 413
+    with ThreadPoolExecutor(6) as clients:
+        asked = [clients.submit(server.ask, BODY) for _ in range(6)]
+        until = time.monotonic() + 60
+        while server.ask(None, "GET", "/health")[1]["waiting"] < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        code, said = server.end()
+        answers = [one.result() for one in asked]
+    assert answers == [(200, alone)] * 6, "a request that was there gets its answer"
+    assert (code, said) == (0, "")
+    with pytest.raises(ConnectionRefusedError):
+        server.ask(BODY)
+
+
+def test_a_port_that_is_taken(tiny_folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(app, ["serve", str(tiny_folder), "--port", str(port)])
+    assert result.exit_code == 2 and f"127.0.0.1:{port}: cannot listen there" in result.output
+
+
+def test_a_root_that_is_none(tiny_folder: Path) -> None:
+    result = CliRunner().invoke(app, ["serve", str(tiny_folder), "--root", "/nowhere"])
+    assert result.exit_code == 2 and "no such folder" in result.output
+
+
+def test_without_the_packages_of_the_extra(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "omnimix.serve.running", raising=False)
+    monkeypatch.delattr("omnimix.serve.running", raising=False)
+    result = CliRunner().invoke(app, ["serve", str(tiny_folder)])
+    assert result.exit_code == 2
+    assert "uvicorn is missing. Pip install 'omnimix[serve]'" in " ".join(result.output.split())

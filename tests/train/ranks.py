@@ -1,0 +1,127 @@
+"""What each process of a test does: train files, and keep what gradients and batches were.
+
+Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "broken"}]`. Each process
+writes `NAME/rankN.json` and its gradients.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from omnimix.compose.batch import Batch
+from omnimix.data.sources import JsonlSource, Source
+from omnimix.errors import OmnimixError, SampleError
+from omnimix.parallel import team
+from omnimix.train import run, step
+from omnimix.types import Media, Sample, Turn
+
+COLOURS = ("red", "green", "blue", "white")
+
+
+class OneSense(Source):
+    """Records with one item each, the senses turn about; a third of them has none. The eighth is broken."""
+
+    length = 8
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 7:
+            raise SampleError("a broken record")
+        chance = np.random.default_rng(index)
+        if index % 2:
+            item = Media.audio((chance.normal(size=800).astype(np.float32) * 0.1, 16_000))
+        else:
+            noise = chance.integers(0, 255, (32, 40 + 8 * index, 3)).astype(np.uint8)
+            item = Media.image(Image.fromarray(noise))
+        front = () if index in (4, 5) else (item, "what ")
+        asked = Turn("user", (*front, f"is here {index}?"))
+        answer = COLOURS[index % 4] + " ring" * index
+        return Sample((asked, Turn("assistant", (answer,))), str(index))
+
+
+class Broken(OneSense):
+    """One that cannot be read to its end."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 3:
+            raise MemoryError("no memory is left")
+        return super().__getitem__(index)
+
+
+class InTurn(run.Mixture):
+    """The records of a dataset one after another, so that each rank's sense is known."""
+
+    def __getitem__(self, place: int) -> Sample:
+        return self.sources[0][place % 8]
+
+
+class Kept:
+    """Gradients of every step by name, as they are before they are clipped, and who saw what."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, Tensor] = {}
+        self.senses: list[list[str]] = []
+
+    def optimizer_step(self, model: Any, *words: Any, **more: Any) -> Any:
+        batches: list[Batch | None] = words[4]
+        self.senses.append(sorted({name for b in batches if b is not None for name in b.items}))
+        number = words[2]
+
+        def look() -> None:
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None:
+                    self.gradients[f"{number}/{name}"] = parameter.grad.clone()
+
+        return step.optimizer_step(model, *words, **more, look=look)
+
+
+def trained(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Train a file as `words` say; what was found, and the gradients."""
+    kept, rank = Kept(), team.join().rank
+    found: dict[str, Any] = {"rank": rank, "size": team.join().size}
+
+    def listen(line: dict[str, Any]) -> None:
+        if line["step"] == words.get("press"):
+            raise KeyboardInterrupt
+
+    source = Broken() if words.get("broken") == rank else OneSense()
+    with (
+        mock.patch.object(JsonlSource, "open", lambda self, folder: source),
+        mock.patch.object(run, "Mixture", InTurn),
+        mock.patch.object(run, "optimizer_step", kept.optimizer_step),
+    ):
+        try:
+            result = run.train(words["file"], words["overrides"], words["out"], listener=listen)
+            found |= {"finished": result.finished, "steps": result.steps}
+            found["dropped"] = result.dropped.count
+        except OmnimixError as error:
+            found["error"] = error.sentence()
+        except MemoryError as error:
+            found["error"] = str(error)
+    found["senses"] = kept.senses
+    return found, kept.gradients
+
+
+def main(plan: Path) -> None:
+    for words in json.loads(plan.read_text()):
+        found, gradients = trained(words)
+        place = plan.parent / words["name"]
+        place.mkdir(exist_ok=True)
+        (place / f"rank{found['rank']}.json").write_text(json.dumps(found))
+        save_file(
+            {name: tensor.contiguous() for name, tensor in gradients.items()},
+            place / f"rank{found['rank']}.safetensors",
+        )
+    team.current().leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,198 @@
+"""Two processes train as one: the same gradients and weights, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from omnimix import config
+from omnimix.compose import recipe as recipes
+from tests.conftest import TINY
+from tests.parallel.test_ranks import torchrun
+from tests.train.ranks import trained
+from tests.train.runs import metrics, same_weights, weights
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training file of a model with two senses, and without batch norms."""
+    folder = tmp_path_factory.mktemp("ranks")
+    recipe = recipes.load("nano", TINY).dump()
+    encoder = {
+        "kind": "transformers",
+        "config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 16,
+        },
+        "finish": ["drop_prefix"],
+    }
+    image = {
+        "opens": "image",
+        "steps": [
+            {"kind": "resize", "size": 32},
+            {"kind": "normalize", "mean": [0.5] * 3, "std": [0.5] * 3},
+        ],
+        "branches": [{"encoders": [encoder], "connector": "linear"}],
+    }
+    listener = {
+        "kind": "whisper",
+        "reads": "frames",
+        "config": {
+            "d_model": 16,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 16,
+            "num_mel_bins": 8,
+            "max_source_positions": 5,
+            "dropout": 0.0,
+        },
+    }
+    audio = {
+        "opens": "audio",
+        "steps": [{"kind": "log_mel", "bins": 8, "seconds": 1, "hop": 1600}],
+        "branches": [{"encoders": [listener], "connector": "linear"}],
+    }
+    recipe["modalities"] = {"image": image, "audio": audio}
+    recipe["adapters"] = [{"rank": 2, "targets": ["q_proj"]}]
+    (folder / "two.yaml").write_text(config.to_yaml(recipe))
+    words = {
+        "name": "two senses",
+        "recipe": "two.yaml",
+        "workers": 0,
+        "out": "run",
+        "stages": [
+            {
+                "mixture": [{"data": {"kind": "jsonl", "path": "none.jsonl"}}],
+                "batch": 2,
+                "steps": 4,
+                "log_every": 1,
+                "precision": "fp32",
+                "schedule": {"warmup": 1},
+                # Adam divides gradients that are nothing but rounding by their own size.
+                "optimizer": {"rate": 0.01, "eps": 1e-4},
+            }
+        ],
+    }
+    path = folder / "two.train.yaml"
+    path.write_text(config.to_yaml(words))
+    return path
+
+
+@dataclass
+class Ran:
+    """What the processes of a run wrote."""
+
+    out: Path
+    said: list[dict[str, Any]]
+    gradients: list[dict[str, Tensor]]
+
+
+CASES: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "packed": ("stages.0.pack=true", "stages.0.accumulate=2", "stages.0.batch=4"),
+    "clipped": (
+        "stages.0.optimizer.clip_parts=true",
+        "stages.0.optimizer.clip=0.1",
+        "stages.0.objective={kind: sft, average: part}",
+        "stages.0.accumulate=2",
+        "stages.0.batch=4",
+    ),
+    "connectors": ("stages.0.learns=[connectors]",),
+    "full": ("stages.0.learns=['*']",),
+}
+DROPOUT = "set=['language.config.attention_dropout=0.2']"
+
+
+@pytest.fixture(scope="module")
+def two(file: Path) -> dict[str, Ran]:
+    """All runs of two processes, one after another; the error that ends the team comes last."""
+    folder = file.parent
+
+    def words(name: str, *overrides: str, out: str | None = None, **more: Any) -> dict[str, Any]:
+        place = str(folder / "two" / (out or name))
+        return {"name": name, "file": str(file), "out": place, "overrides": overrides, **more}
+
+    runs = [words(name, *overrides) for name, overrides in CASES.items()]
+    runs += [
+        words("straight", DROPOUT),
+        words("cut", DROPOUT, press=2),
+        words("resumed", DROPOUT, out="cut"),
+        words("small", "stages.0.batch=1"),
+        words("broken", broken=1),
+    ]
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps(runs))
+    done = torchrun(str(Path(__file__).parent / "ranks.py"), str(plan))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {
+        each["name"]: Ran(
+            Path(each["out"]),
+            [json.loads((folder / each["name"] / f"rank{r}.json").read_text()) for r in (0, 1)],
+            [load_file(folder / each["name"] / f"rank{r}.safetensors") for r in (0, 1)],
+        )
+        for each in runs
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_learn_what_one_learns(
+    file: Path, two: dict[str, Ran], name: str, tmp_path: Path
+) -> None:
+    pair = two[name]
+    words = {"file": str(file), "out": str(tmp_path), "overrides": CASES[name]}
+    alone, expected = trained(words)
+    assert alone["size"] == 1 and [said["size"] for said in pair.said] == [2, 2]
+    assert all(said["finished"] for said in pair.said)
+    assert [said["dropped"] for said in pair.said] == [alone["dropped"]] * 2
+    for gradients in pair.gradients:
+        assert gradients.keys() == expected.keys() and expected
+        for key, gradient in expected.items():
+            torch.testing.assert_close(gradients[key], gradient, atol=1e-6, rtol=1e-5)
+    left, right = weights(tmp_path), weights(pair.out)
+    assert left.keys() == right.keys()
+    for key, tensor in left.items():
+        torch.testing.assert_close(right[key], tensor, atol=2e-6, rtol=1e-5)
+    for mine, theirs in zip(metrics(pair.out), metrics(tmp_path), strict=True):
+        assert mine == pytest.approx(theirs, abs=2e-4)
+
+
+def test_no_rank_waits_for_a_sense_that_it_has_not(two: dict[str, Ran]) -> None:
+    first, second = (said["senses"] for said in two["plain"].said)
+    assert first == [["image"], ["image"], [], ["image"]]
+    assert second == [["audio"], ["audio"], [], []]
+    for gradients in two["plain"].gradients:
+        for sense in ("image", "audio"):
+            found = [name for name in gradients if f"/{sense}.branches.0.connector" in name]
+            assert any(name.startswith("0/") for name in found), "both ranks have both senses'"
+            assert all(gradients[n].abs().max() > 0 for n in found if n.endswith(".weight"))
+            assert not any(n.startswith("2/") for n in found), "nobody saw it, so there is none"
+
+
+def test_a_stopped_run_goes_on_exactly(two: dict[str, Ran]) -> None:
+    cut, resumed = two["cut"], two["resumed"]
+    assert [(said["finished"], said["steps"]) for said in cut.said] == [(False, 2)] * 2
+    assert [(said["finished"], said["steps"]) for said in resumed.said] == [(True, 2)] * 2
+    same_weights(two["straight"].out, resumed.out)
+    assert metrics(two["straight"].out) == metrics(resumed.out)
+
+
+def test_an_error_of_one_rank_ends_all(two: dict[str, Ran]) -> None:
+    first, second = two["broken"].said
+    assert second["error"] == "no memory is left"
+    assert first["error"] == "rank 1 failed: MemoryError: no memory is left."
+
+
+def test_a_batch_too_small_to_share(two: dict[str, Ran]) -> None:
+    assert all("cannot be shared by 2 processes" in said["error"] for said in two["small"].said)
