@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import harness, packing, preprocess, splicing
+from benchmarks import harness, packing, preprocess, splicing, training
 from tests.conftest import TINY
 
 
@@ -23,6 +23,11 @@ def test_prepared_pictures_are_the_same(style: str) -> None:
 def test_packed_and_padded_learn_the_same() -> None:
     (pair,) = packing.pairs(TINY)
     assert torch.allclose(pair.ours(), pair.peer(), atol=1e-5)
+
+
+def test_both_sides_of_training_come_to_the_same() -> None:
+    for pair in training.pairs(TINY):
+        assert torch.allclose(pair.ours(), pair.peer(), atol=1e-4), pair.name
 
 
 def test_splicing_changes_the_holes_alone() -> None:

@@ -56,6 +56,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "encoder_ffn_dim": 16,
             "num_mel_bins": 8,
             "max_source_positions": 5,
+            "vocab_size": 20,
+            **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 2),
+            "decoder_start_token_id": 3,
+            "decoder_layers": 1,
+            "decoder_attention_heads": 2,
             "dropout": 0.0,
         },
     }

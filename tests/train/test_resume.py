@@ -65,10 +65,12 @@ def test_a_step_interrupted_in_the_middle_is_undone(
     assert metrics(tmp_path / "straight") == metrics(tmp_path / "cut")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_records_of_like_length_go_on_exactly(write: Write, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("order", "workers"), [("by_length", 0), ("like_length", 2)])
+def test_records_of_like_length_go_on_exactly(
+    write: Write, tmp_path: Path, order: str, workers: int
+) -> None:
     rows = [record(i).replace("What is at", "What " + "is " * (7 * i % 5) + "at") for i in range(9)]
-    path = write(rows, [{"steps": 6, "order": "by_length", "save_every": 2}])
+    path = write(rows, [{"steps": 6, "order": order, "save_every": 2}])
     words = [f"workers={workers}"]
     train(path, words, out=tmp_path / "straight")
     assert not train(path, words, out=tmp_path / "cut", listener=stop_at(0, 3)).finished

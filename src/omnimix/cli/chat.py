@@ -164,8 +164,7 @@ def _once(
     answers: list[Answer] = []
     started = time.monotonic()
     for i, text in enumerate(questions):
-        first = {"regions": regions, "items": items} if i == 0 else {}
-        history.append(question(text, **first))
+        history.append(question(text, (), regions, items) if i == 0 else question(text))
         answers.append(assistant.reply(history, **options))
         history.append(Turn("assistant", (answers[-1].text,)))
     seconds = time.monotonic() - started

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from omnimix.compose.adapters import is_adapter
 from omnimix.compose.modality import Branch, Modality, ModalitySpec
+from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.weave import prepare
 from omnimix.encoders.base import Features
@@ -104,7 +106,17 @@ def count(recipe: Recipe) -> Counted:
             parameters["language"] = _size_of(recipe.language.build())
     except Exception as error:
         problems["language"] = _reason(error)
+    if recipe.adapters and not problems:
+        try:
+            parameters["adapters"] = _adapters(recipe)
+        except Exception as error:
+            problems["adapters"] = _reason(error)
     return Counted(tokens, parameters, problems)
+
+
+def _adapters(recipe: Recipe) -> int:
+    model = MultimodalLM.on_meta(recipe)
+    return sum(p.numel() for name, p in model.named_parameters() if is_adapter(name))
 
 
 def _reason(error: Exception) -> str:

@@ -96,7 +96,7 @@ def send(
         OmnimixError: no token, one that the hub refuses, or a hub that cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     token = get_token()
     if not token:

@@ -138,6 +138,11 @@ def tree(recipe: Recipe, counted: Counted) -> Tree:
     if recipe.language.weights:
         language.add(f"starts from {escape(recipe.language.weights)}")
     _problem(language, counted, "language")
+    if recipe.adapters:
+        beside = top.add(f"[bold cyan]adapters[/] {_parameters(counted, 'adapters')}")
+        for adapter in recipe.adapters:
+            beside.add(f"{adapter.part}: {escape(_words(adapter))}")
+        _problem(beside, counted, "adapters")
     named = recipe.tokenizer.path if recipe.tokenizer else "none named"
     limit = recipe.context or config.get("max_position_embeddings", "unknown")
     top.add(f"[bold cyan]tokenizer[/]  {escape(named)}")

@@ -11,7 +11,9 @@ from omnimix.data.mixture import Batches, Share
 from omnimix.data.sources import Source
 from omnimix.errors import TrainError
 
-Order: TypeAlias = Literal["mixture", "shuffled", "by_modality", "by_length", "by_kind"]
+Order: TypeAlias = Literal[
+    "mixture", "shuffled", "by_modality", "by_length", "like_length", "by_kind"
+]
 
 
 def horizon(records: int, batch: int, epochs: int | None, steps: int | None) -> int:
@@ -57,7 +59,7 @@ class Rounds:
             )
         self.accumulate = accumulate
         self.horizon = horizon(source.length, batch, epochs, steps)
-        by_extent = order in ("by_modality", "by_length")
+        by_extent = order in ("by_modality", "by_length", "like_length")
         extents = [source.extent(i) for i in range(source.length)] if by_extent else []
         self.parts: list[list[int]] = []
         size = batch // accumulate // world
@@ -69,6 +71,10 @@ class Rounds:
             elif order == "by_length":
                 lengths = [words if picture else -words for picture, words in extents]
                 rows = length_groups.grouped(lengths, size, epoch, seed, rank, world, accumulate)
+            elif order == "like_length":
+                # Shares of ranks are cut out of the parts, which are the same on all of them.
+                lengths = [words + orders.PICTURE * picture for picture, words in extents]
+                rows = orders.like_length(lengths, size, epoch, seed)
             elif order == "by_kind":
                 kinds = [source.batch_kind(i) for i in range(source.length)]
                 rows = orders.by_kind(kinds, size, epoch, seed, rank, world, accumulate)

@@ -30,6 +30,30 @@ def shuffled(count: int, epoch: int, seed: int = 0, rank: int = 0, world: int = 
     return order[rank::world]
 
 
+WINDOW = 50
+"""Batches among whose records those of like length are looked for: enough that little is padded, and few enough
+that a round stays well mixed."""
+
+
+def like_length(
+    lengths: Sequence[int], batch: int, epoch: int, seed: int = 0, window: int = WINDOW
+) -> list[int]:
+    """All records in batches of like length: shuffled, sorted within windows, and the batches shuffled again.
+
+    A batch that is not full comes last.
+    """
+    chance = torch.Generator().manual_seed(seed + epoch)
+    order: list[int] = torch.randperm(len(lengths), generator=chance).tolist()
+    size = batch * window
+    near: list[int] = []
+    for start in range(0, len(order), size):
+        near += sorted(order[start : start + size], key=lambda i: -lengths[i])
+    parts = [near[start : start + batch] for start in range(0, len(near), batch)]
+    last = [parts.pop()] if len(near) % batch else []
+    mixed = torch.randperm(len(parts), generator=chance).tolist()
+    return [row for part in [*(parts[i] for i in mixed), *last] for row in part]
+
+
 def by_modality(
     pictures: Sequence[bool],
     words: Sequence[int],

@@ -18,6 +18,7 @@ from omnimix.generate import folder, placing
 from omnimix.generate.answer import Answer, Conversation
 from omnimix.generate.asking import Asked, conversation_of, given, question as asked
 from omnimix.generate.prompted import Prompted
+from omnimix.generate.prompting import plain
 from omnimix.generate.streaming import Stream, tokens
 from omnimix.generate.writing import Endings, Options, cut, endings, settled
 from omnimix.prompts.coordinates import Reading
@@ -164,8 +165,7 @@ class Assistant(Prompted):
         batch = self._batch([woven])
         ended = self._endings(batch, options)
         sent = ""
-        writing = partial(self._generate, batch, options, ended)
-        for token in tokens(writing, ended):
+        for token in self._tokens(batch, options, ended):
             ids.append(token)
             text = settled(self.processor.tokenizer.decode(ids), ended.stops)
             if len(text) > len(sent):
@@ -176,6 +176,14 @@ class Assistant(Prompted):
         text = self._text(ids, ended.stops)
         if len(text) > len(sent):
             yield text[len(sent) :]
+
+    def _tokens(self, batch: Batch, options: Options, ended: Endings) -> Iterator[int]:
+        """Token after token of a batch of one; closing the iterator ends the writing."""
+        return tokens(partial(self._generate, batch, options, ended), ended)
+
+    def _bare(self) -> Assistant:
+        """An assistant that takes prompts as they stand."""
+        return Assistant(self.model, plain(self.processor), self.team)
 
     def _weave(self, conversation: Conversation, options: Options) -> Woven:
         if not isinstance(conversation, Sample):

@@ -15,7 +15,7 @@ from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import SampleError
 from omnimix.generate import placing
 from omnimix.generate.answer import Answer, Conversation
-from omnimix.generate.prompting import PromptBuilder, plain, written
+from omnimix.generate.prompting import PromptBuilder, written
 from omnimix.generate.writing import Options
 from omnimix.parallel.team import Team
 
@@ -35,6 +35,10 @@ class Prompted(abc.ABC):
     @abc.abstractmethod
     def reply(self, conversation: Conversation, **generation: Any) -> Answer:
         """The answer to the last user turn of a conversation."""
+
+    @abc.abstractmethod
+    def _bare(self) -> Prompted:
+        """The same model for prompts as they stand."""
 
     @abc.abstractmethod
     def _weave(self, conversation: Conversation, options: Options) -> Woven: ...
@@ -104,7 +108,7 @@ class Prompted(abc.ABC):
                 f"{len(images)} pictures for {len(texts)} prompts",
                 hint="give one for each, or None",
             )
-        bare = type(self)(self.model, plain(self.processor), self.team)
+        bare = self._bare()
         recipe = self.processor.recipe
         samples = [
             written(recipe, text, _many(image)) for image, text in zip(images, texts, strict=True)

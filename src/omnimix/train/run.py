@@ -110,7 +110,7 @@ class Run:
         self.listener = listener
         self.dropped = Dropped()
         if training.start is not None:
-            start.check_start(folder / training.start)
+            start.check_start(start.find(folder, training.start))
         recipe, recipe_folder = training.model(folder)
         torch.manual_seed(training.seed)
         # Of several ranks each has the GPU that `join` chose for it.
@@ -127,7 +127,7 @@ class Run:
         words = self.training
         if words.start is None:
             return MultimodalLM.from_recipe(recipe, start=True)
-        place = self.folder / words.start
+        place = start.find(self.folder, words.start)
         if words.quantize is None:
             return start.started(place, recipe)
         return start.in_few_bits(place, recipe, words.quantize, self.device)
@@ -326,7 +326,8 @@ class Run:
             if first:
                 model, words = self.model, self.training
                 if words.quantize is not None and words.start is not None:
-                    model = start.made_whole(model, self.folder / words.start, model.recipe)
+                    place = start.find(self.folder, words.start)
+                    model = start.made_whole(model, place, model.recipe)
                 model.save_pretrained(self.out / "model")
                 self.processor.save_pretrained(self.out / "model")
                 plot_losses(self.out / "metrics.jsonl", self.out / "loss.png")

@@ -81,8 +81,9 @@ class Stage(Spec):
         mixture: datasets and their shares.
         steps: optimizer steps.
         epochs: rounds over the dataset in place of `steps`, for the orders that have rounds.
-        order: `mixture` draws from all datasets for ever; `shuffled`, `by_modality`, `by_length`
-            and `by_kind` read one finite dataset in rounds (see `omnimix.data.orders` and `length_groups`).
+        order: `mixture` draws from all datasets for ever; `shuffled`, `like_length` (little
+            is padded), and the published `by_modality`, `by_length` and `by_kind` read one finite dataset in
+            rounds (see `omnimix.data.orders` and `length_groups`).
         template: another style than the recipe's for this stage, `caption` for instance.
         cut: most text tokens of a sample; what is over is dropped. Without it nothing is ever cut.
         batch: samples of one optimizer step.
@@ -143,7 +144,7 @@ class Training(Spec):
     Attributes:
         recipe: the model, by shipped name or file.
         set: dotted overrides of the recipe.
-        start: folder of a model to start from; None starts fresh.
+        start: folder of a model to start from, or the name of a shipped one; None starts fresh.
         quantize: hold the language model of `start` in few bits (`nf4`, `int8`), where adapters learn and it
             does not (QLoRA); the finished model has its weights whole again.
         seed: of weights and mixture.

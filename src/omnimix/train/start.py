@@ -18,6 +18,12 @@ from omnimix.train.checkpoint import WEIGHTS, learnable, load_weights
 STARTED = "start from a model of the same recipe, or leave 'start' out to begin with fresh weights"
 
 
+def find(folder: Path, words: str) -> Path:
+    """The folder that `start` names: a path counted from `folder`, else a shipped model's name."""
+    beside = folder / words
+    return folders.FOLDER / words if not beside.exists() and words in folders.shipped() else beside
+
+
 def check_start(place: Path) -> None:
     """Refuse a folder that a run cannot start from, before anything is built.
 
@@ -29,7 +35,7 @@ def check_start(place: Path) -> None:
         raise TrainError(
             f"the folder to start from {what}",
             where=f"start: {place}",
-            hint="name a model folder or a checkpoint's folder, counted from the training file's own",
+            hint="name a shipped model, or a model folder counted from the training file's own",
         )
     if not (place / WEIGHTS).is_file():
         present = ", ".join(sorted(path.name for path in place.iterdir())[:6])
@@ -98,7 +104,8 @@ def in_few_bits(place: Path, recipe: Recipe, scheme: str, device: torch.device) 
 
 def made_whole(model: MultimodalLM, place: Path, recipe: Recipe) -> MultimodalLM:
     """What was learned in few bits, on the whole weights of the start."""
-    whole = started(place, recipe).eval()
+    whole = started(place, recipe)
+    whole.eval()
     found = whole.load_state_dict(learnable(model), strict=False)
     assert not found.unexpected_keys
     return whole

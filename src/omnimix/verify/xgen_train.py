@@ -12,7 +12,6 @@ from torch import Tensor
 
 from omnimix import config
 from omnimix.checkpoints import reading as files
-from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.sequence import IGNORE
 from omnimix.data.ordered import RoundBatches, Rounds
@@ -272,7 +271,7 @@ def _steps(
     written = facts.get("step_file", {}).get("step")
     for step in range(rounds.steps):
         at = range(step * rounds.accumulate, (step + 1) * rounds.accumulate)
-        parts: list[Batch] = [given[i][0] for i in at]
+        parts = [given[i][0] for i in at]
         if written is not None and written in at[:-1]:
             yield from _file(reading, model)  # written between two parts, before the weights move
         done = optimizer_step(model, optimizer, stage, step, planned, parts)
