@@ -194,6 +194,10 @@ def prepared(
         if name.endswith((".input_ids", ".attention_mask")):
             yield _tokens(branch, items, name, wanted, label)
             continue
+        if name.endswith(".is_longer"):
+            # CLAP's encoder takes every sound for a long one, as the reference's preparation does of one.
+            yield same("preprocessed", label, [[True]] * len(wanted), wanted)
+            continue
         chosen = items
         place = re.match(r"\.(\d+)", name)
         if place is not None:
