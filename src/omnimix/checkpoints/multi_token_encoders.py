@@ -156,14 +156,26 @@ _MEL_WORDS = {
 """Words of Whisper's feature extractor and of the step `log_mel`."""
 
 
+def _hear(step: dict[str, Any], place: Path, words: Mapping[str, str]) -> Mapping[str, Any]:
+    """Set a step as the feature extractor beside the weights says, which is given back; no file changes nothing."""
+    told: dict[str, Any] = read_json(place / "preprocessor_config.json") or {}
+    step |= {ours: told[word] for word, ours in words.items() if told.get(word) is not None}
+    return told
+
+
+def _told(kind: str, step: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
+    """The file of a feature extractor of this kind, written from a step."""
+    return {
+        "feature_extractor_type": kind,
+        **{word: step[ours] for word, ours in words.items() if ours in step},
+    }
+
+
 def whisper(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
     config = places.config(place, "speech encoder")
     encoder = _encoder(words)
     encoder["config"] = _chosen(config, _WHISPER_WORDS)
-    processor = read_json(place / "preprocessor_config.json") or {}
-    encoder["steps"][0] |= {
-        ours: int(processor[word]) for word, ours in _MEL_WORDS.items() if processor.get(word)
-    }
+    _hear(encoder["steps"][0], place, _MEL_WORDS)
 
 
 def whisper_table(ours: str, words: Mapping[str, Any]) -> Table:
@@ -177,11 +189,10 @@ def whisper_table(ours: str, words: Mapping[str, Any]) -> Table:
 
 def whisper_files(words: Mapping[str, Any]) -> dict[str, Any]:
     encoder = _encoder(words)
-    step = encoder["steps"][0]
-    told = {word: step[ours] for word, ours in _MEL_WORDS.items() if ours in step}
+    told = _told("WhisperFeatureExtractor", encoder["steps"][0], _MEL_WORDS)
     return {
         "config.json": {"model_type": "whisper", **encoder["config"]},
-        "preprocessor_config.json": {"feature_extractor_type": "WhisperFeatureExtractor", **told},
+        "preprocessor_config.json": told,
     }
 
 
@@ -293,14 +304,8 @@ def clap(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None
     encoder = _encoder(words)
     width = audio.get("projection_dim") or config.get("projection_dim") or 512
     encoder["config"] = {**_chosen(audio, _CLAP_WORDS), "projection_dim": int(width)}
-    processor = read_json(place / "preprocessor_config.json") or {}
     step = encoder["steps"][0]
-    step |= {
-        ours: processor[word]
-        for word, ours in _CLAP_STEP.items()
-        if processor.get(word) is not None
-    }
-    if processor.get("truncation", "fusion") != "fusion":
+    if _hear(step, place, _CLAP_STEP).get("truncation", "fusion") != "fusion":
         step["fusion"] = False
 
 
@@ -318,13 +323,13 @@ def clap_table(ours: str, words: Mapping[str, Any]) -> Table:
 def clap_files(words: Mapping[str, Any]) -> dict[str, Any]:
     encoder = _encoder(words)
     step = encoder["steps"][0]
-    told = {word: step[ours] for word, ours in _CLAP_STEP.items() if ours in step}
+    told = _told("ClapFeatureExtractor", step, _CLAP_STEP)
     told["truncation"] = "fusion" if step.get("fusion", True) else "rand_trunc"
     config = dict(encoder["config"])
     width = config["projection_dim"]
     return {
         "config.json": {"model_type": "clap", "audio_config": config, "projection_dim": width},
-        "preprocessor_config.json": {"feature_extractor_type": "ClapFeatureExtractor", **told},
+        "preprocessor_config.json": told,
     }
 
 
