@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))] if page.is_file()]
 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<word>\w*)[^\n]*\n(?P<body>.*?)^ *```\s*$", re.M | re.S)
-SKIP = re.compile(r"<!--\s*skip:\s*(?P<reason>.*?)\s*-->\s*\Z", re.S)
+SKIP = re.compile(r"<!--\s*skip:\s*(?P<reason>(?:(?!-->).)*?)\s*-->\s*\Z", re.S)
 SHELLS = frozenset({"bash", "sh", "shell", "console"})
 SHELL_SIGNS = frozenset({"|", ">", ">>", "<", "&&", "||", ";", "&"})
 SECONDS = 900

@@ -175,7 +175,7 @@ def test_the_command_speaks_once(tiny_folder: Path) -> None:
     words = ("chat", str(tiny_folder), "--parallel", "tensor", "--image", str(PICTURE))
     wrong = torchrun("-m", "omnimix", *words[:-1], "/nowhere.png", "--ask", "What?")
     assert wrong.returncode != 0
-    assert wrong.stderr.count("cannot read the picture") == 1, wrong.stderr[-3000:]
+    assert wrong.stderr.count("there is no such picture") == 1, wrong.stderr[-3000:]
     done = torchrun("-m", "omnimix", *words, "--ask", "What?", "--json")
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(done.stdout.strip().splitlines()) == 1
