@@ -28,13 +28,13 @@ _CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook(CHECKED, _CHECKER)
 
 import pytest
-import torch
 from transformers.utils import logging
 
 from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
+from tests.models import random_model
 
 _ENCODER = "modalities.image.branches.0.encoders.0"
 TINY = (
@@ -57,14 +57,7 @@ def tiny_recipe() -> Recipe:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_recipe: Recipe) -> MultimodalLM:
     """Random weights, large enough that answers differ from picture to picture."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MultimodalLM.from_recipe(tiny_recipe)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(std=0.3)
-    return model.eval()
+    return random_model(tiny_recipe)
 
 
 @pytest.fixture(scope="session")

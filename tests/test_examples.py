@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from omnimix.cli.main import app
 from omnimix.compose import recipe as recipes
-from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.generate.assistant import Assistant
 from omnimix.types import Media, Part, Sample, Turn
+from tests.models import random_model
 
 SENSES = Path(__file__).parent.parent / "examples" / "senses"
 ORDER = ("image", "image", "speech", "video", "document")
@@ -41,14 +41,7 @@ def everything() -> list[Part]:
 def assistant() -> Assistant:
     """All weights random, and large enough that every item counts."""
     recipe = recipes.load(SENSES / "recipe.yaml")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MultimodalLM.from_recipe(recipe)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(std=0.08)
-    return Assistant(model.eval(), Processor.from_recipe(recipe))
+    return Assistant(random_model(recipe, 0.08), Processor.from_recipe(recipe))
 
 
 def run(*words: object) -> Result:

@@ -17,6 +17,7 @@ from omnimix.compose.recipe import Recipe
 from omnimix.types import Media, Sample
 from tests.compose.conversations import every_region, picture, talk
 from tests.conftest import TINY
+from tests.models import random_model
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,7 @@ SAMPLES = [
 
 @pytest.fixture(scope="module")
 def model(recipe: Recipe) -> MultimodalLM:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MultimodalLM.from_recipe(recipe)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(std=0.3)
-    return model.eval()
+    return random_model(recipe)
 
 
 def logits(model: MultimodalLM, batch: Batch) -> Tensor:

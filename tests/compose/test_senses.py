@@ -19,6 +19,7 @@ from omnimix.types import Media, Sample
 from tests.compose import senses
 from tests.compose.conversations import talk
 from tests.compose.senses import document, picture, sound, speech, video, wave
+from tests.models import random_model
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,7 @@ def processor(recipe: Recipe, folder: Path) -> Processor:
 
 @pytest.fixture(scope="module")
 def model(recipe: Recipe) -> MultimodalLM:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MultimodalLM.from_recipe(recipe)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(std=0.3)
-    return model.eval()
+    return random_model(recipe)
 
 
 def mixed() -> list[Sample]:

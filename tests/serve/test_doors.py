@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 import omnimix
 from omnimix.cli.main import app
-from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.writing import Options
@@ -26,6 +25,7 @@ from omnimix.serve.items import Items
 from omnimix.types import Media, Sample, Turn
 from tests.compose import senses
 from tests.media.test_video import film
+from tests.models import random_model
 
 NOTES = "one two three four two one"
 WORDS = {"max_new_tokens": 12}
@@ -37,15 +37,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("senses")
     senses.write_words(place)
     recipe = senses.recipe_of_senses()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = MultimodalLM.from_recipe(recipe)
-        with torch.no_grad():
-            for parameter in made.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(std=0.3)
     logging.disable_progress_bar()
-    made.eval().save_pretrained(place / "model")
+    random_model(recipe).save_pretrained(place / "model")
     Processor.from_recipe(recipe, place).save_pretrained(place / "model")
     return place / "model"
 
