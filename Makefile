@@ -32,9 +32,9 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-.venv/.full: pyproject.toml | .venv/.made
+.venv/.full: pyproject.toml golden/pyproject.toml | .venv/.made
 	@echo "Installing omnimix and its test tools into .venv (a minute or two, once)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -e golden
 	@touch .venv/.plain $@
 
 install: .venv/.plain

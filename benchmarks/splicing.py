@@ -17,7 +17,7 @@ from omnimix.compose import recipe as recipes
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.compose.splice import splice
-from omnimix.data.scenes import Scenes
+from omnimix_scenes import Scenes
 
 
 def plain(woven: Sequence[Woven], table: nn.Embedding, pad: int) -> Tensor:

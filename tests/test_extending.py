@@ -23,7 +23,7 @@ import torch
 from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.data.scenes import Scenes
+from omnimix_scenes import Scenes
 
 recipe = recipes.load(sys.argv[1])
 processor = Processor.from_recipe(recipe)

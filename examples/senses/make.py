@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageDraw
 
-from omnimix.data.scenes import Scenes
+from omnimix_scenes import Scenes
 
 HERE = Path(__file__).parent
 

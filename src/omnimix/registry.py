@@ -1,7 +1,8 @@
 """Every name a recipe, a training file or a command may use, as tables of `module:Class` strings.
 
-A row is data: nothing is imported until the name is used. Another package adds rows with an entry point
-in the group `omnimix.<table>` that carries the same `module:Class` string::
+A row is data: nothing is imported until the name is used. A family of checkpoints keeps its rows in its own
+folder, `families/<family>/registry.yaml`. Another package adds rows with an entry point in the group
+`omnimix.<table>` that carries the same `module:Class` string::
 
     [project.entry-points."omnimix.connectors"]
     my_connector = "my_package.connectors:MyConnector"
@@ -14,9 +15,25 @@ import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from omnimix.errors import RegistryError
+
+FAMILIES = Path(__file__).parent / "families"
+"""A folder for each family of checkpoints; nothing else of the library knows their names."""
+
+
+@cache
+def family_rows() -> dict[str, dict[str, str]]:
+    """The rows that the families bring, by table."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(FAMILIES.glob("*/registry.yaml")):
+        for table, rows in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+            found.setdefault(table, {}).update(rows)
+    return found
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -27,7 +44,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 class Table(Mapping[str, str]):
-    """One registry: name to `module:Class`, with rows of other packages appended by entry points."""
+    """One registry: name to `module:Class`, with rows of the families and of other packages appended."""
 
     def __init__(self, name: str, what: str, rows: Mapping[str, str]) -> None:
         self.name = name
@@ -36,7 +53,7 @@ class Table(Mapping[str, str]):
 
     @cache  # noqa: B019  (tables live as long as the process)
     def _rows(self) -> dict[str, str]:
-        rows = dict(self._own)
+        rows = {**self._own, **family_rows().get(self.name, {})}
         for point in entry_points(group=f"omnimix.{self.name}"):
             if point.name in rows and rows[point.name] != point.value:
                 raise RegistryError(
@@ -165,8 +182,6 @@ CODECS = Table(
     "way of writing coordinates",
     {
         "fractions": "omnimix.prompts.coordinates:Coordinates",
-        "sphinx": "omnimix.prompts.codecs.brackets:Sphinx",
-        "sphinx_v": "omnimix.prompts.codecs.brackets:SphinxV",
         "llava": "omnimix.prompts.codecs.brackets:Llava",
         "ferret": "omnimix.prompts.codecs.brackets:Ferret",
         "qwen2_vl": "omnimix.prompts.codecs.qwen:Qwen2VL",
@@ -222,38 +237,17 @@ DATASETS = Table(
     "datasets",
     "dataset",
     {
-        "scenes": "omnimix.data.sources:ScenesSource",
         "jsonl": "omnimix.data.sources:JsonlSource",
         "llava": "omnimix.data.llava:Llava",
-        "mdvp": "omnimix.data.mdvp:Mdvp",
-        "tasks": "omnimix.data.tasks:TaskRecords",
-        "xgen_sft": "omnimix.data.xgen_sft:XgenSft",
-        "sphinx": "omnimix.data.sphinx:Sphinx",
-        "multi_token": "omnimix.data.multi_token_rows:MultiTokenRows",
     },
 )
 
-CHECKPOINTS = Table(
-    "checkpoints",
-    "checkpoint family",
-    {
-        "prismatic": "omnimix.checkpoints.prismatic:Prismatic",
-        "xgen_mm": "omnimix.checkpoints.xgen_mm:XGenMM",
-        "sphinx": "omnimix.checkpoints.sphinx:Sphinx",
-        "multi_token": "omnimix.checkpoints.multi_token:MultiToken",
-    },
-)
+CHECKPOINTS = Table("checkpoints", "checkpoint family", {})
 
 READINGS = Table(
     "readings",
-    "reading of golden cases",
-    {
-        "prismatic": "omnimix.verify.prismatic:PrismaticReading",
-        "xgen_mm": "omnimix.verify.xgen_mm:XGenReading",
-        "sphinx": "omnimix.verify.sphinx:SphinxReading",
-        "sphinx_v": "omnimix.verify.sphinx_v:SphinxVReading",
-        "multi_token": "omnimix.verify.multi_token:MultiTokenReading",
-    },
+    "reading of golden numbers",
+    {"certificate": "omnimix.convert.certificate:CertificateReading"},
 )
 
 SEGMENTERS = Table(
@@ -271,7 +265,7 @@ SEGMENTERS = Table(
     },
 )
 
-BENCHMARKS = Table("benchmarks", "benchmark", {"scenes": "omnimix.evaluate.scenes:ScenesBenchmark"})
+BENCHMARKS = Table("benchmarks", "benchmark", {})
 
 TABLES: tuple[Table, ...] = (
     STEPS,

@@ -18,11 +18,11 @@ from omnimix.checkpoints.releases import Released, fetch, find
 from omnimix.errors import CheckpointError, RegistryError
 from omnimix.generate import folder
 from omnimix.registry import CHECKPOINTS
-from tests.shared import shared
+from tests.cases import case_path
 
 
 def test_prismatics_list_is_the_published_one() -> None:
-    published = json.loads(shared("fixtures/prismatic/registry.json").read_text())
+    published = json.loads(case_path("prismatic/registry.json").read_text())
     ours = releases.releases("prismatic")
     assert [r.id for r in ours] == [row["registry_key"] for row in published]
     for release, row in zip(ours, published, strict=True):
@@ -42,14 +42,14 @@ def test_prismatics_list_is_the_published_one() -> None:
 
 
 def test_every_published_name_finds_its_model() -> None:
-    tables = json.loads(shared("fixtures/prismatic/registry_tables.json").read_text())
+    tables = json.loads(case_path("prismatic/registry_tables.json").read_text())
     for name, id in tables["alias_to_model_id"].items():
         assert find(name).folder == id
 
 
 def test_parts_and_hubs_are_the_published_ones() -> None:
-    tables = json.loads(shared("fixtures/prismatic/registry_tables.json").read_text())
-    published = json.loads(shared("fixtures/prismatic/registry.json").read_text())
+    tables = json.loads(case_path("prismatic/registry_tables.json").read_text())
+    published = json.loads(case_path("prismatic/registry.json").read_text())
     for row in published:
         parts = dict(find(row["registry_key"]).parts)
         assert parts.pop("llm") == tables["llm_backbones"][row["llm_backbone_id"]]["hub_id"]
@@ -87,9 +87,7 @@ PRISMATIC = (
 
 @pytest.mark.parametrize(("family", "file"), manifests(), ids=lambda value: str(value)[:40])
 def test_sizes_are_those_of_the_files(family: str, file: str) -> None:
-    manifest = json.loads(
-        gzip.decompress(shared(f"fixtures/{family}/manifest/{file}").read_bytes())
-    )
+    manifest = json.loads(gzip.decompress(case_path(f"{family}/manifest/{file}").read_bytes()))
     id = file.removesuffix(".json.gz").removesuffix(".hf_hub_fp32").removeprefix("sshh12--")
     release = find(id)
     width = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -108,7 +106,7 @@ def test_sizes_are_those_of_the_files(family: str, file: str) -> None:
 def test_sizes_of_sharded_releases(id: str) -> None:
     """Tensors that are not split lie in every shard and count once."""
     release = find(id)
-    path = shared(f"fixtures/{release.family}/manifest/{id}.json.gz")
+    path = case_path(f"{release.family}/manifest/{id}.json.gz")
     manifest = json.loads(gzip.decompress(path.read_bytes()))
     shards = list(manifest["files"].values())
     assert list(manifest["files"]) == list(release.files[:2])
@@ -161,7 +159,7 @@ def test_unknown_ids_have_a_nearest_one() -> None:
 
 
 def test_the_13b_that_is_a_7b() -> None:
-    """specs/prismatic.md 11.7."""
+    """golden/specs/prismatic.md 11.7."""
     odd, other = find("prism-siglip-controlled+13b"), find("prism-siglip-controlled+7b")
     assert (odd.folder, odd.bytes) == (other.folder, other.bytes)
     assert odd.note and "7B" in odd.note

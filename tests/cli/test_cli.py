@@ -16,7 +16,7 @@ from omnimix.cli import models
 from omnimix.cli.guard import joined
 from omnimix.cli.main import app
 from omnimix.compose import recipe as recipes
-from omnimix.data.scenes import Scenes
+from omnimix_scenes import Scenes
 
 
 def run(*words: object, text: str | None = None) -> Result:

@@ -15,9 +15,9 @@ from omnimix.compose import adapters, recipe as recipes
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
+from omnimix.convert.layouts import convert
 from omnimix.errors import CheckpointError, OmnimixError, RecipeError
 from omnimix.types import Media, Sample, Turn
-from omnimix.verify.convert import convert
 from tests.conftest import TINY
 
 BOTH = "adapters=[{kind: %s, rank: 4, alpha: 8}, {kind: %s, part: '*.encoders.*', rank: 2}]"

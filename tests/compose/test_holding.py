@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 import omnimix
-from omnimix.checkpoints import base, sphinx
+from omnimix.checkpoints import base
 from omnimix.checkpoints.tables import Ignore
 from omnimix.compose import holding, recipe as recipes
 from omnimix.errors import OmnimixError
+from omnimix.families.sphinx import reader as sphinx
+from tests.cases import golden
 from tests.conftest import TINY
-from tests.shared import golden
 
 BNB = importlib.util.find_spec("bitsandbytes") is not None
 

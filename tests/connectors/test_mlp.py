@@ -12,7 +12,7 @@ from omnimix.connectors.base import ConnectorSpec
 from omnimix.connectors.mlp import FusedMlp, Linear, LinearNorm, Mlp, TokenMlp
 from omnimix.connectors.perceiver import Perceiver
 from omnimix.registry import CONNECTORS
-from tests.shared import golden, shared
+from tests.cases import case_path, golden
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_token_mlp_orders_tokens() -> None:
     ],
 )
 def test_prismatic_start_weights_come_from_the_seed(file: str, spec: ConnectorSpec) -> None:
-    expected = load_file(shared(f"fixtures/prismatic/{file}.safetensors"))
+    expected = load_file(case_path(f"prismatic/{file}.safetensors"))
     prefix = "init/projector.projector."
     start = {k.removeprefix(prefix): v for k, v in expected.items() if k.startswith(prefix)}
     last = max(start)

@@ -13,7 +13,7 @@ from omnimix.connectors.arrange import RowBands
 from omnimix.connectors.perceiver import Perceiver
 from omnimix.errors import RecipeError
 from omnimix.media.tiling import AnyRes
-from tests.shared import golden, shared
+from tests.cases import case_path, golden
 
 CASES = ["anyres_single", "interleave_multi"]
 
@@ -40,7 +40,7 @@ def test_resampler_matches_the_reference(case: str) -> None:
 
 
 def test_default_sizes_are_those_of_the_release() -> None:
-    (path,) = shared("fixtures/xgen_mm/manifest").glob("*hf_hub_fp32.json.gz")
+    (path,) = case_path("xgen_mm/manifest").glob("*hf_hub_fp32.json.gz")
     text = json.dumps(json.loads(gzip.decompress(path.read_bytes())))
     with torch.device("meta"):
         state = Perceiver().build(729, 1152, 3072).state_dict()

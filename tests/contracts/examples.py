@@ -155,9 +155,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         **{row: [{}] for row in ("edgetam", "edgetam_video", "sam3_tracker", "sam3_video")},
     },
     "checkpoints": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}], "multi_token": [{}]},
-    "readings": {
-        **{row: [{}] for row in ("prismatic", "xgen_mm", "sphinx", "sphinx_v", "multi_token")},
-    },
+    "readings": {"certificate": [{}], "golden": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
 }
 """By table and row."""

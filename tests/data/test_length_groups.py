@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from omnimix.data.length_groups import LengthGroups, grouped, of_rank
-from tests.shared import shared
+from tests.cases import case_path
 
 
 @pytest.fixture(scope="module")
 def facts() -> dict[str, Any]:
-    path = shared("fixtures/xgen_mm/data_mixing/case.json")
+    path = case_path("xgen_mm/data_mixing/case.json")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

@@ -15,7 +15,7 @@ from omnimix.encoders.regions import PointsBoxes, PointsBoxesEncoder, prompts
 from omnimix.media.region import FILLER, RegionOpener
 from omnimix.media.tiles import Frame, Tiles
 from omnimix.types import Box, Mask, Point, Polygon, Region, Stroke
-from tests.shared import golden
+from tests.cases import golden
 
 CASE = "sphinx_v/ens5_vp"
 RECIPE = recipe.load("sphinx_v")

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from tests.shared import shared
+from tests.cases import case_path
 
 from omnimix.evaluate import (
     captions,
@@ -21,7 +21,7 @@ from omnimix.types import Box
 
 
 def metrics(family: str) -> dict[str, Any]:
-    path = shared(f"fixtures/{family}/metrics/metrics.json")
+    path = case_path(f"{family}/metrics/metrics.json")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

@@ -12,9 +12,9 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import OmnimixError, RegistryError
 from omnimix.evaluate.report import evaluate, wilson
-from omnimix.evaluate.scenes import ScenesBenchmark
 from omnimix.generate.assistant import Answer, Assistant
 from omnimix.types import Box, Media, Sample, check_region
+from omnimix_scenes.benchmark import ScenesBenchmark
 
 
 class Knowing(Assistant):

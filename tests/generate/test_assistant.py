@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 import omnimix
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.data.scenes import Scenes
 from omnimix.errors import CheckpointError, ContextError, OmnimixError, RegistryError
 from omnimix.generate.assistant import Assistant
 from omnimix.types import Box, Point, Sample, Turn
+from omnimix_scenes import Scenes
 
 TASKS = ("describe", "attribute", "compare", "find")
 

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omnimix_golden.multi_token.case import token_index
 
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import Item, Sequence
 from omnimix.compose.weave import Weaver
-from omnimix.data.multi_token import conversation, published
+from omnimix.convert.verifying import verify
+from omnimix.data.placeholders import conversation, published
 from omnimix.types import Media, Sample
-from omnimix.verify.multi_token_case import token_index
-from omnimix.verify.run import verify
-from tests.shared import shared
+from tests.cases import case_path
 
-FOLDER = "fixtures/multi_token"
+FOLDER = "multi_token"
 CASES = ["vision_lora", "audio_document_mix", "imagebind_three_kinds"]
 STAGES = {"senses", "prompt", "ids", "labels", "preprocessed", "features", "projected", "logits"}
 STAGES |= {
@@ -38,14 +38,14 @@ STAGES |= {
 
 @pytest.mark.parametrize("name", CASES)
 def test_public_cases_agree(name: str) -> None:
-    report = verify(shared(f"{FOLDER}/{name}"))
+    report = verify(case_path(f"{FOLDER}/{name}"))
     assert report.failed is None, report.failed
     assert {line.stage for line in report.lines()} >= STAGES
     assert report.unread == []
 
 
 def copied(name: str, out: Path) -> Path:
-    shutil.copytree(shared(f"{FOLDER}/{name}"), out, copy_function=shutil.copyfile)
+    shutil.copytree(case_path(f"{FOLDER}/{name}"), out, copy_function=shutil.copyfile)
     for folder in (out, *out.rglob("*")):
         if folder.is_dir():
             folder.chmod(0o755)
@@ -144,7 +144,7 @@ def spread(runs: list[list[int]]) -> list[int]:
 
 
 def test_ids_of_the_real_tokenizer(weavers: Any) -> None:
-    cases = json.loads(shared(f"{FOLDER}/real_tokenizer_ids.json").read_text())["cases"]
+    cases = json.loads(case_path(f"{FOLDER}/real_tokenizer_ids.json").read_text())["cases"]
     assert len(cases) == 16
     for case in cases:
         found, weave, ours = weavers(case["modalities"])

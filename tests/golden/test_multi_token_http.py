@@ -14,14 +14,14 @@ from omnimix.generate.writing import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime
 from omnimix.serve.items import Items
-from tests.shared import shared
+from tests.cases import case_path
 
-CASE = "fixtures/multi_token/vision_lora"
+CASE = "multi_token/vision_lora"
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    folder = shared(CASE)
+    folder = case_path(CASE)
     model = omnimix.load(folder / "checkpoint", device="cpu")
     settings = Settings(Items(folder / "inputs"), Options(max_new_tokens=24))
     with TestClient(create_app(OneAtATime(model, "vision_lora"), settings)) as made:
@@ -30,7 +30,7 @@ def client() -> Iterator[TestClient]:
 
 def requests() -> dict[str, dict[str, Any]]:
     """What was posted, by the names of the probes; those are told in words."""
-    listed = json.loads((shared(CASE) / "inputs" / "request.json").read_text())["requests"]
+    listed = json.loads((case_path(CASE) / "inputs" / "request.json").read_text())["requests"]
     two = next(one["body"] for one in listed if one["name"] == "two images in one message")
     text = two["messages"][0]["content"]
 
@@ -67,7 +67,7 @@ def requests() -> dict[str, dict[str, Any]]:
 
 
 def test_the_table(client: TestClient) -> None:
-    probes = json.loads((shared(CASE) / "case.json").read_text())["http"]["probes"]
+    probes = json.loads((case_path(CASE) / "case.json").read_text())["http"]["probes"]
     posted = requests()
     seen = set()
     for probe in probes:

@@ -26,7 +26,7 @@ from omnimix.media.tensor_steps import Normalize
 from omnimix.media.text_steps import NOTHING, Tokenize
 from omnimix.media.tiles import Step
 from omnimix.types import Media
-from tests.shared import golden
+from tests.cases import golden
 
 CLIP = Normalize(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 

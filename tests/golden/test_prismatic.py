@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from omnimix.checkpoints import prismatic, tables
+from omnimix.checkpoints import tables
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
-from omnimix.verify.run import verify
-from tests.shared import shared
+from omnimix.convert.verifying import verify
+from omnimix.families.prismatic import folder as prismatic
+from tests.cases import case_path
 
 STAGES = {
     "clip_mlp_vicuna": {"prompt", "ids", "pixels", "features", "connector tokens", "embeddings"}
@@ -29,7 +30,7 @@ STAGES = {
 
 @pytest.mark.parametrize("name", STAGES)
 def test_public_cases_agree(name: str) -> None:
-    report = verify(shared(f"fixtures/prismatic/{name}"))
+    report = verify(case_path(f"prismatic/{name}"))
     assert report.failed is None, report.failed
     assert {line.stage for line in report.lines()} >= STAGES[name]
     assert report.unread == []
@@ -43,7 +44,7 @@ def manifests() -> list[str]:
 
 
 def manifest(name: str) -> dict[str, Any]:
-    path = shared(f"fixtures/prismatic/manifest/{name}.json.gz")
+    path = case_path(f"prismatic/manifest/{name}.json.gz")
     return dict(json.loads(gzip.decompress(path.read_bytes())))
 
 
@@ -58,7 +59,7 @@ def recipe_of(facts: dict[str, Any]) -> Recipe:
 
 
 def test_every_manifest_is_looked_at() -> None:
-    folder = shared("fixtures/prismatic/manifest")
+    folder = case_path("prismatic/manifest")
     assert sorted(f"{name}.json.gz" for name in manifests()) == sorted(
         path.name for path in folder.glob("*.json.gz")
     )

@@ -14,12 +14,12 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from omnimix.cli.main import app
+from omnimix.convert.layouts import convert
+from omnimix.convert.verifying import verify
 from omnimix.errors import CheckpointError, ContextError, SampleError
-from omnimix.generate.sphinx import SphinxModel, asked, shown
+from omnimix.families.sphinx.face import SphinxModel, asked, shown
 from omnimix.types import Sample, Turn
-from omnimix.verify.convert import convert
-from omnimix.verify.run import verify
-from tests.shared import shared
+from tests.cases import case_path
 
 COMMON = {
     *("folder", "pixels", "prompt", "ids", "features", "embeddings", "states", "logits", "stops"),
@@ -33,12 +33,12 @@ STAGES = {
         "batches",
     },
 }
-ONE = "fixtures/sphinx/ens_1shard"
+ONE = "sphinx/ens_1shard"
 
 
 @pytest.mark.parametrize("case", STAGES)
 def test_every_public_case_agrees(case: str) -> None:
-    report = verify(shared(f"fixtures/sphinx/{case}"), stop=False)
+    report = verify(case_path(f"sphinx/{case}"), stop=False)
     assert report.passed, report.failed
     assert report.unread == []
     assert {line.stage for line in report.lines()} == STAGES[case]
@@ -49,11 +49,11 @@ def test_every_public_case_agrees(case: str) -> None:
 
 @pytest.fixture(scope="module")
 def model() -> SphinxModel:
-    return SphinxModel.from_pretrained(shared(ONE) / "checkpoint", max_seq_len=1024)
+    return SphinxModel.from_pretrained(case_path(ONE) / "checkpoint", max_seq_len=1024)
 
 
 def test_both_spellings_answer(model: SphinxModel) -> None:
-    picture = shared(ONE) / "inputs/cat.png"
+    picture = case_path(ONE) / "inputs/cat.png"
     qas = [["Detect all people shown in the image.", None]]
     for ask in (model.generate_response, model.generate_reponse):
         assert ask(qas, picture, max_gen_len=32, temperature=0.0) == "no people"
@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_answer(model: SphinxModel) -> None:
 
 
 def test_a_long_prompt_loses_its_beginning(model: SphinxModel) -> None:
-    picture = str(shared(ONE) / "inputs/cat.png")
+    picture = str(case_path(ONE) / "inputs/cat.png")
     sample = asked([["cat " * 1200, None]], picture)
     woven = model._weave(sample, model.options(100))
     whole = model.processor.weave.tokenizer.encode(
@@ -84,7 +84,7 @@ def test_a_long_prompt_loses_its_beginning(model: SphinxModel) -> None:
 
 
 def test_no_room_for_the_question_is_refused(model: SphinxModel) -> None:
-    picture = shared(ONE) / "inputs/cat.png"
+    picture = case_path(ONE) / "inputs/cat.png"
     with pytest.raises(
         ContextError, match="291 places of the picture and 1000 of the answer leave"
     ):
@@ -118,7 +118,7 @@ def test_a_page_never_shows_the_end_signal() -> None:
 
 
 def test_the_greedy_answer_at_the_command_line() -> None:
-    folder = shared(ONE)
+    folder = case_path(ONE)
     words = ["--image", str(folder / "inputs/cat.png"), "--ask", "What's in the image?"]
     result = CliRunner().invoke(app, ["chat", str(folder / "checkpoint"), *words])
     assert result.exit_code == 0, result.output
@@ -126,7 +126,7 @@ def test_the_greedy_answer_at_the_command_line() -> None:
 
 
 def test_there_and_back_again(tmp_path: Path) -> None:
-    source = shared("fixtures/sphinx/ens5_2shard/checkpoint")
+    source = case_path("sphinx/ens5_2shard/checkpoint")
     for checks in (
         convert(source, tmp_path / "native"),
         convert(tmp_path / "native", tmp_path / "four", "sphinx", shards=4),
@@ -145,7 +145,7 @@ def test_there_and_back_again(tmp_path: Path) -> None:
 
 def copied(tmp_path: Path, case: str) -> Path:
     """A case under another name; what tests change is copied, the rest linked."""
-    source = shared(f"fixtures/sphinx/{case}")
+    source = case_path(f"sphinx/{case}")
     out = tmp_path / "moved"
     out.mkdir()
     for path in source.iterdir():
@@ -222,7 +222,7 @@ def test_a_changed_word_is_found_in_its_stage(
 
 def test_a_layout_without_shards_refuses_the_word(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the layout prismatic has no word 'shards'"):
-        convert(shared(ONE) / "checkpoint", tmp_path / "out", "prismatic", shards=2)
+        convert(case_path(ONE) / "checkpoint", tmp_path / "out", "prismatic", shards=2)
 
 
 def test_the_unknown_token_is_never_learned(model: SphinxModel) -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from omnimix_golden.case import Case
+from omnimix_golden.sphinx.case import SphinxCase
+from omnimix_golden.sphinx.model import passed
 
+from omnimix.convert.mixing import soup
+from omnimix.convert.verifying import verify
 from omnimix.errors import CheckpointError
 from omnimix.generate import folder as folders
-from omnimix.verify.case import Case
-from omnimix.verify.run import verify
-from omnimix.verify.soup import soup
-from omnimix.verify.sphinx_case import SphinxCase
-from omnimix.verify.sphinx_model import passed
-from tests.shared import golden
+from tests.cases import golden
 
 CASE = "sphinx/ens_1shard"
 

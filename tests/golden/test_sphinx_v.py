@@ -6,10 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-from omnimix.verify.run import verify
-from tests.shared import shared
+from omnimix.convert.verifying import verify
+from tests.cases import case_path
 
-CASE = "fixtures/sphinx_v/ens5_vp"
+CASE = "sphinx_v/ens5_vp"
 STAGES = {"start", "prompts", "prompt features", "prompt tokens", "demo", "prompt", "ids"}
 STAGES |= {"folder", "pixels", "features", "embeddings", "logits", "greedy ids", "text", "records"}
 STAGES |= {"labels", "what learns", "groups", "loss", "gradients", "weights", "rates", "batches"}
@@ -17,7 +17,7 @@ STAGES |= {"quantised"}
 
 
 def test_the_public_case_agrees() -> None:
-    report = verify(shared(CASE))
+    report = verify(case_path(CASE))
     assert report.failed is None, report.failed
     assert {line.stage for line in report.lines()} >= STAGES
     assert report.unread == []
@@ -27,7 +27,7 @@ def test_the_public_case_agrees() -> None:
 def test_a_wrong_number_is_found(tmp_path: Path) -> None:
     """The first prompt's numbers, changed where they are asked for."""
     out = tmp_path / "case"
-    shutil.copytree(shared(CASE), out, copy_function=shutil.copyfile)
+    shutil.copytree(case_path(CASE), out, copy_function=shutil.copyfile)
     path = out / "case.json"
     path.chmod(0o644)
     facts = json.loads(path.read_text())

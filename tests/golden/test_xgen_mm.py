@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 import omnimix
 from omnimix.cli.main import app
+from omnimix.convert.layouts import convert
+from omnimix.convert.verifying import verify
 from omnimix.generate.asking import interleaved
-from omnimix.verify.convert import convert
-from omnimix.verify.run import verify
-from tests.shared import shared
+from tests.cases import case_path
 
 CASES = ("anyres_single", "data_mixing", "interleave_multi")
 
@@ -40,7 +40,7 @@ STAGES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_public_case_agrees(case: str) -> None:
-    report = verify(shared(f"fixtures/xgen_mm/{case}"), stop=False)
+    report = verify(case_path(f"xgen_mm/{case}"), stop=False)
     failed = report.failed
     assert report.passed, failed
     assert report.unread == []
@@ -51,12 +51,12 @@ def test_every_public_case_agrees(case: str) -> None:
 
 
 def expected_text(case: str, name: str) -> str:
-    facts = json.loads((shared(f"fixtures/xgen_mm/{case}") / "case.json").read_text("utf-8"))
+    facts = json.loads((case_path(f"xgen_mm/{case}") / "case.json").read_text("utf-8"))
     return str(facts["generate"][name]["text_skip_special"][0])
 
 
 def test_the_greedy_answer_at_the_command_line() -> None:
-    folder = shared("fixtures/xgen_mm/anyres_single")
+    folder = case_path("xgen_mm/anyres_single")
     asked = [
         "--image",
         str(folder / "inputs/cat.png"),
@@ -76,7 +76,7 @@ def test_the_greedy_answer_at_the_command_line() -> None:
 
 
 def test_pictures_between_the_words_from_python() -> None:
-    folder = shared("fixtures/xgen_mm/interleave_multi")
+    folder = case_path("xgen_mm/interleave_multi")
     model = omnimix.load(folder / "checkpoint/hf_hub")
     request = json.loads((folder / "inputs/request.json").read_text(encoding="utf-8"))
     for asked in request["generate"]:
@@ -88,7 +88,7 @@ def test_pictures_between_the_words_from_python() -> None:
 
 
 def test_there_and_back_again(tmp_path: Path) -> None:
-    source = shared("fixtures/xgen_mm/interleave_multi/checkpoint/hf_hub")
+    source = case_path("xgen_mm/interleave_multi/checkpoint/hf_hub")
     for checks in (
         convert(source, tmp_path / "native"),
         convert(tmp_path / "native", tmp_path / "hub", "xgen_mm"),
@@ -105,7 +105,7 @@ def test_there_and_back_again(tmp_path: Path) -> None:
 
 def copied(tmp_path: Path, case: str, into: str = "moved") -> Path:
     """A case under another name; big files are linked, what tests change is copied."""
-    source = shared(f"fixtures/xgen_mm/{case}")
+    source = case_path(f"xgen_mm/{case}")
     out = tmp_path / into
     out.mkdir()
     for path in source.iterdir():

@@ -12,7 +12,7 @@ import pytest
 from omnimix.errors import RecipeError
 from omnimix.language.slow_llama import SlowLlama
 from omnimix.language.tokenizer import Tokenizer
-from tests.shared import golden
+from tests.cases import golden
 
 CASES = ["anyres_single", "interleave_multi"]
 MARKS = ("<image>", "<image placeholder>", "<|endofchunk|>")

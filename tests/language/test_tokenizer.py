@@ -12,12 +12,12 @@ from hypothesis import given, settings, strategies as st
 from omnimix.compose import recipe as recipes
 from omnimix.errors import RecipeError
 from omnimix.language.tokenizer import FastTokenizer, SentencePieceTokenizer, Tokenizer
-from tests.shared import golden, shared
+from tests.cases import case_path, golden
 
 WORDS = {"path": "nano.tokenizer.json", "bos": "<s>", "eos": "</s>", "pad": "<pad>"}
 QUICK = settings(max_examples=80, deadline=None, derandomize=True)
 TEXT = st.text(max_size=40)
-SPHINX = "fixtures/sphinx/ens_1shard/checkpoint"
+SPHINX = "sphinx/ens_1shard/checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def nano() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def pieces() -> Tokenizer:
-    return SentencePieceTokenizer(path="tokenizer.model").load([shared(SPHINX)])
+    return SentencePieceTokenizer(path="tokenizer.model").load([case_path(SPHINX)])
 
 
 @QUICK
@@ -99,7 +99,7 @@ def test_sentencepiece_knows_added_tokens(family: str) -> None:
     _, facts, _ = golden("prismatic/text_and_data")
     wanted = facts["tokenizers"][family]
     words = SentencePieceTokenizer(path="tokenizer.model", added=("<PAD>",), pad="<PAD>")
-    found = words.load([shared(f"fixtures/prismatic/text_and_data/tokenizers/{family}")])
+    found = words.load([case_path(f"prismatic/text_and_data/tokenizers/{family}")])
     assert (found.size, found.pad) == (wanted["length_with_pad"], wanted["pad_token_id"])
     assert (found.bos, found.eos) == (wanted["bos_token_id"], wanted["eos_token_id"])
     ids, starts = found.encode("a cup<PAD> of tea")
@@ -170,7 +170,7 @@ def test_what_a_style_writes_stays_special(
 
 def test_typed_names_of_added_sentencepiece_tokens_stay_text() -> None:
     words = SentencePieceTokenizer(path="tokenizer.model", added=("<PAD>",), pad="<PAD>")
-    found = words.load([shared("fixtures/prismatic/text_and_data/tokenizers/llama2")])
+    found = words.load([case_path("prismatic/text_and_data/tokenizers/llama2")])
     text = "a<PAD> cup</s> of<PAD>tea"
     ids, _ = found.encode(text, typed=[(0, text.index(" of"))])
     assert ids.count(found.pad) == 1 and found.eos not in ids
@@ -197,7 +197,7 @@ LLAMA = {"path": "tokenizer.json", "bos": "<s>", "eos": "</s>", "pad": "<PAD>"}
 @pytest.mark.parametrize("case", ["clip_mlp_vicuna", "dinosiglip_gelu"])
 def test_llama_tokenizers_are_rebuilt_as_the_reference_had_them(case: str, tmp_path: Path) -> None:
     """One case brings a tokenizer.json, the other a SentencePiece model alone."""
-    folder = shared(f"fixtures/prismatic/{case}")
+    folder = case_path(f"prismatic/{case}")
     made = FastTokenizer(**LLAMA, added=("<PAD>",), prefix="every").load([folder / "backbones/llm"])
     made.save(tmp_path)
     found, wanted = (
@@ -214,7 +214,7 @@ def test_llama_tokenizers_are_rebuilt_as_the_reference_had_them(case: str, tmp_p
 
 
 def test_every_stretch_has_its_prefix(tmp_path: Path) -> None:
-    folder = shared("fixtures/prismatic/dinosiglip_gelu/backbones/llm")
+    folder = case_path("prismatic/dinosiglip_gelu/backbones/llm")
     made = FastTokenizer(**LLAMA, added=("<PAD>",), prefix="every").load([folder])
     once, again = made.encode("Is it?</s>Is it?")[0], made.encode("Is it?")[0]
     assert once == [*again, made.eos, *again]

@@ -16,7 +16,7 @@ from omnimix.media.tensor_steps import Normalize, Quadrants, TensorResize
 from omnimix.media.tiles import Tiles
 from omnimix.media.tiling import AnyRes
 from omnimix.types import Media
-from tests.shared import golden
+from tests.cases import golden
 
 CLIP = Normalize(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 HALF = Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

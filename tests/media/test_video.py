@@ -109,7 +109,7 @@ def test_which_frames_are_taken() -> None:
 
 
 def test_the_window_is_the_published_rule() -> None:
-    """clip(linspace(end - 8, end, 8), .., end - 1), cut to whole numbers (specs/multi_token.md)."""
+    """clip(linspace(end - 8, end, 8), .., end - 1), cut to whole numbers (golden/specs/multi_token.md)."""
     for end in (8, 9, 33, 40):
         wanted = np.clip(np.linspace(end - 8, end, num=8), end - 8, end - 1).astype(np.int64)
         opener = VideoOpener(sampling="window", end=end)

@@ -18,10 +18,10 @@ from torch.distributed.tensor import DTensor
 
 import omnimix
 from omnimix.compose.modality import Branch
+from omnimix.convert import certificate
 from omnimix.errors import OmnimixError
 from omnimix.generate.asking import question
 from omnimix.generate.assistant import Assistant
-from omnimix.verify import certificate
 
 QUESTION = "What is in the picture?"
 

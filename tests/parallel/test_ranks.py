@@ -22,21 +22,21 @@ from omnimix.checkpoints.base import open_release
 from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
+from omnimix.convert import certificate
 from omnimix.generate.asking import question
 from omnimix.generate.assistant import Assistant
 from omnimix.registry import CHECKPOINTS
-from omnimix.verify import certificate
+from tests.cases import case_path
 from tests.conftest import TINY
 from tests.parallel.ranks import QUESTION
-from tests.shared import shared
 
 ROOT = Path(__file__).parent.parent.parent
 PICTURE = ROOT / "examples" / "scene.png"
 SECONDS = 300
 TOKENS = 8
 
-ONE_SHARD = "fixtures/sphinx/ens_1shard"
-TWO_SHARDS = "fixtures/sphinx/ens5_2shard"
+ONE_SHARD = "sphinx/ens_1shard"
+TWO_SHARDS = "sphinx/ens5_2shard"
 
 
 def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
@@ -92,14 +92,14 @@ def ran(
     tiny_folder: Path, grouped: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ran]:
     place = tmp_path_factory.mktemp("ranks")
-    two = shared(TWO_SHARDS) / "checkpoint"
+    two = case_path(TWO_SHARDS) / "checkpoint"
     four = place / "four" / "checkpoint"
     whole = omnimix.load(two)
     CHECKPOINTS.load("sphinx")().write(whole.model, whole.processor, four, shards=4)
     models = {
         "tiny": tiny_folder,
         "grouped": grouped,
-        "one_shard": shared(ONE_SHARD) / "checkpoint",
+        "one_shard": case_path(ONE_SHARD) / "checkpoint",
         "two_shards": two,
         "four_shards": four,
     }

@@ -10,7 +10,7 @@ from omnimix.errors import RecipeError
 from omnimix.prompts import chat_template, template as templates
 from omnimix.prompts.template import Form, Template
 from omnimix.types import Sample, Turn
-from tests.shared import shared
+from tests.cases import case_path
 
 CHATML = (
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}"
@@ -27,7 +27,7 @@ TALK = Sample(tuple(Turn(r, (t,)) for r, t in (("user", " Hi "), ("assistant", "
 
 
 def test_the_releases_template_is_the_shipped_style() -> None:
-    folder = shared("fixtures/multi_token/vision_lora/backbones/mistralai/Mistral-7B-Instruct-v0.1")
+    folder = case_path("multi_token/vision_lora/backbones/mistralai/Mistral-7B-Instruct-v0.1")
     words = json.loads((folder / "tokenizer_config.json").read_text())
     jinja = chat_template.of(words)
     assert jinja is not None

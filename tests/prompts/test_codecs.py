@@ -14,7 +14,7 @@ from omnimix.media.tiles import Step, Tiles, View
 from omnimix.prompts.coordinates import Codec
 from omnimix.registry import CODECS, STEPS
 from omnimix.types import Box, Mask, Point, Polygon, Region
-from tests.shared import shared
+from tests.cases import case_path
 
 STRATEGIES: dict[str, list[dict[str, Any]]] = {
     "pad": [{"kind": "pad"}, {"kind": "resize", "size": 448}],
@@ -286,7 +286,7 @@ def test_outlines_and_masks_are_written_as_their_bounds() -> None:
 
 def test_boxes_of_the_sphinx_demo_land_on_the_same_pixels() -> None:
     """SPHINX's own demo truncates to whole pixels and keeps what leaves the picture."""
-    file = shared("fixtures/sphinx/metrics/metrics.json")
+    file = case_path("sphinx/metrics/metrics.json")
     made = codec("sphinx")
     compared = 0
     for case in json.loads(file.read_text())["demo_boxes"]:

@@ -8,7 +8,7 @@ from omnimix.errors import RecipeError, SampleError
 from omnimix.prompts import template as templates
 from omnimix.prompts.template import Break, Form, Hole, Piece, Template, Text, Token
 from omnimix.types import Media, Sample, Turn
-from tests.shared import golden
+from tests.cases import golden
 
 PICTURE = Media.image("a.png")
 

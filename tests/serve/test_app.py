@@ -15,7 +15,6 @@ from starlette.testclient import TestClient
 import omnimix
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.data.scenes import Scenes
 from omnimix.errors import MediaError
 from omnimix.generate.assistant import Answer, Assistant
 from omnimix.generate.writing import Options
@@ -24,6 +23,7 @@ from omnimix.serve.engine import OneAtATime, limited
 from omnimix.serve.fetch import Fetched, Fetcher
 from omnimix.serve.items import Items
 from omnimix.types import Box, Media, Sample, Turn
+from omnimix_scenes import Scenes
 
 OPTIONS = Options(max_new_tokens=6)
 

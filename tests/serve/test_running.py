@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from omnimix.cli.main import app
-from omnimix.data.scenes import Scenes
+from omnimix_scenes import Scenes
 
 
 class Running:

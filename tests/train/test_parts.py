@@ -13,10 +13,11 @@ from torch import nn
 from omnimix.compose.batch import Batch
 from omnimix.compose.processor import Processor
 from omnimix.data.mixture import Batches, Mixture, MixturePart, loader
-from omnimix.data.sources import JsonlSource, ScenesSource
+from omnimix.data.sources import JsonlSource
 from omnimix.errors import RecipeError
 from omnimix.train import optim
 from omnimix.train.settings import OptimizerSpec, ScheduleSpec
+from omnimix_scenes.source import ScenesSource
 
 
 def finite(folder: Path, name: str, count: int) -> JsonlSource:

@@ -164,7 +164,7 @@ def _all() -> dict[str, Released]:
             found[row.id] = _released(
                 row, family, families[family], encoders[row.encoder], languages[row.language]
             )
-    # Prismatic's registry sends one id to another release's folder (specs/prismatic.md 11.7); what one gets
+    # Prismatic's registry sends one id to another release's folder (golden/specs/prismatic.md 11.7); what one gets
     # there is that other release, so its size is told.
     for id, release in found.items():
         other = found.get(release.folder)
@@ -221,7 +221,7 @@ def _released(
 
 
 def _projector(arch: str, width: int, out: int) -> int:
-    """Parameters of Prismatic's projectors (specs/prismatic.md section 4)."""
+    """Parameters of Prismatic's projectors (golden/specs/prismatic.md section 4)."""
     if arch.endswith("fused-gelu-mlp"):
         sizes = [(width, 4 * width), (4 * width, out), (out, out)]
     elif arch.endswith("gelu-mlp"):

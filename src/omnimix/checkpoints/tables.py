@@ -127,7 +127,7 @@ class Positions(Rename):
     """A table of position embeddings `[1, prefix + n, d]`, resampled to another grid when read.
 
     Bicubic with antialiasing in float32, the prefix kept, as timm does when it loads weights for another
-    picture size (specs/prismatic.md section 2). Written back it stays on our grid.
+    picture size (golden/specs/prismatic.md section 2). Written back it stays on our grid.
 
     Attributes:
         grid: rows and columns of our grid.

@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Write a model in another layout and prove it: logits on a probe, recorded in certificate.json."""
     from omnimix.checkpoints.base import Parts
-    from omnimix.verify.convert import convert
+    from omnimix.convert.layouts import convert
 
     options = {} if shards is None else {"shards": shards}
     checks = convert(source, out, to, Parts(*parts_of(part or ())), merge, **options)

@@ -13,7 +13,7 @@ def command(
     out: Annotated[Path, typer.Argument(help="A new folder.")],
 ) -> None:
     """Work a model's adapters into its weights, and prove on a probe that it answers as before."""
-    from omnimix.verify.convert import convert
+    from omnimix.convert.layouts import convert
 
     for check in convert(source, out, merge=True):
         typer.echo(f"{check.stage}: largest difference {check.difference:.1e}")

@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Mix two models of equal recipes: weight * A + (1 - weight) * B, with a certificate of norms."""
     from omnimix.checkpoints.base import Parts
-    from omnimix.verify.soup import Source, soup
+    from omnimix.convert.mixing import Source, soup
 
     facts = soup(
         Source(a, Parts(*parts_of(part_a or ()))),

@@ -12,9 +12,9 @@ from rich.text import Text
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Sequence
-from omnimix.data.scenes import Scenes
 from omnimix.data.sources import JsonlSource
 from omnimix.errors import SampleError
+from omnimix.registry import DATASETS
 from omnimix.types import Sample
 
 _HOLE = "\u2039{}: {}\u203a"
@@ -26,7 +26,7 @@ def token_map(recipe: Recipe, name: str, source: str) -> Text:
     Args:
         recipe: how it is woven.
         name: what the recipe was called, a folder perhaps, where its tokenizer lies.
-        source: `scenes`, or a file whose first record is taken.
+        source: a dataset that needs no words (`scenes`), or a file whose first record is taken.
 
     Raises:
         RecipeError: the recipe names no tokenizer.
@@ -35,9 +35,16 @@ def token_map(recipe: Recipe, name: str, source: str) -> Text:
     place = Path(name)
     folder = place if place.is_dir() else place.parent
     processor = Processor.from_recipe(recipe, folder)
-    sample = Scenes(1)[0] if source == "scenes" else record(Path(source))
+    # A dataset that needs no words of its own goes by its name alone.
+    sample = example(source) if source in DATASETS else record(Path(source))
     asked = bool(sample.turns) and sample.turns[-1].role == "user"
     return drawn(processor, processor.weave(sample, open_answer=asked))
+
+
+def example(dataset: str) -> Sample:
+    """The first sample of a dataset as its defaults give it."""
+    found: Sample = DATASETS.load(dataset).model_validate({"kind": dataset}).open(Path())[0]
+    return found
 
 
 def record(path: Path) -> Sample:

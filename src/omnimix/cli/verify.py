@@ -12,12 +12,13 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from omnimix.verify.report import Check, Report
+    from omnimix.convert.report import Check, Report
 
 
 def command(
     folder: Annotated[
-        Path, typer.Argument(help="A golden case (case.json), or a folder of `omnimix convert`.")
+        Path,
+        typer.Argument(help="A folder of `omnimix convert`, or a golden case of the checkout."),
     ],
     everything: Annotated[
         bool, typer.Option("--all", help="Go on behind the first stage that differs.")
@@ -30,7 +31,7 @@ def command(
     compared.
     """
     from omnimix.cli.show import wide
-    from omnimix.verify.run import verify
+    from omnimix.convert.verifying import verify
 
     report = verify(folder, stop=not everything)
     if as_json:

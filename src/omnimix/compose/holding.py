@@ -47,7 +47,7 @@ class Holding:
 class Quantized(Holding):
     """The language model's linear layers in few bits, through transformers and bitsandbytes.
 
-    Encoders and connectors stay as they are (SPHINX's block list, specs/sphinx.md section 8), and so does
+    Encoders and connectors stay as they are (SPHINX's block list, golden/specs/sphinx.md section 8), and so does
     a head that shares its table with the embeddings or gives the first of its rows alone.
 
     Raises:

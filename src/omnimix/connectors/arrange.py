@@ -47,7 +47,7 @@ class RowBands(Arrange):
 
     The tiles are joined to one map of `rows * k` by `columns * k` features, which is then cut flat
     into groups of `k * k`. With more than one column a group is therefore no tile but a run of the
-    map in reading order: released weights were trained this way (specs/xgen_mm.md section 4).
+    map in reading order: released weights were trained this way (golden/specs/xgen_mm.md section 4).
     Features of the black border, put there to fit the grid, are masked. The first tile (the whole
     picture) is untouched.
     """
@@ -80,7 +80,7 @@ class Flat(Arrange):
     """xGen-MM without sampling of tiles: one sequence of the first tile and the joined map of the others.
 
     What shows no picture is cut away instead of masked, and the connector sees the item as a whole, so that
-    a perceiver gives the same number of tokens for every picture (specs/xgen_mm.md section 4).
+    a perceiver gives the same number of tokens for every picture (golden/specs/xgen_mm.md section 4).
     """
 
     kind: Literal["flat"] = "flat"

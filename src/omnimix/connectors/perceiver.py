@@ -1,6 +1,6 @@
 """The perceiver resampler of xGen-MM: learned latents look at the features.
 
-See specs/xgen_mm.md section 1. State keys are those of the released `vision_tokenizer`:
+See golden/specs/xgen_mm.md section 1. State keys are those of the released `vision_tokenizer`:
 `latents`, `layers.L.0.{norm_media,norm_latents,to_q,to_kv,to_out}`, `layers.L.1.{0,1,3}`, `norm`,
 `projection`.
 """

@@ -1,7 +1,7 @@
 """In which order a trainer reads the records of a finite dataset, one epoch and one rank at a time.
 
 Orders are pure functions of the seed, so that a run can be repeated and resumed; they give what the
-published trainers' samplers give (specs/prismatic.md section 10).
+published trainers' samplers give (golden/specs/prismatic.md section 10).
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def by_kind(
 ) -> list[int]:
     """Steps of one kind of records each, in random order; inside a step the records stay as they lie.
 
-    Records of a kind that do not fill a last step are left out. SPHINX reads so (specs/sphinx.md
+    Records of a kind that do not fill a last step are left out. SPHINX reads so (golden/specs/sphinx.md
     section 8), its records being sorted by length.
 
     Args:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omnimix.config import Spec
-from omnimix.data.scenes import Scenes
 from omnimix.errors import SampleError
 from omnimix.types import Box, Media, Part, Point, Sample, Turn
 
@@ -94,29 +93,6 @@ def picture_in(folder: Path, name: str, where: str) -> Media:
     if not path.is_relative_to(folder):
         raise SampleError(f"the picture {name!r} lies outside {folder}", where=where)
     return Media.image(str(path))
-
-
-class _Scenes(Source):
-    def __init__(self, scenes: Scenes) -> None:
-        self.scenes = scenes
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.scenes[index]
-
-
-class ScenesSource(SourceSpec):
-    """The synthetic world (`omnimix.data.scenes`), endless."""
-
-    kind: Literal["scenes"] = "scenes"
-    seed: int = 0
-    split: Literal["train", "heldout"] = "train"
-    questions: int = 6
-    tasks: tuple[str, ...] | None = None
-    kinds: tuple[str, ...] | None = None
-
-    def open(self, folder: Path) -> Source:
-        scenes = Scenes(self.seed, self.split, self.questions, self.tasks, kinds=self.kinds)
-        return _Scenes(scenes)
 
 
 class _Jsonl(Source):

@@ -25,7 +25,7 @@ KINDS = 5
 class PointsBoxesEncoder(Encoder):
     """SPHINX-V's prompt encoder: positions alone, in random Fourier features as SAM has them.
 
-    The rules are those of specs/sphinx_v.md section 2 and of the golden case sphinx_v/ens5_vp. Two of them
+    The rules are those of golden/specs/sphinx_v.md section 2 and of the golden case sphinx_v/ens5_vp. Two of them
     are quirks of the original, kept because the weights were trained with them: SAM's shift by half a pixel
     is added to fractions, and a real mark at the very corner (0, 0) counts as none.
 

@@ -66,7 +66,7 @@ class ClapTower(Encoder):
     """CLAP's audio tower, projected and normed to length 1.
 
     A model that fuses channels is always told that the sound is a long one: its own preparation says so of
-    every sound that comes alone (specs/multi_token.md).
+    every sound that comes alone (golden/specs/multi_token.md).
     """
 
     def __init__(self, spec: Clap) -> None:

@@ -1,4 +1,4 @@
-"""Referring expressions: is the box of an answer the right one (specs/sphinx.md section 7).
+"""Referring expressions: is the box of an answer the right one (golden/specs/sphinx.md section 7).
 
 Golden: sphinx/metrics, `rec_iou`.
 """

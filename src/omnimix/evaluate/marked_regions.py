@@ -1,4 +1,4 @@
-"""What a model says about marked regions: their labels and their texts (specs/sphinx_v.md section 6).
+"""What a model says about marked regions: their labels and their texts (golden/specs/sphinx_v.md section 6).
 
 Golden: sphinx_v/metrics. The vectors of the semantic similarity come from a sentence encoder that the
 caller brings (the published numbers use all-MiniLM-L6-v2); none is part of omnimix.

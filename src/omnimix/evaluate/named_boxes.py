@@ -1,4 +1,4 @@
-"""Boxes that an answer names, as SPHINX's demo reads and colours them (specs/sphinx.md section 7).
+"""Boxes that an answer names, as SPHINX's demo reads and colours them (golden/specs/sphinx.md section 7).
 
 For pixels of a picture use `Answer.boxes`; this is the demo's own reading with its quirks: objects are
 found from right to left, named ones first, and numbers without a decimal point are not seen. Golden:

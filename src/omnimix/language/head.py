@@ -17,7 +17,7 @@ class HeadSpec(Spec):
     """What sets a language model's output head apart from the plain one of transformers.
 
     xGen-MM keeps the 32064 rows of Phi-3's tables, uses the first 32012, adds three of its own and gives
-    every head row a bias (specs/xgen_mm.md section 1). Here that is one table of 32067 rows, the unused ones
+    every head row a bias (golden/specs/xgen_mm.md section 1). Here that is one table of 32067 rows, the unused ones
     last, of which the first 32015 give logits.
 
     Attributes:

@@ -83,7 +83,7 @@ class RegionOpener(Opener):
 
 
 def touched(region: Polygon | Stroke | Mask, size: tuple[int, int] | None = None) -> Box:
-    """From the first to the last pixel that a drawing touches, both inclusive (specs/sphinx_v.md section 5).
+    """From the first to the last pixel that a drawing touches, both inclusive (golden/specs/sphinx_v.md section 5).
 
     The numbers are of pixels, so that a drawing of a single pixel has no extent.
     """

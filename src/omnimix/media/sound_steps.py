@@ -1,6 +1,6 @@
 """Steps on sounds: what Whisper, CLAP and ImageBind are shown of one.
 
-Each brings the sound to its own rate first. The rules are those of specs/multi_token.md, "Preprocessing".
+Each brings the sound to its own rate first. The rules are those of golden/specs/multi_token.md, "Preprocessing".
 """
 
 from __future__ import annotations

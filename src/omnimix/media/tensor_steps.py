@@ -80,7 +80,7 @@ def _resize(pixels: Tensor, size: tuple[int, int], mode: str, half: bool) -> Ten
 class Quadrants(TensorStep):
     """SPHINX's views: a thumbnail, then the square cut into `per_side` x `per_side`, row by row.
 
-    The thumbnail is bicubic without antialiasing on float16-rounded values (specs/sphinx.md
+    The thumbnail is bicubic without antialiasing on float16-rounded values (golden/specs/sphinx.md
     section 2). Several tiles are expanded one after the other, each with its own thumbnail.
 
     Attributes:

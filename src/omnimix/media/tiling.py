@@ -21,7 +21,7 @@ XGEN_GRIDS: tuple[Grid, ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 class AnyRes(Step):
     """The whole picture squashed to a square, then the picture fitted into the best grid.
 
-    The grid's tiles follow row by row. The rule is xGen-MM's (specs/xgen_mm.md section 3), which is
+    The grid's tiles follow row by row. The rule is xGen-MM's (golden/specs/xgen_mm.md section 3), which is
     LLaVA-NeXT's too.
 
     Attributes:

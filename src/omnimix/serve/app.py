@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from omnimix.data.multi_token import conversation, published
+from omnimix.data.placeholders import conversation, published
 from omnimix.errors import OmnimixError, SampleError
 from omnimix.generate.writing import Options
 from omnimix.serve.answers import refusal, said

@@ -19,7 +19,7 @@ class Sphinx(Coordinates):
     """SPHINX: fractions of the padded square, three decimals, `<p>name</p>[x1, y1, x2, y2]`.
 
     Several of one name share a bracket, parted by `;`. Whole numbers in brackets are text, as in SPHINX's
-    own demo. Source: LLaMA2-Accessory, SPHINX's README and demo (specs/sphinx.md sections 7 and 9).
+    own demo. Source: LLaMA2-Accessory, SPHINX's README and demo (golden/specs/sphinx.md sections 7 and 9).
     """
 
     kind: Literal["sphinx"] = "sphinx"  # type: ignore[assignment]
@@ -42,7 +42,7 @@ class SphinxV(Sphinx):
     """SPHINX-V: drawn regions are named `<Region k>` (boxes) or `<Mark k>` (points alone), from 1.
 
     In an answer `<Region 1>: roof` says what the first region of the question is; coordinates are written
-    as SPHINX writes them. Source: Draw-and-Understand, README and data (specs/sphinx_v.md section 1).
+    as SPHINX writes them. Source: Draw-and-Understand, README and data (golden/specs/sphinx_v.md section 1).
     """
 
     kind: Literal["sphinx_v"] = "sphinx_v"  # type: ignore[assignment]

@@ -1,0 +1,154 @@
+"""A golden case of multi_token: its checkpoint, its requests and rows, and the trainer's names and ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnimix.checkpoints import base, reading
+from omnimix.checkpoints.base import Layout, Parts, Release
+from omnimix.checkpoints.tables import write as written
+from omnimix.compose.modality import Branch, Modality
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.compose.sequence import Item, Sequence
+from omnimix.data.placeholders import conversation, published
+from omnimix.errors import CheckpointError
+from omnimix.families.multi_token import names as tables
+from omnimix.families.multi_token.folder import MultiToken
+from omnimix.families.multi_token.records import placed_items
+from omnimix.families.multi_token.senses import SENSES
+from omnimix.types import Sample
+from omnimix_golden.case import Case
+from omnimix_golden.run import CaseReading
+
+PREFIX = "base_model.model.model."
+
+
+def token_index(token: str) -> int:
+    """The id that the reference gives to a placeholder: minus a hash of its characters."""
+    total: int = sum(ord(letter) ** i for i, letter in enumerate(token))
+    return -(total % 10000)
+
+
+class MultiTokenCase(CaseReading):
+    """What all sections of a case need."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self._loaded: dict[str, tuple[MultimodalLM, Processor]] = {}
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The case's checkpoint."""
+        found = base.recognise(self.case.folder / "checkpoint")
+        if found is None or found[0].name != "multi_token":
+            raise CheckpointError("the case holds no checkpoint", where=str(self.case.folder))
+        return found[1]
+
+    def release(self, adapters: str = "merge") -> Release:
+        """The checkpoint with its adapter merged, kept or left out."""
+        family = MultiToken()
+        beside = family.parts(self.layout)
+        words = {**beside.words, "adapters": adapters}
+        return family.open(self.layout, Parts(beside.places, words))
+
+    def loaded(self, adapters: str = "merge") -> tuple[MultimodalLM, Processor]:
+        """Model and processor; the same ones every time."""
+        if adapters not in self._loaded:
+            model, processor, report = reading.load(self.release(adapters))
+            if adapters == "merge":
+                self.tell(report)
+            self._loaded[adapters] = model, processor
+        return self._loaded[adapters]
+
+    def tolerance(self, name: str) -> float:
+        """The tolerance that the case states for a stage.
+
+        Raises:
+            CheckpointError: it states none.
+        """
+        stated = self.case.facts.get("tolerance_absolute") or {}
+        if not isinstance(stated.get(name), int | float):
+            raise CheckpointError(
+                f"case.json states no tolerance for {name!r}",
+                where=str(self.case.folder / "case.json"),
+            )
+        return float(stated[name])
+
+    # --- names ---
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The reference's name of each modality to ours, in the order of the checkpoint."""
+        config = self.layout.facts["config"]
+        return {name: SENSES[name].name for name in config["modalities"]}
+
+    def foreign(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What learns (weights, gradients) under the names of the trainer."""
+        table = tables.projector_table(PREFIX, self.names) + tables.adapter_table("default.")
+        plan = table.writing(tensors)
+        if plan.unknown:
+            raise CheckpointError(f"the trainer has no name for {plan.unknown[0]}")
+        return written(plan, tensors)
+
+    # --- conversations ---
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The training rows of the case."""
+        path = self.inputs / "rows.json"
+        try:
+            found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot be read ({error})", where=str(path)) from None
+        return found
+
+    def sample(self, body: Mapping[str, Any], name: str, surplus: Any = "ignore") -> Sample:
+        """The conversation of a request or row, its items in their places."""
+        ours = list(self.loaded()[1].recipe.modalities)
+        lists = placed_items(body, ours, self.inputs, name)
+        return conversation(body.get("messages"), lists, ours, name, surplus)
+
+    def foreign_ids(self, woven: Sequence, values: Any) -> list[int]:
+        """Ids (or labels) with the reference's negative numbers in the holes of the ids."""
+        recipe = self.loaded()[1].recipe
+        index = {k: token_index(published(n).token) for k, n in enumerate(recipe.modalities, 1)}
+        return [
+            index.get(int(owner), int(value))
+            for value, owner in zip(values, woven.owner, strict=True)
+        ]
+
+    def items(self, woven: Sequence) -> Iterator[tuple[str, str, list[Item]]]:
+        """The items of a conversation by modality: the reference's name, ours, and what was prepared."""
+        for theirs, ours in self.names.items():
+            if woven.items.get(ours):
+                yield theirs, ours, woven.items[ours]
+
+
+def branch_of(model: MultimodalLM, name: str) -> tuple[Modality, Branch]:
+    """The modules of a modality; all of this family have a single branch."""
+    modality = model.modality(name)
+    branch = modality.branches[0]
+    assert isinstance(branch, Branch)
+    return modality, branch
+
+
+def given(branch: Branch, item: Item) -> Tensor:
+    """What the encoder is given of an item: the steps on the device are done."""
+    tiles = item.inputs[0]
+    for step in branch.device_steps[0]:
+        tiles = step.on_tensor(tiles)  # type: ignore[attr-defined]
+    return tiles
+
+
+def features(branch: Branch, item: Item) -> Tensor:
+    """What the encoder gives for an item."""
+    with torch.inference_mode():
+        found: Tensor = branch.finishes[0](branch.encode(0, item.inputs[0], None))
+    return found

@@ -1,0 +1,103 @@
+"""A golden case of SPHINX: its checkpoint, its requests, and the trainer's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from omnimix.checkpoints import base, reading, tables
+from omnimix.checkpoints.base import Release
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.errors import CheckpointError
+from omnimix.families.sphinx import reader as sphinx
+from omnimix.families.sphinx.face import SphinxModel, asked
+from omnimix.families.sphinx.records import SphinxSource
+from omnimix.types import Sample, Turn
+from omnimix_golden.case import Case
+from omnimix_golden.run import CaseReading
+
+
+class SphinxCase(CaseReading):
+    """What all sections of a case need.
+
+    Attributes:
+        stages: for each stage of the trainer the shipped file that holds it under the same name.
+    """
+
+    stages: ClassVar[Mapping[str, str]] = {"finetune": "sphinx.train.yaml"}
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self._loaded: tuple[MultimodalLM, Processor] | None = None
+
+    def facts(self) -> Mapping[str, Any]:
+        """The case's own words, and those of its results."""
+        return {**self.case.facts, **(self.case.facts.get("results") or {})}
+
+    @cached_property
+    def release(self) -> Release:
+        """The case's checkpoint."""
+        return base.open_release(self.case.folder / "checkpoint")
+
+    def loaded(self) -> tuple[MultimodalLM, Processor]:
+        """Model and processor; the same ones every time."""
+        if self._loaded is None:
+            model, processor, report = reading.load(self.release)
+            self.tell(report)
+            self._loaded = model, processor
+        return self._loaded
+
+    @property
+    def model(self) -> SphinxModel:
+        """The same behind the reference's face."""
+        return SphinxModel(*self.loaded())
+
+    def tolerance(self, *names: str) -> float:
+        """The tolerance that the case states for the first of these words, else for everything.
+
+        Raises:
+            CheckpointError: it states none.
+        """
+        stated = self.case.facts.get("tolerance_abs") or {}
+        for name in (*names, "default"):
+            if isinstance(stated.get(name), int | float):
+                return float(stated[name])
+        raise CheckpointError(
+            "case.json states no tolerance", where=str(self.case.folder / "case.json")
+        )
+
+    # --- requests ---
+
+    def picture(self, name: str | None) -> str | None:
+        """Where a picture of the case lies."""
+        return None if name is None else str(self.inputs / name)
+
+    def question(self, asking: Mapping[str, Any], name: str = "question") -> Sample:
+        """A request for an answer as a conversation."""
+        return asked(asking["qas"], self.picture(asking.get("image")), name)
+
+    def finished(self, facts: Mapping[str, Any], name: str = "conversation") -> Sample:
+        """A conversation whose last answer is there too."""
+        *before, (question, answer) = facts["qas"]
+        sample = asked([*before, (question, None)], self.picture(facts.get("image")), name)
+        return Sample((*sample.turns, Turn("assistant", (answer,))), name)
+
+    def records(self) -> SphinxSource:
+        """The training records of the case."""
+        return SphinxSource(self.inputs / "train.yaml")
+
+    # --- names ---
+
+    def foreign(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Our tensors (weights, gradients) under the names of the trainer, in its order of rows."""
+        plan = sphinx.recipe_table(self.release.recipe).writing(tensors)
+        return tables.write(plan, tensors)
+
+    def foreign_names(self, names: Iterable[str]) -> list[str]:
+        """The trainer's names of our parameters."""
+        plan = sphinx.recipe_table(self.release.recipe).writing(names)
+        return [name for move in plan.moves for name in move.foreign]

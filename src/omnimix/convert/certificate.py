@@ -1,0 +1,147 @@
+"""Golden numbers that a model folder carries itself: a probe and what the model answered to it.
+
+`omnimix convert` writes `certificate.json` (versions, sizes, largest differences) and `probe.safetensors`
+(the picture's bytes, ids, logits); the folder can be checked anywhere, against itself.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.convert.report import Check, Report, close, same
+from omnimix.convert.verifying import Reading
+from omnimix.errors import CheckpointError
+from omnimix.generate import folder as folders
+from omnimix.types import Media, Sample, Turn
+
+CERTIFICATE = "certificate.json"
+PROBE = "probe.safetensors"
+QUESTION = "What is in the picture?"
+TOLERANCE = 1e-4
+"""Largest difference of a logit between two layouts of one model, float32 on the CPU."""
+
+_PACKAGES = ("omnimix", "torch", "transformers", "timm", "safetensors")
+
+
+def probe(model: MultimodalLM, processor: Processor) -> dict[str, Tensor]:
+    """A fixed question (with a fixed picture where the model takes one) and what the model says to it."""
+    rows, columns = np.mgrid[0:96, 0:160]
+    # A soft gradient with an edge: every encoder sees structure, every resampling shows.
+    picture = np.stack(
+        [columns * 255 // 159, rows * 255 // 95, (rows > columns // 2) * 200], axis=-1
+    ).astype(np.uint8)
+    return {"picture": torch.from_numpy(picture), **answers(model, processor, picture)}
+
+
+def answers(model: MultimodalLM, processor: Processor, picture: np.ndarray) -> dict[str, Tensor]:
+    """Ids of the woven probe, the features in its holes, and logits of the text."""
+    content: list[Any] = [QUESTION]
+    if processor.recipe.modality_for("image") is not None:
+        content.insert(0, Media.image(Image.fromarray(picture)))
+    woven = processor.weave(Sample((Turn("user", tuple(content)),), "probe"), True)
+    batch = processor.batch([woven], "left").to(next(model.parameters()).device)
+    with torch.inference_mode():
+        embeddings = model.embed(batch.input_ids, batch.items)
+        logits = model(**batch.inputs()).logits
+    return {
+        "ids": torch.from_numpy(woven.ids),
+        "owner": torch.from_numpy(woven.owner),
+        "embeddings": embeddings[0].float().cpu().contiguous(),
+        "logits": logits[0].float().cpu().contiguous(),
+    }
+
+
+def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[Check]:
+    """The stages of a probe."""
+    return [
+        same("ids", "probe", found["ids"], expected["ids"]),
+        same("ids", "owner", found["owner"], expected["owner"]),
+        close("embeddings", "probe", found["embeddings"], expected["embeddings"], TOLERANCE),
+        close("logits", "probe", found["logits"], expected["logits"], TOLERANCE),
+    ]
+
+
+def write(
+    out: Path,
+    expected: Mapping[str, Tensor],
+    checks: list[Check],
+    facts: Mapping[str, Any],
+) -> None:
+    """Put the certificate and the probe into a folder."""
+    save_file({name: tensor.contiguous() for name, tensor in expected.items()}, out / PROBE)
+    names = {path.name: path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()}
+    certificate = {
+        **facts,
+        **where_made(),
+        "bytes": names,
+        "largest_differences": {
+            check.stage: {"difference": check.difference, "tolerance": check.tolerance}
+            for check in checks
+        },
+        "probe": {"file": PROBE, "question": QUESTION},
+    }
+    (out / CERTIFICATE).write_text(json.dumps(certificate, indent=2) + "\n")
+
+
+def where_made() -> dict[str, Any]:
+    """Versions and the kind of machine."""
+    return {
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except ModuleNotFoundError:
+        return "not installed"
+
+
+def verify_model(folder: Path) -> Report:
+    """Ask a model folder its own probe again; of a mixed one, compute the norms again.
+
+    Raises:
+        CheckpointError: a certificate or probe that cannot be read, or a model that cannot be loaded.
+    """
+    try:
+        facts = json.loads((folder / CERTIFICATE).read_text(encoding="utf-8"))
+        if facts.get("kind") == "soup":
+            from omnimix.convert.mixing import verify_soup
+
+            return verify_soup(folder, facts)
+        expected = load_file(folder / PROBE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the golden numbers cannot be read ({error})",
+            where=str(folder),
+            hint="convert the model again",
+        ) from None
+    place = folder / str(facts.get("model", "."))
+    model, processor = folders.read(place, torch.device("cpu"))
+    found = answers(model, processor, expected["picture"].numpy())
+    return Report(folder.resolve().name, compare(found, expected))
+
+
+class CertificateReading(Reading):
+    """A model folder that `omnimix convert` or `omnimix soup` wrote."""
+
+    def recognise(self, folder: Path) -> bool:
+        return (folder / CERTIFICATE).is_file()
+
+    def verify(self, folder: Path, stop: bool) -> Report:
+        return verify_model(folder)

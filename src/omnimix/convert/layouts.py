@@ -1,0 +1,105 @@
+"""From one layout to another, proven on a probe."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnimix.checkpoints import base
+from omnimix.checkpoints.base import Parts
+from omnimix.compose.processor import Processor
+from omnimix.convert import certificate
+from omnimix.convert.report import Check
+from omnimix.errors import CheckpointError
+from omnimix.generate import folder as folders
+from omnimix.registry import CHECKPOINTS, did_you_mean
+
+NATIVE = "native"
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    to: str = NATIVE,
+    parts: Parts | None = None,
+    merge: bool = False,
+    **options: Any,
+) -> list[Check]:
+    """Write a model in another layout, read it back, and compare both on a probe.
+
+    Args:
+        source: a shipped model's name, a model folder or a released checkpoint.
+        out: a folder that does not exist yet or is empty.
+        to: `native`, or a family of `CHECKPOINTS`.
+        parts: of a released checkpoint, what it does not hold.
+        merge: work the adapters into the weights first.
+        options: words of the layout: `shards` of SPHINX.
+
+    Returns:
+        The comparisons, which `certificate.json` in the folder records.
+
+    Raises:
+        CheckpointError: the folder is used, the recipe cannot be expressed there, there is nothing to
+            merge, or the numbers differ.
+    """
+    place = Path(out)
+    if to != NATIVE and to not in CHECKPOINTS:
+        raise CheckpointError(
+            f"unknown layout {to!r}", hint=did_you_mean(to, [NATIVE, *CHECKPOINTS])
+        )
+    known = () if to == NATIVE else CHECKPOINTS.load(to).options
+    for word in options:
+        if word not in known:
+            raise CheckpointError(
+                f"the layout {to} has no word {word!r}",
+                hint=f"it knows {', '.join(known)}" if known else "leave it out",
+            )
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise CheckpointError(
+            "the folder to write to is not empty", where=str(place), hint="name a new folder"
+        )
+    found = folders.find(source)
+    cpu = torch.device("cpu")
+    model, processor = folders.read(found, cpu, parts=parts)
+    expected = certificate.probe(model, processor)
+    if merge:
+        if not model.recipe.adapters:
+            raise CheckpointError(
+                "the model has no adapters to merge",
+                where=str(found),
+                hint="use it as it is, or name the folder of the model with adapters",
+            )
+        model.merge()
+        processor = Processor(model.recipe, processor.tokenizer, model.tokens_per_tile)
+    was_there = place.exists()
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        if to == NATIVE:
+            model.save_pretrained(place)
+            processor.save_pretrained(place)
+        else:
+            CHECKPOINTS.load(to)().write(model, processor, place, **options)
+        del model
+        again, processor = folders.read(place, cpu)
+        answers = certificate.answers(again, processor, expected["picture"].numpy())
+        checks = certificate.compare(answers, expected)
+        wrong = next((check for check in checks if not check.passed), None)
+        if wrong is not None:
+            raise CheckpointError(
+                f"the converted model differs at {wrong.stage} by {wrong.difference:.1e}",
+                where=str(place),
+                hint="nothing was kept; report this with the recipe",
+            )
+        layout = base.recognise(found)
+        came = f"{layout[0].name}, {layout[1].kind}" if layout is not None else NATIVE
+        facts = {"from": came, "to": to, "recipe": processor.recipe.name}
+        certificate.write(place, expected, checks, facts)
+        return checks
+    except BaseException:
+        shutil.rmtree(place)
+        if was_there:
+            place.mkdir()
+        raise

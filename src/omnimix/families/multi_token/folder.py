@@ -1,0 +1,300 @@
+"""multi_token (sshh12/multi_token): LoRA adapters and projectors over a base language model.
+
+Facts and quirks: golden/specs/multi_token.md. A folder holds neither the base model nor the encoders; they come as
+parts, by hub id or local folder:
+
+    llm                    the base language model and its tokenizer
+    vision_clip, ...       the encoder of each modality, under the reference's name
+
+and one word says what becomes of the adapter: `adapters=merge` works it into the base model, `keep` leaves
+it beside the weights, `none` opens the projectors over the bare base model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnimix.checkpoints import parts as places, reading
+from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, looks_like, read_json
+from omnimix.errors import CheckpointError, placed
+from omnimix.families.multi_token import names as tables, recipe as multi_token_recipe
+from omnimix.families.multi_token.names import Lora, Projector
+from omnimix.families.multi_token.senses import BUILDERS, SENSES, sense, words_of
+from omnimix.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from omnimix.compose.model import MultimodalLM
+    from omnimix.compose.processor import Processor
+
+PROJECTORS = "non_lora_trainables.bin"
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+WORDS = ("adapters", "pad_non_square_images", "vision_heads", "audio_heads", "text_heads")
+WAYS = ("merge", "keep", "none")
+BASE = "mistralai/Mistral-7B-Instruct-v0.1"
+
+
+class MultiToken(Family):
+    """Folders that the training of multi_token writes, released or one's own."""
+
+    name = "multi_token"
+    layouts = ("an output folder (config.json with modalities, non_lora_trainables.bin)",)
+
+    def recognise(self, path: Path) -> Layout | None:
+        if not path.is_dir():
+            return None
+        if _is_case(path):
+            return self.recognise(path / "checkpoint")
+        words = _config(path)
+        if words is not None and "modalities" in words:
+            ours = "modality_builder" in words or str(words.get("model_type")).endswith("-lmm")
+            if not ours:
+                return None
+            return Layout(self.name, "output folder", path, _files(path), {"config": words})
+        if words is None and (path / PROJECTORS).is_file():
+            raise CheckpointError(
+                f"config.json is missing: {looks_like(path)}",
+                where=str(path),
+                hint="it names the modalities; copy the whole folder",
+            )
+        return None
+
+    def parts(self, layout: Layout) -> Parts:
+        """What `omnimix convert` wrote, a golden case's stand-ins, or a folder `backbones` of hub ids."""
+        root = layout.root
+        brought = read_json(root / "parts.json")
+        if brought is not None:
+            found = {part: root / place for part, place in brought["places"].items()}
+            return Parts(found, brought.get("words") or {})
+        wanted = {"llm": _base_id(layout)}
+        wanted |= {name: known.hub for name, known in SENSES.items()}
+        words = _case_heads(root.parent)
+        for row in _case_modalities(root.parent):
+            given = row.get("kwargs") or {}
+            if given.get("model_name_or_path"):
+                wanted[row["name"]] = str(given["model_name_or_path"])
+            if given.get("pad_non_square_images"):
+                words["pad_non_square_images"] = True
+        beside = {
+            part: folder / "backbones" / id
+            for part, id in wanted.items()
+            for folder in (root.parent, root)
+            if (folder / "backbones" / id).is_dir()
+        }
+        return Parts(beside, words)
+
+    def open(self, layout: Layout, parts: Parts) -> Release:
+        with placed(str(layout.root)):
+            return self._open(layout, parts)
+
+    def _open(self, layout: Layout, parts: Parts) -> Release:
+        root, facts = layout.root, layout.facts["config"]
+        words = _words(parts)
+        names = modalities(facts)
+        senses = {name: sense(name, "config.json: modalities") for name in names}
+        prefix, projectors = _projectors(root, names)
+        lora = _lora(root) if words["adapters"] != "none" else None
+        kept = lora is not None and words["adapters"] == "keep"
+        llm = places.folder(parts.places.get("llm", _base_id(layout)), "llm", _LLM_FILES)
+        spots = {name: k.spot(parts.places.get(name), name) for name, k in senses.items()}
+        told = {
+            known.name: words_of(known, projectors[name], spots[name], words)
+            for name, known in senses.items()
+        }
+        words_kept = multi_token_recipe.adapters(lora) if lora is not None and kept else None
+        recipe = multi_token_recipe.build(root.name, facts, llm, told, words_kept)
+        ours = {name: known.name for name, known in senses.items()}
+        carried: dict[str, Path] = {}
+        weights = [
+            _language(llm, lora, kept),
+            Weights("projectors", (root / PROJECTORS,), tables.projector_table(prefix, ours)),
+        ]
+        for name, known in senses.items():
+            table = known.table(f"{known.name}.branches.0.encoders.0.", told[known.name])
+            weights.append(Weights(name, places.weight_files(spots[name], name), table))
+            carried |= known.carried(told[known.name], spots[name])
+        kind = "projectors alone" if lora is None else f"adapter {'kept' if kept else 'merged'}"
+        found = Layout(layout.family, kind, root, layout.files, layout.facts)
+        return Release(found, recipe, llm, tuple(weights), _notes(lora, words), carried)
+
+    def write(
+        self, model: MultimodalLM, processor: Processor, out: Path, **options: Any
+    ) -> list[Path]:
+        from omnimix.families.multi_token import write as multi_token_write
+
+        return multi_token_write.write(model, processor, out)
+
+
+_LLM_FILES = (*places.CONFIGS, *places.WEIGHTS)
+
+
+def _language(llm: Path, lora: Lora | None, kept: bool) -> Weights:
+    """The base language model's weights, with the adapter in them or beside them."""
+    files = places.weight_files(llm, "language model")
+    if lora is None:
+        return Weights("llm", files, tables.base_table())
+    if kept:
+        return Weights("llm and adapter", (*files, lora.file), tables.kept_table(lora.targets))
+    merged = tables.merged_table(lora.scale, lora.targets)
+    return Weights("llm and adapter", (*files, lora.file), merged, one_by_one=True)
+
+
+def _notes(lora: Lora | None, words: Mapping[str, Any]) -> tuple[str, ...]:
+    if lora is not None:
+        return ()
+    if words["adapters"] == "none":
+        return ("the base language model stands without the adapter",)
+    return ("a run without LoRA: the language model is the base one",)
+
+
+def _words(parts: Parts) -> dict[str, Any]:
+    """All words, wherever the command line has put them.
+
+    Raises:
+        CheckpointError: one that nobody knows.
+    """
+    said = {**parts.words, **{w: parts.places[w] for w in WORDS if w in parts.places}}
+    known = (*WORDS, "llm", *SENSES)
+    for word in (*said, *parts.places):
+        if word not in known:
+            raise CheckpointError(
+                f"multi_token knows no part {word!r}", hint=did_you_mean(word, known)
+            )
+    way = str(said.get("adapters", "merge"))
+    if way not in WAYS:
+        raise CheckpointError(f"adapters is {way!r}", hint=f"it is one of {', '.join(WAYS)}")
+    return {**said, "adapters": way}
+
+
+def modalities(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The reference's names of a model's modalities.
+
+    A builder of the reference's table must make what the list says; any other builder is the trainer's own,
+    and the list alone counts.
+
+    Raises:
+        CheckpointError: no list, or one that contradicts the builder.
+    """
+    found = facts.get("modalities")
+    where = "config.json: modalities"
+    if not isinstance(found, list) or not found or not all(isinstance(n, str) for n in found):
+        raise CheckpointError("there is no list of modalities", where=where)
+    built = BUILDERS.get(str(facts.get("modality_builder")))
+    if built is not None and tuple(found) != built:
+        raise CheckpointError(
+            f"the builder {facts['modality_builder']!r} makes {', '.join(built)}, the list says "
+            f"{', '.join(found)}",
+            where=where,
+            hint="config.json must be the one that the run wrote",
+        )
+    if len(set(found)) < len(found):
+        raise CheckpointError("a modality stands twice", where=where)
+    return tuple(found)
+
+
+def _projectors(root: Path, names: tuple[str, ...]) -> tuple[str, dict[str, Projector]]:
+    """The prefix of the projectors' keys and what each says.
+
+    Raises:
+        CheckpointError: one is missing, or there are others.
+    """
+    stored = reading.tensors_of(root / PROJECTORS)
+    prefix = tables.prefix_of(stored)
+    found = tables.projectors({key: tuple(tensor.shape) for key, tensor in stored.items()})
+    missing, more = [n for n in names if n not in found], [n for n in found if n not in names]
+    if missing or more:
+        said = [f"no projector of {', '.join(missing)}"] if missing else []
+        said += (
+            [f"a projector of {', '.join(more)}, which config.json does not list"] if more else []
+        )
+        raise CheckpointError(
+            "; ".join(said),
+            where=PROJECTORS,
+            hint="config.json and the projectors must come from one run",
+        )
+    assert prefix is not None
+    return prefix, found
+
+
+def _lora(root: Path) -> Lora | None:
+    """The adapter in a folder; None for a run without LoRA.
+
+    Raises:
+        CheckpointError: half of it is missing.
+    """
+    words = read_json(root / "adapter_config.json")
+    file = next((root / name for name in ADAPTERS if (root / name).is_file()), None)
+    if words is None and file is None:
+        return None
+    if file is None:
+        raise CheckpointError(
+            f"the adapter's weights are missing: there is adapter_config.json, but no "
+            f"{' or '.join(reversed(ADAPTERS))}",
+            hint=(
+                "the hub has none for VisionCLIPPool-LLAVA, AudioWhisper and AudioCLAP; "
+                "--part adapters=none opens the projectors over the base model, to train on from there"
+            ),
+        )
+    if words is None:
+        raise CheckpointError(
+            f"{file.name} stands without adapter_config.json, which says its scale",
+            hint="copy the whole folder",
+        )
+    stored = reading.tensors_of(file)
+    sizes = {key: tuple(tensor.shape) for key, tensor in stored.items()}
+    rank = tables.rank_of(sizes)
+    return Lora(
+        file,
+        tables.adapted(sizes),
+        rank,
+        tables.scale_of(words, rank),
+        float(words.get("lora_dropout") or 0.0),
+    )
+
+
+def _base_id(layout: Layout) -> str:
+    """The base model as the folder names it."""
+    words = read_json(layout.root / "adapter_config.json") or {}
+    config = layout.facts["config"]
+    found = words.get("base_model_name_or_path") or config.get("_name_or_path")
+    return str(found or BASE)
+
+
+def _config(root: Path) -> dict[str, Any] | None:
+    """The folder's config.json; a run that was stopped has it in its newest checkpoint alone."""
+    found = read_json(root / "config.json")
+    if found is not None or (root / "config.json").is_file():
+        return found
+    steps = [
+        (int(path.name.rpartition("-")[2]), path)
+        for path in root.glob("checkpoint-*")
+        if path.name.rpartition("-")[2].isdigit()
+    ]
+    newest = max(steps, default=None)
+    return read_json(newest[1] / "config.json") if newest else None
+
+
+def _files(root: Path) -> tuple[Path, ...]:
+    return tuple(root / name for name in (PROJECTORS, *ADAPTERS) if (root / name).is_file())
+
+
+def _is_case(folder: Path) -> bool:
+    """Whether a folder is a golden case of this family with a checkpoint inside."""
+    case = read_json(folder / "case.json")
+    ours = case is not None and case.get("family") == "multi_token"
+    return ours and (folder / "checkpoint").is_dir()
+
+
+def _case_heads(folder: Path) -> dict[str, Any]:
+    """Heads of a golden case's ImageBind, which no shape tells."""
+    dims = ((read_json(folder / "case.json") or {}).get("dims") or {}).get("imagebind") or {}
+    return {word: dims[word] for word in WORDS if word in dims}
+
+
+def _case_modalities(folder: Path) -> list[Mapping[str, Any]]:
+    """How a golden case says its modalities were made."""
+    case = read_json(folder / "case.json") or {}
+    if case.get("family") != "multi_token":
+        return []
+    return [row for row in case.get("modalities") or [] if isinstance(row, Mapping)]

@@ -1,0 +1,186 @@
+"""xGen-MM's fine-tuning data in its own words: `data_path`, a path map, and records with `<image>` marks.
+
+The rules stand in golden/specs/xgen_mm.md section 7; golden case xgen_mm/data_mixing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from omnimix.data.sources import Source, SourceSpec, json_list
+from omnimix.errors import MediaError, SampleError
+from omnimix.media.image import ImageOpener
+from omnimix.types import Media, Part, Sample, Turn
+
+MARK = "<image>"
+_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+class XgenSft(SourceSpec):
+    """Several JSON lists of conversations, of each a number of records, one after another.
+
+    A record is `{"id": "7", "image": "coco/x.jpg", "conversations": [{"from": "human", "value":
+    "<image>\\nWhat?"}, {"from": "gpt", "value": "A cup."}]}`; `image` may be a list and may be missing. A
+    record that cannot be used (text with a mark, a picture that cannot be read, more than `most` pictures)
+    is replaced by the next one.
+
+    Attributes:
+        data_path: for each file how many records are taken: drawn again and again where that is more than
+            the file has, else without repeating; the number of all shuffles them.
+        image_folders: where pictures lie: the first key that occurs in a path is replaced wherever it
+            occurs. Without any, paths are relative to the training file.
+        seed: of the draw, begun afresh for every file.
+        most: most pictures of a record.
+        delete: strings that are taken out of every text, since the tokenizer would read them as tokens.
+    """
+
+    kind: Literal["xgen_sft"] = "xgen_sft"
+    data_path: dict[str, int]
+    image_folders: dict[str, str] = {}
+    seed: int = 42
+    most: int = 4
+    delete: tuple[str, ...] = ("<s>",)
+
+    def open(self, folder: Path) -> Source:
+        return _XgenSft(self, folder)
+
+
+class _XgenSft(Source):
+    """The files are read once, pictures when they are asked for."""
+
+    def __init__(self, spec: XgenSft, folder: Path) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.opener = ImageOpener()
+        self.records: list[dict[str, Any]] = []
+        for name, count in spec.data_path.items():
+            found = _read(folder / name)
+            self.records += [found[i] for i in drawn(len(found), count, spec.seed)]
+        self.length = len(self.records)
+        if not self.length:
+            raise SampleError("no record is asked for", where="data_path")
+
+    def extent(self, index: int) -> tuple[bool, int]:
+        """Whether a record has a picture, and the words of all its turns."""
+        record = self.records[index]
+        return "image" in record, sum(
+            len(turn["value"].split()) for turn in record["conversations"]
+        )
+
+    def __getitem__(self, index: int) -> Sample:
+        """The record at a place, or the next one that can be used.
+
+        Raises:
+            SampleError: none can from there to the end.
+        """
+        why = ""
+        for place in range(index, len(self.records)):
+            record = repaired(self.records[place], self.spec.most)
+            if record is None:
+                continue
+            try:
+                pictures = [self._picture(path) for path in files_of(record)]
+            except MediaError as error:
+                why = why or f"; a picture cannot be read: {error.what}"
+                continue
+            return self._sample(record, pictures)
+        raise SampleError(
+            f"no record from place {index} to the end can be used{why}",
+            where=", ".join(self.spec.data_path),
+            hint="mend the last records of the data",
+        )
+
+    def _picture(self, path: str) -> Media:
+        if ".." in PurePosixPath(path).parts:
+            raise SampleError(f"the picture path {path!r} leads upwards", where="image")
+        place = self.folder / mapped(path, self.spec.image_folders)
+        return Media.image(self.opener.open(Media.image(str(place))), label=path)
+
+    def _sample(self, record: dict[str, Any], pictures: list[Media]) -> Sample:
+        waiting = list(pictures)
+        turns = []
+        for turn in record["conversations"]:
+            text = turn["value"]
+            for word in self.spec.delete:
+                text = text.replace(word, "")
+            content: list[Part] = []
+            for i, part in enumerate(text.split(MARK)):
+                if i and not waiting:
+                    raise SampleError(
+                        f"more marks {MARK} than the {len(pictures)} pictures",
+                        where=str(record.get("id", "record")),
+                        hint="write one mark for each picture",
+                    )
+                content += [waiting.pop(0)] if i else []
+                content += [part] if part else []
+            turns.append(Turn(_ROLES.get(turn["from"], turn["from"]), tuple(content)))
+        return Sample(tuple(turns), str(record.get("id", "record")))
+
+
+def drawn(length: int, count: int, seed: int) -> list[int]:
+    """Which records of a file are taken."""
+    chance = random.Random(seed)
+    if count > length:
+        return chance.choices(range(length), k=count)
+    return chance.sample(range(length), count)
+
+
+def files_of(record: Mapping[str, Any]) -> list[str]:
+    """Paths of a record's pictures."""
+    found = record.get("image")
+    return [] if found is None else list(found) if isinstance(found, list) else [found]
+
+
+def mapped(path: str, folders: Mapping[str, str]) -> str:
+    """Where a picture lies.
+
+    Raises:
+        SampleError: no key occurs in the path (the reference would end the run without a word).
+    """
+    for key, folder in folders.items():
+        if key in path:
+            return path.replace(key, folder)
+    if folders:
+        raise SampleError(
+            f"no folder is named for the picture {path!r}",
+            where="image_folders",
+            hint=f"the keys are {', '.join(folders)}",
+        )
+    return path
+
+
+def repaired(record: Mapping[str, Any], most: int = 4) -> dict[str, Any] | None:
+    """The record with its marks put right, None where the next one is to be taken.
+
+    One picture has exactly one mark in the first question; where that is not so, all marks of that turn go
+    and one is put in front. Later turns and records with several pictures stay as they are.
+    """
+    turns = [dict(turn) for turn in record["conversations"]]
+    files = files_of(record)
+    if len(files) > most or (not files and any(MARK in turn["value"] for turn in turns)):
+        return None
+    if len(files) == 1:
+        first = next((turn for turn in turns if turn["from"] == "human"), None)
+        if first is not None and first["value"].count(MARK) != 1:
+            first["value"] = f"{MARK}\n{first['value'].replace(MARK, '').strip()}"
+    return {**record, "conversations": turns}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    found = json_list(path)
+    for number, record in enumerate(found, start=1):
+        turns = record.get("conversations") if isinstance(record, dict) else None
+        if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
+            raise SampleError(
+                "not a record of conversations",
+                where=f"{path.name}: record {number}",
+                hint='write {"conversations": [{"from": "human", "value": "..."}, ...]}',
+            )
+    return found
+
+
+def _is_turn(turn: object) -> bool:
+    return isinstance(turn, dict) and isinstance(turn.get("value"), str) and "from" in turn

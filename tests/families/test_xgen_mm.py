@@ -1,0 +1,380 @@
+"""xGen-MM's files: every layout read and written, every key of the real releases mapped, refusals in words."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import omnimix
+from omnimix.checkpoints import base, reading, tables
+from omnimix.checkpoints.base import Parts
+from omnimix.compose import recipe as recipes
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.config import validate
+from omnimix.errors import CheckpointError, RecipeError
+from omnimix.families.xgen_mm import folder as xgen_mm, recipe as xgen_recipe, write as xgen_write
+from omnimix.families.xgen_mm.face import XGenWords
+from omnimix.families.xgen_mm.recipe import MARKS, Facts
+from omnimix.language.slow_llama import AddedToken, SlowLlama
+from tests.cases import case_path
+
+CASE = "xgen_mm/anyres_single"
+MANIFEST = "xgen-mm-phi3-mini-instruct-interleave-r-v1.5"
+LAYOUTS = {
+    "hf_hub_fp32": ("vlm.", True),
+    "hf_hub_bf16_estimated_shards": ("vlm.", True),
+    "train_fsdp": ("model_state_dict.", True),
+    "train_ddp": ("model_state_dict.module.", False),
+    "converted_bare": ("", True),
+}
+"""For each manifest its prefix and whether it holds the vision encoder."""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[MultimodalLM, Processor]:
+    model, processor, _ = reading.load(base.open_release(case_path(f"{CASE}/checkpoint/hf_hub")))
+    return model, processor
+
+
+@pytest.fixture(scope="module")
+def full() -> MultimodalLM:
+    """The release at its real size, without memory."""
+    added = tuple(
+        AddedToken(text=text, id=32000 + i)
+        for i, text in enumerate(["<|endoftext|>", *(f"<{i}>" for i in range(11)), *MARKS])
+    )
+    tokenizer = SlowLlama(path="tokenizer.model", added=added, eos="<|endoftext|>", marks=MARKS)
+    facts = Facts(
+        text=xgen_recipe.text_words({"sliding_window": 2047}),
+        vision=xgen_recipe.VISION,
+        tokenizer=tokenizer,
+        own_tokens=32012,
+    )
+    return MultimodalLM.on_meta(xgen_recipe.build(facts, "xgen", "test"))
+
+
+def manifest(layout: str) -> dict[str, tuple[int, ...]]:
+    path = case_path(f"xgen_mm/manifest/{MANIFEST}.{layout}.json.gz")
+    files = json.loads(gzip.decompress(path.read_bytes()))["files"]
+    return {key: tuple(shape) for keys in files.values() for key, (shape, _) in keys.items()}
+
+
+def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_key_of_the_release_is_one_parameter_and_back(
+    layout: str, full: MultimodalLM
+) -> None:
+    prefix, tower = LAYOUTS[layout]
+    keys = manifest(layout)
+    stored = {key: torch.empty(shape, device="meta") for key, shape in keys.items()}
+    plan = xgen_mm.table(prefix, 32012).reading(stored)
+    assert not plan.unknown and not plan.missing
+    assert all(".head." in key for key in plan.unused) and len(plan.unused) == 11 * tower
+    sources = [name for move in plan.moves for name in move.foreign]
+    assert sorted([*sources, *plan.unused]) == sorted(keys)  # each exactly once
+    wanted = {k: v for k, v in full.state_dict().items() if tower or xgen_mm.TOWER not in k}
+    assert shapes(tables.read(plan, stored)) == shapes(wanted)
+    assert shapes(xgen_write.tensors(full, prefix, tower)) == keys
+
+
+def test_the_release_has_its_number_of_parameters(full: MultimodalLM) -> None:
+    learned = {k: p.numel() for k, p in full.named_parameters() if xgen_mm.TOWER not in k}
+    assert sum(learned.values()) == 3_931_031_619
+    assert len(manifest("hf_hub_fp32")) == 718
+
+
+def test_the_shipped_recipe_is_the_release(full: MultimodalLM) -> None:
+    shipped = recipes.load("xgen_mm")
+    assert shipped.language == full.recipe.language
+    assert shipped.modalities == full.recipe.modalities
+    assert shipped.template == full.recipe.template
+
+
+def test_all_layouts_hold_the_same_model(loaded: tuple[MultimodalLM, Processor]) -> None:
+    folder = case_path(f"{CASE}/checkpoint/train_fsdp")
+    for path in (folder / "checkpoint_0.pt", folder):
+        release = base.open_release(path, Parts(words={"heads": 4}))
+        assert release.layout.kind == xgen_mm.TRAINER
+        tensors, report = reading.native_tensors(release)
+        reading.check(release, tensors)
+        assert len(report.unused) == 11 and report.used == 83
+        for name, tensor in loaded[0].state_dict().items():
+            assert torch.equal(tensors[name], tensor), name
+
+
+def test_a_ddp_file_takes_the_vision_encoder_from_its_part() -> None:
+    release = base.open_release(
+        case_path(f"{CASE}/checkpoint/train_ddp"), Parts(words={"heads": 4})
+    )
+    tensors, report = reading.native_tensors(release)
+    reading.check(release, tensors)
+    assert "siglip" in report.notes[0]
+    assert {reason for key, reason in report.unused.items() if "optimizer" in key} == {
+        "the optimizer's state is not carried over"
+    }
+    tower = load_file(release.weights[1].files[0])
+    name = "vision_model.post_layernorm.weight"
+    assert torch.equal(tensors[f"{xgen_mm.TOWER}post_layernorm.weight"], tower[name])
+
+
+def test_the_newest_file_of_a_folder_is_the_highest_number(tmp_path: Path) -> None:
+    source = case_path(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt")
+    for number in (0, 2, 10):
+        shutil.copy(source, tmp_path / f"checkpoint_{number}.pt")
+    found = base.recognise(tmp_path)
+    assert found is not None and found[1].root.name == "checkpoint_10.pt"
+
+
+def test_a_hub_folder_comes_back_key_by_key(
+    loaded: tuple[MultimodalLM, Processor], tmp_path: Path
+) -> None:
+    files = xgen_mm.XGenMM().write(*loaded, tmp_path)
+    assert all(path.is_file() for path in files)
+    original = case_path(f"{CASE}/checkpoint/hf_hub")
+    theirs = reading._stored(xgen_mm_weights(original))
+    ours = reading._stored(xgen_mm_weights(tmp_path))
+    assert shapes(ours) == shapes(theirs)
+    for key, tensor in theirs.items():
+        if ".head." not in key or "lm_head" in key:
+            assert torch.equal(ours[key], tensor), key
+        else:
+            assert not ours[key].any(), key
+    config = json.loads((tmp_path / "config.json").read_text())
+    wanted = json.loads((original / "config.json").read_text())
+    for part in ("text_config", "vision_tokenizer_config"):
+        for word, value in wanted[part].items():
+            if word not in ("torch_dtype", "rms_norm_eps"):
+                assert config[part][word] == value, word
+    for name in ("preprocessor_config.json", "added_tokens.json"):
+        assert json.loads((tmp_path / name).read_text()) == json.loads(
+            (original / name).read_text()
+        )
+    again = base.open_release(tmp_path)
+    before = base.open_release(original)
+    assert again.recipe.model_copy(update={"name": before.recipe.name}) == before.recipe
+
+
+def xgen_mm_weights(folder: Path) -> base.Weights:
+    return base.open_release(folder).weights[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("checkpoint_3.pt", xgen_mm.TRAINER), ("base_model_weight.pt", xgen_mm.BARE)],
+)
+def test_single_files_come_back(
+    name: str, kind: str, loaded: tuple[MultimodalLM, Processor], tmp_path: Path
+) -> None:
+    xgen_mm.XGenMM().write(*loaded, tmp_path / name)
+    parts = Parts(xgen_mm.XGenMM().parts(beside()).places, {"heads": 4})
+    release = base.open_release(tmp_path / name, parts)
+    assert release.layout.kind == kind
+    tensors, _ = reading.native_tensors(release)
+    reading.check(release, tensors)
+    for key, tensor in loaded[0].state_dict().items():
+        assert torch.equal(tensors[key], tensor), key
+
+
+def beside() -> base.Layout:
+    return base.Layout("xgen_mm", xgen_mm.HUB, case_path(f"{CASE}/checkpoint/hf_hub"))
+
+
+def test_the_trainers_keys_under_ddp(
+    loaded: tuple[MultimodalLM, Processor], tmp_path: Path
+) -> None:
+    xgen_write.trainer(loaded[0], tmp_path / "checkpoint_1.pt", ddp=True)
+    ours = torch.load(tmp_path / "checkpoint_1.pt", weights_only=True)
+    theirs = torch.load(
+        case_path(f"{CASE}/checkpoint/train_ddp/checkpoint_1.pt"), weights_only=True
+    )
+    assert shapes(ours["model_state_dict"]) == shapes(theirs["model_state_dict"])
+
+
+def test_shards_end_before_they_are_too_large(tmp_path: Path) -> None:
+    state = {name: torch.ones(10) for name in "abcde"}
+    files = xgen_write._shards(state, tmp_path, most=80)
+    assert [len(load_file(path)) for path in files[:-1]] == [2, 2, 1]
+    index = json.loads(files[-1].read_text())
+    assert index["metadata"]["total_size"] == 200
+    assert index["weight_map"]["e"] == "model-00003-of-00003.safetensors"
+
+
+def words(**more: Any) -> XGenWords:
+    folder = case_path(f"{CASE}/backbones")
+    given = {
+        "model_family": "xgenmm_v1",
+        "lm_path": str(folder / "Phi-3-mini-4k-instruct-tiny"),
+        "vision_encoder_path": str(folder / "siglip-so400m-patch14-384-tiny"),
+        "vision_encoder_pretrained": "google",
+        "num_vision_tokens": 8,
+        "resampler_heads": 4,
+        **more,
+    }
+    return validate(XGenWords, given, "settings")
+
+
+def test_the_words_of_the_readme_make_the_recipe(loaded: tuple[MultimodalLM, Processor]) -> None:
+    path = str(case_path(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt"))
+    found = words(ckpt_pth=path).recipe()
+    ours = loaded[0].recipe
+    assert found.modalities == ours.modalities
+    assert found.language.head == ours.language.head
+    assert found.tokenizer == ours.tokenizer and found.template == ours.template
+    fresh = words().recipe()
+    assert fresh.language == found.language and fresh.tokenizer == found.tokenizer
+    assistant = omnimix.load(**words(ckpt_pth=path).arguments())
+    assert torch.equal(
+        assistant.model.get_output_embeddings().weight, loaded[0].get_output_embeddings().weight
+    )
+
+
+def test_the_aspect_and_the_sampling_are_words() -> None:
+    def image(**more: Any) -> Any:
+        return words(**more).recipe().modalities["image"]
+
+    flat = image(anyres_patch_sampling=False)
+    assert flat.arrange.kind == "flat" and flat.groups(5) == 1
+    assert image().groups(5) == 5
+    pad = image(image_aspect_ratio="pad")
+    assert [step.kind for step in pad.steps] == ["pad", "resize"] and pad.arrange is None
+    assert pad.steps[0].fill == (127, 127, 127)
+    assert [step.kind for step in image(image_aspect_ratio="squash").steps] == ["resize"]
+    assert image(anyres_grids=[(1, 1), (4, 1)]).steps[0].grids == ((1, 1), (4, 1))
+    with pytest.raises(RecipeError, match=r"unknown word 'lm_pth'; did you mean 'lm_path'"):
+        words(lm_pth="x")
+    with pytest.raises(RecipeError, match="xgenmm_v1"):
+        words(model_family="kosmos")
+
+
+def test_the_base_release_has_neither_aspect_nor_roles(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_encoder_config"] = {"model_type": "xgenmm_vision_encoder"}
+    (folder / "config.json").write_text(json.dumps(config))
+    recipe = opened(folder).recipe
+    assert [step.kind for step in recipe.modalities["image"].steps] == ["resize"]
+    assert recipe.modalities["image"].arrange is None
+    assert recipe.template.name == "xgen_base" and recipe.template.default_system is None
+    assert opened(folder, image_aspect_ratio="pad").recipe.template.name == "phi3"
+
+
+# --- what is refused ---
+
+
+def copied(tmp_path: Path, without: str = "") -> Path:
+    source = case_path(f"{CASE}/checkpoint/hf_hub")
+    out = tmp_path / "hub"
+    out.mkdir()
+    for path in source.iterdir():
+        if path.name != without:
+            shutil.copyfile(path, out / path.name)
+    return out
+
+
+def opened(path: Path, **words: Any) -> Any:
+    vision = case_path(f"{CASE}/backbones/siglip-so400m-patch14-384-tiny")
+    return base.open_release(path, Parts({"vision": vision}, words))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer_config.json"])
+def test_a_missing_tokenizer(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"the tokenizer is missing: no {name}"):
+        opened(copied(tmp_path, name))
+
+
+def test_a_missing_and_a_truncated_shard(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "model-00002-of-00005.safetensors")
+    with pytest.raises(CheckpointError, match="1 of 5 shards of the model are missing"):
+        opened(folder)
+    data = (
+        case_path(f"{CASE}/checkpoint/hf_hub") / "model-00002-of-00005.safetensors"
+    ).read_bytes()
+    (folder / "model-00002-of-00005.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"model-00002.*truncated"):
+        opened(folder)
+
+
+def test_a_truncated_trainer_file(tmp_path: Path) -> None:
+    data = case_path(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt").read_bytes()
+    (tmp_path / "checkpoint_0.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="truncated"):
+        base.open_release(tmp_path)
+
+
+def test_a_wrong_number_of_latents() -> None:
+    with pytest.raises(CheckpointError, match=r"holds 8 latents, but 128 tokens .* Set num_vision"):
+        opened(case_path(f"{CASE}/checkpoint/hf_hub"), num_vision_tokens=128)
+    path = str(case_path(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt"))
+    with pytest.raises(CheckpointError, match="holds 8 latents"):
+        words(ckpt_pth=path, num_vision_tokens=64).recipe()
+
+
+def test_sizes_that_no_file_tells() -> None:
+    path = case_path(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt")
+    with pytest.raises(CheckpointError, match="number of heads is not known"):
+        base.open_release(path)
+    with pytest.raises(CheckpointError, match=r"24 wide .* the named one 1152"):
+        base.open_release(path, Parts({"vision": xgen_recipe.VISION_ID}, {"heads": 4}))
+    with pytest.raises(CheckpointError, match=r"no word 'head'. Did you mean 'heads'"):
+        base.open_release(path, Parts(words={"head": 4}))
+
+
+def test_a_key_too_many_and_one_too_few(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    source = case_path(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt")
+    stored = torch.load(source, weights_only=True)
+    state = stored["model_state_dict"]
+    state["lang_model.model.layers.0.mlp.surprise"] = torch.zeros(2)
+    del state["lang_model.model.norm.weight"]
+    torch.save(stored, folder / "checkpoint_0.pt")
+    places = xgen_mm.XGenMM().parts(beside()).places
+    release = base.open_release(folder, Parts(places, {"heads": 4}))
+    with pytest.raises(CheckpointError) as caught:
+        reading.load(release)
+    assert "missing: language.model.norm.weight" in caught.value.what
+    assert "unexpected: language.model.layers.0.mlp.surprise" in caught.value.what
+
+
+def test_a_tokenizer_of_another_release(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["initial_tokenizer_len"] = 490
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        CheckpointError, match="counts 490 tokens before <image>, the tokenizer 492"
+    ):
+        opened(folder)
+
+
+def test_a_recipe_that_xgen_cannot_express(tiny_model: MultimodalLM, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be written as xGen-MM"):
+        xgen_write.facts_of(tiny_model.recipe)
+
+
+def test_grids_that_do_not_fit_the_tiles() -> None:
+    with pytest.raises(CheckpointError, match="768 x 384 is not made of tiles of 46"):
+        xgen_recipe.grids([[92, 46], [768, 384]], 46, "here")
+
+
+def test_a_converted_file_of_any_name_is_found_in_its_folder(tmp_path: Path) -> None:
+    source = case_path(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt")
+    state = torch.load(source, weights_only=True)["model_state_dict"]
+    torch.save(state, tmp_path / "base_model.pt")
+    found = base.recognise(tmp_path)
+    assert found is not None
+    assert (found[0].name, found[1].kind) == ("xgen_mm", "bare state dict")
+    (tmp_path / "another.pt").write_bytes((tmp_path / "base_model.pt").read_bytes())
+    assert base.recognise(tmp_path) is None

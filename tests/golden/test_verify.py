@@ -1,0 +1,159 @@
+"""The check itself: it finds what differs, names the first stage, and works on cases it never saw."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from omnimix.cli.main import app
+from omnimix.convert.report import Check, Report, close, number, same
+from omnimix.convert.verifying import verify
+from omnimix.errors import CheckpointError
+from tests.cases import case_path
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    """A copy of the smallest case with a checkpoint, without its training and under another name."""
+    place = tmp_path / "anything"
+    shutil.copytree(case_path("prismatic/clip_mlp_vicuna"), place, copy_function=shutil.copyfile)
+    for path in [place, *place.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    edit(place, training=None, trainable_parameters_per_stage=None)
+    for file in place.glob("expected_train_*"):
+        file.unlink()
+    return place
+
+
+def edit(folder: Path, **words: Any) -> None:
+    facts = json.loads((folder / "case.json").read_text())
+    facts |= words
+    kept = {word: value for word, value in facts.items() if value is not None}
+    (folder / "case.json").write_text(json.dumps(kept))
+
+
+def spoil(folder: Path, name: str, by: float) -> None:
+    file = folder / "expected.safetensors"
+    tensors = load_file(file)
+    tensors[name] = tensors[name] + by
+    save_file(tensors, file)
+
+
+def test_the_first_stage_that_differs_is_named(case: Path) -> None:
+    spoil(case, "req1/features/projected", 1e-3)
+    spoil(case, "req0/logits_last", 1.0)
+    report = verify(case)
+    assert report.failed is not None
+    assert (report.failed.stage, report.failed.what) == ("connector tokens", "req1 projected")
+    assert report.failed.difference == pytest.approx(1e-3, rel=0.01)
+    stages = [line.stage for line in report.lines()]
+    assert stages[-1] == "connector tokens" and "logits" not in stages
+    whole = verify(case, stop=False)
+    assert {line.stage for line in whole.lines() if not line.passed} == {
+        "connector tokens",
+        "logits",
+    }
+    result = CliRunner().invoke(app, ["verify", str(case)])
+    assert result.exit_code == 1
+    assert "differs at the stage 'connector tokens', req1 projected" in result.stdout
+
+
+def test_a_case_may_lack_stages(case: Path) -> None:
+    edit(case, batch=None, string_token_ids=None, generation=None)
+    report = verify(case)
+    assert report.passed and report.unread
+    assert "gradients" not in {line.stage for line in report.lines()}
+    result = CliRunner().invoke(app, ["verify", str(case), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["passed"] is True
+
+
+def test_a_word_that_is_not_stated_is_said_and_the_rest_compared(case: Path) -> None:
+    facts = json.loads((case / "case.json").read_text())
+    requests = facts["requests"]
+    del requests[1]["prompt"]
+    edit(case, requests=requests, string_token_ids={"Yes": 1})
+    report = verify(case, stop=False)
+    assert [line.stage for line in report.lines() if not line.passed] == ["vocabulary"]
+    assert any("'requests' was compared in part only" in note for note in report.notes)
+    assert "loss" in {line.stage for line in report.lines()}
+
+
+def test_a_wrong_preview_is_found(tmp_path: Path) -> None:
+    place = tmp_path / "texts"
+    shutil.copytree(case_path("prismatic/text_and_data"), place, copy_function=shutil.copyfile)
+    for path in [place, *place.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    prompts = json.loads((place / "case.json").read_text())["prompts"]
+    stated = [t for facts in prompts for t in facts["turns"] if t.get("potential_prompt_before")]
+    assert stated, "the public prompts state previews"
+    stated[0]["potential_prompt_before"] += "?"
+    edit(place, prompts=prompts)
+    failed = verify(place).failed
+    assert failed is not None and failed.stage == "prompt" and "preview" in failed.what
+
+
+def test_a_case_with_nothing_to_compare_does_not_pass(case: Path) -> None:
+    facts = json.loads((case / "case.json").read_text())
+    (case / "case.json").write_text(json.dumps({"family": facts["family"], "tolerance": 1e-5}))
+    assert not verify(case).passed
+    result = CliRunner().invoke(app, ["verify", str(case)])
+    assert result.exit_code == 1 and "there was nothing to compare" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "case.json cannot be read"),
+        ("[]", "holds no table of words"),
+        ("{}", "names no family"),
+        ('{"family": "flamingo"}', "cases of the family 'flamingo' cannot be read"),
+    ],
+)
+def test_broken_cases(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "case.json").write_text(text)
+    with pytest.raises(CheckpointError, match=said):
+        verify(tmp_path)
+    result = CliRunner().invoke(app, ["verify", str(tmp_path)])
+    assert result.exit_code == 2
+
+
+def test_folders_without_golden_numbers(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no golden numbers"):
+        verify(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no such folder"):
+        verify(tmp_path / "nowhere")
+
+
+def test_damaged_golden_tensors(case: Path) -> None:
+    file = case / "expected.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="the golden tensors are damaged"):
+        verify(case)
+
+
+def test_comparisons() -> None:
+    one = torch.ones(2, 2)
+    assert close("s", "w", one, one + 1e-7, 1e-6).passed
+    assert not close("s", "w", one, one + 1e-5, 1e-6).passed
+    assert "shape [2, 2] instead of [2]" in close("s", "w", one, one[0], 1.0).note
+    assert not close("s", "w", one * float("nan"), one, 1e9).passed
+    assert not close("s", "w", None, one, 1e9).passed
+    assert not number("s", "w", float("nan"), 1.0, 1e9).passed
+    found = same("ids", "w", [1, 2, 3], torch.tensor([1, 5, 3, 4]))
+    assert found.difference == 2 and found.note.startswith("from place 1")
+    assert same("text", "w", "abc", "abc").passed
+
+
+def test_the_worst_of_a_stage_is_shown() -> None:
+    report = Report("r", [Check("a", "x", 1e-6, 1e-5), Check("a", "y", 1e-7, 1e-8)])
+    assert report.failed is not None and report.failed.what == "y"
+    assert [line.compared for line in report.lines()] == [2]
+    assert not Report("empty").passed
