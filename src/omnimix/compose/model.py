@@ -17,7 +17,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from omnimix.compose import adapters, modality, recipe as recipes
 from omnimix.compose.modality import Encoded, ItemBatch, Modality
@@ -196,13 +195,12 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         items: dict[str, ItemBatch] | None = None,
         num_items_in_batch: int | Tensor | None = None,
         **words: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> Any:
         """Logits for every place, and the loss where labels are given.
 
         Prefill is this same forward; generation only loops over it.
@@ -213,6 +211,11 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             labels: `[batch, tokens]`, not shifted, -100 where nothing is learned.
             items: what fills the holes.
             num_items_in_batch: what to divide the summed loss by; default the learned tokens here.
+            words: what else generation hands on (the cache among it), for the language model as it is.
+
+        Returns:
+            The language model's own output, which carries the cache under the name of the installed
+            transformers; `loss` and `logits` are ours.
         """
         if inputs_embeds is None:
             assert input_ids is not None
@@ -221,30 +224,34 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             **words,
         )
-        loss = None
-        if labels is not None:
-            loss = token_loss(output.logits, labels, num_items_in_batch)
-        return CausalLMOutputWithPast(
-            loss=loss, logits=output.logits, past_key_values=output.past_key_values
-        )
+        if labels is None:
+            return output
+        loss = token_loss(output.logits, labels, num_items_in_batch)
+        return type(output)(loss=loss, **output)  # made anew, so that the loss comes first
 
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
-        past_key_values: Any = None,
-        attention_mask: Tensor | None = None,
         items: dict[str, ItemBatch] | None = None,
-        **words: Any,
+        past_key_values: Any = None,
+        cache: Any = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Items enter with the prompt alone; later steps carry one token and the cache."""
+        """Items enter with the prompt alone; later steps carry the new tokens and the cache.
+
+        Which name the cache has depends on the installed transformers, and `generate` refuses words that
+        it reads in no signature: both stand in this one, and `kwargs` is a name that it looks for.
+        """
+        caches = {"past_key_values": past_key_values, "cache": cache}
         ready: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **words
+            input_ids, **{name: one for name, one in caches.items() if one is not None}, **kwargs
         )
-        empty = past_key_values is None or past_key_values.get_seq_length() == 0
-        ready["items"] = items if empty else None
+        # Told by the tokens, not by the cache: where only their end is run, the holes before it are
+        # filled already; where all are run (the prompt, or no cache at all), they are to be filled.
+        run = ready.get("input_ids")
+        ready["items"] = None if run is not None and run.shape[1] < input_ids.shape[1] else items
         return ready
 
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
