@@ -267,6 +267,8 @@ SEGMENTERS = Table(
 
 BENCHMARKS = Table("benchmarks", "benchmark", {})
 
+WIRES = Table("wires", "wire format of the server", {"chat": "omnimix.serve.wires:Chat"})
+
 TABLES: tuple[Table, ...] = (
     STEPS,
     ENCODERS,
@@ -283,4 +285,5 @@ TABLES: tuple[Table, ...] = (
     READINGS,
     SEGMENTERS,
     BENCHMARKS,
+    WIRES,
 )

@@ -43,12 +43,15 @@ class Media:
         on: for a region, the index of the picture in the sample that it lies on (0 = first);
             None means the last picture before it in reading order.
         label: what it is called in messages, a file name for instance.
+        draw: a number for what is left to chance while it is opened and prepared (which frames of a video, which
+            parts of a sound); None always chooses alike. Training gives another one in every round.
     """
 
     kind: str
     data: Any
     on: int | None = None
     label: str = ""
+    draw: int | None = None
 
     @classmethod
     def image(cls, data: Any, label: str = "") -> Media:

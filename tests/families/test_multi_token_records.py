@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from omnimix.data.placeholders import PUBLISHED, conversation, published
 from omnimix.errors import SampleError
+from omnimix.families.multi_token.placeholders import PUBLISHED, conversation, published
 from omnimix.types import Media
 from tests.cases import case_path
 

@@ -18,7 +18,7 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import Item, Sequence
 from omnimix.compose.weave import Weaver
 from omnimix.convert.verifying import verify
-from omnimix.data.placeholders import conversation, published
+from omnimix.families.multi_token.placeholders import conversation, published
 from omnimix.types import Media, Sample
 from tests.cases import case_path
 

@@ -133,12 +133,13 @@ def test_text_alone_empty_lists_and_what_the_old_server_passed_over(client: Test
         {"images": []},
         {"images": None},
         {"images": ["a.png"]},  # more items than placeholders
-        {"temperature": 9, "max_new_tokens": 1, "stream": True},
-        {"documents": ["a model without documents knows no such key"]},
+        {"temperature": 9, "max_new_tokens": 1, "id": "7"},
+        {"documents": []},
+        {"videos": None},
     ):
         answer = client.post("/generate", json=ask("Hello", **words))
         assert (answer.status_code, answer.json()) == (200, alone.json()), words
-    marked = client.post("/generate", json=ask("[INST] a [/INST] <sound> </s>"))
+    marked = client.post("/generate", json=ask("[INST] a [/INST] <noise> </s>"))
     assert marked.status_code == 200 and isinstance(marked.json()["output"], str)
 
 
@@ -199,6 +200,11 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     (ask("<image><region>", images=["a.png"], regions=[{"png": "a.png"}]), 400, "regions[0]"),
     (ask("<region>", regions=[{"box": [1, 2, 30, 40]}]), 400, "picture"),
     (ask("hello " * 3000), 400, "the context of"),
+    (ask("a", imagse=["a.png"]), 400, "Did you mean 'images'?"),
+    (ask("a", stream=True), 400, "unknown word 'stream'"),
+    (ask("a", documents=["b"]), 400, "the model takes no documents"),
+    (ask("<video>What?", videos=["a.mp4"]), 400, "the model takes no videos"),
+    (ask("<video>What?"), 400, "the placeholder <video> is of a modality that the model lacks"),
 ]
 
 
@@ -247,7 +253,9 @@ def test_other_methods_and_places(client: TestClient) -> None:
 def test_health(client: TestClient) -> None:
     facts = client.get("/health").json()
     assert facts["status"] == "ok" and facts["model"] == "tiny" and facts["waiting"] == 0
-    assert facts["modalities"]["image"] == {"placeholder": "<image>", "key": "images"}
+    told = {"type": "image", "placeholder": "<image>", "key": "images"}
+    assert facts["modalities"]["image"] == told
+    assert set(facts["paths"]) >= {"/chat", "/generate"}
 
 
 def test_addresses_are_fetched_where_that_is_allowed(assistant: Assistant, root: Path) -> None:

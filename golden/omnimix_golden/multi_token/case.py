@@ -17,10 +17,10 @@ from omnimix.compose.modality import Branch, Modality
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Item, Sequence
-from omnimix.data.placeholders import conversation, published
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token import names as tables
 from omnimix.families.multi_token.folder import MultiToken
+from omnimix.families.multi_token.placeholders import conversation, published
 from omnimix.families.multi_token.records import placed_items
 from omnimix.families.multi_token.senses import SENSES
 from omnimix.types import Sample

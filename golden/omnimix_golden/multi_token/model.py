@@ -14,8 +14,8 @@ from omnimix.compose.modality import Branch
 from omnimix.compose.sequence import Item, Sequence
 from omnimix.compose.weave import Weaver
 from omnimix.convert.report import Check, close, same
-from omnimix.data.placeholders import published
 from omnimix.errors import ContextError, OmnimixError
+from omnimix.families.multi_token.placeholders import published
 from omnimix.generate.assistant import Assistant
 from omnimix.media.sound_steps import resampled
 from omnimix.types import Media, Sample, Turn

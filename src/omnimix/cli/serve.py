@@ -55,7 +55,7 @@ def command(
         str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
     ] = None,
 ) -> None:
-    """Answer over HTTP: POST /generate takes messages and items, GET /health says that it is there.
+    """Answer over HTTP: POST /chat takes messages and items, GET /health says that it is there and what it takes.
 
     SIGTERM and Ctrl-C let the requests that are there come to their answers.
     """
@@ -64,7 +64,7 @@ def command(
     if root is not None and not root.is_dir():
         raise OmnimixError("there is no such folder", where=str(root), hint="give --root a folder")
     try:
-        from omnimix.serve import running
+        from omnimix.serve import running, wires
         from omnimix.serve.app import Settings, create_app
         from omnimix.serve.engine import OneAtATime, limited
         from omnimix.serve.fetch import Fetcher
@@ -93,5 +93,6 @@ def command(
             max_waiting,
         )
         app = create_app(OneAtATime(assistant, model), settings)
-        typer.echo(f"{model} answers at {running.address(listener)} (POST /generate, GET /health)")
+        paths = ", ".join(f"POST {wire.path}" for wire in wires.wires())
+        typer.echo(f"{model} answers at {running.address(listener)} ({paths}, GET /health)")
         running.run(app, listener, grace)

@@ -10,9 +10,10 @@ import math
 import random
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, TypeAlias
+from zlib import crc32
 
 import torch
 from pydantic import Field, SerializeAsAny
@@ -183,7 +184,7 @@ class Batches(Dataset[Read]):
         places = self.places(n)[rank::world]
         for place in places:
             try:
-                sequences.append(self._woven(place))
+                sequences.append(self._woven(place, self.draw(n, place)))
             except OmnimixError as error:
                 dropped.append(error.sentence())
         if not sequences and world > 1:
@@ -197,12 +198,37 @@ class Batches(Dataset[Read]):
             sequences, pack=self.pack, multiple=1 if self.pack else 16
         ), dropped
 
-    def _woven(self, place: int) -> Sequence:
-        sample = self.mixture[place]
+    def draw(self, n: int, place: int) -> int:
+        """The number that everything is drawn with which is left to chance in a record of batch `n`.
+
+        A pure function, so that a run that goes on draws what it would have drawn, and another one whenever the
+        record comes round again.
+        """
+        assert isinstance(self.mixture, Mixture)
+        return crc32(f"{self.mixture.seed}/draw/{place}".encode())  # places never come twice
+
+    def _woven(self, place: int, draw: int) -> Sequence:
+        sample = drawn(self.mixture[place], draw)
         if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
             return weave_apart(self.processor.weave, sample)
         # Where text is cut, an answer may be cut away; its record then teaches nothing.
         return self.processor.weave(sample, cut=self.cut, target=self.cut is None)
+
+
+def drawn(sample: Sample, number: int) -> Sample:
+    """The same sample, whose items have numbers for chance; one that stands in several turns stays one."""
+    items = {
+        id(item): replace(item, draw=crc32(f"{number}/{i}".encode()))
+        for i, item in enumerate(sample.media())
+        if item.kind != "region" and item.draw is None
+    }
+    if not items:
+        return sample
+    turns = (
+        replace(turn, content=tuple(items.get(id(one), one) for one in turn.content))
+        for turn in sample.turns
+    )
+    return replace(sample, turns=tuple(turns))
 
 
 def _first(values: list[Read]) -> Read:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Literal, TypeAlias
+from zlib import crc32
 
 from omnimix.compose.processor import Processor
 from omnimix.data import length_groups, orders
@@ -58,6 +59,7 @@ class Rounds:
                 hint="use the order 'mixture'",
             )
         self.accumulate = accumulate
+        self.seed = seed
         self.horizon = horizon(source.length, batch, epochs, steps)
         by_extent = order in ("by_modality", "by_length", "like_length")
         extents = [source.extent(i) for i in range(source.length)] if by_extent else []
@@ -117,6 +119,11 @@ class RoundBatches(Batches):
         count = len(rounds.parts) - first
         super().__init__(source, processor, 1, first, count, pack, cut, share)
         self.parts = rounds.parts
+        self.seed = rounds.seed
+
+    def draw(self, n: int, place: int) -> int:
+        # A record comes once in every round, and each time in another part of the stage.
+        return crc32(f"{self.seed}/draw/{self.first + n}/{place}".encode())
 
     def places(self, n: int) -> list[int]:
         return self.parts[self.first + n]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,15 +119,25 @@ class Assistant(Prompted):
         many = [conversation_of(question) for question in questions]
         return [one.text for one in self.reply_many(many, batch_size, **generation)]
 
-    def reply(self, conversation: Conversation, **generation: Any) -> Answer:
-        """The answer to the last user turn of a conversation."""
-        return self.reply_many([conversation], **generation)[0]
+    def reply(
+        self, conversation: Conversation, options: Options | None = None, **generation: Any
+    ) -> Answer:
+        """The answer to the last user turn of a conversation.
+
+        Args:
+            options: how it is written, where the keywords do not say.
+        """
+        return self.reply_many([conversation], options=options, **generation)[0]
 
     def reply_many(
-        self, conversations: Sequence[Conversation], batch_size: int = 32, **generation: Any
+        self,
+        conversations: Sequence[Conversation],
+        batch_size: int = 32,
+        options: Options | None = None,
+        **generation: Any,
     ) -> list[Answer]:
         """Answers in the order of the conversations; those of like length are written together."""
-        options = Options(**generation)
+        options = replace(options, **generation) if options else Options(**generation)
         woven = [self._weave(conversation, options) for conversation in conversations]
         order = sorted(range(len(woven)), key=lambda i: len(woven[i]))
         answers: dict[int, Answer] = {}

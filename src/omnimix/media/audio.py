@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -34,10 +34,14 @@ class Sound:
     Attributes:
         channels: `[channels, samples]`.
         rate: in Hz.
+        draw: as of `Media`: for steps that choose parts of it by chance.
+        crops: where the parts begin that such a step is to take, in its own counting; None leaves it to chance.
     """
 
     channels: Float[np.ndarray, "channels samples"]
     rate: int
+    draw: int | None = None
+    crops: tuple[int, ...] | None = None
 
     @property
     def seconds(self) -> float:
@@ -53,7 +57,8 @@ class AudioOpener(MediaOpener):
     """Sounds from a path, bytes, `(samples, rate)` or `{"array": ..., "sampling_rate": ...}`.
 
     Samples are `[samples]` or `[channels, samples]`; whole numbers are scaled to -1..1 by their type. A
-    mapping with `path` or `bytes`, as datasets hold sounds, is taken too.
+    mapping with `path` or `bytes`, as datasets hold sounds, is taken too, and may say with `crops` which parts of a
+    long sound are looked at, for steps that draw them otherwise (`clap_mel`).
 
     Attributes:
         max_bytes: most bytes a file may have.
@@ -83,7 +88,7 @@ class AudioOpener(MediaOpener):
         self._check_length(sound.seconds, where)
         if not np.isfinite(sound.channels).all():
             raise MediaError("the sound holds values that are no numbers", where=where)
-        return sound
+        return replace(sound, draw=media.draw, crops=_crops(media.data, where))
 
     def tiles(self, opened: Sound) -> Tiles:
         return Tiles.holding(opened)
@@ -141,6 +146,20 @@ def _plain(data: Any) -> Any:
     if data.get("array") is not None:
         return data["array"], data.get("sampling_rate")
     return data["bytes"] if data.get("bytes") is not None else data.get("path")
+
+
+def _crops(data: Any, where: str) -> tuple[int, ...] | None:
+    crops = data.get("crops") if isinstance(data, Mapping) else None
+    if crops is None:
+        return None
+    numbers = [crops] if isinstance(crops, int) else list(crops)
+    if not numbers or not all(isinstance(start, int) and start >= 0 for start in numbers):
+        raise MediaError(
+            "the crops are whole numbers from 0",
+            where=where,
+            hint='write {"path": ..., "crops": [0, 7]}',
+        )
+    return tuple(numbers)
 
 
 def _from_samples(array: Any, rate: Any = None, *rest: Any, where: str) -> Sound:

@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omnimix.config import Spec
 from omnimix.errors import MediaError
 from omnimix.media.tiles import Step, Tiles
@@ -116,6 +118,16 @@ def check_file(path: str | Path, what: str, where: str, most: int) -> Path:
     if not 0 < size <= most:
         raise _size(size, most, where)
     return Path(path)
+
+
+def chance(seed: int, draw: int | None) -> np.random.RandomState:
+    """Where an opener or a step gets its chance from.
+
+    Args:
+        seed: its own word in the recipe.
+        draw: of the item; None gives every item the same, so that an answer can be repeated.
+    """
+    return np.random.RandomState(seed if draw is None else [seed, draw])
 
 
 def is_address(data: object) -> bool:

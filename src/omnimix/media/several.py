@@ -108,6 +108,8 @@ def kind_of(media: Media) -> str:
         return "image"
     if isinstance(data, np.ndarray):
         return "image" if data.dtype == np.uint8 and data.ndim > 1 else "audio"
+    if isinstance(data, dict) and "frames" in data:
+        return "video"
     if isinstance(data, tuple | dict):
         return "audio"
     if isinstance(data, list):

@@ -1,11 +1,13 @@
 """Steps on sounds: what Whisper, CLAP and ImageBind are shown of one.
 
-Each brings the sound to its own rate first. The rules are those of golden/specs/multi_token.md, "Preprocessing".
+Each brings the sound to its own rate first. The rules are those of the published preparations of Whisper
+(arXiv 2212.04356), CLAP (2211.06687) and ImageBind (2305.05665).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -19,7 +21,7 @@ from torch.nn import functional
 
 from omnimix.errors import MediaError, RecipeError
 from omnimix.media.audio import Sound
-from omnimix.media.opening import needed
+from omnimix.media.opening import chance, needed
 from omnimix.media.tiles import RawStep
 
 Whole = Annotated[int, Gt(0)]
@@ -89,7 +91,8 @@ class ClapMel(SoundStep):
 
     A shorter sound is repeated whole as often as it fits and filled with silence. With `fusion` there are
     four channels: four times the same, or, of a longer sound, the whole squeezed and three parts of it,
-    which are drawn with `seed`, so that a sound always gives the same. Without, a longer one gives one part.
+    which are drawn with `seed` and the item's own `draw`, or stated by the sound's `crops`. Without, a longer one
+    gives one part.
 
     Attributes:
         rate: of the model in Hz.
@@ -117,12 +120,13 @@ class ClapMel(SoundStep):
     def hear(self, sound: Sound) -> Float[Tensor, "1 channels frames bins"]:
         samples = resampled(sound.mono(), sound.rate, self.rate)
         most = self.seconds * self.rate
-        draw = np.random.RandomState(self.seed)
+        draw = chance(self.seed, sound.draw)
         if len(samples) <= most:
             samples = np.tile(samples, most // len(samples))
             samples = np.pad(samples, (0, most - len(samples)))
         elif not self.fusion:
-            start = int(draw.randint(0, len(samples) - most + 1))
+            beginnings = np.arange(len(samples) - most + 1)
+            (start,) = self._starts([beginnings], draw, sound.crops)
             samples = samples[start : start + most]
         mel = self._decibels(samples)
         if not self.fusion:
@@ -131,11 +135,34 @@ class ClapMel(SoundStep):
         if len(mel) <= frames:
             return mel.expand(4, -1, -1)[None]
         thirds = np.array_split(np.arange(len(mel) - frames + 1), 3)
-        starts = [int(draw.choice(third)) if len(third) else 0 for third in thirds]
+        starts = self._starts(thirds, draw, sound.crops)
         whole = functional.interpolate(
             mel[None, None], size=[frames, self.bins], mode="bilinear", align_corners=False
         )[0, 0]
         return torch.stack([whole, *(mel[start : start + frames] for start in starts)])[None]
+
+    def _starts(
+        self,
+        ranges: Sequence[np.ndarray],
+        draw: np.random.RandomState,
+        stated: tuple[int, ...] | None,
+    ) -> list[int]:
+        """Where the parts of a longer sound begin: as stated, else one of each range by chance.
+
+        Frames of the spectrogram with `fusion`, samples at the step's rate without.
+
+        Raises:
+            MediaError: stated beginnings that are too many, too few, or behind the last possible one.
+        """
+        if stated is None:
+            return [int(draw.choice(one)) if len(one) else 0 for one in ranges]
+        last = max(int(one[-1]) for one in ranges if len(one))
+        if len(stated) != len(ranges) or max(stated) > last:
+            raise MediaError(
+                f"the sound states the crops {', '.join(map(str, stated))}",
+                hint=f"there are {len(ranges)}, each between 0 and {last}",
+            )
+        return list(stated)
 
     def _decibels(self, samples: np.ndarray) -> Float[Tensor, "frames bins"]:
         kind = None if self.fusion else "slaney"
@@ -164,8 +191,7 @@ class ImageBindSound(SoundStep):
     """ImageBind's clips of a sound, `[1, clips, 1, bins, frames]`: Kaldi filter banks of 2 seconds each.
 
     Two quirks of the original are kept: the first channel alone is heard, and the mean is taken off a clip in
-    place, so that a clip which overlaps an earlier one sees samples that were moved already
-    (golden case multi_token/imagebind_three_kinds).
+    place, so that a clip which overlaps an earlier one sees samples that were moved already.
 
     Attributes:
         rate: of the model in Hz.

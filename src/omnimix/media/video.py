@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,11 +21,13 @@ from PIL import Image
 from omnimix.errors import MediaError
 from omnimix.media.containers import opened
 from omnimix.media.image import ImageOpener
-from omnimix.media.opening import MediaOpener, check_file, name_of, read
+from omnimix.media.opening import MediaOpener, chance, check_file, name_of, read
 from omnimix.media.tiles import Tiles
 from omnimix.types import Media
 
-_TAKES = "a path, bytes, a folder of pictures or a list of pictures"
+_TAKES = (
+    "a path, bytes, a folder of pictures, a list of pictures, or {path: ..., frames: [numbers]}"
+)
 _FORMATS = "the formats are those that FFmpeg reads: MP4, MOV, MKV, WebM, AVI, GIF and more"
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
@@ -37,6 +40,9 @@ _THUMB = 16
 class VideoOpener(MediaOpener):
     """Frames of a video, or of a sequence of pictures of one size.
 
+    `{"path": ..., "frames": [3, 4, ...]}` (or `bytes` for `path`) states which frames are taken, whatever the
+    sampling; as many pictures as a window has are that window.
+
     Attributes:
         frames: how many are taken; with `rate` at most so many.
         sampling: `even` spreads them from the first to the last; `rate` takes `per_second` of them, evenly;
@@ -44,8 +50,8 @@ class VideoOpener(MediaOpener):
             neighbours, by the rule of the published X-CLIP modality: the last of `frames` indices that are
             spread over the `frames` frames before `end`.
         per_second: of the sampling `rate`.
-        end: of the sampling `window`, the frame behind the last; None draws it with `seed`, where the
-            published code draws it anew each time.
+        end: of the sampling `window`, the frame behind the last; None draws it with `seed` and the item's own
+            `draw`, which is another one in every round of training.
         seed: of that draw.
         rotate: turn frames upright as the file's metadata says.
         max_bytes: most bytes a file may have.
@@ -73,26 +79,42 @@ class VideoOpener(MediaOpener):
             MediaError: missing, broken, cut off, of another format, beyond a limit, or an address.
         """
         where = name_of(media, "video")
-        data = media.data
+        data, asked = _asked(media, where)
         if isinstance(data, np.ndarray) and data.ndim == 4:
             data = list(data)
         if isinstance(data, str | Path) and Path(data).is_dir():
             data = _pictures_in(Path(data), self.max_pictures, where)
         if isinstance(data, list | tuple):
-            return self._sequence(data, where)
-        return self._film(data, where)
+            return self._sequence(data, asked, where)
+        return self._film(data, asked, where)
 
     def tiles(self, opened: list[Image.Image]) -> Tiles:
         return Tiles.frames(opened)
 
-    def _film(self, data: Any, where: str) -> list[Image.Image]:
+    def _film(self, data: Any, asked: _Asked, where: str) -> list[Image.Image]:
         with self._source(data, where) as source:
             total, per_second = self._count(source, where)
-            if self.sampling == "scene":
+            if asked.frames is not None:
+                wanted = self._stated(asked.frames, total, where)
+            elif self.sampling == "scene":
                 wanted = self._scenes(source, where)
             else:
-                wanted = self.indices(total, per_second, where)
+                wanted = self.indices(total, per_second, where, asked.draw)
             return self._take(source, wanted, total, where)
+
+    def _stated(self, frames: Sequence[int], total: int, where: str) -> list[int]:
+        """Frames that the item itself names.
+
+        Raises:
+            MediaError: another number of them than the model takes, or one that the video does not have.
+        """
+        if len(frames) != self.frames or not all(0 <= index < total for index in frames):
+            raise MediaError(
+                f"the item states the frames {', '.join(map(str, frames))} of a video of {total}",
+                where=where,
+                hint=f"state {self.frames} of them, each from 0 to {total - 1}",
+            )
+        return list(frames)
 
     @contextmanager
     def _source(self, data: Any, where: str) -> Iterator[Any]:
@@ -158,14 +180,19 @@ class VideoOpener(MediaOpener):
                 hint="cut it, or raise max_seconds",
             )
 
-    def indices(self, total: int, per_second: float, where: str = "video") -> list[int]:
+    def indices(
+        self, total: int, per_second: float, where: str = "video", draw: int | None = None
+    ) -> list[int]:
         """Which of so many frames are taken, in order; some may come twice in a short video.
+
+        Args:
+            draw: of the item, for the sampling `window`.
 
         Raises:
             MediaError: a window is longer than the video, or the rate of frames is not known.
         """
         if self.sampling == "window":
-            return self._window(total, where)
+            return self._window(total, where, draw)
         if self.sampling == "rate":
             if per_second <= 0:
                 raise MediaError(
@@ -181,7 +208,7 @@ class VideoOpener(MediaOpener):
         spread = np.linspace(0, total - 1, self.frames).round()
         return [int(i) for i in spread]
 
-    def _window(self, total: int, where: str) -> list[int]:
+    def _window(self, total: int, where: str, draw: int | None) -> list[int]:
         if total <= self.frames:
             raise MediaError(
                 f"the video has {total} frames; more than {self.frames} are needed",
@@ -190,7 +217,7 @@ class VideoOpener(MediaOpener):
             )
         end = self.end
         if end is None:
-            end = int(np.random.RandomState(self.seed).randint(self.frames, total))
+            end = int(chance(self.seed, draw).randint(self.frames, total))
         if not self.frames <= end <= total:
             raise MediaError(
                 f"no window of {self.frames} frames ends at {end} in a video of {total}",
@@ -252,7 +279,7 @@ class VideoOpener(MediaOpener):
         found = sorted([0, *(-i for _, i in changes)])
         return found + [found[-1]] * (self.frames - len(found))
 
-    def _sequence(self, pictures: Sequence[Any], where: str) -> list[Image.Image]:
+    def _sequence(self, pictures: Sequence[Any], asked: _Asked, where: str) -> list[Image.Image]:
         """Pictures as frames; with the sampling `rate` they count as one a second."""
         if not 0 < len(pictures) <= self.max_pictures:
             raise MediaError(
@@ -261,7 +288,12 @@ class VideoOpener(MediaOpener):
                 hint="give a list of pictures",
             )
         sampler = self.model_copy(update={"sampling": "even"}) if self.sampling == "scene" else self
-        wanted = sampler.indices(len(pictures), 1.0, where)
+        if asked.frames is not None:
+            wanted = self._stated(asked.frames, len(pictures), where)
+        elif self.sampling == "window" and self.end is None and len(pictures) == self.frames:
+            wanted = list(range(self.frames))  # somebody has chosen the window already
+        else:
+            wanted = sampler.indices(len(pictures), 1.0, where, asked.draw)
         opener = ImageOpener(max_pixels=max(1, self.max_pixels // len(wanted)), rotate=self.rotate)
         taken: dict[int, Image.Image] = {}
         for i in wanted:
@@ -271,6 +303,43 @@ class VideoOpener(MediaOpener):
                     Media.image(one.data, one.label or f"{where}, picture {i + 1}")
                 )
         return _of_one_size([taken[i] for i in wanted], where)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What an item says itself about its frames.
+
+    Attributes:
+        frames: which ones are taken; None leaves it to the opener.
+        draw: for the opener's chance.
+    """
+
+    frames: tuple[int, ...] | None
+    draw: int | None
+
+
+def _asked(media: Media, where: str) -> tuple[Any, _Asked]:
+    """The video itself, and what the item says about its frames.
+
+    Raises:
+        MediaError: frames that are neither numbers nor pictures.
+    """
+    data = media.data
+    if not isinstance(data, Mapping):
+        return data, _Asked(None, media.draw)
+    video = data["bytes"] if data.get("bytes") is not None else data.get("path")
+    frames = data.get("frames")
+    if frames is None:
+        return video, _Asked(None, media.draw)
+    if video is None:  # the frames themselves, as pictures
+        return list(frames), _Asked(None, media.draw)
+    if not isinstance(frames, list | tuple) or not all(type(one) is int for one in frames):
+        raise MediaError(
+            "the frames that are stated are no list of whole numbers",
+            where=where,
+            hint='write {"path": ..., "frames": [3, 4, 5]}',
+        )
+    return video, _Asked(tuple(frames), media.draw)
 
 
 def _of_one_size(frames: list[Image.Image], where: str) -> list[Image.Image]:

@@ -1,11 +1,11 @@
-"""Routes: `POST /generate` and `GET /health`. They know an engine's protocol and nothing behind it."""
+"""Routes: a path for every wire format, and `GET /health`. They know an engine's protocol and nothing behind it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,14 +14,15 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from omnimix.data.placeholders import conversation, published
-from omnimix.errors import OmnimixError, SampleError
+from omnimix.errors import OmnimixError
 from omnimix.generate.writing import Options
+from omnimix.serve import opening, wires
 from omnimix.serve.answers import refusal, said
 from omnimix.serve.engine import Engine
 from omnimix.serve.items import Forbidden, Items
 from omnimix.serve.limits import BodyLimit
-from omnimix.types import Media, Sample
+from omnimix.serve.wires import Wire
+from omnimix.types import Sample
 
 log = logging.getLogger("omnimix.serve")
 
@@ -32,7 +33,7 @@ class Settings:
 
     Attributes:
         items: where items may come from.
-        options: how answers are written; no request changes them.
+        options: how answers are written where a request does not say, and the most tokens of any.
         max_bytes: most bytes of a request.
         max_items: most items of a request, all modalities together.
         max_waiting: most requests that are answered or wait for it; more get 503.
@@ -55,6 +56,7 @@ class _Refused(Exception):
 def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
     """The server as an ASGI application; it closes the engine when it ends."""
     chosen = settings or Settings()
+    formats = wires.wires()
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -64,10 +66,11 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
     # The pages that FastAPI makes of itself load scripts from elsewhere.
     app = FastAPI(title="omnimix", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit, max_bytes=chosen.max_bytes)
-    app.add_exception_handler(HTTPException, _plain)
+    app.add_exception_handler(HTTPException, _plain(formats))
     app.add_exception_handler(Exception, _failed)
-    door = _Door(engine, chosen)
-    app.post("/generate")(door.generate)
+    door = _Door(engine, chosen, formats)
+    for wire in formats:
+        app.post(wire.path)(door.route(wire))
     app.get("/health")(door.health)
     return app
 
@@ -75,22 +78,30 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
 class _Door:
     """The routes of one engine."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, formats: Sequence[Wire]) -> None:
         self.engine = engine
         self.settings = settings
+        self.formats = formats
         self.inside = 0
 
-    async def generate(self, request: Request) -> JSONResponse:
-        """`{"messages": [...], "images": [...], ...}` gives `{"output": text}`."""
+    def route(self, wire: Wire) -> Callable[[Request], Awaitable[JSONResponse]]:
+        """The route that answers bodies of one format."""
+
+        async def answer(request: Request) -> JSONResponse:
+            return await self._answer(wire, request)
+
+        return answer
+
+    async def _answer(self, wire: Wire, request: Request) -> JSONResponse:
         if self.inside >= self.settings.max_waiting:
             return refusal(
                 503, "too many requests are waiting", hint="try again in a while", Retry_After="5"
             )
         self.inside += 1
         try:
-            body = _body(request, await request.body())
-            sample = await asyncio.to_thread(self._sample, body)
-            answer = await self.engine.generate(sample, self.settings.options)
+            body = _body(request, await request.body(), wire.example)
+            sample, options = await asyncio.to_thread(self._asked, wire, body)
+            answer = await self.engine.generate(sample, options)
         except _Refused as refused:
             return refused.response
         except Forbidden as error:
@@ -99,44 +110,37 @@ class _Door:
             return said(400, error)
         finally:
             self.inside -= 1
-        return JSONResponse({"output": answer.text})
+        return JSONResponse(wire.written(answer))
 
     async def health(self) -> dict[str, Any]:
         """Whether it is there, which model it is, and what that takes."""
         takes = {
-            name: {"placeholder": published(name).token, "key": published(name).key}
-            for name in self.engine.recipe.modalities
+            name: {"type": spec.media} | _merged(wire.words(name) for wire in self.formats)
+            for name, spec in self.engine.recipe.modalities.items()
         }
         facts = self.engine.health()
-        return {"status": "ok", "model": self.engine.name, "modalities": takes, **facts}
+        paths = [wire.path for wire in self.formats]
+        return {
+            "status": "ok",
+            "model": self.engine.name,
+            "paths": paths,
+            "modalities": takes,
+            **facts,
+        }
 
-    def _sample(self, body: Mapping[str, Any]) -> Sample:
-        """The conversation of a request, its items found. May wait for the network."""
-        modalities = self.engine.recipe.modalities
-        keys = {published(name).key: name for name in modalities}
-        given = {key: body[key] for key in keys if isinstance(body.get(key), list)}
-        count = sum(map(len, given.values()))
-        if count > self.settings.max_items:
-            raise SampleError(
-                f"{count} items in one request, and this server takes {self.settings.max_items}",
-                where="request",
-                hint="send fewer at once",
-            )
-        # Words that the model does not know stay out; those that are no list are refused below.
-        lists: dict[str, Any] = {key: body[key] for key in keys if body.get(key) is not None}
-        conversation(body.get("messages"), lists, modalities, "request", surplus="ignore")
-        for key, items in given.items():
-            lists[key] = [
-                self._item(item, keys[key], f"{key}[{i}]") for i, item in enumerate(items)
-            ]
-        return conversation(body["messages"], lists, modalities, "request", surplus="ignore")
-
-    def _item(self, item: Any, modality: str, where: str) -> Media:
-        spec = self.engine.recipe.modalities[modality]
-        return self.settings.items.media(item, modality, spec, where)
+    def _asked(self, wire: Wire, content: Mapping[str, Any]) -> tuple[Sample, Options]:
+        """The conversation of a body with its items found, and how to answer. May wait for the network."""
+        recipe, settings = self.engine.recipe, self.settings
+        body = wire.read(content, recipe)
+        options = body.request.options.over(settings.options)
+        return opening.sample(body, recipe, settings.items, settings.max_items), options
 
 
-def _body(request: Request, content: bytes) -> Mapping[str, Any]:
+def _merged(tables: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    return {word: value for table in tables for word, value in table.items()}
+
+
+def _body(request: Request, content: bytes, example: str) -> Mapping[str, Any]:
     """The request's JSON object."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json" and not (
@@ -148,24 +152,29 @@ def _body(request: Request, content: bytes) -> Mapping[str, Any]:
         body = json.loads(content)
     except (ValueError, RecursionError) as error:
         what = f"the body is no JSON ({error})"
-        raise _Refused(refusal(400, what, hint='send {"messages": [...]}')) from None
+        raise _Refused(refusal(400, what, hint=f"send {example}")) from None
     if not isinstance(body, dict):
         what = f"the body is no JSON object but {type(body).__name__}"
-        raise _Refused(refusal(400, what, hint='send {"messages": [...]}'))
+        raise _Refused(refusal(400, what, hint=f"send {example}"))
     return body
 
 
-async def _plain(request: Request, error: Exception) -> JSONResponse:
+def _plain(formats: Sequence[Wire]) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
     """404 and 405 in the form of every other refusal."""
-    assert isinstance(error, HTTPException)
+    posts = [wire.path for wire in formats]
     hints = {
-        404: "there are POST /generate and GET /health",
-        405: "ask /generate with POST, /health with GET",
+        404: f"there are {', '.join(f'POST {path}' for path in posts)} and GET /health",
+        405: f"ask {', '.join(posts)} with POST, /health with GET",
     }
-    what = f"{request.method} {request.url.path[:120]}: {error.detail}"
-    response = refusal(error.status_code, what, hint=hints.get(error.status_code))
-    response.headers.update(error.headers or {})
-    return response
+
+    async def plain(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        what = f"{request.method} {request.url.path[:120]}: {error.detail}"
+        response = refusal(error.status_code, what, hint=hints.get(error.status_code))
+        response.headers.update(error.headers or {})
+        return response
+
+    return plain
 
 
 async def _failed(_: Request, error: Exception) -> JSONResponse:

@@ -78,7 +78,7 @@ class OneAtATime:
 
 
 def _reply(assistant: Assistant, sample: Sample, options: Options) -> Answer:
-    return assistant.reply(sample, **vars(options))
+    return assistant.reply(sample, options)
 
 
 def limited(assistant: Assistant, max_pixels: int | None) -> Assistant:

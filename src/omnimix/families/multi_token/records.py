@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from omnimix.data.placeholders import PUBLISHED, conversation, published
 from omnimix.data.sources import Source, SourceSpec, some_records
 from omnimix.errors import SampleError
+from omnimix.families.multi_token.placeholders import PUBLISHED, conversation, published
 from omnimix.types import Media, Sample
 
 READ_AS_TEXT = ("document",)
@@ -102,12 +102,29 @@ def _label(item: Any) -> str:
     return name if isinstance(name, str) and len(name) <= 200 and "\n" not in name else ""
 
 
+CHOICES = ("frames", "crops")
+"""Words by which an item says itself what is drawn otherwise: frames of a video, parts of a long sound."""
+
+
 def _item(item: Any, folder: Path, where: str) -> Any:
-    """What an opener takes: a path, bytes, or samples with their rate."""
+    """What an opener takes: a path, bytes, samples with their rate, or a list of pictures."""
     if isinstance(item, str):
         return _file(item, folder, where)
+    if isinstance(item, list | tuple) and item and all(isinstance(one, str) for one in item):
+        return [_file(one, folder, where) for one in item]
     if not isinstance(item, Mapping):
         return item
+    thing = _thing(item, folder, where)
+    stated = {word: item[word] for word in CHOICES if item.get(word) is not None}
+    if not stated or isinstance(thing, list):
+        return thing
+    if isinstance(thing, Mapping):
+        return {**thing, **stated}
+    return {"bytes" if isinstance(thing, bytes) else "path": thing, **stated}
+
+
+def _thing(item: Mapping[str, Any], folder: Path, where: str) -> Any:
+    """What a table names, without its choices."""
     if item.get("array") is not None and item.get("sampling_rate"):
         return {"array": item["array"], "sampling_rate": item["sampling_rate"]}
     if item.get("bytes"):
@@ -116,6 +133,8 @@ def _item(item: Any, folder: Path, where: str) -> Any:
         return _file(item["path"], folder, where)
     if "url" in item:
         return _file(str(item["url"]), folder, where)
+    if isinstance(item.get("frames"), list | tuple):
+        return [_item(one, folder, where) for one in item["frames"]]
     if "dataset_args" in item:
         raise SampleError(
             "the item is a reference into a dataset of the hub",

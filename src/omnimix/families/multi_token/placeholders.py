@@ -6,12 +6,12 @@ Placeholders such as `<image>` exist at this door alone: behind it every item st
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from omnimix.errors import SampleError
-from omnimix.types import ROLES, Media, Part, Sample, Turn
+from omnimix.types import ROLES, Media, Sample, Turn
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ def published(modality: str) -> Published:
     return _BY_NAME.get(modality) or Published(modality, f"<{modality}>", f"{modality}s")
 
 
+T = TypeVar("T")
+
+
 def conversation(
     messages: Any,
     lists: Mapping[str, Any],
@@ -57,13 +60,41 @@ def conversation(
     """Messages with placeholders, and the items that belong there, as a sample.
 
     Args:
+        messages, lists, modalities, surplus: as of `turns`; an item that is no `Media` becomes one.
+        id: of the sample, for messages.
+
+    Raises:
+        SampleError: as `turns`.
+    """
+
+    def media(item: Any, row: Published, _: int) -> Media:
+        if isinstance(item, Media):
+            return item
+        label = item if isinstance(item, str) and len(item) <= 200 and "\n" not in item else ""
+        return Media(row.modality, item, label=label)
+
+    said, _ = turns(messages, lists, modalities, media, id, surplus)
+    return Sample(tuple(Turn(role, tuple(content)) for role, content in said), id)
+
+
+def turns(
+    messages: Any,
+    lists: Mapping[str, Any],
+    modalities: Iterable[str],
+    make: Callable[[Any, Published, int], T],
+    where: str,
+    surplus: Literal["refuse", "ignore"] = "refuse",
+) -> tuple[list[tuple[str, list[str | T]]], list[T]]:
+    """Messages with placeholders as roles and contents, every item in its place; and the items left over.
+
+    Args:
         messages: `{"role": "user" or "assistant", "content": text}` each.
-        lists: for each key of `published` its items in reading order over all messages; a `Media` stays
-            what it is, anything else becomes a `Media` of the modality. Other keys are passed over, and a
-            list may be missing where the text has no placeholder for it.
+        lists: for each key of `published` its items in reading order over all messages. Other keys are passed
+            over, and a list may be missing where the text has no placeholder for it.
         modalities: names of the recipe's modalities. Words in angle brackets that belong to none of them
             are text.
-        id: of the sample, for messages.
+        make: what stands for an item: given the item, its modality and its number in its list.
+        where: for messages.
         surplus: what becomes of items without a placeholder; the reference ignores them.
 
     Raises:
@@ -71,21 +102,24 @@ def conversation(
             items as placeholders.
     """
     doors = {row.token: row for row in map(published, modalities)}
-    turns = list(_messages(messages, id))
-    waiting = {row.key: _items(lists.get(row.key), row, id) for row in doors.values()}
-    _count(turns, doors, waiting, surplus, id)
+    spoken = list(_messages(messages, where))
+    waiting = {row.token: _items(lists.get(row.key), row, where) for row in doors.values()}
+    _count(spoken, doors, waiting, surplus, where)
+    made = {
+        token: iter([make(item, doors[token], i) for i, item in enumerate(items)])
+        for token, items in waiting.items()
+    }
     cuts = re.compile("(" + "|".join(map(re.escape, doors)) + ")") if doors else None
-    taken = {key: iter(items) for key, items in waiting.items()}
-    found = []
-    for role, text in turns:
-        parts: list[Part] = []
+    done: list[tuple[str, list[str | T]]] = []
+    for role, text in spoken:
+        content: list[str | T] = []
         for i, piece in enumerate(cuts.split(text) if cuts else [text]):
-            if i % 2:
-                parts.append(_media(next(taken[doors[piece].key]), doors[piece].modality))
+            if i % 2:  # what the pattern captured: a placeholder
+                content.append(next(made[piece]))
             elif piece:
-                parts.append(piece)
-        found.append(Turn(role, tuple(parts)))
-    return Sample(tuple(found), id)
+                content.append(piece)
+        done.append((role, content))
+    return done, [item for rest in made.values() for item in rest]
 
 
 def _messages(messages: Any, where: str) -> Iterable[tuple[str, str]]:
@@ -145,17 +179,10 @@ def _count(
                     hint="items stand in messages of the user alone",
                 )
         marks = sum(text.count(token) for _, text in turns)
-        given = len(waiting[row.key])
+        given = len(waiting[token])
         if marks > given or (given > marks and surplus == "refuse"):
             raise SampleError(
                 f"{marks} placeholders {token} in the messages, but {given} items in {row.key}",
                 where=where,
                 hint="give one item for each placeholder, in reading order",
             )
-
-
-def _media(item: Any, modality: str) -> Media:
-    if isinstance(item, Media):
-        return item
-    label = item if isinstance(item, str) and len(item) <= 200 and "\n" not in item else ""
-    return Media(modality, item, label=label)

@@ -1,0 +1,173 @@
+"""What the server is asked: a conversation of typed parts in reading order, and how to answer it.
+
+The shape is that of chat interfaces everywhere (`messages` of `role` and `content`, content as a list of parts
+with a `type`), reduced to what every model here understands. Words that are not listed are refused by name.
+Other bodies are read into this one by a wire format (`omnimix.serve.wires`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from omnimix.config import Spec, first_error, validate
+from omnimix.errors import OmnimixError, RecipeError, SampleError
+from omnimix.generate.writing import Options
+from omnimix.registry import did_you_mean
+
+Kind: TypeAlias = Literal["image", "audio", "video", "document"]
+
+
+class Asked(Spec):
+    """A word of a request: no unknown words, and no value that is only nearly of its type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TextPart(Asked):
+    """Text of a turn."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class MediaPart(Asked):
+    """One picture, sound, video or document.
+
+    Attributes:
+        source: a path, a data URL, an address, a document's text, or an object that says which
+            (`omnimix.serve.items`).
+        label: what refusals call it; its place in the request where left out.
+    """
+
+    type: Kind
+    source: Any
+    label: str = Field(default="", max_length=200)
+
+
+class ItemPart(Asked):
+    """One item of a modality that is named, where several take the same kind or the kind is the model's own."""
+
+    type: Literal["item"] = "item"
+    modality: str
+    source: Any
+    label: str = Field(default="", max_length=200)
+
+
+class RegionPart(Asked):
+    """A place on a picture.
+
+    Attributes:
+        region: `{"box": [x1, y1, x2, y2]}` or another form of `omnimix.regions`, in pixels.
+        on: which picture of the conversation, counted from 0; the last one before it where left out.
+        label: what refusals call it.
+    """
+
+    type: Literal["region"] = "region"
+    region: Any
+    on: int | None = Field(default=None, ge=0)
+    label: str = Field(default="", max_length=200)
+
+
+Part: TypeAlias = TextPart | MediaPart | ItemPart | RegionPart
+
+PARTS: dict[str, type[Asked]] = {
+    "text": TextPart,
+    **dict.fromkeys(("image", "audio", "video", "document"), MediaPart),
+    "item": ItemPart,
+    "region": RegionPart,
+}
+"""The types of parts. Which one is meant is looked up here, so that a refusal names one type's words alone."""
+
+
+def _part(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    if not isinstance(kind, str) or kind not in PARTS:
+        said = "a part needs a word 'type'" if kind is None else f"unknown type {kind!r} of a part"
+        message = f"{said}; {did_you_mean(str(kind or ''), PARTS)}"
+        raise PydanticCustomError("part_type", "{message}", {"message": message})
+    try:
+        return PARTS[kind].model_validate(value)
+    except ValidationError as error:
+        path, message = first_error(error)
+        raise PydanticCustomError("part", "{message}", {"message": message, "path": path}) from None
+
+
+def _content(value: Any) -> Any:
+    """Content that is a bare string is one part of text."""
+    return [TextPart(text=value)] if isinstance(value, str) else value
+
+
+class Message(Asked):
+    """A turn: who says it, and its parts in reading order; a bare string is a text."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[list[Annotated[Part, BeforeValidator(_part)]], BeforeValidator(_content)]
+
+
+class Choices(Asked):
+    """How the answer is written; what is left out is the server's choice.
+
+    The names are those of `omnimix.generate.writing.Options`.
+    """
+
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    min_new_tokens: int | None = Field(default=None, ge=0)
+    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stop: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=16)
+
+    def over(self, server: Options) -> Options:
+        """The server's options with these in their place.
+
+        Raises:
+            OmnimixError: more tokens than the server writes.
+        """
+        most = server.max_new_tokens
+        if self.max_new_tokens is not None and self.max_new_tokens > most:
+            raise OmnimixError(
+                f"{self.max_new_tokens} tokens are more than the {most} that this server writes",
+                where="options.max_new_tokens",
+                hint="ask for fewer, or start it with a larger --max-new-tokens",
+            )
+        values = {field.name: getattr(server, field.name) for field in fields(server)}
+        chosen = {name: value for name, value in self if value is not None}
+        if "stop" in chosen:
+            chosen["stop"] = tuple(chosen["stop"])
+        return Options(**{**values, **chosen}) if chosen else server
+
+
+class Request(Asked):
+    """The body of `POST /chat`."""
+
+    messages: list[Message] = Field(min_length=1)
+    options: Choices = Choices()
+
+    def items(self) -> Iterator[MediaPart | ItemPart | RegionPart]:
+        """Everything that is no text, in reading order."""
+        for message in self.messages:
+            for part in message.content:
+                if not isinstance(part, TextPart):
+                    yield part
+
+
+FORM = 'write {"messages": [{"role": "user", "content": [{"type": "text", "text": "..."}]}]}'
+
+
+def request(body: Mapping[str, Any]) -> Request:
+    """A body as a request.
+
+    Raises:
+        SampleError: the first word that is missing, unknown or of another type, with its place.
+    """
+    try:
+        return validate(Request, body, "request")
+    except RecipeError as error:
+        raise SampleError(error.what, where=error.where, hint=FORM) from None
