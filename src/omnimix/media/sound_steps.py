@@ -128,7 +128,7 @@ class ClapMel(SoundStep):
             beginnings = np.arange(len(samples) - most + 1)
             (start,) = self._starts([beginnings], draw, sound.crops)
             samples = samples[start : start + most]
-        mel = self._decibels(samples)
+        mel = self.decibels(samples)
         if not self.fusion:
             return mel[None, None]
         frames = most // self.hop + 1
@@ -164,7 +164,8 @@ class ClapMel(SoundStep):
             )
         return list(stated)
 
-    def _decibels(self, samples: np.ndarray) -> Float[Tensor, "frames bins"]:
+    def decibels(self, samples: np.ndarray) -> Float[Tensor, "frames bins"]:
+        """The whole spectrogram of samples at the step's own rate."""
         kind = None if self.fusion else "slaney"
         bands = _bands(self.window // 2 + 1, self.bins, self.lowest, self.highest, self.rate, kind)
         # In double precision: dB of near silence would show the rounding otherwise.
