@@ -6,7 +6,6 @@ a tensor makes a new one only for that tensor. Nothing is ever unpickled beyond 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from omnimix import _transformers
 from omnimix.checkpoints.base import Release, Weights, looks_like
 from omnimix.checkpoints.later import Later, later
 from omnimix.compose.holding import Holding
@@ -205,14 +205,9 @@ def load(
     tensors: dict[str, Any] = {**found, **(extra or {})}
     holding = holding or Holding(device)
     check(release, tensors)
-    with quiet():
-        model = MultimodalLM.from_pretrained(
-            None,
-            config=OmnimixConfig(recipe=release.recipe.dump()),
-            state_dict=tensors,
-            dtype=dtype or torch.float32,
-            **holding.words(release.recipe),
-        )
+    config = OmnimixConfig(recipe=release.recipe.dump())
+    words = {"dtype": dtype or torch.float32, **holding.words(release.recipe)}
+    model = _transformers.model_from(MultimodalLM, config, tensors, **words)
     return holding.settle(model.eval()), processor, report
 
 
@@ -224,7 +219,7 @@ def check(release: Release, tensors: Mapping[str, Tensor | Later]) -> None:
     """
     skeleton = MultimodalLM.on_meta(release.recipe)
     wanted = {name: tensor.shape for name, tensor in skeleton.state_dict().items()}
-    shared = set(getattr(skeleton, "all_tied_weights_keys", None) or {})
+    shared = _transformers.tied_names(skeleton)
     missing = sorted(wanted.keys() - tensors.keys() - shared)
     unknown = sorted(tensors.keys() - wanted.keys())
     shapes = [
@@ -234,19 +229,3 @@ def check(release: Release, tensors: Mapping[str, Tensor | Later]) -> None:
     ]
     if missing or unknown or shapes:
         raise misfit(release, missing, unknown, shapes)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bar and warnings of transformers: what is wrong becomes an error here."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
