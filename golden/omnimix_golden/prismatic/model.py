@@ -16,6 +16,7 @@ from omnimix.families.prismatic.prompted import Prompted
 from omnimix.generate.assistant import Assistant
 from omnimix.train import optim
 from omnimix.types import Media, Sample, Turn
+from omnimix_golden.case import awaits_answer
 from omnimix_golden.look import Seen, columns, forward
 from omnimix_golden.prismatic.batch import collated, pictured
 from omnimix_golden.prismatic.case import PrismaticCase
@@ -66,14 +67,20 @@ def requests(reading: PrismaticCase) -> Iterator[Check]:
     found = []
     for i, facts in enumerate(reading.expected("requests")):
         sample = _sample(reading, facts, f"req{i}")
-        found.append(_Request(f"req{i}", facts, sample, processor.weave(sample, True), Seen()))
+        woven = processor.weave(sample, awaits_answer(sample))
+        found.append(_Request(f"req{i}", facts, sample, woven, Seen()))
     for one in found:
         texts = [part.replace("<image>", "") for part in one.facts["turns"]]
         asked = _sample(reading, {**one.facts, "turns": texts, "image": None}, one.name)
-        yield same("prompt", one.name, template.text(asked, True), one.facts["prompt"])
+        yield same(
+            "prompt", one.name, template.text(asked, awaits_answer(asked)), one.facts["prompt"]
+        )
         if one.facts.get("wrapped_turns") is not None:
             yield same(
-                "prompt", one.name, template.wrapped(asked, True), one.facts["wrapped_turns"]
+                "prompt",
+                one.name,
+                template.wrapped(asked, awaits_answer(asked)),
+                one.facts["wrapped_turns"],
             )
         preview = one.facts.get("potential_prompt_for_next_human_turn_HELLO")
         if preview is not None:
