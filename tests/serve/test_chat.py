@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.generate.assistant import Assistant
-from omnimix.generate.writing import Options
+from omnimix.generate.decoding import Options
 from omnimix.registry import WIRES
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime

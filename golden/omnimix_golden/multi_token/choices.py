@@ -28,7 +28,11 @@ SPEAKS: dict[str, tuple[str, re.Pattern[str]]] = {
 
 
 def listed(
-    case: Case, ours: str, names: Sequence[str], beside: Iterable[Mapping[str, Any]], keys: Sequence[str]
+    case: Case,
+    ours: str,
+    names: Sequence[str],
+    beside: Iterable[Mapping[str, Any]],
+    keys: Sequence[str],
 ) -> Any:
     """What a case lists for one modality of a request or row; None where it lists nothing.
 

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from omnimix.errors import OmnimixError
-from omnimix.generate.writing import Options
+from omnimix.generate.decoding import Options
 from omnimix.serve import opening, wires
 from omnimix.serve.answers import refusal, said
 from omnimix.serve.engine import Engine

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from omnimix.config import Spec, first_error, validate
 from omnimix.errors import OmnimixError, RecipeError, SampleError
-from omnimix.generate.writing import Options
+from omnimix.generate.decoding import Options
 from omnimix.registry import did_you_mean
 
 Kind: TypeAlias = Literal["image", "audio", "video", "document"]
@@ -114,7 +114,7 @@ class Message(Asked):
 class Choices(Asked):
     """How the answer is written; what is left out is the server's choice.
 
-    The names are those of `omnimix.generate.writing.Options`.
+    The names are those of `omnimix.generate.decoding.Options`.
     """
 
     max_new_tokens: int | None = Field(default=None, ge=1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from omnimix.compose.recipe import Recipe
-from omnimix.generate.answer import Answer
+from omnimix.generate.answers import Answer
 from omnimix.regions import to_json
 from omnimix.registry import WIRES
 from omnimix.serve import schema

@@ -11,7 +11,7 @@ from typing import Any
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import SampleError
 from omnimix.families.multi_token.placeholders import PUBLISHED, Published, published, turns
-from omnimix.generate.answer import Answer
+from omnimix.generate.answers import Answer
 from omnimix.registry import did_you_mean
 from omnimix.serve.schema import ItemPart, Message, RegionPart, Request, TextPart
 from omnimix.serve.wires import Body, Wire
