@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +24,10 @@ from omnimix.families.multi_token.folder import MultiToken, Output
 from omnimix.families.multi_token.placeholders import conversation, published
 from omnimix.families.multi_token.records import placed_items
 from omnimix.families.multi_token.senses import SENSES
-from omnimix.types import Sample
+from omnimix.media.sound_steps import ClapMel
+from omnimix.types import Media, Sample
 from omnimix_golden.case import Case
+from omnimix_golden.multi_token import choices
 from omnimix_golden.parts import parts_of
 from omnimix_golden.run import CaseReading
 
@@ -113,10 +116,83 @@ class MultiTokenCase(CaseReading):
         return found
 
     def sample(self, body: Mapping[str, Any], name: str, surplus: Any = "ignore") -> Sample:
-        """The conversation of a request or row, its items in their places."""
+        """The conversation of a request or row, its items in their places, drawn as the original drew them."""
         ours = list(self.loaded()[1].recipe.modalities)
         lists = placed_items(body, ours, self.inputs, name)
+        for modality in choices.SPEAKS:
+            key = published(modality).key
+            if lists.get(key):
+                lists[key] = self._drawn(modality, lists[key], body, name)
         return conversation(body.get("messages"), lists, ours, name, surplus)
+
+    def _drawn(self, ours: str, items: list[Any], body: Mapping[str, Any], name: str) -> list[Any]:
+        """Items of a video or sound with what the original drew for each, as far as the case tells."""
+        theirs = next(theirs for theirs, own in self.names.items() if own == ours)
+        told = self._told(body, name)
+        value = choices.listed(self.case, ours, (theirs, published(ours).key, ours), *told)
+        done = []
+        for number, item in enumerate(items):
+            own = choices.of_item(value, number, item.label)
+            data = self._chosen(ours, item.data, own)
+            if data is item.data:
+                data = self._seen(ours, theirs, item.data, number, told[1])
+            done.append(replace(item, data=data))
+        return done
+
+    def _told(
+        self, body: Mapping[str, Any], name: str
+    ) -> tuple[list[Mapping[str, Any]], list[str]]:
+        """Where a case may speak of a request or row: tables about it, and names of it."""
+        asked = self.request["requests"]
+        for i, row in enumerate(asked):
+            if row["body"] is body or row["name"] == name.removeprefix("ok: "):
+                return [self.case.facts["requests"][i], row], [f"req{i}", row["name"], str(i)]
+        number = name.removeprefix("row ")
+        return [body], [f"train.{number}", name, f"row{number}", number]
+
+    def _chosen(self, ours: str, data: Any, own: Any) -> Any:
+        """An item with what is listed for it; the same where it is nothing that can be meant."""
+        word = choices.SPEAKS[ours][0]
+        spec = self.loaded()[1].recipe.modalities[ours]
+        stated = (
+            choices.window(own, spec.opens.frames) if word == "frames" else choices.crops(own)  # type: ignore[attr-defined]
+        )
+        return {"path": data, word: stated} if stated and isinstance(data, str) else data
+
+    def _seen(self, ours: str, theirs: str, data: Any, number: int, keys: list[str]) -> Any:
+        """An item with the choice that its prepared form in the case shows, where that is stored whole."""
+        model, processor = self.loaded()
+        _, branch = branch_of(model, ours)
+        key = keys[0]
+        for name in (
+            f"{key}.{theirs}.preprocessed.{number}.",
+            f"{key}.{theirs}.preprocessed.",
+            f"train.{theirs}.preprocessed.{keys[-1]}.",
+        ):
+            whole = [inner for inner in self.case.names(name) if inner in choices.WHOLE]
+            wanted = self.case.get(f"{name}{whole[0]}") if whole else None
+            if wanted is None or not isinstance(data, str):
+                continue
+            own = wanted if name.endswith(f"{number}.") or len(wanted) == 1 else wanted[number]
+            found = data
+            if ours == "video":
+                frames = processor.recipe.modalities[ours].opens.frames  # type: ignore[attr-defined]
+
+                def prepared(item: Any) -> Tensor:
+                    return given(branch, processor.weave.prepare(ours, Media(ours, item)))
+
+                found = choices.seen_frames(prepared, data, frames, own)
+            else:
+                step = processor.recipe.modalities[ours].branches[0].encoders[0].steps[0]
+                if isinstance(step, ClapMel):
+                    found = choices.seen_crops(step, data, own.flatten(0, -4)[0])
+            if found is not data:
+                self.notes.append(
+                    f"what the original drew for {published(ours).key} is not listed; it was found by what the "
+                    "case holds of the prepared items"
+                )
+            return found
+        return data
 
     def foreign_ids(self, woven: Sequence, values: Any) -> list[int]:
         """Ids (or labels) with the reference's negative numbers in the holes of the ids."""

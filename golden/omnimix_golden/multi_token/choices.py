@@ -27,6 +27,10 @@ SPEAKS: dict[str, tuple[str, re.Pattern[str]]] = {
 """By our modality: the word of an item, and the words of a case that list it."""
 
 
+WHOLE = ("pixel_values", "input_features")
+"""Prepared items that are stored whole, by their names in a case."""
+
+
 def listed(
     case: Case,
     ours: str,

@@ -17,6 +17,7 @@ from omnimix.convert.report import Check, close, same
 from omnimix.errors import ContextError, OmnimixError
 from omnimix.families.multi_token.placeholders import published
 from omnimix.generate.assistant import Assistant
+from omnimix.generate.decoding import Options
 from omnimix.media.sound_steps import resampled
 from omnimix.types import Media, Sample, Turn
 from omnimix_golden.case import awaits_answer
@@ -75,7 +76,8 @@ class _Request:
         self.reading, self.key, self.name, self.facts = reading, key, name, facts
         self.model, self.processor = reading.loaded()
         self.sample = reading.sample(body, name)
-        self.woven = self.processor.weave(self.sample, awaits_answer(self.sample))
+        self.asks = awaits_answer(self.sample)
+        self.woven = self.processor.weave(self.sample, self.asks)
 
     def golden(self, name: str) -> Tensor | None:
         return self.reading.case.get(f"{self.key}.{name}")
@@ -154,13 +156,25 @@ class _Request:
         stated = self.facts.get("generated_ids")
         if wanted is None and stated is None:
             return
-        assistant = Assistant(self.model, self.processor)
-        answer = assistant.reply(self.sample, max_new_tokens=16)
-        for ids in (wanted, stated):
-            if ids is not None:
-                yield same("greedy ids", self.name, list(answer.ids), ids)
+        ids, text = self._written()
+        for golden in (wanted, stated):
+            if golden is not None:
+                yield same("greedy ids", self.name, ids, golden)
         if "generated_text" in self.facts:
-            yield same("text", self.name, answer.text, self.facts["generated_text"].strip())
+            yield same("text", self.name, text, self.facts["generated_text"].strip())
+
+    def _written(self) -> tuple[list[int], str]:
+        """At most 16 tokens behind the conversation, as they are and as text."""
+        if self.asks:
+            answer = Assistant(self.model, self.processor).reply(self.sample, max_new_tokens=16)
+            return list(answer.ids), answer.text
+        batch, tokenizer = self.processor.batch([self.woven]), self.processor.tokenizer
+        ends = [] if tokenizer.eos is None else [tokenizer.eos]
+        config = Options(max_new_tokens=16).config(ends, tokenizer.pad)
+        with torch.inference_mode():
+            row = self.model.generate(**batch.inputs(), generation_config=config)[0]
+        ids = row[batch.input_ids.shape[1] :].tolist()
+        return ids, tokenizer.decode(ids).strip()
 
 
 def shown(reading: MultiTokenCase, sample: Sample) -> str:
@@ -192,7 +206,13 @@ def prepared(
             continue
         label = f"{what}{name}"
         if name.endswith((".input_ids", ".attention_mask")):
-            yield _tokens(branch, items, name, wanted, label)
+            if ours == "document":
+                yield _tokens(branch, items, name, wanted, label)
+            else:
+                reading.notes.append(
+                    f"the original hands its {ours} encoder a text that means nothing (IGNORE); features of "
+                    "items do not depend on it"
+                )
             continue
         if name.endswith(".is_longer"):
             # CLAP's encoder takes every sound for a long one, as the reference's preparation does of one.

@@ -42,11 +42,21 @@ def stages(reading: MultiTokenCase) -> Iterator[Check]:
 
 
 def _woven(reading: MultiTokenCase) -> Iterator[Sequence]:
-    """The rows of the golden batch."""
+    """The rows of the golden batch, in its order: each is told by its ids, which the case holds."""
     _, processor = reading.loaded()
-    ids = reading.case.get("train.input_ids")
-    for i, row in enumerate(reading.rows[: 2 if ids is None else len(ids)]):
-        yield processor.weave(reading.sample(row, f"row {i}"))
+    ids, mask = reading.case.get("train.input_ids"), reading.case.get("train.attention_mask")
+    rows = [processor.weave(reading.sample(row, f"row {i}")) for i, row in enumerate(reading.rows)]
+    if ids is None:
+        yield from rows[:2]
+        return
+    left = list(range(len(rows)))
+    for place, wanted in enumerate(ids.tolist()):
+        if mask is not None:
+            wanted = wanted[: int(mask[place].nonzero().max()) + 1]
+        same_ids = [i for i in left if reading.foreign_ids(rows[i], rows[i].ids) == wanted]
+        chosen = same_ids[0] if same_ids else left[0]  # none is told apart by the comparison of ids
+        left.remove(chosen)
+        yield rows[chosen]
 
 
 def _rows(reading: MultiTokenCase, woven: list[Sequence]) -> Iterator[Check]:
