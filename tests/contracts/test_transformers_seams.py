@@ -21,7 +21,7 @@ from omnimix.compose.model import MultimodalLM, OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.encoders.transformers import config_of
-from omnimix.generate.streaming import Put
+from omnimix.generate.decoding import Put
 from omnimix.types import Box, Media
 from tests.compose.conversations import picture, talk
 from tests.conftest import TINY
