@@ -51,7 +51,7 @@ class Whisper(EncoderSpec):
 
     Attributes:
         config: words of transformers' WhisperConfig.
-        reads: `start` is the decoder's last state of one start token, a single vector (multi_token);
+        reads: `start` is the decoder's last state of one start token, a single vector;
             `frames` are the encoder's last states, and there is no decoder then.
     """
 
@@ -67,7 +67,7 @@ class ClapTower(Encoder):
     """CLAP's audio tower, projected and normed to length 1.
 
     A model that fuses channels is always told that the sound is a long one: its own preparation says so of
-    every sound that comes alone (golden/specs/multi_token.md).
+    every sound that comes alone.
     """
 
     def __init__(self, spec: Clap) -> None:

@@ -93,7 +93,7 @@ class TransformersVision(EncoderSpec):
         config: words of its configuration, `model_type` among them.
         layer: which entry of `hidden_states` is read (-2: second to last); None reads the last state
             after the final norm.
-        pooled: the tower's own pooled output, one vector (multi_token's vision_clip_pool).
+        pooled: the tower's own pooled output, one vector.
     """
 
     kind: Literal["transformers"] = "transformers"

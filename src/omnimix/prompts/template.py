@@ -93,7 +93,7 @@ class Template(Spec):
         contents: whether the name of a special token inside a turn's content is mere `text`, or `special`
             as the style's own words are. The references of released families do not tell the two apart, and
             goldens hold them to it: Prismatic's prompts with "</s> text" (text_and_data), xGen-MM's answer
-            with "<|end|>" inside (anyres_single), multi_token's "literal </s>" (golden/specs/multi_token.md).
+            with "<|end|>" inside (anyres_single), a dialogue's literal "</s>".
         strip: whether white space around the contents is removed.
         strip_prompt: whether white space at the end of a prompt is removed.
         blank: what stands for an empty answer.

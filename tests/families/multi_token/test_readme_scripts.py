@@ -100,7 +100,7 @@ def test_the_clients_of_the_readme() -> None:
 def test_long_documents() -> None:
     text = "The old lighthouse stands at the end of the rock. Every evening the keeper climbed it. "
     gte = case_path("multi_token/audio_document_mix/backbones/thenlper/gte-large")
-    docs = split_text_into_documents(text * 40, str(gte / "tokenizer.json"))
+    docs = split_text_into_documents(text * 40, gte)
     assert len(docs) > 1
     content = "Read the paper " + "<document>" * len(docs) + ". Give me a summary."
     assert content.count("<document>") == len(docs)

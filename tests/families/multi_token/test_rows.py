@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from omnimix.config import validate
-from omnimix.data.documents import sentences, split_text_into_documents
 from omnimix.errors import SampleError
+from omnimix.families.multi_token.documents import sentences, split_text_into_documents
 from omnimix.families.multi_token.records import MultiTokenRows
 from omnimix.language.tokenizer import FastTokenizer, Tokenizer
 from omnimix.types import Sample

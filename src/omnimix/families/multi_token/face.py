@@ -22,8 +22,8 @@ from torch import Tensor
 
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Item, Sequence as Woven
-from omnimix.data.documents import split_text_into_documents
 from omnimix.errors import OmnimixError, SampleError
+from omnimix.families.multi_token.documents import split_text_into_documents
 from omnimix.families.multi_token.placeholders import conversation, published
 from omnimix.families.multi_token.senses import BUILDERS, SENSES
 from omnimix.generate.assistant import Assistant, load

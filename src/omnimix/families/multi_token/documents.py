@@ -1,11 +1,13 @@
-"""Long texts as lists of short documents, as multi_token's document modality wants them."""
+"""Long texts as lists of short documents, as the document modality wants them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
-from omnimix.language.tokenizer import Tokenizer
+from omnimix.checkpoints import parts as places
+from omnimix.language.tokenizer import FastTokenizer, Tokenizer
 
 _ENDS = re.compile(r"[.!?][\"')\]]*(?=\s+[\"'(\[]*[A-Z0-9\u00c0-\u00de])")
 _SHORT = re.compile(r"\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|No|Fig|al)\.$")
@@ -30,7 +32,24 @@ def sentences(text: str) -> Iterator[str]:
         yield rest
 
 
-def split_text_into_documents(text: str, tokenizer: Tokenizer, most: int = PIECES) -> list[str]:
+HUB = "thenlper/gte-large"
+"""The document encoder of the releases, whose tokenizer counts the pieces."""
+
+
+def tokenizer_of(place: str | Path) -> Tokenizer:
+    """The tokenizer of a document encoder, by hub id or folder.
+
+    Raises:
+        CheckpointError: neither there nor to be had, or without a tokenizer.
+    """
+    found = places.folder(place, "document_gte", places.CONFIGS)
+    tokenizer = FastTokenizer(path="tokenizer.json", pad="[PAD]", tidy=True)
+    return tokenizer.load([found])
+
+
+def split_text_into_documents(
+    text: str, tokenizer: Tokenizer | str | Path = HUB, most: int = PIECES
+) -> list[str]:
     """Sentences packed one after another into documents of at most `most` word pieces.
 
     Texts are what the tokenizer makes of the pieces again, lower-cased where it is. A sentence that is longer
@@ -38,8 +57,10 @@ def split_text_into_documents(text: str, tokenizer: Tokenizer, most: int = PIECE
     one at the very beginning; here there is none.
 
     Args:
-        tokenizer: of the document encoder.
+        tokenizer: of the document encoder: itself, or where the encoder lies.
     """
+    if isinstance(tokenizer, str | Path):
+        tokenizer = tokenizer_of(tokenizer)
     found: list[list[int]] = [[]]
     for sentence in sentences(text):
         ids, _ = tokenizer.encode(sentence)
