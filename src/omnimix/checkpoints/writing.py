@@ -38,6 +38,16 @@ def size(sketch: Tensor) -> int:
     return sketch.numel() * sketch.element_size()
 
 
+def narrowest(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The smallest floating type that holds all numbers exactly."""
+    kept = [torch.bfloat16, torch.float16]
+    for tensor in tensors:
+        kept = [dtype for dtype in kept if torch.equal(tensor, tensor.to(dtype).to(tensor.dtype))]
+        if not kept:
+            return torch.float32
+    return kept[0]
+
+
 def shards(sketches: Mapping[str, Tensor], most: int = SHARD) -> list[list[str]]:
     """Names of the tensors of each file, in the order of the names."""
     found: list[list[str]] = [[]]

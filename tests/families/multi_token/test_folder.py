@@ -330,7 +330,9 @@ def test_xclip_of_a_hub_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vision_lora", "audio_document_mix", "imagebind_three_kinds"])
 def test_a_folder_is_written_back(name: str, tmp_path: Path) -> None:
-    model, processor, _ = reading.load(base.open_release(case_path(f"{FOLDER}/{name}") / "checkpoint"))
+    model, processor, _ = reading.load(
+        base.open_release(case_path(f"{FOLDER}/{name}") / "checkpoint")
+    )
     MultiToken().write(model, processor, tmp_path)
     release = base.open_release(tmp_path)
     again, _, _ = reading.load(release)

@@ -6,6 +6,7 @@ of its file, `files` are the small files of which `sized` makes the words again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,38 @@ from omnimix.checkpoints.base import read_json
 from omnimix.checkpoints.tables import Ignore, Rename, Table
 from omnimix.errors import CheckpointError
 
-
-def _inner(found: Mapping[str, Any], word: str, kind: str) -> dict[str, Any]:
-    """A tower's configuration inside that of a whole model; early files write it twice."""
-    own = found if found.get("model_type") == kind else found.get(word) or {}
-    again = found.get(f"{word}_dict")
-    return {**own, **(again if isinstance(again, Mapping) else {})}
+_ASIDE = re.compile(
+    r"architectures|.*dtype|transformers_version|_name_or_path|use_cache|.*drop.*|init.*|apply_spec.*|mask_.*"
+)
+"""Words of a configuration that say nothing about a frozen network."""
 
 
-def _chosen(found: Mapping[str, Any], words: tuple[str, ...]) -> dict[str, Any]:
-    return {word: found[word] for word in words if found.get(word) is not None}
+def _network(place: Path, what: str, side: str = "") -> tuple[Any, dict[str, Any]]:
+    """The configuration in a folder of the hub as transformers reads it, and its words, defaults written out.
+
+    Args:
+        what: the encoder's name for messages.
+        side: the word under which a model of two sides has this one; a folder may hold the side alone.
+
+    Raises:
+        CheckpointError: no config.json, or one of no type that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    places.config(place, what)
+    try:
+        whole = AutoConfig.from_pretrained(place, local_files_only=True)
+    except (ValueError, OSError, TypeError) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(
+            f"transformers cannot read the configuration of the {what} ({line[:160]})",
+            where=str(place / "config.json"),
+            hint="copy the folder again",
+        ) from None
+    own = getattr(whole, side, whole) if side else whole
+    words = own.to_diff_dict() | {"model_type": own.model_type}
+    told = {w: v for w, v in words.items() if v is not None and not _ASIDE.fullmatch(w)}
+    return whole, told
 
 
 def _encoder(words: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,47 +59,27 @@ def _encoder(words: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- pictures ---
 
-_CLIP_WORDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "image_size",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-)
-_CLIP_DEFAULTS = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-    "hidden_act": "quick_gelu",
-}
-"""What a CLIP configuration means by a word that it leaves out."""
-
 
 def clip(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    config = places.config(place, "image encoder")
-    vision = _inner(config, "vision_config", "clip_vision_model")
     encoder = _encoder(words)
-    encoder["config"] = {**_CLIP_DEFAULTS, **_chosen(vision, _CLIP_WORDS)}
-    processor = read_json(place / "preprocessor_config.json") or {}
+    _, encoder["config"] = _network(place, "image encoder", "vision_config")
     (step,) = words["steps"]
-    side = encoder["config"]["image_size"]
+    normal = encoder["steps"][0]
+    _look(step, normal, place, int(encoder["config"]["image_size"]))
+    if options.get("pad_non_square_images"):
+        fill = [int(channel * 255) for channel in normal["mean"]]
+        words["steps"].insert(0, {"kind": "pad", "fill": fill})
+
+
+def _look(step: dict[str, Any], normal: dict[str, Any], place: Path, side: int) -> None:
+    """Set the steps on pictures as the processor beside the weights says; no file leaves the published ones."""
+    processor: dict[str, Any] = read_json(place / "preprocessor_config.json") or {}
     shorter, size = (_side(processor.get(word), side) for word in ("size", "crop_size"))
     step["size"] = size
     if shorter != size:
         step["shorter"] = shorter
-    normal = encoder["steps"][0]
     for word, ours in (("image_mean", "mean"), ("image_std", "std")):
         normal[ours] = list(processor.get(word) or normal[ours])
-    if options.get("pad_non_square_images"):
-        fill = [int(channel * 255) for channel in normal["mean"]]
-        words["steps"].insert(0, {"kind": "pad", "fill": fill})
 
 
 def _side(said: Any, default: int) -> int:
@@ -127,25 +130,6 @@ def clip_files(words: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- speech ---
 
-_WHISPER_WORDS = (
-    "d_model",
-    "encoder_layers",
-    "decoder_layers",
-    "encoder_attention_heads",
-    "decoder_attention_heads",
-    "encoder_ffn_dim",
-    "decoder_ffn_dim",
-    "vocab_size",
-    "num_mel_bins",
-    "max_source_positions",
-    "max_target_positions",
-    "decoder_start_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "activation_function",
-    "scale_embedding",
-)
 _MEL_WORDS = {
     "feature_size": "bins",
     "sampling_rate": "rate",
@@ -172,9 +156,9 @@ def _told(kind: str, step: Mapping[str, Any], words: Mapping[str, str]) -> dict[
 
 
 def whisper(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    config = places.config(place, "speech encoder")
     encoder = _encoder(words)
-    encoder["config"] = _chosen(config, _WHISPER_WORDS)
+    _, encoder["config"] = _network(place, "speech encoder")
+    del encoder["config"]["model_type"]  # the row says it
     _hear(encoder["steps"][0], place, _MEL_WORDS)
 
 
@@ -198,27 +182,13 @@ def whisper_files(words: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- documents ---
 
-_BERT_WORDS = (
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "vocab_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "layer_norm_eps",
-    "hidden_act",
-)
-
 
 def bert(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    config = places.config(place, "document encoder")
     encoder = _encoder(words)
-    encoder["config"] = _chosen(config, _BERT_WORDS)
+    config, encoder["config"] = _network(place, "document encoder")
     told = read_json(place / "tokenizer_config.json") or {}
     # The reference cuts at 512 whatever the tokenizer says; a shorter encoder cannot take so many.
-    most = min(512, int(config.get("max_position_embeddings") or 512))
+    most = min(512, int(getattr(config, "max_position_embeddings", 512)))
     step = encoder["steps"][0]
     if most != 512:
         step["most"] = most
@@ -264,28 +234,6 @@ def bert_carried(words: Mapping[str, Any], place: Path) -> dict[str, Path]:
 
 # --- sounds ---
 
-_CLAP_WORDS = (
-    "hidden_size",
-    "patch_embeds_hidden_size",
-    "depths",
-    "num_attention_heads",
-    "window_size",
-    "spec_size",
-    "patch_size",
-    "patch_stride",
-    "patch_embed_input_channels",
-    "num_mel_bins",
-    "enable_fusion",
-    "fusion_type",
-    "aff_block_r",
-    "enable_patch_layer_norm",
-    "flatten_patch_embeds",
-    "mlp_ratio",
-    "qkv_bias",
-    "layer_norm_eps",
-    "hidden_act",
-    "projection_hidden_act",
-)
 _CLAP_STEP = {
     "sampling_rate": "rate",
     "feature_size": "bins",
@@ -299,11 +247,10 @@ _CLAP_STEP = {
 
 
 def clap(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    config = places.config(place, "sound encoder")
-    audio = _inner(config, "audio_config", "clap_audio_model")
     encoder = _encoder(words)
-    width = audio.get("projection_dim") or config.get("projection_dim") or 512
-    encoder["config"] = {**_chosen(audio, _CLAP_WORDS), "projection_dim": int(width)}
+    whole, audio = _network(place, "sound encoder", "audio_config")
+    del audio["model_type"]
+    encoder["config"] = {**audio, "projection_dim": int(whole.projection_dim)}
     step = encoder["steps"][0]
     if _hear(step, place, _CLAP_STEP).get("truncation", "fusion") != "fusion":
         step["fusion"] = False
@@ -335,42 +282,18 @@ def clap_files(words: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- videos ---
 
-_XCLIP_WORDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "image_size",
-    "patch_size",
-    "num_frames",
-    "mit_hidden_size",
-    "mit_intermediate_size",
-    "mit_num_hidden_layers",
-    "mit_num_attention_heads",
-    "hidden_act",
-    "layer_norm_eps",
-)
-
 
 def xclip(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    config = places.config(place, "video encoder")
-    vision = _inner(config, "vision_config", "xclip_vision_model")
     encoder = _encoder(words)
-    encoder["vision"] = _chosen(vision, _XCLIP_WORDS)
-    encoder["width"] = int(config.get("projection_dim") or 512)
-    frames = int(vision.get("num_frames") or 8)
+    whole, vision = _network(place, "video encoder", "vision_config")
+    del vision["model_type"]
+    encoder["vision"] = vision
+    encoder["width"] = int(whole.projection_dim)
+    frames = int(vision["num_frames"])
     words["opens"]["frames"] = frames
     resize, clip_step = words["steps"]
     clip_step["frames"] = frames
-    processor = read_json(place / "preprocessor_config.json") or {}
-    size = int(vision.get("image_size") or 224)
-    shorter, side = (_side(processor.get(word), size) for word in ("size", "crop_size"))
-    resize["size"] = side
-    if shorter != side:
-        resize["shorter"] = shorter
-    normal = encoder["steps"][0]
-    for word, ours in (("image_mean", "mean"), ("image_std", "std")):
-        normal[ours] = list(processor.get(word) or normal[ours])
+    _look(resize, encoder["steps"][0], place, int(vision["image_size"]))
 
 
 def xclip_table(ours: str, words: Mapping[str, Any]) -> Table:

@@ -26,7 +26,6 @@ from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token import imagebind, names as tables
 from omnimix.families.multi_token.senses import BUILDERS, SENSES, Sense, words_of
-from omnimix.families.sphinx.write import narrowest
 from omnimix.media.files import found as located, looking_in
 from omnimix.prompts import chat_template
 
@@ -276,7 +275,7 @@ def _written(table: Table, names: Iterable[str], state: Mapping[str, Tensor]) ->
 def _narrow(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As bfloat16 (or float16) where that loses nothing, each tensor of its own."""
     floating = [tensor for tensor in found.values() if tensor.is_floating_point()]
-    dtype = narrowest(floating)
+    dtype = writing.narrowest(floating)
     return {
         key: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().clone()
         for key, tensor in found.items()
