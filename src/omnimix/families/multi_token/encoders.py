@@ -14,10 +14,11 @@ from typing import Any
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import read_json
 from omnimix.checkpoints.tables import Ignore, Rename, Table
+from omnimix.encoders.transformers import config_of
 from omnimix.errors import CheckpointError
 
 _ASIDE = re.compile(
-    r"architectures|.*dtype|transformers_version|_name_or_path|use_cache|.*drop.*|init.*|apply_spec.*|mask_.*"
+    r".*suppress_tokens|architectures|.*dtype|transformers_version|_name_or_path|use_cache|.*drop.*|init.*|apply_spec.*|mask_.*"
 )
 """Words of a configuration that say nothing about a frozen network."""
 
@@ -44,10 +45,32 @@ def _network(place: Path, what: str, side: str = "") -> tuple[Any, dict[str, Any
             where=str(place / "config.json"),
             hint="copy the folder again",
         ) from None
-    own = getattr(whole, side, whole) if side else whole
-    words = own.to_diff_dict() | {"model_type": own.model_type}
-    told = {w: v for w, v in words.items() if v is not None and not _ASIDE.fullmatch(w)}
-    return whole, told
+    return whole, _told_by(getattr(whole, side, whole) if side else whole)
+
+
+def _told_by(config: Any) -> dict[str, Any]:
+    words = config.to_diff_dict() | {"model_type": config.model_type}
+    return {w: v for w, v in words.items() if v is not None and not _ASIDE.fullmatch(w)}
+
+
+_TYPES = {"whisper": "whisper", "clap": "clap_audio_model", "xclip": "xclip_vision_model"}
+"""The type of a configuration that does not say it, by the kind of its encoder."""
+
+
+CONFIGURED = {
+    "transformers": "config",
+    "whisper": "config",
+    "clap": "config",
+    "text": "config",
+    "xclip": "vision",
+}
+"""The word of each kind of encoder that holds a configuration of transformers."""
+
+
+def completed(kind: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    """An encoder's configuration with the defaults that transformers knows."""
+    typed = {"model_type": _TYPES[kind], **words} if kind in _TYPES else dict(words)
+    return _told_by(config_of(typed))
 
 
 def _encoder(words: Mapping[str, Any]) -> dict[str, Any]:

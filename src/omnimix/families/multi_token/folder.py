@@ -12,7 +12,7 @@ it beside the weights, `none` opens the projectors over the bare base model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,18 @@ from omnimix.checkpoints.base import (
     looks_like,
     read_json,
 )
+from omnimix.checkpoints.tables import Table
+from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, placed
-from omnimix.families.multi_token import names as tables, recipe as multi_token_recipe
+from omnimix.families.multi_token import names as tables, write
 from omnimix.families.multi_token.names import Lora, Projector
+from omnimix.families.multi_token.recipe import (
+    Words,
+    adapter_of,
+    recipe as recipe_of,
+    tokenizer_of,
+    words_of as inverse,
+)
 from omnimix.families.multi_token.senses import BUILDERS, SENSES, sense, words_of
 
 if TYPE_CHECKING:
@@ -50,12 +59,14 @@ class Output(Layout):
 
     Attributes:
         config: its config.json.
+        adapter: its adapter_config.json; None where there is none.
     """
 
     config: Mapping[str, Any]
+    adapter: Mapping[str, Any] | None
 
 
-class MultiToken(Family[Output, Any]):
+class MultiToken(Family[Output, Words]):
     """Folders that the training of multi_token writes, released or one's own."""
 
     name = "multi_token"
@@ -72,7 +83,9 @@ class MultiToken(Family[Output, Any]):
             ours = "modality_builder" in words or str(words.get("model_type")).endswith("-lmm")
             if not ours:
                 return None
-            return Output(self.name, "output folder", path, _files(path), config=words)
+            adapter = read_json(path / "adapter_config.json")
+            files = _files(path)
+            return Output(self.name, "output folder", path, files, config=words, adapter=adapter)
         if words is None and (path / PROJECTORS).is_file():
             raise CheckpointError(
                 f"config.json is missing: {looks_like(path)}",
@@ -92,76 +105,114 @@ class MultiToken(Family[Output, Any]):
             return self._open(layout, parts)
 
     def _open(self, layout: Output, parts: Parts) -> Release:
-        root, facts = layout.root, layout.config
-        words = _words(parts)
-        names = modalities(facts)
-        senses = {name: sense(name, "config.json: modalities") for name in names}
-        prefix, projectors = _projectors(layout, names)
-        lora = _lora(layout) if words["adapters"] != "none" else None
-        kept = lora is not None and words["adapters"] == "keep"
+        way = _way(parts)
+        senses = {
+            name: sense(name, "config.json: modalities") for name in modalities(layout.config)
+        }
+        prefix, projectors = _projectors(layout, tuple(senses))
+        lora = _lora(layout) if way != "none" else None
         llm = places.folder(parts.places.get("llm", _base_id(layout)), "llm", _LLM_FILES)
-        spots = {name: k.spot(parts.places.get(name), name) for name, k in senses.items()}
+        spots = {name: known.spot(parts.places.get(name), name) for name, known in senses.items()}
         told = {
-            known.name: words_of(known, projectors[name], spots[name], words)
+            name: words_of(known, projectors[name], spots[name], parts.words)
             for name, known in senses.items()
         }
-        words_kept = multi_token_recipe.adapters(lora) if lora is not None and kept else None
-        recipe = multi_token_recipe.build(root.name, facts, llm, told, words_kept)
-        ours = {name: known.name for name, known in senses.items()}
-        carried: dict[str, Path] = {}
-        weights = [
-            _language(llm, lora, kept),
-            Weights("projectors", (root / PROJECTORS,), tables.projector_table(prefix, ours)),
-        ]
-        for name, known in senses.items():
-            table = known.table(f"{known.name}.branches.0.encoders.0.", told[known.name])
-            weights.append(Weights(name, places.weight_files(spots[name], name), table))
-            carried |= known.carried(told[known.name], spots[name])
-        kind = "projectors alone" if lora is None else f"adapter {'kept' if kept else 'merged'}"
-        found = replace(layout, kind=kind)
-        return Release(found, recipe, llm, tuple(weights), _notes(lora, words), carried)
+        kept = adapter_of(lora) if lora is not None and way == "keep" else None
+        recipe = self.recipe(Words(layout.root.name, layout.config, tokenizer_of(llm), kept, told))
+        return Release(
+            replace(layout, kind=_kind(lora, way)),
+            recipe,
+            llm,
+            tuple(self._weights(layout, recipe, lora, llm, spots, prefix)),
+            _notes(lora, way),
+            {
+                file: place
+                for name, known in senses.items()
+                for file, place in known.carried(told[name], spots[name]).items()
+            },
+        )
 
-    def write(
-        self, model: MultimodalLM, processor: Processor, out: Path, **options: Any
+    def _weights(
+        self,
+        layout: Output,
+        recipe: Recipe,
+        lora: Lora | None,
+        llm: Path,
+        spots: Mapping[str, Path],
+        prefix: str,
+    ) -> Iterator[Weights]:
+        """The sources of weights, each with its keys."""
+        table = self.names(recipe)
+        files = places.weight_files(llm, "language model")
+        if lora is None:
+            yield Weights("llm", files, table["llm"])
+        elif recipe.adapters:
+            yield Weights("llm and adapter", (*files, lora.file), table["llm"])
+        else:
+            merged = tables.merged_table(lora.scale, lora.targets)
+            yield Weights("llm and adapter", (*files, lora.file), merged, one_by_one=True)
+        ours = {name: SENSES[name].name for name in spots}
+        own = tables.projector_table(prefix, ours)
+        yield Weights("projectors", (layout.root / PROJECTORS,), own)
+        for name, place in spots.items():
+            yield Weights(name, places.weight_files(place, name), table[name])
+
+    def recipe(self, words: Words) -> Recipe:
+        return recipe_of(words)
+
+    def words_of(self, recipe: Recipe) -> Words:
+        return inverse(recipe)
+
+    def names(self, recipe: Recipe) -> dict[str, Table]:
+        theirs = {known.name: name for name, known in SENSES.items()}
+        ours = {theirs[name]: name for name in recipe.modalities}
+        llm = tables.base_table()
+        if recipe.adapters:
+            llm = tables.kept_table(recipe.adapters[0].targets or ())
+        return {
+            "projectors": tables.projector_table(tables.PREFIXES[0], ours),
+            "llm": llm,
+            **{
+                name: SENSES[name].table(
+                    f"{own}.branches.0.encoders.0.", recipe.modalities[own].dump()
+                )
+                for name, own in ours.items()
+            },
+        }
+
+    def put(
+        self, words: Words, model: MultimodalLM, processor: Processor, out: Path, **options: Any
     ) -> list[Path]:
-        from omnimix.families.multi_token import write as multi_token_write
-
-        return multi_token_write.write(model, processor, out)
+        return write.put(self, words, model, processor, out)
 
 
 _LLM_FILES = (*places.CONFIGS, *places.WEIGHTS)
 
 
-def _language(llm: Path, lora: Lora | None, kept: bool) -> Weights:
-    """The base language model's weights, with the adapter in them or beside them."""
-    files = places.weight_files(llm, "language model")
+def _kind(lora: Lora | None, way: str) -> str:
     if lora is None:
-        return Weights("llm", files, tables.base_table())
-    if kept:
-        return Weights("llm and adapter", (*files, lora.file), tables.kept_table(lora.targets))
-    merged = tables.merged_table(lora.scale, lora.targets)
-    return Weights("llm and adapter", (*files, lora.file), merged, one_by_one=True)
+        return "projectors alone"
+    return f"adapter {'kept' if way == 'keep' else 'merged'}"
 
 
-def _notes(lora: Lora | None, words: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(lora: Lora | None, way: str) -> tuple[str, ...]:
     if lora is not None:
         return ()
-    if words["adapters"] == "none":
+    if way == "none":
         return ("the base language model stands without the adapter",)
     return ("a run without LoRA: the language model is the base one",)
 
 
-def _words(parts: Parts) -> dict[str, Any]:
-    """All words.
+def _way(parts: Parts) -> str:
+    """What becomes of the adapter.
 
     Raises:
-        CheckpointError: a way with adapters that nobody knows.
+        CheckpointError: a way that nobody knows.
     """
-    said = parts.words
-    way = str(said.get("adapters", "merge"))
+    way = str(parts.words.get("adapters", "merge"))
     if way not in WAYS:
         raise CheckpointError(f"adapters is {way!r}", hint=f"it is one of {', '.join(WAYS)}")
-    return {**said, "adapters": way}
+    return way
 
 
 def modalities(facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -221,7 +272,7 @@ def _lora(layout: Output) -> Lora | None:
         CheckpointError: half of it is missing.
     """
     root = layout.root
-    words = read_json(root / "adapter_config.json")
+    words = layout.adapter
     file = next((root / name for name in ADAPTERS if (root / name).is_file()), None)
     if words is None and file is None:
         return None
@@ -253,10 +304,8 @@ def _lora(layout: Output) -> Lora | None:
 
 def _base_id(layout: Output) -> str:
     """The base model as the folder names it."""
-    words = read_json(layout.root / "adapter_config.json") or {}
-    config = layout.config
-    found = words.get("base_model_name_or_path") or config.get("_name_or_path")
-    return str(found or BASE)
+    named = (layout.adapter or {}).get("base_model_name_or_path")
+    return str(named or layout.config.get("_name_or_path") or BASE)
 
 
 def _config(root: Path) -> dict[str, Any] | None:

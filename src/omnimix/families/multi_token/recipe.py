@@ -1,8 +1,13 @@
-"""The recipe of a multi_token folder: its configuration, the base model's tokenizer and style, the senses."""
+"""The words of a multi_token folder and the recipe they make, in both directions.
+
+A folder says them in its configuration and its adapter's, the base model in that of its tokenizer, and an encoder in
+its own folder, which `senses` turns into words of a modality and back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,29 @@ from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, RecipeError
 from omnimix.families.multi_token.names import Lora
+from omnimix.families.multi_token.senses import BUILDERS, SENSES
 from omnimix.prompts import chat_template
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a folder and its parts say together.
+
+    Attributes:
+        name: of the folder.
+        config: its config.json.
+        tokenizer: tokenizer_config.json of the base model, its chat template among it.
+        adapter: of an adapter that stays beside the weights, in the words of adapter_config.json; `layers` for
+            the layers it sits on, named from their block on, where they are known.
+        senses: words of each modality, by the reference's name.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    tokenizer: Mapping[str, Any]
+    adapter: Mapping[str, Any] | None
+    senses: Mapping[str, Mapping[str, Any]]
+
 
 _NOISE = frozenset(
     {
@@ -34,51 +61,82 @@ _NOISE = frozenset(
 
 STYLE = "mistral_instruct"
 
+LLM = "backbones/llm"
+"""Where a folder that is written holds the base model."""
 
-def build(
-    name: str,
-    facts: Mapping[str, Any],
-    llm: Path,
-    senses: Mapping[str, Any],
-    adapters: list[dict[str, Any]] | None = None,
-) -> Recipe:
+
+def recipe(words: Words) -> Recipe:
     """The recipe of a model.
-
-    Args:
-        facts: its config.json.
-        llm: folder of the base model's tokenizer.
-        senses: words of its modalities by our names.
-        adapters: words of adapters that stay beside the weights.
 
     Raises:
         RecipeError: words that do not fit together.
-        CheckpointError: no tokenizer.
+        CheckpointError: a chat template that is none of ours.
     """
-    words = {
-        "name": name,
-        "about": f"multi_token with {', '.join(senses)}.",
-        "language": {"kind": "causal_lm", "config": language(facts)},
-        "tokenizer": tokenizer(llm),
-        "template": template(llm),
-        "modalities": dict(senses),
+    ours = {SENSES[theirs].name: told for theirs, told in words.senses.items()}
+    found = {
+        "name": words.name,
+        "about": f"multi_token with {', '.join(ours)}.",
+        "language": {"kind": "causal_lm", "config": _language(words.config)},
+        "tokenizer": _tokenizer(words.tokenizer),
+        "template": _template(words.tokenizer),
+        "modalities": ours,
     }
-    if adapters:
-        words["adapters"] = adapters
-    return recipes.parse(words, "config.json")
+    if words.adapter is not None:
+        found["adapters"] = [_adapter(words.adapter)]
+    return recipes.parse(found, "config.json")
 
 
-def language(facts: Mapping[str, Any]) -> dict[str, Any]:
+def words_of(recipe: Recipe) -> Words:
+    """The inverse.
+
+    Raises:
+        LookupError: a modality that the reference does not have, or none at all.
+        ValueError: adapters that are not one LoRA.
+    """
+    known = {sense.name: theirs for theirs, sense in SENSES.items()}
+    odd = [name for name in recipe.modalities if name not in known]
+    if odd or not recipe.modalities:
+        what = f"it has the modality {odd[0]!r}" if odd else "it has no modality"
+        raise LookupError(f"{what}, and there are {', '.join(known)}")
+    senses = {known[name]: spec.dump() for name, spec in recipe.modalities.items()}
+    adapter = _adapter_words(recipe) if recipe.adapters else None
+    return Words(recipe.name, _config(recipe, senses), _tokenizer_words(recipe), adapter, senses)
+
+
+# --- the language model ---
+
+
+def _language(config: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's configuration: `mistral-lmm` is a `mistral`."""
-    kind = str(facts.get("model_type", "mistral-lmm")).removesuffix("-lmm")
-    words = {word: v for word, v in facts.items() if word not in _NOISE and v is not None}
+    kind = str(config.get("model_type", "mistral-lmm")).removesuffix("-lmm")
+    words = {word: v for word, v in config.items() if word not in _NOISE and v is not None}
     # A null window is a statement in Mistral's words: transformers takes 4096 where it is silent.
-    if "sliding_window" in facts:
-        words["sliding_window"] = facts["sliding_window"]
+    if "sliding_window" in config:
+        words["sliding_window"] = config["sliding_window"]
     return {"model_type": kind, **words}
 
 
-def tokenizer(llm: Path) -> dict[str, Any]:
-    """The base model's tokenizer; the unknown token fills, as the reference has it.
+def _config(recipe: Recipe, senses: Mapping[str, Any]) -> dict[str, Any]:
+    words = dict(recipe.language.config)
+    kind = str(words.pop("model_type"))
+    builder = "+".join(senses)
+    return {
+        "_name_or_path": LLM,
+        "architectures": ["MistralForCausalLM"],
+        **words,
+        "modalities": list(senses),
+        # A builder of the reference's table says how many tokens; any other leaves that to the projector.
+        "modality_builder": builder if builder not in BUILDERS else f"{builder}+",
+        "model_cls": "MistralLMMForCausalLM",
+        "model_type": f"{kind}-lmm",
+    }
+
+
+# --- the base model's tokenizer and its style ---
+
+
+def tokenizer_of(llm: Path) -> dict[str, Any]:
+    """What the base model's folder says of its tokenizer.
 
     Raises:
         CheckpointError: there is none.
@@ -90,48 +148,78 @@ def tokenizer(llm: Path) -> dict[str, Any]:
             hint="it holds tokenizer.model or tokenizer.json and tokenizer_config.json",
         )
     words = read_json(llm / "tokenizer_config.json") or {}
-    bos, eos, unk = (_token(words.get(f"{x}_token")) for x in ("bos", "eos", "unk"))
+    jinja, file = chat_template.of(words), llm / "chat_template.jinja"
+    if jinja is None and file.is_file():
+        jinja = file.read_text(encoding="utf-8")
+    return {**words, "chat_template": jinja}
+
+
+def _tokenizer(words: Mapping[str, Any]) -> dict[str, Any]:
+    """The unknown token fills, as the reference has it."""
     return {
         "kind": "fast",
         "path": "tokenizer.json",
-        "bos": bos or "<s>",
-        "eos": eos or "</s>",
-        "pad": unk or "<unk>",
+        "bos": _token(words.get("bos_token")) or "<s>",
+        "eos": _token(words.get("eos_token")) or "</s>",
+        "pad": _token(words.get("unk_token")) or "<unk>",
         # Every stretch begins with a space, as transformers 4 did it for all tokenizers of Llama's kind.
         "prefix": "every",
         "tidy": bool(words.get("clean_up_tokenization_spaces")),
     }
 
 
-def template(llm: Path) -> Any:
-    """The style that the tokenizer's chat template writes; Mistral's first where it has none."""
-    words = read_json(llm / "tokenizer_config.json") or {}
-    jinja = chat_template.of(words)
-    file = llm / "chat_template.jinja"
-    if jinja is None and file.is_file():
-        jinja = file.read_text(encoding="utf-8")
+def _template(words: Mapping[str, Any]) -> Any:
+    """The style that the chat template writes; Mistral's first where there is none."""
+    jinja = words.get("chat_template")
     if jinja is None:
         return STYLE
-    bos, eos = (_token(words.get(f"{x}_token")) for x in ("bos", "eos"))
+    bos, eos = _token(words.get("bos_token")), _token(words.get("eos_token"))
     try:
-        found = chat_template.read(jinja, bos or "<s>", eos or "</s>", llm.name)
+        style = chat_template.read(jinja, bos or "<s>", eos or "</s>", "chat_template")
     except RecipeError as error:
-        raise CheckpointError(error.what, where=str(llm), hint=error.hint) from None
-    return found.name if found.name == STYLE else found.dump()
+        raise CheckpointError(error.what, where="chat_template", hint=error.hint) from None
+    return style.name if style.name == STYLE else style.dump()
 
 
-def adapters(lora: Lora) -> list[dict[str, Any]]:
-    """An adapter as words of a recipe."""
-    return [
-        {
-            "kind": "lora",
-            "part": "language",
-            "rank": lora.rank,
-            "alpha": lora.scale * lora.rank,
-            "dropout": lora.dropout,
-            "targets": list(lora.targets),
-        }
-    ]
+def _tokenizer_words(recipe: Recipe) -> dict[str, Any]:
+    spec = recipe.tokenizer
+    bos, eos, pad = (getattr(spec, word, None) for word in ("bos", "eos", "pad"))
+    return {
+        "bos_token": bos,
+        "eos_token": eos,
+        "unk_token": pad,
+        "chat_template": chat_template.written(recipe.template),
+        "clean_up_tokenization_spaces": bool(getattr(spec, "tidy", False)),
+        "legacy": True,
+        "tokenizer_class": "LlamaTokenizer",
+    }
+
+
+# --- an adapter beside the weights ---
+
+
+def adapter_of(lora: Lora) -> dict[str, Any]:
+    """What an adapter's configuration and matrices say."""
+    alpha = lora.scale * lora.rank
+    words = {"r": lora.rank, "lora_alpha": alpha, "lora_dropout": lora.dropout}
+    return {**words, "layers": list(lora.targets)}
+
+
+def _adapter(words: Mapping[str, Any]) -> dict[str, Any]:
+    ours = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "layers"}
+    told = {word: words[theirs] for word, theirs in ours.items() if words[theirs] is not None}
+    return {"kind": "lora", "part": "language", **told}
+
+
+def _adapter_words(recipe: Recipe) -> dict[str, Any]:
+    first = recipe.adapters[0]
+    if len(recipe.adapters) > 1 or first.kind != "lora" or first.part != "language":
+        raise ValueError(
+            "its adapters are not one LoRA on the language model; merge them first: omnimix merge FOLDER OUT"
+        )
+    layers = None if first.targets is None else list(first.targets)
+    words = {"r": first.rank, "lora_alpha": first.alpha, "lora_dropout": first.dropout}
+    return {**words, "layers": layers}
 
 
 def _token(found: Any) -> str | None:

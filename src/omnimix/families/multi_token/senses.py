@@ -15,6 +15,7 @@ from typing import Any
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.tables import Table
 from omnimix.compose import recipe as recipes
+from omnimix.compose.modality import ModalitySpec
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token import encoders, imagebind
 from omnimix.families.multi_token.names import Projector
@@ -74,6 +75,21 @@ def words_of(sense: Sense, projector: Projector, place: Path, options: Mapping[s
     if pooled:
         connector = {"kind": "token_mlp", "tokens": projector.tokens, "depth": projector.depth}
     words["branches"][0]["connector"] = connector
+    return words
+
+
+def alike(one: ModalitySpec, other: ModalitySpec) -> bool:
+    """Whether two modalities are the same, their encoders' configurations as transformers completes them."""
+    return _completed(one) == _completed(other)
+
+
+def _completed(spec: ModalitySpec) -> dict[str, Any]:
+    words: dict[str, Any] = spec.dump()
+    for branch in words["branches"]:
+        for encoder in branch["encoders"]:
+            word = encoders.CONFIGURED.get(encoder["kind"])
+            if word is not None:
+                encoder[word] = encoders.completed(encoder["kind"], encoder.get(word, {}))
     return words
 
 

@@ -11,204 +11,125 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from omnimix.checkpoints import tables as moves, writing
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints import writing
+from omnimix.checkpoints.base import Family
 from omnimix.compose.modality import ModalitySpec
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.errors import CheckpointError
 from omnimix.families.multi_token import imagebind, names as tables
-from omnimix.families.multi_token.senses import BUILDERS, SENSES, Sense, words_of
+from omnimix.families.multi_token.recipe import LLM, Words
+from omnimix.families.multi_token.senses import SENSES, alike, words_of
 from omnimix.media.files import found as located, looking_in
-from omnimix.prompts import chat_template
 
-CANNOT = "the recipe cannot be expressed as a multi_token model"
-LLM = "backbones/llm"
-NO_RANK = {"rank": 1, "alpha": 1.0, "dropout": 0.0}
+if TYPE_CHECKING:
+    Reader = Family[Any, Words]
+
+NO_RANK = {"r": 1, "lora_alpha": 1.0, "lora_dropout": 0.0}
 """The adapter of a model without one: of rank 1 and zero, since the reference opens no folder without."""
 
 
-def write(model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
+def put(
+    family: Reader, words: Words, model: MultimodalLM, processor: Processor, out: Path
+) -> list[Path]:
     """Write the folder; returns its files.
 
     Raises:
         CheckpointError: what of the recipe has no counterpart there.
     """
     recipe = processor.recipe
-    names = senses_of(recipe)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    lora = _lora_words(recipe)
-    files = [_projectors(state, names, out)]
-    files += _language(state, recipe, processor, lora, out)
-    places = {"llm": LLM}
-    words: dict[str, Any] = {}
-    for theirs, ours in names.items():
-        known = SENSES[theirs]
+    connectors = {name: t for name, t in state.items() if ".connector." in name}
+    path = out / "non_lora_trainables.bin"
+    table = family.names(recipe)["projectors"]
+    projectors = family.foreign(table, connectors, recipe)
+    torch.save(_narrow(projectors), path)
+    files = [path, *_language(family, words, state, processor, out)]
+    places, facts = {"llm": LLM}, dict[str, Any]()
+    for theirs in words.senses:
         places[theirs] = f"backbones/{theirs}"
-        spec = recipe.modalities[ours]
-        files += _encoder(state, known, spec, out / places[theirs], processor)
-        words |= _same_words(known, spec, state, theirs, out / places[theirs], recipe)
-    texts = {
-        "config.json": _config(recipe, names),
-        "parts.json": {"places": places, "words": words},
-    }
-    for name, data in texts.items():
-        files.append(_json(out / name, data))
+        files += _encoder(family, theirs, state, processor, out / places[theirs])
+        facts |= _facts(family, theirs, projectors, recipe, out / places[theirs])
+    files.append(_json(out / "config.json", words.config))
+    files.append(_json(out / "parts.json", {"places": places, "words": facts}))
     return files
 
 
-def senses_of(recipe: Recipe) -> dict[str, str]:
-    """The reference's name of each modality to ours.
-
-    Raises:
-        CheckpointError: one that it does not have.
-    """
-    known = {sense.name: name for name, sense in SENSES.items()}
-    odd = [name for name in recipe.modalities if name not in known]
-    if odd or not recipe.modalities:
-        what = f"it has the modality {odd[0]!r}" if odd else "it has no modality"
-        raise CheckpointError(
-            f"{CANNOT}: {what}", where=recipe.name, hint=f"there are {', '.join(known)}"
-        )
-    return {known[name]: name for name in recipe.modalities}
-
-
-def _lora_words(recipe: Recipe) -> dict[str, Any] | None:
-    """Rank, alpha and dropout of the adapter; None where there is none.
-
-    Raises:
-        CheckpointError: several adapters, or one that is not LoRA on the language model.
-    """
-    if not recipe.adapters:
-        return None
-    first = recipe.adapters[0]
-    if len(recipe.adapters) > 1 or first.kind != "lora" or first.part != "language":
-        raise CheckpointError(
-            f"{CANNOT}: its adapters are not one LoRA on the language model",
-            where=recipe.name,
-            hint="merge them first: omnimix merge FOLDER OUT",
-        )
-    return {"rank": first.rank, "alpha": first.alpha, "dropout": first.dropout}
-
-
-def _projectors(state: Mapping[str, Tensor], names: Mapping[str, str], out: Path) -> Path:
-    table = tables.projector_table(f"{tables.LORA}model.", names)
-    chosen = [name for name in state if ".connector." in name]
-    found = _written(table, chosen, state)
-    path = out / "non_lora_trainables.bin"
-    torch.save(_narrow(found), path)
-    return path
-
-
 def _language(
+    family: Reader,
+    words: Words,
     state: Mapping[str, Tensor],
-    recipe: Recipe,
     processor: Processor,
-    lora: Mapping[str, Any] | None,
     out: Path,
 ) -> list[Path]:
     """The base language model in the hub's layout, and the adapter."""
-    own = [name for name in state if name.startswith("language.")]
-    if lora is None:
-        table = tables.merged_table(1.0, _linear(own, state))
+    recipe = processor.recipe
+    own = {name: tensor for name, tensor in state.items() if name.startswith("language.")}
+    if words.adapter is None:
+        table = tables.merged_table(1.0, _linear(own))
     else:
-        learned = [name for name in own if ".lora_" in name]
-        targets = tables.adapted(_written(tables.adapter_table(), learned, state))
+        learned = {name: tensor for name, tensor in own.items() if ".lora_" in name}
+        targets = tables.adapted(family.foreign(tables.adapter_table(), learned, recipe))
         table = tables.kept_table(targets)
-    found = _written(table, own, state)
+    found = family.foreign(table, own, recipe)
     adapter = {key: t for key, t in found.items() if key.startswith(tables.LORA)}
-    base = _narrow({key: t for key, t in found.items() if key not in adapter})
     folder = out / LLM
     folder.mkdir(parents=True)
-    files = _weights(base, folder)
+    base = _narrow({key: t for key, t in found.items() if key not in adapter})
+    files = writing.save(folder, base)
     config = {"architectures": ["MistralForCausalLM"], **recipe.language.config}
     files.append(_json(folder / "config.json", config))
     processor.tokenizer.save(folder)
-    files.append(_json(folder / "tokenizer_config.json", _tokenizer(recipe)))
+    files.append(_json(folder / "tokenizer_config.json", words.tokenizer))
     path = out / "adapter_model.safetensors"
     save_file(_narrow(adapter), path)
-    words = _adapter_config(lora or NO_RANK, tables.adapted(adapter))
-    return [*files, path, _json(out / "adapter_config.json", words)]
+    told = _adapter_config(words.adapter or NO_RANK, tables.adapted(adapter))
+    return [*files, path, _json(out / "adapter_config.json", told)]
 
 
-def _linear(names: Iterable[str], state: Mapping[str, Tensor]) -> list[str]:
+def _linear(state: Mapping[str, Tensor]) -> list[str]:
     """The linear layers of a block, named from it on."""
-    found: dict[str, None] = {}
-    for name in names:
+    layers: dict[str, None] = {}
+    for name, tensor in state.items():
         inner = name.removeprefix("language.model.layers.")
-        if inner != name and name.endswith(".weight") and state[name].ndim == 2:
-            found[inner.partition(".")[2].removesuffix(".weight")] = None
-    return list(found)
+        if inner != name and name.endswith(".weight") and tensor.ndim == 2:
+            layers[inner.partition(".")[2].removesuffix(".weight")] = None
+    return list(layers)
 
 
-def _adapter_config(lora: Mapping[str, Any], targets: Iterable[str]) -> dict[str, Any]:
+def _adapter_config(words: Mapping[str, Any], targets: Iterable[str]) -> dict[str, Any]:
+    """The words of peft's LoraConfig that the reference's peft wants to find."""
     return {
-        "auto_mapping": None,
         "base_model_name_or_path": LLM,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "init_lora_weights": True,
-        "layers_pattern": None,
-        "layers_to_transform": None,
-        "lora_alpha": lora["alpha"],
-        "lora_dropout": lora["dropout"],
-        "modules_to_save": None,
+        "lora_alpha": words["lora_alpha"],
+        "lora_dropout": words["lora_dropout"],
         "peft_type": "LORA",
-        "r": lora["rank"],
-        "revision": None,
+        "r": words["r"],
         "target_modules": sorted({target.rpartition(".")[2] for target in targets}),
         "task_type": "CAUSAL_LM",
     }
 
 
-def _tokenizer(recipe: Recipe) -> dict[str, Any]:
-    """The words of a tokenizer's configuration that our reader asks for.
-
-    Raises:
-        CheckpointError: a style that no chat template writes.
-    """
-    spec = recipe.tokenizer
-    bos, eos, pad = (getattr(spec, word, None) for word in ("bos", "eos", "pad"))
-    style = recipe.template
-    jinja = chat_template.written(style)
-    again = chat_template.read(jinja, bos, eos, "chat_template")
-    if again.model_copy(update={"name": style.name}) != style:
-        raise CheckpointError(
-            f"{CANNOT}: its style {style.name!r} is not one that a chat template can write",
-            where=recipe.name,
-        )
-    return {
-        "bos_token": bos,
-        "eos_token": eos,
-        "unk_token": pad,
-        "chat_template": jinja,
-        "clean_up_tokenization_spaces": bool(getattr(spec, "tidy", False)),
-        "legacy": True,
-        "tokenizer_class": "LlamaTokenizer",
-    }
-
-
 def _encoder(
-    state: Mapping[str, Tensor],
-    known: Sense,
-    spec: ModalitySpec,
-    folder: Path,
-    processor: Processor,
+    family: Reader, theirs: str, state: Mapping[str, Tensor], processor: Processor, folder: Path
 ) -> list[Path]:
+    """An encoder's folder in the hub's layout."""
+    known, recipe = SENSES[theirs], processor.recipe
     prefix = f"{known.name}.branches.0.encoders.0."
-    names = [name for name in state if name.startswith(prefix)]
-    words = spec.dump()
-    found = _narrow(_written(known.table(prefix, words), names, state))
+    own = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
     folder.mkdir(parents=True)
-    files = _weights(found, folder)
+    found = family.foreign(family.names(recipe)[theirs], own, recipe)
+    files = writing.save(folder, _narrow(found))
+    words = recipe.modalities[known.name].dump()
     files += [_json(folder / name, data) for name, data in known.told(words).items()]
     with looking_in(processor.weave.folders):
         for name, place in known.carried(words, folder / "model.safetensors").items():
@@ -216,75 +137,38 @@ def _encoder(
     return files
 
 
-def _same_words(
-    known: Sense,
-    spec: ModalitySpec,
-    state: Mapping[str, Tensor],
-    theirs: str,
-    folder: Path,
-    recipe: Recipe,
+def _facts(
+    family: Reader, theirs: str, projectors: Mapping[str, Tensor], recipe: Recipe, folder: Path
 ) -> dict[str, Any]:
-    """The words with which the reader makes this very modality of what was written.
+    """The facts with which the reader makes this very modality of what was written.
 
     Raises:
         CheckpointError: none do.
     """
-    prefix = f"{known.name}.branches.0.connector."
-    sizes = {
-        f"{theirs}_lmm_projector.{name.removeprefix(prefix)}": tuple(tensor.shape)
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
+    known = SENSES[theirs]
+    spec = recipe.modalities[known.name]
+    sizes = {key: tuple(tensor.shape) for key, tensor in projectors.items()}
     projector = tables.projectors(sizes)[theirs]
     place = known.spot(folder, theirs)
     heads = imagebind.heads(spec.dump()) if known.name == "imagebind" else {}
-    for words in (heads, {"pad_non_square_images": True}):
-        if ModalitySpec.model_validate(words_of(known, projector, place, words)) == spec:
-            return words
-    raise CheckpointError(
-        f"{CANNOT}: its {known.name} is prepared or encoded in another way than there",
-        where=recipe.name,
+    for facts in (heads, {"pad_non_square_images": True}):
+        again = ModalitySpec.model_validate(words_of(known, projector, place, facts))
+        if alike(again, spec):
+            return facts
+    raise family.refusal(
+        recipe,
+        f"its {known.name} is prepared or encoded in another way than there",
         hint=f"compare it with the recipe {known.recipe}",
     )
 
 
-def _config(recipe: Recipe, names: Mapping[str, str]) -> dict[str, Any]:
-    words = dict(recipe.language.config)
-    kind = str(words.pop("model_type"))
-    builder = "+".join(names)
-    return {
-        "_name_or_path": LLM,
-        "architectures": ["MistralForCausalLM"],
-        **words,
-        "modalities": list(names),
-        # A builder of the reference's table says how many tokens; any other leaves that to the projector.
-        "modality_builder": builder if builder not in BUILDERS else f"{builder}+",
-        "model_cls": "MistralLMMForCausalLM",
-        "model_type": f"{kind}-lmm",
-    }
-
-
-def _written(table: Table, names: Iterable[str], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    plan = table.writing(names)
-    if plan.unknown or plan.missing:
-        name = (plan.unknown or plan.missing)[0]
-        raise CheckpointError(f"{CANNOT}: {name} has no key there")
-    return moves.write(plan, state)
-
-
 def _narrow(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As bfloat16 (or float16) where that loses nothing, each tensor of its own."""
-    floating = [tensor for tensor in found.values() if tensor.is_floating_point()]
-    dtype = writing.narrowest(floating)
+    dtype = writing.narrowest(t for t in found.values() if t.is_floating_point())
     return {
         key: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().clone()
         for key, tensor in found.items()
     }
-
-
-def _weights(found: Mapping[str, Tensor], folder: Path) -> list[Path]:
-    sketches = {key: torch.empty_like(tensor, device="meta") for key, tensor in found.items()}
-    return writing.write(folder, sketches, lambda key: [found[key]])
 
 
 def _json(path: Path, data: Mapping[str, Any]) -> Path:
