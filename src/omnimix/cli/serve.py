@@ -51,7 +51,7 @@ def command(
         list[str] | None,
         typer.Option("--part", metavar="NAME=PLACE", help="A part that a checkpoint lacks."),
     ] = None,
-    quantize: Annotated[
+    quantization: Annotated[
         str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
     ] = None,
 ) -> None:
@@ -83,7 +83,7 @@ def command(
     with running.listening(host, port) as listener:
         places, facts = parts_of(part or ())
         assistant = limited(
-            load(model, device, parts=places, quantize=quantize, **facts), max_pixels
+            load(model, device, parts=places, quantization=quantization, **facts), max_pixels
         )
         settings = Settings(
             Items(root, Fetcher(max_bytes) if allow_fetch else None),

@@ -33,7 +33,7 @@ def load(
     dtype: torch.dtype | None = None,
     parts: Mapping[str, str | Path] | None = None,
     parallel: str | None = None,
-    quantize: str | None = None,
+    quantization: str | None = None,
     **words: Any,
 ) -> Assistant:
     """A model that ships with omnimix, one from a folder of `save_pretrained`, or a released checkpoint.
@@ -49,23 +49,23 @@ def load(
             folder in the hub's layout, by the part's name (`llm`, `dino` ...).
         parallel: `tensor` shares the model out over the processes that `torchrun` started; in a single
             process it changes nothing.
-        quantize: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
+        quantization: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
         words: facts about the parts that no file tells (`image_size` ...).
 
     Raises:
-        OmnimixError: a package, GPU or count of processes that does not fit `parallel` or `quantize`.
+        OmnimixError: a package, GPU or count of processes that does not fit `parallel` or `quantization`.
         RegistryError: unknown name, with the nearest known one.
         CheckpointError: a folder that holds no model, or weights that do not fit.
     """
     dtype = dtype or torch.float32
-    chosen, holding, team = placing.place(device, dtype, parallel, quantize)
-    with team.agreed():
+    chosen, holding, process_group = placing.place(device, dtype, parallel, quantization)
+    with process_group.agreed():
         place = folder.locate(name_or_folder)
     brought = Parts({**place.parts, **(parts or {})}, words)
-    with team.together():
+    with process_group.together():
         held = folder.read(place.folder, chosen, dtype, brought, holding)
-    with team.agreed():
-        return Assistant(*held, team)
+    with process_group.agreed():
+        return Assistant(*held, process_group)
 
 
 class Assistant(Prompted):
@@ -183,12 +183,12 @@ class Assistant(Prompted):
 
     def _bare(self) -> Assistant:
         """An assistant that takes prompts as they stand."""
-        return Assistant(self.model, plain(self.processor), self.team)
+        return Assistant(self.model, plain(self.processor), self.process_group)
 
     def _weave(self, conversation: Conversation, options: Options) -> Woven:
         if not isinstance(conversation, Sample):
             conversation = Sample(tuple(conversation), "question")
-        with self.team.agreed():
+        with self.process_group.agreed():
             return self.processor.weave(
                 conversation, True, options.max_new_tokens, pointing=options.pointing
             )
@@ -247,14 +247,14 @@ class Assistant(Prompted):
         """The one place where tokens are written: new ids of every row."""
         pad = self.processor.tokenizer.pad
         seed = options.seed
-        if self.team.size > 1:
-            self.team.same("input", placing.fingerprint(batch))
+        if self.process_group.size > 1:
+            self.process_group.same("input", placing.fingerprint(batch))
             if options.temperature > 0:
-                seed = self.team.seed(seed)
+                seed = self.process_group.seed(seed)
             if streamer is not None:
                 # A caller may end the writing on one rank; the others must not wait for its next token.
-                ended.asked = self.team.any
-        together = self.team.together()
+                ended.asked = self.process_group.any
+        together = self.process_group.together()
         with together, _seeded(seed, self.device), torch.inference_mode():
             ids = self.model.generate(
                 **batch.inputs(),

@@ -17,7 +17,7 @@ from omnimix.generate import placing
 from omnimix.generate.answer import Answer, Conversation
 from omnimix.generate.prompting import PromptBuilder, written
 from omnimix.generate.writing import Options
-from omnimix.parallel.team import Team
+from omnimix.parallel.process_group import ProcessGroup
 
 
 class Prompted(abc.ABC):
@@ -25,12 +25,14 @@ class Prompted(abc.ABC):
 
     model: MultimodalLM
     processor: Processor
-    team: Team
+    process_group: ProcessGroup
 
-    def __init__(self, model: MultimodalLM, processor: Processor, team: Team | None = None) -> None:
+    def __init__(
+        self, model: MultimodalLM, processor: Processor, process_group: ProcessGroup | None = None
+    ) -> None:
         self.model = model
         self.processor = processor
-        self.team = team or Team()
+        self.process_group = process_group or ProcessGroup()
 
     @abc.abstractmethod
     def reply(self, conversation: Conversation, **generation: Any) -> Answer:
@@ -134,8 +136,10 @@ class Prompted(abc.ABC):
         """
         ids = [self.token_of(word) for word in words]
         batch = self._batch([self._weave(conversation, Options(max_new_tokens=1))])
-        self.team.same("input", placing.fingerprint(batch) if self.team.size > 1 else "")
-        with self.team.together(), torch.inference_mode():
+        self.process_group.same(
+            "input", placing.fingerprint(batch) if self.process_group.size > 1 else ""
+        )
+        with self.process_group.together(), torch.inference_mode():
             logits = self.model(**batch.inputs()).logits[0, -1].float()
         shares: list[float] = logits.softmax(-1)[ids].div(logits.softmax(-1)[ids].sum()).tolist()
         return shares

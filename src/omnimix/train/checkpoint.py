@@ -74,8 +74,8 @@ def state_of(place: Path) -> dict[str, Any]:
 RESUMED = "train into another folder, or use the recipe this run began with"
 
 
-def few_bits(model: nn.Module) -> list[str]:
-    """Names of the layers that are held in few bits."""
+def quantized(model: nn.Module) -> list[str]:
+    """Names of the layers that are held quantized."""
     return [
         name
         for name, module in model.named_modules()
@@ -84,8 +84,8 @@ def few_bits(model: nn.Module) -> list[str]:
 
 
 def learnable(model: MultimodalLM) -> dict[str, Tensor]:
-    """All weights but those in few bits, which a run reads from where it started; shared ones once."""
-    held = tuple(f"{name}." for name in few_bits(model))
+    """All weights but the quantized ones, which a run reads from where it started; shared ones once."""
+    held = tuple(f"{name}." for name in quantized(model))
     shared = set(getattr(model, "all_tied_weights_keys", None) or {})
     return {
         name: tensor.contiguous()
@@ -95,8 +95,8 @@ def learnable(model: MultimodalLM) -> dict[str, Tensor]:
 
 
 def load_weights(place: Path, model: MultimodalLM, hint: str = RESUMED) -> None:
-    """Fill the model, strictly; weights in few bits stay as they are."""
-    held = tuple(f"{name}." for name in few_bits(model))
+    """Fill the model, strictly; quantized weights stay as they are."""
+    held = tuple(f"{name}." for name in quantized(model))
     try:
         if not held:
             load_model(model, str(place / WEIGHTS))
