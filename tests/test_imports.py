@@ -18,7 +18,18 @@ SOURCE = Path(__file__).parent.parent / "src" / "omnimix"
 # stands below them, and the entries of a floor never import each other. "omnimix" is the public face.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"config", "registry", "renamed", "types", "regions", "masks", "errors", "_torchvision"}
+        {
+            "config",
+            "registry",
+            "renamed",
+            "types",
+            "regions",
+            "masks",
+            "errors",
+            "_torchvision",
+            "_transformers",
+            "versions",
+        }
     ),
     frozenset({"media", "encoders", "connectors", "language", "prompts"}),
     frozenset({"compose"}),

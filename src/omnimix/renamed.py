@@ -8,7 +8,7 @@ from __future__ import annotations
 RENAMED: dict[str, dict[str, str]] = {
     "Training": {
         "start": "initial_checkpoint",
-        "quantize": "quantization",
+        "quantization": "quantization",
         "workers": "num_workers",
         "out": "output_dir",
     },

@@ -1,4 +1,4 @@
-"""SPHINX's cases: records, labels, one step of training, the sampler, the rate, what is quantised."""
+"""SPHINX's cases: records, labels, one step of training, the sampler, the rate, what is quantized."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def sampler(reading: SphinxCase) -> Iterator[Check]:
         yield same("batches", f"epoch {epoch}", found, wanted)
 
 
-def quantised(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
+def quantized(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
     """Which linear layers are quantized: the language model's.
 
     Args:
@@ -277,4 +277,4 @@ def quantised(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
     names = [f"{name}.weight" for name in quantized(model.recipe)]
     found = [name.removesuffix(".weight") for name in reading.foreign_names(names)]
     wanted = facts["quantised_linear_modules"]
-    yield same("quantised", "linear layers", sorted(found), sorted({*wanted} - {*more}))
+    yield same("quantized", "linear layers", sorted(found), sorted({*wanted} - {*more}))
