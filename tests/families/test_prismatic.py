@@ -53,10 +53,10 @@ def rewritten(path: Path, **words: Any) -> None:
 
 
 def test_layouts_are_recognised_by_what_is_inside(run: Path) -> None:
-    for place in (run, run / "checkpoint", run / "checkpoint/checkpoints/latest-checkpoint.pt"):
+    for place in (run / "checkpoint", run / "checkpoint/checkpoints/latest-checkpoint.pt"):
         found = base.recognise(place)
         assert found is not None and found[0].name == "prismatic", place
-    assert base.recognise(run / "inputs") is None
+    assert base.recognise(run / "inputs") is None and base.recognise(run) is None
     assert base.open_release(run / "checkpoint_align").layout.kind == "align run"
     assert base.open_release(run / "checkpoint").layout.kind == "finetuned run"
 
@@ -73,14 +73,14 @@ def test_a_step_file_stands_in_for_the_latest(run: Path) -> None:
 
 
 def test_every_key_is_accounted_for(case: Path) -> None:
-    _, _, report = reading.load(base.open_release(case))
+    _, _, report = reading.load(base.open_release(case / "checkpoint"))
     assert report.used > 60
     assert report.unused and all("block" in reason for reason in report.unused.values())
 
 
 def test_weights_stay_in_the_mapped_file(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is copied that is not changed, so loading takes hardly more memory than the model."""
-    release = base.open_release(case)
+    release = base.open_release(case / "checkpoint")
     tensors, report = reading.native_tensors(release)
     monkeypatch.setattr(reading, "native_tensors", lambda _: (dict(tensors), report))
     model, _, _ = reading.load(release)
@@ -152,6 +152,7 @@ def test_missing_and_unexpected_keys_stand_in_one_sentence(run: Path) -> None:
 def test_missing_parts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     shutil.rmtree(run / "backbones" / "llm")
+    (run / "parts.json").unlink()
     with pytest.raises(CheckpointError, match=r"lmsys/vicuna-7b-v1\.5.*--part llm=FOLDER"):
         base.open_release(run / "checkpoint")
 
@@ -179,11 +180,11 @@ def test_another_family_is_no_prismatic_one() -> None:
 
 
 def test_parts_may_be_named(run: Path, tmp_path: Path, case: Path) -> None:
-    (run / "case.json").unlink()
+    (run / "parts.json").unlink()
     parts = {"llm": run / "backbones/llm", "vision": run / "backbones/vision/clip.safetensors"}
     args = {"vision": {"embed_dim": 32, "depth": 4, "num_heads": 2}}
     found = omnimix.load(run / "checkpoint", parts=parts, image_size=84, vision=args)
-    assert found.processor.recipe == base.open_release(case).recipe
+    assert found.processor.recipe == base.open_release(case / "checkpoint").recipe
 
 
 def test_a_builder_writes_the_prompts_that_generate_takes(assistant: Assistant, case: Path) -> None:
