@@ -20,7 +20,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.convert import certificate
 from omnimix.errors import CheckpointError
-from omnimix.families.prismatic import folder as prismatic
+from omnimix.families.prismatic import folder as prismatic, recipe as prismatic_recipe
 from omnimix.generate import folder as folders
 from omnimix.generate.assistant import Assistant
 from tests.cases import case_path
@@ -247,19 +247,24 @@ def test_other_ids_are_written_and_opened(
     """Random stand-ins of ids without a golden case go there and back with equal logits."""
     size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     base_config = {**BASES[llm], **size, "num_attention_heads": 2, "rope_theta": 5000.0}
-    facts = {
-        "model_id": "standin",
-        "vision_backbone_id": vision,
-        "llm_backbone_id": llm,
-        "arch_specifier": arch,
-        "image_resize_strategy": strategy,
-        "llm_max_length": 300,
-    }
     tokens = case_path("prismatic/text_and_data/tokenizers")
     folder = tokens / ("phi-2" if llm.startswith("phi") else "llama2")
-    parts = list(prismatic.VISION[vision][1])
-    words = {"image_size": 64, "vision": dict.fromkeys(parts, SHRUNK)}
-    recipe = prismatic.make_recipe(facts, base_config, folder, words)
+    known = prismatic_recipe.LLMS[llm]
+    words = prismatic_recipe.Words(
+        "standin",
+        vision,
+        llm,
+        arch,
+        strategy,
+        300,
+        llm=base_config,
+        tokens=prismatic_recipe.tokenizer(known, False).load([folder]).size,
+        tidy=False,
+        patches=(64 // (16 if vision in ("clip-vit-b", "in1k-vit-l") else 14)) ** 2,
+        image_size=64,
+        vision=dict.fromkeys(prismatic_recipe.VISION[vision][1], SHRUNK),
+    )
+    recipe = prismatic_recipe.recipe(words)
     assert recipe.language.hf_config().rope_parameters["rope_theta"] == 5000.0
     torch.manual_seed(0)
     model = MultimodalLM.from_recipe(recipe).eval()
