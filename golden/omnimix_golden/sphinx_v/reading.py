@@ -82,6 +82,9 @@ class SphinxVReading(SphinxCase):
     """Cases of the family `sphinx_v`."""
 
     family = "sphinx_v"
+    about = frozenset(
+        {"checkpoint_dtype", "encoder_dims", "max_seq_len", "nested_under_model_key", "precision"}
+    )
     stages: ClassVar[Mapping[str, str]] = dict.fromkeys(("stage1", "stage2"), "sphinx_v.train.yaml")
     sections: ClassVar[Mapping[str, Section]] = {
         "llama_type": sphinx_model.layouts,
@@ -114,6 +117,8 @@ class SphinxVReading(SphinxCase):
 
     def question(self, asking: Mapping[str, Any], name: str = "question") -> Sample:
         """The reference cuts prompts that have no place, and without prompts shows no picture either."""
+        if asking["qas"][-1][1] is not None:
+            return self.finished(asking, name)
         vps, image = asking.get("vps"), self.picture(asking.get("image"))
         if vps is None:
             return marked(asking["qas"], name=name)

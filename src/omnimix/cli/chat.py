@@ -19,7 +19,8 @@ from omnimix.types import Box, Media, Point, Region, Turn, check_region
 if TYPE_CHECKING:
     from PIL import Image
 
-    from omnimix.generate.assistant import Answer, Assistant
+    from omnimix.generate.answers import Answer
+    from omnimix.generate.assistant import Assistant
 
 ANSWER_FILE = Path("answer.png")
 
@@ -159,7 +160,7 @@ def _once(
     draw: Path | None,
     as_json: bool,
 ) -> None:
-    from omnimix.generate.asking import question
+    from omnimix.generate.questions import question
 
     pictures = pictures_of(items)
     if regions:

@@ -78,7 +78,7 @@ def command(
             f"the package {error.name} is missing", hint="pip install 'omnimix[serve]'"
         ) from None
     from omnimix.generate.assistant import load
-    from omnimix.generate.writing import Options
+    from omnimix.generate.decoding import Options
 
     options = Options(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnimix import _transformers
 from omnimix.checkpoints import writing
 from omnimix.checkpoints.base import Layout, Release, Weights
 from omnimix.checkpoints.later import Later
@@ -120,7 +121,7 @@ def opened(place: str, release: Release, whole: bool = True) -> Opened:
     """
     tensors, _ = later_tensors(release)
     skeleton = MultimodalLM.on_meta(release.recipe)
-    tied = set(getattr(skeleton, "all_tied_weights_keys", None) or {})
+    tied = _transformers.tied_names(skeleton)
     wanted = {n: t.shape for n, t in skeleton.state_dict().items() if n not in tied}
     missing = sorted(wanted.keys() - tensors.keys())
     if missing and whole:
