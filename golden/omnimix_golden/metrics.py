@@ -23,7 +23,7 @@ from omnimix.evaluate import (
     short_answers,
 )
 from omnimix.evaluate.measure import Reference
-from omnimix.generate.answer import Answer
+from omnimix.generate.answers import Answer
 from omnimix.types import Box
 
 FILE = "metrics.json"

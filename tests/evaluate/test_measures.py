@@ -19,7 +19,7 @@ from omnimix.evaluate import (
     short_answers,
 )
 from omnimix.evaluate.measure import Reference
-from omnimix.generate.answer import Answer
+from omnimix.generate.answers import Answer
 from omnimix.registry import MEASURES
 from omnimix.types import Box, Point, Region
 

@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_answer(model: SphinxModel) -> None:
 def test_a_long_prompt_loses_its_beginning(model: SphinxModel) -> None:
     picture = str(case_path(ONE) / "inputs/cat.png")
     sample = asked([["cat " * 1200, None]], picture)
-    woven = model._weave(sample, model.options(100))
+    woven = model.weave(sample, model.options(100))
     whole = model.processor.weave.tokenizer.encode(
         model.processor.recipe.template.text(sample, True)
     )

@@ -12,6 +12,7 @@ from omnimix.compose.sequence import Sequence
 from omnimix.convert.report import Check, close, number, same
 from omnimix.data.llava import Llava
 from omnimix.families.prismatic.folder import VISION, parameter_names
+from omnimix.families.prismatic.prompted import Prompted
 from omnimix.generate.assistant import Assistant
 from omnimix.train import optim
 from omnimix.types import Media, Sample, Turn
@@ -118,7 +119,7 @@ def _sample(reading: PrismaticCase, facts: dict[str, Any], name: str) -> Sample:
 
 def streams(reading: PrismaticCase) -> list[str]:
     """How the goldens name the encoders: `featurizer`, or the names inside a pair."""
-    names = list(VISION[reading.last.facts["vision_backbone_id"]][1])
+    names = list(VISION[reading.last.section["vision_backbone_id"]][1])
     return ["featurizer"] if names == ["vision"] else names
 
 
@@ -190,9 +191,9 @@ def _answers(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
 
 
 def _choices(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
-    assistant = Assistant(*reading.loaded)
+    prompted = Prompted(Assistant(*reading.loaded))
     for words, expected in (one.facts.get("string_probabilities") or {}).items():
-        found = torch.tensor(assistant.probabilities(one.sample, words.split("|")))
+        found = torch.tensor(prompted.probabilities(one.sample, words.split("|")))
         yield close(
             "probabilities",
             f"{one.name} {words}",
