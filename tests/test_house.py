@@ -28,10 +28,59 @@ STILL_TOO_LONG = frozenset(
 )
 STILL_TOO_LONG_FUNCTIONS = frozenset(
     {"cli/chat.py: command", "cli/segment.py: command", "cli/serve.py: command"}
-    | {"compose/batch.py: collate", "convert/layouts.py: convert", "train/step.py: optimizer_step"}
+    | {"compose/batch.py: collate", "train/step.py: optimizer_step"}
 )
-STILL_NAMING: frozenset[str] = frozenset()
-STILL_MORE_LINES = 0
+STILL_NAMING: frozenset[str] = frozenset(
+    [
+        "checkpoints/releases.py",
+        "checkpoints/releases.yaml",
+        "checkpoints/tables.py",
+        "cli/convert.py",
+        "cli/models.py",
+        "compose/holding.py",
+        "compose/modality.py",
+        "compose/pointing.py",
+        "compose/weave.py",
+        "connectors/arrange.py",
+        "connectors/mlp.py",
+        "connectors/perceiver.py",
+        "data/length_groups.py",
+        "data/orders.py",
+        "data/placeholders.py",
+        "encoders/finish.py",
+        "encoders/positions.py",
+        "encoders/regions.py",
+        "encoders/sounds.py",
+        "encoders/timm.py",
+        "encoders/transformers.py",
+        "evaluate/marked_regions.py",
+        "evaluate/named_boxes.py",
+        "language/head.py",
+        "language/llama_bpe.py",
+        "language/slow_llama.py",
+        "media/region.py",
+        "media/sound_steps.py",
+        "media/steps.py",
+        "media/tensor_steps.py",
+        "media/tiling.py",
+        "parallel/tensor.py",
+        "prompts/codecs/brackets.py",
+        "prompts/template.py",
+        "prompts/templates/llama2_chat.yaml",
+        "prompts/templates/mistral_instruct.yaml",
+        "prompts/templates/mistral_prismatic.yaml",
+        "prompts/templates/phi.yaml",
+        "prompts/templates/phi3.yaml",
+        "prompts/templates/phi3_notebook.yaml",
+        "prompts/templates/pure.yaml",
+        "prompts/templates/sphinx.yaml",
+        "prompts/templates/vicuna_v15.yaml",
+        "prompts/templates/xgen_base.yaml",
+        "train/optim.py",
+        "train/settings.py",
+    ]
+)
+STILL_MORE_LINES = 2400
 """So many lines above the limit."""
 
 
@@ -44,7 +93,7 @@ def lines(path: Path) -> int:
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
-    """Each function and how many lines it has, its docstring and decorators not counted."""
+    """Each function and how many lines it has, decorators not counted."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
@@ -78,7 +127,7 @@ def naming(source: Path) -> dict[str, list[str]]:
     offenders: dict[str, list[str]] = {}
     for path in sorted(source.rglob("*")):
         name = str(path.relative_to(source))
-        if not path.is_file() or "__pycache__" in name or name.startswith(WINGS):
+        if not path.is_file() or "__pycache__" in name or Path(name).parts[0] in WINGS:
             continue
         if path.suffix not in (".py", ".yaml", ".json", ".md"):
             continue

@@ -31,8 +31,8 @@ class OptimizerSpec(Spec):
         spares: what has no decay: `embeddings` and everything that is no matrix, or `vectors` (biases and
             norms) alone, or `nothing`; or patterns on parameter names.
         clip: largest norm of the gradient; None does not clip.
-        clip_parts: clip after every part of a step, as xGen-MM's trainer does, what was gathered before it
-            included; else once, when the gradient is whole.
+        clip_parts: clip after every part of a step, as the trainer of arXiv 2408.08872 does, what was gathered
+            before it included; else once, when the gradient is whole.
     """
 
     rate: float = Field(default=1e-3, gt=0)
@@ -56,7 +56,7 @@ class ScheduleSpec(Spec):
             late fall.
         final: last rate as a share of the peak.
         zero_first: step k of w takes k/w of the rate, the very first step none at all even without
-            warm-up, and behind the last step the cosine goes on (Prismatic); `hold` and `final` have no
+            warm-up, and behind the last step the cosine goes on (arXiv 2402.07865); `hold` and `final` have no
             part in it.
         exact: a share of warm-up is not rounded to whole steps, step k of w takes k/w of the rate, and the
             cosine ends at `final` (SPHINX, which reckons in fractions of an epoch).
