@@ -14,6 +14,7 @@ from omnimix.evaluate.measure import Measure, Reference, Score, reference_of
 from omnimix.evaluate.report import wilson
 from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
+from omnimix.media.opening import MediaOpener
 from omnimix.types import Sample
 
 
