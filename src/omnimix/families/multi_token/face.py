@@ -271,7 +271,7 @@ def load_trained_lora_model(
     # Half precision as there; on a CPU, where few of its operations are quick, whole.
     dtype = torch.float16 if graphics else torch.float32
     parts = {"llm": model_name_or_path}
-    assistant = load(place, device, dtype, parts=parts, quantize=BITS[load_bits])
+    assistant = load(place, device, dtype, parts=parts, quantization=BITS[load_bits])
     model = LoadedModel(assistant)
     if modalities is not None:
         asked, held = [m.name for m in modalities], [m.name for m in model.modalities]

@@ -168,7 +168,7 @@ class MultiToken(Family[Output, Words]):
         ours = {theirs[name]: name for name in recipe.modalities}
         llm = tables.base_table()
         if recipe.adapters:
-            llm = tables.kept_table(recipe.adapters[0].targets or ())
+            llm = tables.kept_table(recipe.adapters[0].target_modules or ())
         return {
             "projectors": tables.projector_table(tables.PREFIXES[0], ours),
             "llm": llm,

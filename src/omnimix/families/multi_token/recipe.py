@@ -206,8 +206,9 @@ def adapter_of(lora: Lora) -> dict[str, Any]:
 
 
 def _adapter(words: Mapping[str, Any]) -> dict[str, Any]:
-    ours = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "layers"}
-    told = {word: words[theirs] for word, theirs in ours.items() if words[theirs] is not None}
+    told = {word: words[word] for word in ("r", "lora_alpha", "lora_dropout")}
+    if words["layers"] is not None:
+        told["target_modules"] = words["layers"]
     return {"kind": "lora", "part": "language", **told}
 
 
@@ -217,8 +218,8 @@ def _adapter_words(recipe: Recipe) -> dict[str, Any]:
         raise ValueError(
             "its adapters are not one LoRA on the language model; merge them first: omnimix merge FOLDER OUT"
         )
-    layers = None if first.targets is None else list(first.targets)
-    words = {"r": first.rank, "lora_alpha": first.alpha, "lora_dropout": first.dropout}
+    layers = None if first.target_modules is None else list(first.target_modules)
+    words = {"r": first.r, "lora_alpha": first.lora_alpha, "lora_dropout": first.lora_dropout}
     return {**words, "layers": layers}
 
 
