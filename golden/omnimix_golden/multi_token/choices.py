@@ -92,7 +92,8 @@ def window(value: Any, frames: int) -> list[int] | None:
     if not isinstance(value, int):
         return None
     start = value - frames
-    return np.linspace(start, value, num=frames).clip(start, value - 1).astype(int).tolist()
+    spread = np.linspace(start, value, num=frames).clip(start, value - 1)
+    return [int(index) for index in spread]
 
 
 def crops(value: Any) -> list[int] | None:

@@ -140,7 +140,8 @@ class LoadedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.assistant.model.parameters()).dtype
+        dtype: torch.dtype = next(self.assistant.model.parameters()).dtype
+        return dtype
 
     def eval(self) -> LoadedModel:
         self.assistant.model.eval()
