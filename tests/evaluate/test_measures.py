@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from omnimix.generate.answer import Answer
 from tests.cases import case_path
 
 from omnimix.convert.verifying import verify
@@ -19,7 +20,6 @@ from omnimix.evaluate import (
     short_answers,
 )
 from omnimix.evaluate.measure import Reference
-from omnimix.generate.answer import Answer
 from omnimix.registry import MEASURES
 from omnimix.types import Box, Point, Region
 

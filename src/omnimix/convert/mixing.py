@@ -154,7 +154,7 @@ def _agreed(a: Opened, b: Opened) -> Processor:
 
 def _save_words(mixer: Mixer, processor: Processor, place: Path) -> None:
     """Everything of a model folder but the weights."""
-    config = OmnimixConfig(recipe=processor.recipe.dump())
+    config = OmnimixConfig(recipe=processor.recipe)
     config.architectures = ["MultimodalLM"]
     floats = [s.dtype for s in mixer.sketches.values() if s.is_floating_point()]
     config.dtype = max(set(floats), key=floats.count) if floats else torch.float32

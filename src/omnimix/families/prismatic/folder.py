@@ -131,7 +131,7 @@ def steps(timm: str, vision: str, strategy: str, size: int) -> list[dict[str, An
     whole = "siglip" in vision or "in1k" in vision
     shorter = size if whole else math.floor(size / trunk.crop)
     words: dict[str, Any] = (
-        {"size": size} if shorter == size else {"size": size, "shorter": shorter}
+        {"size": size} if shorter == size else {"size": size, "shortest_edge": shorter}
     )
     if strategy == "resize-naive":
         first: dict[str, Any] = {"kind": "resize", "size": size}
@@ -307,15 +307,15 @@ def make_recipe(
     spec: dict[str, Any] = {
         "kind": "fast",
         "path": "tokenizer.json",
-        "eos": "</s>" if known.llama else "<|endoftext|>",
-        "pad": known.pad,
-        "added": [known.pad],
+        "eos_token": "</s>" if known.llama else "<|endoftext|>",
+        "pad_token": known.pad,
+        "extra_special_tokens": [known.pad],
     }
     if known.llama:
-        spec |= {"bos": "<s>", "prefix": "every"}
+        spec |= {"bos_token": "<s>", "prefix": "every"}
     # What the trainer's transformers took where the tokenizer's configuration is silent.
     asked = (read_json(llm / "tokenizer_config.json") or {}).get("clean_up_tokenization_spaces")
-    spec["tidy"] = not known.llama if asked is None else bool(asked)
+    spec["clean_up_tokenization_spaces"] = not known.llama if asked is None else bool(asked)
     image = modality(
         vision, str(facts["image_resize_strategy"]), projector, size, words.get("vision", {})
     )
@@ -332,7 +332,7 @@ def make_recipe(
     length = words.get("vocab") or recipe.tokenizer.load([llm]).size
     data["language"]["config"] = _language(base, known, int(length))
     patches = _patches(recipe)
-    data["context"] = int(facts["llm_max_length"]) + patches
+    data["model_max_length"] = int(facts["llm_max_length"]) + patches
     return config.validate(Recipe, data, "config.json: model")
 
 
@@ -400,7 +400,7 @@ def vision_table(index: int, encoder: Any, positions: bool, prefix: str = "") ->
     """
     ours = f"{_IMAGE}.encoders.{index}.trunk."
     depth, patch = _depth_patch(encoder)
-    side = int(encoder.size) // patch
+    side = int(encoder.img_size) // patch
     rules: list[Rule] = [
         Positions(f"{prefix}pos_embed", f"{ours}pos_embed", (side, side), 1 if positions else 0),
         Ignore(f"{prefix}attn_pool.*", "the pooling head is not used"),

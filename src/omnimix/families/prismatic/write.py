@@ -67,7 +67,7 @@ def model_section(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
         "llm_backbone_id": llm,
         "arch_specifier": projector,
         "image_resize_strategy": strategy,
-        "llm_max_length": (recipe.context or 2048 + patches) - patches,
+        "llm_max_length": (recipe.model_max_length or 2048 + patches) - patches,
     }
     return section, words
 
@@ -156,7 +156,11 @@ def write(model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
     llm = out / "backbones" / "llm"
     (llm / "config.json").write_text(json.dumps(recipe.language.config, indent=2) + "\n")
     processor.tokenizer.save(llm)
-    tidy = {"clean_up_tokenization_spaces": bool(getattr(recipe.tokenizer, "tidy", False))}
+    tidy = {
+        "clean_up_tokenization_spaces": bool(
+            getattr(recipe.tokenizer, "clean_up_tokenization_spaces", False)
+        )
+    }
     (llm / "tokenizer_config.json").write_text(json.dumps(tidy) + "\n")
     files[0].write_text(json.dumps({"model": section, "stage": "finetune"}, indent=2) + "\n")
     files[2].write_text(json.dumps({"places": places, "words": words}, indent=2) + "\n")
