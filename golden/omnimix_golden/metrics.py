@@ -12,8 +12,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from omnimix.generate.answer import Answer
-
 from omnimix.convert.report import Check, Report, number, same, stopped
 from omnimix.errors import CheckpointError, OmnimixError
 from omnimix.evaluate import (
@@ -25,6 +23,7 @@ from omnimix.evaluate import (
     short_answers,
 )
 from omnimix.evaluate.measure import Reference
+from omnimix.generate.answers import Answer
 from omnimix.types import Box
 
 FILE = "metrics.json"

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from omnimix.generate.streaming import Put
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationMixin
 from transformers.utils import logging
@@ -22,6 +21,7 @@ from omnimix.compose.model import MultimodalLM, OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.encoders.transformers import config_of
+from omnimix.generate.decoding import Put
 from omnimix.types import Box, Media
 from tests.compose.conversations import picture, talk
 from tests.conftest import TINY

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from omnimix.generate.answer import Answer
 from tests.cases import case_path
 
 from omnimix.convert.verifying import verify
@@ -20,6 +19,7 @@ from omnimix.evaluate import (
     short_answers,
 )
 from omnimix.evaluate.measure import Reference
+from omnimix.generate.answers import Answer
 from omnimix.registry import MEASURES
 from omnimix.types import Box, Point, Region
 

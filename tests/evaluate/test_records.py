@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omnimix.generate.answer import Answer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,6 +17,7 @@ from omnimix.compose.processor import Processor
 from omnimix.errors import OmnimixError, SampleError
 from omnimix.evaluate.measure import Reference, reference_of
 from omnimix.evaluate.records import open_records, score_records
+from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
 from omnimix.registry import MEASURES
 from omnimix.types import Box, Media, Sample, Turn

@@ -11,8 +11,9 @@ import torch
 from omnimix.compose.sequence import Sequence
 from omnimix.convert.report import Check, close, number, same
 from omnimix.data.llava import Llava
-from omnimix.families.prismatic.folder import VISION, parameter_names
+from omnimix.families.prismatic.names import parameter_names
 from omnimix.families.prismatic.prompted import Prompted
+from omnimix.families.prismatic.recipe import VISION
 from omnimix.generate.assistant import Assistant
 from omnimix.train import optim
 from omnimix.types import Media, Sample, Turn

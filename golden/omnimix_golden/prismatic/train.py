@@ -17,7 +17,8 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import Sequence
 from omnimix.convert.report import Check, close, number, same
 from omnimix.data.ordered import RoundBatches, Rounds
-from omnimix.families.prismatic.folder import Prismatic, parameter_names
+from omnimix.families.prismatic.folder import Prismatic
+from omnimix.families.prismatic.names import parameter_names
 from omnimix.train import optim
 from omnimix.train.settings import Stage
 from omnimix.train.step import Stepped, optimizer_step
@@ -133,7 +134,7 @@ class _Run:
     def _model(self) -> tuple[MultimodalLM, Processor]:
         """As the trainer starts: base language model, stock encoders, the case's own random numbers."""
         layout = self.reading.runs.get(self.name, self.reading.last)
-        release = Prismatic().start(layout, self.reading.parts)
+        release = Prismatic().begun(layout, self.reading.parts)
         init = {name: self._tensor(f"init/{name}") for name in self.case.names("init/", self.file)}
         extra, _ = files.native_tensors(release)
         for ours, theirs in (

@@ -1,4 +1,4 @@
-"""SPHINX's cases: records, labels, one step of training, the sampler, the rate, what is quantised."""
+"""SPHINX's cases: records, labels, one step of training, the sampler, the rate, what is quantized."""
 
 from __future__ import annotations
 
@@ -266,8 +266,8 @@ def sampler(reading: SphinxCase) -> Iterator[Check]:
         yield same("batches", f"epoch {epoch}", found, wanted)
 
 
-def quantised(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
-    """Which linear layers are quantised: the language model's.
+def layers_in_few_bits(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
+    """Which linear layers are quantized: the language model's.
 
     Args:
         more: layers of the reference's list that are left as they are here.
@@ -277,4 +277,4 @@ def quantised(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
     names = [f"{name}.weight" for name in quantized(model.recipe)]
     found = [name.removesuffix(".weight") for name in reading.foreign_names(names)]
     wanted = facts["quantised_linear_modules"]
-    yield same("quantised", "linear layers", sorted(found), sorted({*wanted} - {*more}))
+    yield same("quantized", "linear layers", sorted(found), sorted({*wanted} - {*more}))

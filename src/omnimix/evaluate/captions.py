@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import TypeAlias
 
 from omnimix.evaluate.measure import Measure, Reference, Score
-from omnimix.generate.answer import Answer
+from omnimix.generate.answers import Answer
 
 ORDERS = 4
 """N-grams of one to so many words."""

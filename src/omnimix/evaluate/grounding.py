@@ -6,7 +6,7 @@ import re
 
 from omnimix.errors import SampleError
 from omnimix.evaluate.measure import Each, Reference
-from omnimix.generate.answer import Answer
+from omnimix.generate.answers import Answer
 from omnimix.types import Box
 
 ENOUGH = 0.5

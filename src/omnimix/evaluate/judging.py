@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from omnimix.evaluate.measure import Measure, Reference, Score
-from omnimix.generate.answer import Answer
+from omnimix.generate.answers import Answer
 
 UNREADABLE = (-1.0, -1.0)
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import ClassVar
 
 from omnimix.errors import SampleError
-from omnimix.generate.answer import Answer
+from omnimix.generate.answers import Answer
 from omnimix.types import Box, Media, Sample
 
 

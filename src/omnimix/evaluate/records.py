@@ -12,8 +12,9 @@ from omnimix.data.sources import JsonlSource, Source
 from omnimix.errors import OmnimixError, SampleError
 from omnimix.evaluate.measure import Measure, Reference, Score, reference_of
 from omnimix.evaluate.report import wilson
-from omnimix.generate.answer import Answer
+from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
+from omnimix.media.opening import MediaOpener
 from omnimix.types import Sample
 
 
@@ -99,5 +100,7 @@ def _size(assistant: Assistant, sample: Sample, measure: Measure) -> tuple[int, 
     modality = recipe.modality_for("image")
     if modality is None:
         return 0, 0
-    width, height = recipe.modalities[modality].opens.open(pictures[-1]).size
+    opener = recipe.modalities[modality].opens
+    assert isinstance(opener, MediaOpener), "what an image modality opens is media"
+    width, height = opener.open(pictures[-1]).size
     return width, height

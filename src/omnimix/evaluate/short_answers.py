@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from omnimix.evaluate.measure import Each, Reference
-from omnimix.generate.answer import Answer
+from omnimix.generate.answers import Answer
 
 
 def relaxed(target: str, answer: str, most: float = 0.05) -> bool:

@@ -115,7 +115,7 @@ class Decoder:
         return _in_a_thread(partial(self.write, batch, options, endings), endings)
 
 
-def _in_a_thread(write: Callable[[_Put], object], endings: Endings) -> Iterator[int]:
+def _in_a_thread(write: Callable[[Put], object], endings: Endings) -> Iterator[int]:
     """Token after token of a batch of one, written in a thread; closing the iterator ends it.
 
     Args:
@@ -126,7 +126,7 @@ def _in_a_thread(write: Callable[[_Put], object], endings: Endings) -> Iterator[
 
     def run() -> None:
         try:
-            write(_Put(written))
+            write(Put(written))
             written.put(None)
         except BaseException as error:  # handed to the caller's thread
             written.put(error)
@@ -143,7 +143,7 @@ def _in_a_thread(write: Callable[[_Put], object], endings: Endings) -> Iterator[
         writer.join()
 
 
-class _Put:
+class Put:
     """A streamer of transformers: the prompt comes first, then token after token."""
 
     def __init__(self, tokens: Tokens) -> None:

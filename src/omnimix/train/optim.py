@@ -145,7 +145,7 @@ def _fallen(progress: float, shape: str) -> float:
 
 
 def _from_zero(step: int, steps: int, warmup: int, shape: str) -> float:
-    """Prismatic's factor: nothing at step 0, and behind the last step the cosine rises again."""
+    """The factor of arXiv 2402.07865's trainer: nothing at step 0, and behind the last step the cosine rises again."""
     if step == 0:
         return 0.0
     if step < warmup:

@@ -56,10 +56,10 @@ class ScheduleSpec(Spec):
             late fall.
         min_lr_ratio: last rate as a share of the peak.
         zero_first: step k of w takes k/w of the rate, the very first step none at all even without
-            warm-up, and behind the last step the cosine goes on (Prismatic); `hold` and
+            warm-up, and behind the last step the cosine goes on (arXiv 2402.07865); `hold` and
             `min_lr_ratio` have no part in it.
         exact: a share of warm-up is not rounded to whole steps, step k of w takes k/w of the rate, and the
-            cosine ends at `min_lr_ratio` (SPHINX, which reckons in fractions of an epoch).
+            cosine ends at `min_lr_ratio` (arXiv 2311.07575 reckons in fractions of an epoch).
     """
 
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
