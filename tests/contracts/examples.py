@@ -138,7 +138,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "objectives": {
         "glance": [{}, {"weight": 0.5, "text": True}],
-        "sft": [{}, {"average": "part"}],
+        "sft": [{}, {"average": "micro_batch"}],
     },
     "datasets": {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
