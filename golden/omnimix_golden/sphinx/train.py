@@ -266,7 +266,7 @@ def sampler(reading: SphinxCase) -> Iterator[Check]:
         yield same("batches", f"epoch {epoch}", found, wanted)
 
 
-def quantized(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
+def layers_in_few_bits(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
     """Which linear layers are quantized: the language model's.
 
     Args:

@@ -70,7 +70,7 @@ def answers(reading: SphinxCase) -> Iterator[Check]:
 
 def quantized(reading: SphinxCase) -> Iterator[Check]:
     """As SPHINX's; the prompt encoder and its projection keep their precision here."""
-    yield from sphinx_train.quantized(reading, more=BROKEN)
+    yield from sphinx_train.layers_in_few_bits(reading, more=BROKEN)
     if set(BROKEN) <= set(reading.facts()["quant"]["quantised_linear_modules"]):
         reading.notes.append(
             f"the reference quantises {' and '.join(BROKEN)} too and fails there; here the prompt encoder "
