@@ -38,7 +38,7 @@ RELEASES = {
     "Mistral-7B-LoRA-AudioCLAP": ("audio_clap", "multi_token_sound"),
     "Mistral-7B-LoRA-XCLIP": ("video_xclip", "multi_token_video"),
 }
-ADAPTER = "adapters=[{kind: lora, part: language, rank: 64, alpha: 16, dropout: 0.05}]"
+ADAPTER = "adapters=[{kind: lora, part: language, r: 64, lora_alpha: 16, lora_dropout: 0.05}]"
 
 
 def manifest(name: str) -> dict[str, dict[str, Tensor]]:
@@ -171,7 +171,7 @@ def test_a_builder_of_the_trainers_own_leaves_the_list(copied: Path) -> None:
 def test_kept_and_merged_adapters_answer_alike(copied: Path) -> None:
     kept, merged = loaded(copied, adapters="keep"), loaded(copied)
     (adapter,) = kept.recipe.adapters
-    assert (adapter.rank, adapter.alpha, adapter.dropout) == (64, 16, 0.05)
+    assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (64, 16, 0.05)
     ids = torch.arange(1, 9)[None]
     with torch.inference_mode():
         first, second = kept(input_ids=ids).logits, merged(input_ids=ids).logits

@@ -282,7 +282,7 @@ def rates(reading: PrismaticCase) -> Iterator[Check]:
             facts.get("max_steps"),
         )
         yield same("rates", f"{n}: steps", steps, facts["num_training_steps"])
-        schedule = ScheduleSpec(share=facts["warmup_ratio"], zero_first=True)
+        schedule = ScheduleSpec(warmup_ratio=facts["warmup_ratio"], zero_first=True)
         used = facts["lr_used_at_step"]
         for k, expected in enumerate(used):
             found = optim.rate(k, steps, facts["lr"], schedule)

@@ -213,7 +213,7 @@ def batch(reading: PrismaticCase) -> Iterator[Check]:
     woven = [processor.weave(source[row], cut=reading.length, target=False) for row in rows]
     yield from collated(reading, woven, "expected", "batch")
     given = processor.batch(woven)
-    optim.set_learning(model, LEARNS["finetune"])
+    optim.set_trainable(model, LEARNS["finetune"])
     seen = forward(model, given, given.labels)
     assert seen.loss is not None and seen.logits is not None and seen.embeddings is not None
     yield from _fused(reading, woven, seen)
