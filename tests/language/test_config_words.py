@@ -38,13 +38,13 @@ def test_words_of_real_files_are_taken(model_type: str) -> None:
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_slip_is_named(model_type: str) -> None:
     config = {"model_type": model_type, "num_hiden_layers": 2}
-    with pytest.raises(RecipeError, match="no word 'num_hiden_layers'.*'num_hidden_layers'"):
+    with pytest.raises(RecipeError, match=r"no word 'num_hiden_layers'.*'num_hidden_layers'"):
         CausalLM(config=config).hf_config()
 
 
 def test_a_slip_in_an_inner_configuration_is_named() -> None:
     config = {"model_type": "gemma3", "text_config": {"hiden_size": 8}}
-    with pytest.raises(RecipeError, match="language.config.text_config: .*'hidden_size'"):
+    with pytest.raises(RecipeError, match=r"language\.config\.text_config: .*'hidden_size'"):
         CausalLM(config=config).hf_config()
 
 

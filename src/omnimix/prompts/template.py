@@ -16,7 +16,7 @@ from pydantic import BeforeValidator
 
 from omnimix.config import Spec, read_yaml, validate
 from omnimix.errors import RecipeError, SampleError
-from omnimix.registry import did_you_mean
+from omnimix.registry import FAMILIES, did_you_mean
 from omnimix.types import Media, Sample, Turn
 
 FOLDER = Path(__file__).parent / "templates"
@@ -331,15 +331,21 @@ def named(name: str) -> Template:
     Raises:
         RecipeError: unknown name, with the nearest known one.
     """
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
+    path = _files().get(name)
+    if path is None:
         raise RecipeError(f"unknown template {name!r}", hint=did_you_mean(name, names()))
     return validate(Template, {"name": name, **read_yaml(path)}, str(path.name))
 
 
+def _files() -> dict[str, Path]:
+    """The general styles, and those that the families keep in their own folders."""
+    paths = [*FAMILIES.glob("*/templates/*.yaml"), *FOLDER.glob("*.yaml")]
+    return {path.stem: path for path in paths}
+
+
 def names() -> list[str]:
     """Names of the templates that ship."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(_files())
 
 
 def resolve(value: Any) -> Any:

@@ -61,6 +61,8 @@ MARKS = ("<image>", "<image placeholder>", "<|endofchunk|>")
 
 GREY = int(0.5 * 255)  # the border of pad mode
 
+TEMPLATES = Path(__file__).parent / "templates"
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -136,13 +138,7 @@ def _template(facts: Facts) -> Any:
     name = "phi3" if facts.chat else "xgen_base"
     if not facts.add_bos:
         return name
-    return {"name": name, **config.read_yaml(_templates() / f"{name}.yaml"), "bos": True}
-
-
-def _templates() -> Path:
-    from omnimix.prompts import template
-
-    return template.FOLDER
+    return {"name": name, **config.read_yaml(TEMPLATES / f"{name}.yaml"), "bos": True}
 
 
 def _image(facts: Facts) -> dict[str, Any]:
