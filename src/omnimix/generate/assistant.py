@@ -237,7 +237,11 @@ class Assistant:
 
     def stops(self, options: Options) -> Sequence[str]:
         """Strings that end an answer."""
-        return self.processor.recipe.template.stop if options.stop is None else options.stop
+        return (
+            self.processor.recipe.template.stop_strings
+            if options.stop_strings is None
+            else options.stop_strings
+        )
 
     def ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
         """Whether an answer came to an end by itself."""

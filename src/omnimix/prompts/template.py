@@ -84,7 +84,7 @@ class Template(Spec):
         first_user: form of the first user turn where it differs.
         default_system: the system text where the sample brings none.
         drop_system: leave a system text out where the style has no system turn, instead of refusing it.
-        stop: strings that end an answer.
+        stop_strings: strings that end an answer.
         tokenize: `pieces` tokenizes every stretch alone, `whole` the text between two items at once,
             `turns` the same of every question and every answer alone.
         training: how a finished conversation is tokenized: `same` as a prompt; `turns` every turn alone,
@@ -114,7 +114,7 @@ class Template(Spec):
     first_user: Form | None = None
     default_system: str | None = None
     drop_system: bool = False
-    stop: tuple[str, ...] = ()
+    stop_strings: tuple[str, ...] = ()
     tokenize: Literal["pieces", "whole", "turns"] = "whole"
     training: Literal["same", "turns", "stripped"] = "same"
     contents: Literal["text", "special"] = "text"
