@@ -78,7 +78,7 @@ def stage_of(name: str, words: dict[str, Any], length: int, inputs: str) -> Stag
         "bf16": False,
     }
     limit = words.get("max_steps")
-    stage |= {"steps": int(limit)} if limit else {"num_train_epochs": int(words["epochs"])}
+    stage |= {"max_steps": int(limit)} if limit else {"num_train_epochs": int(words["epochs"])}
     stage = {word: value for word, value in stage.items() if value is not None}
     return config.validate(Stage, stage, f"training: {name}")
 

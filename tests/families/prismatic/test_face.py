@@ -80,7 +80,7 @@ def test_the_lists_are_the_published_ones() -> None:
         if "dinosiglip" in row["registry_key"]:  # its encoders are named in three ways there
             del said["visual_representation"], wanted["visual_representation"]
         assert said == wanted
-    with pytest.raises(RegistryError, match="(?i)did you mean"):
+    with pytest.raises(RegistryError, match=r"(?i)did you mean"):
         get_model_description("prism-dinosiglip+7")
 
 
