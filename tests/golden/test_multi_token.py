@@ -91,8 +91,8 @@ def real_tokenizer() -> Path:
 def weavers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("mistral")
     shutil.copyfile(real_tokenizer(), folder / "tokenizer.model")
-    words = {"kind": "fast", "path": "tokenizer.json", "bos": "<s>", "eos": "</s>"}
-    words |= {"pad": "<unk>", "prefix": "every"}
+    words = {"kind": "fast", "path": "tokenizer.json", "bos_token": "<s>", "eos_token": "</s>"}
+    words |= {"pad_token": "<unk>", "prefix": "every"}
     base = recipes.load("multi_token").dump()
     tokenizer = None
 

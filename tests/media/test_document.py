@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from omnimix.errors import MediaError, RecipeError
-from omnimix.media.document import DocumentOpener, document_file
+from omnimix.media.document import DocumentOpener
 from omnimix.media.files import looking_in
 from omnimix.media.several import kind_of
 from omnimix.media.text_steps import NOTHING, Tokenize
@@ -70,7 +70,7 @@ def test_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         assert text_of(tmp_path / name) == wanted
         assert text_of(content) == wanted
-    assert DocumentOpener().open(document_file(str(tmp_path / "a.md"))).startswith("# A")
+    assert DocumentOpener().open(Media.document(tmp_path / "a.md")).startswith("# A")
 
 
 PDF = pdf(["one", "two", "three"])
@@ -112,12 +112,12 @@ def test_tokens_and_chunks(name: str, tmp_path: Path) -> None:
         words = [i for i in ids if i not in (1, 2)]  # BERT's file brings [CLS] and [SEP]
         assert words == [5, 6, 7, 8] * 10
         assert (ids[0] == 1 and ids[-1] == 2) == (name == "vocab.txt")
-        step = Tokenize(path=name, most=12, chunks=3, multiple=8)
+        step = Tokenize(path=name, max_length=12, chunks=3, pad_to_multiple_of=8)
         parts = step(Tiles.holding(text)).tensor()
         assert parts.shape == (3, 12)
         again = [i for i in parts.flatten().tolist() if i not in (1, 2, NOTHING)]
         assert again == words[: len(again)] and len(again) >= 30
-        cut = Tokenize(path=name, most=12, multiple=8)(Tiles.holding(text)).tensor()
+        cut = Tokenize(path=name, max_length=12, pad_to_multiple_of=8)(Tiles.holding(text)).tensor()
         assert cut.tolist() == parts[:1].tolist()
     with pytest.raises(RecipeError, match="not there"):
         Tokenize(path=name)(Tiles.holding(text))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +11,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.data.sources import JsonlSource
 from omnimix.generate.assistant import Assistant
+from omnimix.prompts import template as templates
 from omnimix.train import optim
 from omnimix.train.settings import Stage
 from omnimix.train.step import optimizer_step
@@ -21,7 +20,7 @@ from tests.conftest import TINY
 
 LANGUAGES = ("llama", "mistral", "qwen2")
 TEMPLATES = ("plain", "mistral_instruct", "vicuna_v15")
-ADAPTED = "adapters=[{rank: 2}]"
+ADAPTED = "adapters=[{r: 2}]"
 
 
 def conversation() -> Sample:
@@ -50,12 +49,12 @@ def test_it_is_learned_and_answered(language: str, template: str) -> None:
     assert "a red ring" in learned and "What is here" not in learned
     stage = Stage(
         mixture=[{"data": JsonlSource(path="none")}],
-        steps=12,
-        learns=("adapters", "connectors"),
-        optimizer={"rate": 0.02},
-        schedule={"warmup": 1},
+        max_steps=12,
+        trainable=("adapters", "connectors"),
+        optimizer={"lr": 0.02},
+        schedule={"warmup_steps": 1},
     )
-    optim.set_learning(model, stage.learns)
+    optim.set_trainable(model, stage.trainable)
     optimizer = optim.adamw(model, stage.optimizer)
     model.train()
     losses = [
@@ -76,6 +75,5 @@ def test_styles_differ_and_the_words_do_not() -> None:
     assert all("And its colour" in text for text in texts.values())
 
 
-def test_where_the_shipped_styles_lie() -> None:
-    folder = Path(recipes.__file__).parent.parent / "prompts" / "templates"
-    assert {path.stem for path in folder.glob("*.yaml")} >= set(TEMPLATES)
+def test_the_shipped_styles_are_known() -> None:
+    assert set(templates.names()) >= set(TEMPLATES)

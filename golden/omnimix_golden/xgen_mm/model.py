@@ -266,7 +266,7 @@ def answers(reading: XGenCase) -> Iterator[Check]:
         yield same("prompt", name, shown, facts.get("prompts", shown))
         woven = [processor.weave(sample, True) for sample in samples]
         yield from _prompt(reading, model, processor, woven, f"gen/{name}", name)
-        stops = processor.recipe.template.stop
+        stops = processor.recipe.template.stop_strings
         ends = list(end_tokens(processor.tokenizer, stops))
         yield from _written(reading, model, processor, woven, asked, f"gen/{name}", name, ends)
         stored = reading.case.get(f"gen/{name}/generated_ids")
@@ -464,7 +464,7 @@ def layouts(reading: XGenCase) -> Iterator[Check]:
     model, _ = reading.loaded()
     state = model.state_dict()
     for name, layout in list(reading.layouts.items())[1:]:
-        if "module." in layout.facts.get("prefix", ""):
+        if "module." in (layout.prefix or ""):
             continue  # written in the middle of the training run, compared there
         tensors, _ = files.native_tensors(reading.release(layout))
         apart = max(float((tensors[key] - tensor).abs().max()) for key, tensor in state.items())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnimix.cli.guard import ITEMS, numbers, parts_of
+from omnimix.cli.guard import ITEMS, numbers, places_of, words_of
 from omnimix.cli.items import check_place, item as made
 from omnimix.errors import OmnimixError
 from omnimix.regions import from_json, to_json
@@ -89,11 +89,15 @@ def command(
         list[str] | None,
         typer.Option("--part", metavar="NAME=PLACE", help="A part that a checkpoint lacks."),
     ] = None,
+    word: Annotated[
+        list[str] | None,
+        typer.Option("--word", metavar="NAME=VALUE", help="A fact that no file tells."),
+    ] = None,
     parallel: Annotated[
         str | None,
         typer.Option(help="tensor: share the model out over the processes of torchrun."),
     ] = None,
-    quantize: Annotated[
+    quantization: Annotated[
         str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
     ] = None,
 ) -> None:
@@ -120,9 +124,11 @@ def command(
     }
     from omnimix.generate.assistant import load
 
-    places, facts = parts_of(part or ())
-    assistant = load(model, device, parts=places, parallel=parallel, quantize=quantize, **facts)
-    if assistant.team.size > 1 and not ask:
+    places, facts = places_of(part or ()), words_of(word or ())
+    assistant = load(
+        model, device, parts=places, parallel=parallel, quantization=quantization, **facts
+    )
+    if assistant.process_group.size > 1 and not ask:
         raise OmnimixError(
             "a conversation at the terminal needs a single process",
             hint="under torchrun ask with --ask, which may be given again for the next turn",
@@ -169,7 +175,7 @@ def _once(
         answers.append(assistant.reply(history, **options))
         history.append(Turn("assistant", (answers[-1].text,)))
     seconds = time.monotonic() - started
-    if assistant.team.rank:
+    if assistant.process_group.rank:
         return  # the first process speaks for all
     answered = [found for answer in answers for found in answer.regions]
     drawn = None

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from omnimix.convert.report import Check, Report
+    from omnimix.convert.report import Check, Verdict
 
 
 def command(
@@ -41,18 +41,16 @@ def command(
         console.print(table(report))
         for note in report.notes:
             console.print(f"note: {note}", style="dim", markup=False)
-        if report.unread:
-            more = f" and {len(report.unread) - 3} more" if report.unread[3:] else ""
-            names = ", ".join(report.unread[:3]) + more
-            console.print(f"note: no stage looks at {names}", style="dim", markup=False)
         console.print(verdict(report), markup=False)
     if not report.passed:
         raise typer.Exit(1)
 
 
-def verdict(report: Report) -> str:
+def verdict(report: Verdict) -> str:
     """One line: whether it agrees, else the first stage that differs."""
     failed = report.failed
+    if failed is not None and failed.stopped:
+        return f"{report.name} stopped at the stage {failed.stage!r}, {failed.what}: {failed.note}"
     if failed is not None:
         note = f": {failed.note}" if failed.note else ""
         return (
@@ -64,7 +62,7 @@ def verdict(report: Report) -> str:
     return f"{report.name} agrees: {len(report.checks)} comparisons in {len(report.lines())} stages"
 
 
-def table(report: Report) -> Table:
+def table(report: Verdict) -> Table:
     """One row a stage."""
     from rich import box
     from rich.table import Table
@@ -78,6 +76,7 @@ def table(report: Report) -> Table:
     for line in report.lines():
         worst = line.worst
         mark = "[green]agrees[/]" if line.passed else "[bold red]DIFFERS[/]"
+        mark = "[bold red]STOPPED[/]" if worst.stopped else mark
         where = worst.what if worst.difference else ""
         numbers = (str(line.compared), shown(worst.difference), shown(worst.tolerance))
         found.add_row(line.stage, *numbers, where, mark)
@@ -91,7 +90,7 @@ def shown(value: float) -> str:
     return f"{value:.0f}" if value == int(value) and value < 1e6 else f"{value:.1e}"
 
 
-def as_data(report: Report) -> dict[str, Any]:
+def as_data(report: Verdict) -> dict[str, Any]:
     """The same for machines; a difference beyond measure is null."""
     failed = report.failed
     return {
@@ -113,6 +112,7 @@ def _check(check: Check) -> dict[str, Any]:
         "passed": check.passed,
         "difference": apart,
         "tolerance": check.tolerance,
+        "stopped": check.stopped,
         "at": check.what,
         "note": check.note,
     }

@@ -51,7 +51,7 @@ class Processor:
             with torch.device("meta"):
                 parts = modality.build(recipe.modalities, int(config.hidden_size))
             tokens_per_tile = {name: part.tokens_per_tile for name, part in parts.items()}
-        context = recipe.context or getattr(config, "max_position_embeddings", None)
+        context = recipe.model_max_length or getattr(config, "max_position_embeddings", None)
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.weave = Weaver(recipe, tokenizer, tokens_per_tile, context, folders)
@@ -71,11 +71,15 @@ class Processor:
         recipe: Recipe,
         folder: str | Path | None = None,
         files: Mapping[str, Path] | None = None,
+        tokens_per_tile: dict[str, int] | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> Processor:
         """With the tokenizer that the recipe names, found in `folder` or beside the shipped recipes.
 
         Args:
             files: where files lie that steps name, when not under these names in the folder.
+            tokens_per_tile: of the built model, where there is one.
+            tokenizer: the one that the recipe names, where it was loaded already.
 
         Raises:
             RecipeError: the recipe names no tokenizer, or it is not there.
@@ -87,8 +91,9 @@ class Processor:
                 hint="add tokenizer: {kind: fast, path: tokenizer.json}",
             )
         folders = [*([Path(folder)] if folder is not None else []), recipes.FOLDER]
-        tokenizer = recipe.tokenizer.load([*folders, Path("/")])
-        return cls(recipe, tokenizer, folders=[*([files] if files else []), *folders])
+        tokenizer = tokenizer or recipe.tokenizer.load([*folders, Path("/")])
+        looked: list[Place] = [*([files] if files else []), *folders]
+        return cls(recipe, tokenizer, tokens_per_tile, looked)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> Processor:

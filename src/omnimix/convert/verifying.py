@@ -5,9 +5,12 @@ from __future__ import annotations
 import abc
 from pathlib import Path
 
-from omnimix.convert.report import Report
+from omnimix.convert.report import Verdict
 from omnimix.errors import CheckpointError
 from omnimix.registry import READINGS
+
+GOLDEN = "golden"
+"""The row of who reads golden cases; the checkout's package `golden/` brings it."""
 
 DEVELOPERS = "golden cases are read in a checkout of omnimix: `pip install -e golden` there"
 """What a user is told who has the library alone."""
@@ -21,7 +24,7 @@ class Reading(abc.ABC):
         """Whether the folder carries this kind of proof, judged by the names of its files."""
 
     @abc.abstractmethod
-    def verify(self, folder: Path, stop: bool) -> Report:
+    def verify(self, folder: Path, stop: bool) -> Verdict:
         """Compare the folder with the numbers that it carries.
 
         Args:
@@ -32,7 +35,7 @@ class Reading(abc.ABC):
         """
 
 
-def verify(path: str | Path, stop: bool = True) -> Report:
+def verify(path: str | Path, stop: bool = True) -> Verdict:
     """Check a folder that carries golden numbers.
 
     Args:
@@ -54,5 +57,5 @@ def verify(path: str | Path, stop: bool = True) -> Report:
         "no golden numbers lie there",
         where=str(folder),
         hint="name a model folder that `omnimix convert` wrote"
-        + (" or a case folder" if len(readings) > 1 else f"; {DEVELOPERS}"),
+        + (" or a case folder" if GOLDEN in READINGS else f"; {DEVELOPERS}"),
     )

@@ -26,7 +26,7 @@ from omnimix.generate.questions import (
     question as asked,
 )
 from omnimix.generate.stopping import Endings, cut, end_tokens, settled
-from omnimix.parallel.team import Team
+from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import Reading
 from omnimix.types import Box, Media, Part, Point, Region, Sample
 
@@ -39,7 +39,7 @@ def load(
     dtype: torch.dtype | None = None,
     parts: Mapping[str, str | Path] | None = None,
     parallel: str | None = None,
-    quantize: str | None = None,
+    quantization: str | None = None,
     **words: Any,
 ) -> Assistant:
     """A model that ships with omnimix, one from a folder of `save_pretrained`, or a released checkpoint.
@@ -55,23 +55,23 @@ def load(
             folder in the hub's layout, by the part's name (`llm`, `dino` ...).
         parallel: `tensor` shares the model out over the processes that `torchrun` started; in a single
             process it changes nothing.
-        quantize: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
+        quantization: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
         words: facts about the parts that no file tells (`image_size` ...).
 
     Raises:
-        OmnimixError: a package, GPU or count of processes that does not fit `parallel` or `quantize`.
+        OmnimixError: a package, GPU or count of processes that does not fit `parallel` or `quantization`.
         RegistryError: unknown name, with the nearest known one.
         CheckpointError: a folder that holds no model, or weights that do not fit.
     """
     dtype = dtype or torch.float32
-    chosen, holding, team = devices.place(device, dtype, parallel, quantize)
-    with team.agreed():
+    chosen, holding, process_group = devices.place(device, dtype, parallel, quantization)
+    with process_group.agreed():
         place = folder.locate(name_or_folder)
     brought = Parts({**place.parts, **(parts or {})}, words)
-    with team.together():
-        held = folder.read(place.folder, chosen, dtype, brought, holding)
-    with team.agreed():
-        return Assistant(*held, team)
+    with process_group.together():
+        held = folder.read(place.folder, chosen, dtype, brought, holding, place.recognised)
+    with process_group.agreed():
+        return Assistant(*held, process_group)
 
 
 class Assistant:
@@ -82,10 +82,12 @@ class Assistant:
     `endings` and `decoder`.
     """
 
-    def __init__(self, model: MultimodalLM, processor: Processor, team: Team | None = None) -> None:
+    def __init__(
+        self, model: MultimodalLM, processor: Processor, process_group: ProcessGroup | None = None
+    ) -> None:
         self.model = model
         self.processor = processor
-        self.team = team or Team()
+        self.process_group = process_group or ProcessGroup()
 
     @property
     def device(self) -> torch.device:
@@ -99,10 +101,10 @@ class Assistant:
         """Move the model, change its floating type, or both; returns the assistant itself.
 
         Raises:
-            OmnimixError: weights in few bits, or cut over processes, stay where they were loaded.
+            OmnimixError: quantized weights, or cut over processes, stay where they were loaded.
         """
-        if self.team.size > 1 or getattr(self.model, "is_quantized", False):
-            held = "cut over processes" if self.team.size > 1 else "held in few bits"
+        if self.process_group.size > 1 or getattr(self.model, "is_quantized", False):
+            held = "cut over processes" if self.process_group.size > 1 else "quantized"
             raise OmnimixError(
                 f"weights that are {held} cannot be moved",
                 hint="name the device and dtype when the model is loaded",
@@ -235,7 +237,11 @@ class Assistant:
 
     def stops(self, options: Options) -> Sequence[str]:
         """Strings that end an answer."""
-        return self.processor.recipe.template.stop if options.stop is None else options.stop
+        return (
+            self.processor.recipe.template.stop_strings
+            if options.stop_strings is None
+            else options.stop_strings
+        )
 
     def ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
         """Whether an answer came to an end by itself."""
@@ -248,7 +254,7 @@ class Assistant:
         """A conversation as tokens, with room for an answer of these options."""
         if not isinstance(conversation, Sample):
             conversation = Sample(tuple(conversation), "question")
-        with self.team.agreed():
+        with self.process_group.agreed():
             return self.processor.weave(
                 conversation, True, options.max_new_tokens, pointing=options.pointing
             )
@@ -268,4 +274,4 @@ class Assistant:
     @property
     def decoder(self) -> Decoder:
         """What writes the tokens."""
-        return Decoder(self.model, self.processor.tokenizer.pad, self.team)
+        return Decoder(self.model, self.processor.tokenizer.pad, self.process_group)

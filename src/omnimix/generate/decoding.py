@@ -18,7 +18,7 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import OmnimixError
 from omnimix.generate.stopping import Endings
-from omnimix.parallel.team import Team
+from omnimix.parallel.process_group import ProcessGroup
 
 Tokens: TypeAlias = "queue.SimpleQueue[int | BaseException | None]"
 
@@ -33,7 +33,7 @@ class Options:
         top_p: with a temperature, only the likeliest tokens that together reach this share.
         min_new_tokens: the fewest tokens of an answer; it does not end before.
         seed: of the sampling; the same seed and batch give the same answer.
-        stop: strings that end the answer and are cut from it; None takes the template's.
+        stop_strings: strings that end the answer and are cut from it; None takes the template's.
         pointing: how drawn regions reach the model: `tokens` of their own, coordinates in `text`, `marks` on
             the picture; None takes what the recipe can do best.
     """
@@ -43,7 +43,7 @@ class Options:
     top_p: float = 1.0
     min_new_tokens: int = 0
     seed: int | None = None
-    stop: tuple[str, ...] | None = None
+    stop_strings: tuple[str, ...] | None = None
     pointing: str | None = None
 
     def __post_init__(self) -> None:
@@ -79,28 +79,28 @@ class Decoder:
 
     Attributes:
         pad: the token that fills rows which ended before others.
-        team: the processes that share the model.
+        process_group: the processes that share the model.
     """
 
     model: MultimodalLM
     pad: int
-    team: Team
+    process_group: ProcessGroup
 
     def write(
         self, batch: Batch, options: Options, endings: Endings, streamer: Any = None
     ) -> list[list[int]]:
         """The new ids of every row, those behind its ending included (`Endings.lengths` cuts them)."""
         seed = options.seed
-        if self.team.size > 1:
+        if self.process_group.size > 1:
             # Ranks that were asked differently would wait for each other for ever in the first layer.
-            self.team.same("input", fingerprint(batch))
+            self.process_group.same("input", fingerprint(batch))
             if options.temperature > 0:
-                seed = self.team.seed(seed)
+                seed = self.process_group.seed(seed)
             if streamer is not None:
                 # A caller may end the writing on one rank; the others must not wait for its next token.
-                endings.asked = self.team.any
+                endings.asked = self.process_group.any
         device = batch.input_ids.device
-        with self.team.together(), _seeded(seed, device), torch.inference_mode():
+        with self.process_group.together(), _seeded(seed, device), torch.inference_mode():
             ids = self.model.generate(
                 **batch.inputs(),
                 generation_config=options.config(sorted(endings.ends), self.pad),
@@ -115,7 +115,7 @@ class Decoder:
         return _in_a_thread(partial(self.write, batch, options, endings), endings)
 
 
-def _in_a_thread(write: Callable[[_Put], object], endings: Endings) -> Iterator[int]:
+def _in_a_thread(write: Callable[[Put], object], endings: Endings) -> Iterator[int]:
     """Token after token of a batch of one, written in a thread; closing the iterator ends it.
 
     Args:
@@ -126,7 +126,7 @@ def _in_a_thread(write: Callable[[_Put], object], endings: Endings) -> Iterator[
 
     def run() -> None:
         try:
-            write(_Put(written))
+            write(Put(written))
             written.put(None)
         except BaseException as error:  # handed to the caller's thread
             written.put(error)
@@ -143,7 +143,7 @@ def _in_a_thread(write: Callable[[_Put], object], endings: Endings) -> Iterator[
         writer.join()
 
 
-class _Put:
+class Put:
     """A streamer of transformers: the prompt comes first, then token after token."""
 
     def __init__(self, tokens: Tokens) -> None:

@@ -7,8 +7,8 @@ from torch import nn
 
 from omnimix.compose.holding import Holding, Quantized
 from omnimix.errors import OmnimixError
-from omnimix.parallel import team as teams
-from omnimix.parallel.team import Team
+from omnimix.parallel import process_group as process_groups
+from omnimix.parallel.process_group import ProcessGroup
 
 TENSOR = "tensor"
 
@@ -17,8 +17,8 @@ def place(
     device: str | torch.device | None,
     dtype: torch.dtype,
     parallel: str | None,
-    quantize: str | None,
-) -> tuple[torch.device, Holding | None, Team]:
+    quantization: str | None,
+) -> tuple[torch.device, Holding | None, ProcessGroup]:
     """The device, how the model is held there (None: whole), and the processes that share it.
 
     Raises:
@@ -26,17 +26,17 @@ def place(
     """
     if parallel not in (None, TENSOR):
         raise OmnimixError(f"unknown parallel {parallel!r}", hint="the one way is 'tensor'")
-    if parallel and quantize:
+    if parallel and quantization:
         raise OmnimixError(
-            "quantised weights cannot be cut over processes", hint="leave out one of the two"
+            "quantized weights cannot be cut over processes", hint="leave out one of the two"
         )
     cuda = torch.cuda.is_available()
     chosen = torch.device(device or ("cuda" if cuda else "cpu"))
-    if quantize:
-        return chosen, Quantized(quantize, chosen, dtype), Team()
-    team = teams.join() if parallel else Team()
-    if team.size == 1:
-        return chosen, None, team
+    if quantization:
+        return chosen, Quantized(quantization, chosen, dtype), ProcessGroup()
+    process_group = process_groups.join() if parallel else ProcessGroup()
+    if process_group.size == 1:
+        return chosen, None, process_group
     from omnimix.parallel.tensor import TensorParallel
 
     if device is not None and (chosen.type == "cuda") != cuda:
@@ -45,7 +45,7 @@ def place(
             hint="hide the GPUs with CUDA_VISIBLE_DEVICES= to work on the CPU" if cuda else None,
         )
     own = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    return own, TensorParallel(team.rank, team.size), team
+    return own, TensorParallel(process_group.rank, process_group.size), process_group
 
 
 def move(

@@ -19,14 +19,14 @@ class CausalLM(Spec):
     Attributes:
         config: words of a transformers configuration, `model_type` among them.
         weights: a hub id or folder whose weights are the starting point of training.
-        attention: `sdpa` knows packed batches; any other name is handed to transformers.
+        attn_implementation: `sdpa` knows packed batches; any other name is handed to transformers.
         head: what sets the output head apart: a bias, fewer logits than rows.
     """
 
     kind: Literal["causal_lm"] = "causal_lm"
     config: dict[str, Any]
     weights: str | None = None
-    attention: str = "sdpa"
+    attn_implementation: str = "sdpa"
     head: HeadSpec | None = None
 
     def hf_config(self) -> Any:
@@ -51,7 +51,7 @@ class CausalLM(Spec):
         """The model with fresh weights, on the current default device."""
         from transformers import AutoModelForCausalLM
 
-        attention = packed.NAME if self.attention == "sdpa" else self.attention
+        attention = packed.NAME if self.attn_implementation == "sdpa" else self.attn_implementation
         packed.register()
         model: nn.Module = AutoModelForCausalLM.from_config(
             self.hf_config(), attn_implementation=attention

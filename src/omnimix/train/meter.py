@@ -39,7 +39,7 @@ class Meter:
         self.steps = steps
         self.out = out
         self.note = note
-        self.head = {"stage": number, "name": stage.name, "steps": steps, "learns": learned}
+        self.head = {"stage": number, "name": stage.name, "steps": steps, "trainable": learned}
         self.began = time.perf_counter()
         self.losses: list[Tensor] = []
         self.samples = 0
@@ -55,14 +55,14 @@ class Meter:
         self.samples += done.samples
         self.targets += done.targets
         last = step + 1 == self.steps
-        if (step + 1) % self.stage.log_every and not last:
+        if (step + 1) % self.stage.logging_steps and not last:
             return
         mean = float(torch.stack(self.losses).mean())
         if mean != mean:
             raise TrainError(
                 f"the loss of step {step + 1} is not a number",
                 where=str(self.out),
-                hint="lower optimizer.rate, or resume from the last checkpoint with another one",
+                hint="lower optimizer.lr, or resume from the last checkpoint with another one",
             )
         seconds = time.perf_counter() - self.began
         self.note(
@@ -70,8 +70,8 @@ class Meter:
                 **self.head,
                 "step": step + 1,
                 "loss": round(mean, 5),
-                "rate": done.rate,
-                "norm": round(float(done.norm), 4),
+                "lr": done.rate,
+                "grad_norm": round(float(done.norm), 4),
                 "samples": self.samples,
                 "targets": self.targets,
                 "seconds": round(seconds, 3),

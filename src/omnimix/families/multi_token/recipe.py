@@ -94,12 +94,12 @@ def tokenizer(llm: Path) -> dict[str, Any]:
     return {
         "kind": "fast",
         "path": "tokenizer.json",
-        "bos": bos or "<s>",
-        "eos": eos or "</s>",
-        "pad": unk or "<unk>",
+        "bos_token": bos or "<s>",
+        "eos_token": eos or "</s>",
+        "pad_token": unk or "<unk>",
         # Every stretch begins with a space, as transformers 4 did it for all tokenizers of Llama's kind.
         "prefix": "every",
-        "tidy": bool(words.get("clean_up_tokenization_spaces")),
+        "clean_up_tokenization_spaces": bool(words.get("clean_up_tokenization_spaces")),
     }
 
 
@@ -126,10 +126,10 @@ def adapters(lora: Lora) -> list[dict[str, Any]]:
         {
             "kind": "lora",
             "part": "language",
-            "rank": lora.rank,
-            "alpha": lora.scale * lora.rank,
-            "dropout": lora.dropout,
-            "targets": list(lora.targets),
+            "r": lora.rank,
+            "lora_alpha": lora.scale * lora.rank,
+            "lora_dropout": lora.dropout,
+            "target_modules": list(lora.targets),
         }
     ]
 

@@ -67,7 +67,7 @@ class SphinxModel(Assistant):
         Args:
             llama_type, llama_config, tokenizer_path: in place of what is found in the folders.
             max_seq_len: most positions of a sequence, the picture's included.
-            words: further parts of the family, see `omnimix.families.sphinx.reader`; `parallel` and `quantize`
+            words: further parts of the family, see `omnimix.families.sphinx.reader`; `parallel` and `quantization`
                 of `omnimix.load`.
 
         Raises:
@@ -85,7 +85,7 @@ class SphinxModel(Assistant):
             **{name: value for name, value in said.items() if value is not None},
             **words,
         )
-        return cls(found.model, found.processor, found.team)
+        return cls(found.model, found.processor, found.process_group)
 
     def generate_response(
         self,
@@ -172,7 +172,7 @@ class SphinxModel(Assistant):
             turns = (*conversation.turns, Turn("assistant", (option,)))
             batch = processor.batch([processor.weave(Sample(turns, conversation.id))])
             batch = batch.to(self.device)
-            with self.team.together(), torch.inference_mode():
+            with self.process_group.together(), torch.inference_mode():
                 logits = self.model(**batch.inputs()).logits[0, :-1].float()
             target = batch.labels[0, 1:]
             places = target != IGNORE
@@ -190,7 +190,7 @@ class SphinxModel(Assistant):
 
     def weave(self, conversation: Conversation, options: Options) -> Woven:
         sample = conversation if isinstance(conversation, Sample) else Sample(tuple(conversation))
-        with self.team.agreed():
+        with self.process_group.agreed():
             room = self.room(sample, options.max_new_tokens)
             return self.processor.weave(sample, True, 0, keep=room)
 
@@ -215,7 +215,11 @@ class SphinxModel(Assistant):
 
     def endings(self, batch: Batch, options: Options) -> Endings:
         tokenizer = self.processor.tokenizer
-        signals = self.processor.recipe.template.stop if options.stop is None else options.stop
+        signals = (
+            self.processor.recipe.template.stop_strings
+            if options.stop_strings is None
+            else options.stop_strings
+        )
         return TokenEndings(tokenizer, stop_sequences(tokenizer, signals), batch, signals)
 
 

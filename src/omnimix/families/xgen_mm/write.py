@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from omnimix.checkpoints import tables
+from omnimix.checkpoints import tables, writing
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
@@ -21,9 +20,6 @@ from omnimix.families.xgen_mm import folder as xgen_mm, recipe as xgen_recipe
 from omnimix.families.xgen_mm.recipe import MARKS, Facts
 from omnimix.language.slow_llama import SlowLlama
 from omnimix.media.tiling import XGEN_GRIDS
-
-SHARD_BYTES = 5_000_000_000
-"""Most bytes of one file of weights, as the hub's releases have it."""
 
 
 def facts_of(recipe: Recipe) -> Facts:
@@ -176,26 +172,7 @@ def hub(model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
         _json(out / "generation_config.json", _generation(facts)),
         *_tokenizer(facts, processor, out),
     ]
-    return written + _shards(tensors(model, "vlm."), out)
-
-
-def _shards(state: Mapping[str, Tensor], out: Path, most: int = SHARD_BYTES) -> list[Path]:
-    groups: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in state.items():
-        if groups[-1] and size + tensor.nbytes > most:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += tensor.nbytes
-    names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
-    for name, group in zip(names, groups, strict=True):
-        save_file({key: state[key] for key in group}, out / name, metadata={"format": "pt"})
-    index = {
-        "metadata": {"total_size": sum(tensor.nbytes for tensor in state.values())},
-        "weight_map": {k: n for n, group in zip(names, groups, strict=True) for k in group},
-    }
-    return [*(out / name for name in names), _json(out / "model.safetensors.index.json", index)]
+    return written + writing.save(out, tensors(model, "vlm."))
 
 
 def _config(facts: Facts, dtype: str) -> dict[str, Any]:
@@ -256,7 +233,7 @@ def _preprocessor(facts: Facts) -> dict[str, Any]:
 
 
 def _generation(facts: Facts) -> dict[str, Any]:
-    ids = {token.text: token.id for token in facts.tokenizer.added}
+    ids = {token.content: token.id for token in facts.tokenizer.added_tokens}
     found = {
         "bos_token_id": facts.text.get("bos_token_id"),
         "eos_token_id": ids.get("<|end|>", facts.text.get("eos_token_id")),
@@ -271,31 +248,31 @@ def _tokenizer(facts: Facts, processor: Processor, out: Path) -> list[Path]:
     name = processor.tokenizer.save(out)
     if name != "tokenizer.model":
         shutil.move(out / name, out / "tokenizer.model")
-    own = [token for token in spec.added if token.text not in MARKS]
-    special = {spec.bos, spec.eos, spec.unk, spec.pad}
+    own = [token for token in spec.added_tokens if token.content not in MARKS]
+    special = {spec.bos_token, spec.eos_token, spec.unk_token, spec.pad_token}
     config = {
         "add_bos_token": facts.add_bos,
         "add_eos_token": False,
         "added_tokens_decoder": {
             str(token.id): {
-                "content": token.text,
+                "content": token.content,
                 "lstrip": token.lstrip,
                 "normalized": False,
                 "rstrip": token.rstrip,
                 "single_word": False,
-                "special": token.text in special or token.rstrip,
+                "special": token.content in special or token.rstrip,
             }
             for token in own
         },
-        "bos_token": spec.bos,
+        "bos_token": spec.bos_token,
         "clean_up_tokenization_spaces": False,
-        "eos_token": spec.eos,
+        "eos_token": spec.eos_token,
         "legacy": False,
         "model_max_length": facts.text.get("max_position_embeddings", 4096),
-        "pad_token": spec.pad,
+        "pad_token": spec.pad_token,
         "padding_side": "left",
         "tokenizer_class": "LlamaTokenizer",
-        "unk_token": spec.unk,
+        "unk_token": spec.unk_token,
     }
     words = ("bos_token", "eos_token", "pad_token", "unk_token")
     return [
@@ -304,7 +281,7 @@ def _tokenizer(facts: Facts, processor: Processor, out: Path) -> list[Path]:
         _json(out / "special_tokens_map.json", {word: config[word] for word in words}),
         _json(
             out / "added_tokens.json",
-            {token.text: token.id for token in own if token.id >= len(_plain(processor))},
+            {token.content: token.id for token in own if token.id >= len(_plain(processor))},
         ),
     ]
 
