@@ -20,7 +20,7 @@ from omnimix.media.video import VideoOpener
 from omnimix.types import Box, Media, Sample, Turn
 
 ROWS = 3
-OPENER = VideoOpener(frames=3, sampling="window")
+OPENER = VideoOpener(num_frames=3, sampling="window")
 PICTURES = [Image.new("RGB", (4, 4), (i, 0, 0)) for i in range(40)]
 
 
@@ -137,7 +137,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-STEP = ClapMel(rate=8000, bins=8, seconds=1, window=256, hop=160)
+STEP = ClapMel(
+    sampling_rate=8000, feature_size=8, max_length_s=1, fft_window_size=256, hop_length=160
+)
 NOISE = np.random.RandomState(0).uniform(-1, 1, 8000 * 3).astype(np.float32)
 
 

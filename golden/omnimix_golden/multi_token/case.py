@@ -155,7 +155,7 @@ class MultiTokenCase(CaseReading):
         word = choices.SPEAKS[ours][0]
         spec = self.loaded()[1].recipe.modalities[ours]
         stated = (
-            choices.window(own, spec.opens.frames) if word == "frames" else choices.crops(own)  # type: ignore[attr-defined]
+            choices.window(own, spec.opens.num_frames) if word == "frames" else choices.crops(own)  # type: ignore[attr-defined]
         )
         return {"path": data, word: stated} if stated and isinstance(data, str) else data
 
@@ -176,7 +176,7 @@ class MultiTokenCase(CaseReading):
             own = wanted if name.endswith(f"{number}.") or len(wanted) == 1 else wanted[number]
             found = data
             if ours == "video":
-                frames = processor.recipe.modalities[ours].opens.frames  # type: ignore[attr-defined]
+                frames = processor.recipe.modalities[ours].opens.num_frames  # type: ignore[attr-defined]
 
                 def prepared(item: Any) -> Tensor:
                     return given(branch, processor.weave.prepare(ours, Media(ours, item)))

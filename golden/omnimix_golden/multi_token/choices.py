@@ -127,12 +127,16 @@ def seen_frames(prepared: Callable[[Any], Tensor], path: Any, frames: int, wante
 def seen_crops(step: ClapMel, path: Any, wanted: Tensor) -> Any:
     """The parts of a sound that are nearest to those that a case holds, `[channels, frames, bins]`."""
     sound = AudioOpener().open(Media.audio(path))
-    samples = resampled(sound.mono(), sound.rate, step.rate)
-    frames = step.seconds * step.rate // step.hop + 1
-    if not step.fusion or len(samples) <= step.seconds * step.rate or len(wanted) != 4:
+    samples = resampled(sound.mono(), sound.rate, step.sampling_rate)
+    frames = step.max_length_s * step.sampling_rate // step.hop_length + 1
+    if (
+        not step.fusion
+        or len(samples) <= step.max_length_s * step.sampling_rate
+        or len(wanted) != 4
+    ):
         return path
     mel = step.decibels(samples)
-    if len(mel) <= frames or wanted.shape[1:] != (frames, step.bins):
+    if len(mel) <= frames or wanted.shape[1:] != (frames, step.feature_size):
         return path
     parts = mel.unfold(0, frames, 1).transpose(1, 2)
     starts = [int((parts - one).abs().amax(dim=(1, 2)).argmin()) for one in wanted[1:]]

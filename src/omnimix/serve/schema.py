@@ -122,7 +122,9 @@ class Choices(Asked):
     temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
-    stop: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=16)
+    stop_strings: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        default=None, max_length=16
+    )
 
     def over(self, server: Options) -> Options:
         """The server's options with these in their place.
@@ -139,8 +141,8 @@ class Choices(Asked):
             )
         values = {field.name: getattr(server, field.name) for field in fields(server)}
         chosen = {name: value for name, value in self if value is not None}
-        if "stop" in chosen:
-            chosen["stop"] = tuple(chosen["stop"])
+        if "stop_strings" in chosen:
+            chosen["stop_strings"] = tuple(chosen["stop_strings"])
         return Options(**{**values, **chosen}) if chosen else server
 
 

@@ -294,7 +294,12 @@ def test_clap_of_a_hub_folder(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(sizes))
     encoder, spec = encoder_of("audio_clap", tmp_path)
     (step,) = spec.branches[0].encoders[0].steps
-    assert (step.rate, step.bins, step.seconds, step.hop) == (24000, 8, 2, 240)  # type: ignore[attr-defined]
+    assert (step.sampling_rate, step.feature_size, step.max_length_s, step.hop_length) == (
+        24000,
+        8,
+        2,
+        240,
+    )  # type: ignore[attr-defined]
     tiles = torch.randn(2, 4, 40, 8)
     with torch.inference_mode():
         wanted = model.get_audio_features(tiles, is_longer=torch.ones(2, 1, dtype=torch.bool))
@@ -318,7 +323,7 @@ def test_xclip_of_a_hub_folder(tmp_path: Path) -> None:
     ).eval()
     model.save_pretrained(tmp_path)
     encoder, spec = encoder_of("video_xclip", tmp_path)
-    assert spec.opens.frames == 3  # type: ignore[attr-defined]
+    assert spec.opens.num_frames == 3  # type: ignore[attr-defined]
     assert [step.kind for step in spec.steps] == ["resize_crop", "clip"]
     tiles = torch.randn(2, 3, 3, 32, 32)
     ids = torch.tensor([[1, 2]])

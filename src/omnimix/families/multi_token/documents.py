@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omnimix.checkpoints import parts as places
+from omnimix.config import validate
 from omnimix.language.tokenizer import FastTokenizer, Tokenizer
 
 _ENDS = re.compile(r"[.!?][\"')\]]*(?=\s+[\"'(\[]*[A-Z0-9\u00c0-\u00de])")
@@ -43,7 +44,8 @@ def tokenizer_of(place: str | Path) -> Tokenizer:
         CheckpointError: neither there nor to be had, or without a tokenizer.
     """
     found = places.folder(place, "document_gte", places.CONFIGS)
-    tokenizer = FastTokenizer(path="tokenizer.json", pad="[PAD]", tidy=True)
+    words = {"pad_token": "[PAD]", "clean_up_tokenization_spaces": True}
+    tokenizer = validate(FastTokenizer, {"path": "tokenizer.json", **words}, "document_gte")
     return tokenizer.load([found])
 
 

@@ -7,7 +7,7 @@ of its file, `files` are the small files of which `sized` makes the words again.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ CONFIGURED = {
     "whisper": "config",
     "clap": "config",
     "text": "config",
-    "xclip": "vision",
+    "xclip": "vision_config",
 }
 """The word of each kind of encoder that holds a configuration of transformers."""
 
@@ -100,7 +100,7 @@ def _look(step: dict[str, Any], normal: dict[str, Any], place: Path, side: int) 
     shorter, size = (_side(processor.get(word), side) for word in ("size", "crop_size"))
     step["size"] = size
     if shorter != size:
-        step["shorter"] = shorter
+        step["shortest_edge"] = shorter
     for word, ours in (("image_mean", "mean"), ("image_std", "std")):
         normal[ours] = list(processor.get(word) or normal[ours])
 
@@ -146,35 +146,29 @@ def clip_files(words: Mapping[str, Any]) -> dict[str, Any]:
             "image_mean": list(normal["mean"]),
             "image_std": list(normal["std"]),
             "resample": 3,
-            "size": int(step.get("shorter", size)),
+            "size": int(step.get("shortest_edge", size)),
         },
     }
 
 
 # --- speech ---
 
-_MEL_WORDS = {
-    "feature_size": "bins",
-    "sampling_rate": "rate",
-    "chunk_length": "seconds",
-    "n_fft": "window",
-    "hop_length": "hop",
-}
-"""Words of Whisper's feature extractor and of the step `log_mel`."""
+_MEL_WORDS = ("feature_size", "sampling_rate", "chunk_length", "n_fft", "hop_length")
+"""Words that Whisper's feature extractor and the step `log_mel` share."""
 
 
-def _hear(step: dict[str, Any], place: Path, words: Mapping[str, str]) -> Mapping[str, Any]:
+def _hear(step: dict[str, Any], place: Path, words: Sequence[str]) -> Mapping[str, Any]:
     """Set a step as the feature extractor beside the weights says, which is given back; no file changes nothing."""
     told: dict[str, Any] = read_json(place / "preprocessor_config.json") or {}
-    step |= {ours: told[word] for word, ours in words.items() if told.get(word) is not None}
+    step |= {word: told[word] for word in words if told.get(word) is not None}
     return told
 
 
-def _told(kind: str, step: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
+def _told(kind: str, step: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """The file of a feature extractor of this kind, written from a step."""
     return {
         "feature_extractor_type": kind,
-        **{word: step[ours] for word, ours in words.items() if ours in step},
+        **{word: step[word] for word in words if word in step},
     }
 
 
@@ -214,7 +208,7 @@ def bert(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None
     most = min(512, int(getattr(config, "max_position_embeddings", 512)))
     step = encoder["steps"][0]
     if most != 512:
-        step["most"] = most
+        step["max_length"] = most
     step["path"] = f"document.{_tokenizer(place, told).name}"
 
 
@@ -257,16 +251,16 @@ def bert_carried(words: Mapping[str, Any], place: Path) -> dict[str, Path]:
 
 # --- sounds ---
 
-_CLAP_STEP = {
-    "sampling_rate": "rate",
-    "feature_size": "bins",
-    "max_length_s": "seconds",
-    "fft_window_size": "window",
-    "hop_length": "hop",
-    "frequency_min": "lowest",
-    "frequency_max": "highest",
-}
-"""Words of CLAP's feature extractor and of the step `clap_mel`."""
+_CLAP_STEP = (
+    "sampling_rate",
+    "feature_size",
+    "max_length_s",
+    "fft_window_size",
+    "hop_length",
+    "frequency_min",
+    "frequency_max",
+)
+"""Words that CLAP's feature extractor and the step `clap_mel` share."""
 
 
 def clap(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
@@ -310,12 +304,12 @@ def xclip(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> Non
     encoder = _encoder(words)
     whole, vision = _network(place, "video encoder", "vision_config")
     del vision["model_type"]
-    encoder["vision"] = vision
+    encoder["vision_config"] = vision
     encoder["width"] = int(whole.projection_dim)
     frames = int(vision["num_frames"])
-    words["opens"]["frames"] = frames
+    words["opens"]["num_frames"] = frames
     resize, clip_step = words["steps"]
-    clip_step["frames"] = frames
+    clip_step["num_frames"] = frames
     _look(resize, encoder["steps"][0], place, int(vision["image_size"]))
 
 
@@ -342,12 +336,12 @@ def xclip_files(words: Mapping[str, Any]) -> dict[str, Any]:
         "config.json": {
             "model_type": "xclip",
             "projection_dim": encoder["width"],
-            "vision_config": dict(encoder["vision"]),
+            "vision_config": dict(encoder["vision_config"]),
         },
         "preprocessor_config.json": {
             "crop_size": {"height": size, "width": size},
             "image_mean": list(normal["mean"]),
             "image_std": list(normal["std"]),
-            "size": {"shortest_edge": int(resize.get("shorter", size))},
+            "size": {"shortest_edge": int(resize.get("shortest_edge", size))},
         },
     }

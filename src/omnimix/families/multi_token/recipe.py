@@ -159,12 +159,12 @@ def _tokenizer(words: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": "fast",
         "path": "tokenizer.json",
-        "bos": _token(words.get("bos_token")) or "<s>",
-        "eos": _token(words.get("eos_token")) or "</s>",
-        "pad": _token(words.get("unk_token")) or "<unk>",
+        "bos_token": _token(words.get("bos_token")) or "<s>",
+        "eos_token": _token(words.get("eos_token")) or "</s>",
+        "pad_token": _token(words.get("unk_token")) or "<unk>",
         # Every stretch begins with a space, as transformers 4 did it for all tokenizers of Llama's kind.
         "prefix": "every",
-        "tidy": bool(words.get("clean_up_tokenization_spaces")),
+        "clean_up_tokenization_spaces": bool(words.get("clean_up_tokenization_spaces")),
     }
 
 
@@ -183,13 +183,13 @@ def _template(words: Mapping[str, Any]) -> Any:
 
 def _tokenizer_words(recipe: Recipe) -> dict[str, Any]:
     spec = recipe.tokenizer
-    bos, eos, pad = (getattr(spec, word, None) for word in ("bos", "eos", "pad"))
+    bos, eos, pad = (getattr(spec, f"{word}_token", None) for word in ("bos", "eos", "pad"))
     return {
         "bos_token": bos,
         "eos_token": eos,
         "unk_token": pad,
         "chat_template": chat_template.written(recipe.template),
-        "clean_up_tokenization_spaces": bool(getattr(spec, "tidy", False)),
+        "clean_up_tokenization_spaces": bool(getattr(spec, "clean_up_tokenization_spaces", False)),
         "legacy": True,
         "tokenizer_class": "LlamaTokenizer",
     }
