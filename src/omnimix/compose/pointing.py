@@ -93,7 +93,7 @@ def _named(sample: Sample, names: dict[int, str], drop: bool) -> Sample:
     """The sample with the name of each region behind the words in front of it.
 
     A region in front of all words of its turn gets no name where it keeps its own place (`drop` False):
-    its turn's text says by itself which ones it means, as records of SPHINX-V do.
+    its turn's text says by itself which ones it means, as records of marked pictures do (arXiv 2403.20271).
     """
     turns = []
     for turn in sample.turns:

@@ -72,8 +72,8 @@ class Weaver:
             cut: most text tokens; text behind them is dropped, as some published trainers do. Without
                 it nothing is ever cut.
             target: refuse a finished conversation without a token to learn.
-            keep: most text tokens; those in front are dropped, as SPHINX does with a prompt that is too
-                long. Items stay behind the first token that is left.
+            keep: most text tokens; those in front are dropped, as some published demos do with a prompt
+                that is too long. Items stay behind the first token that is left.
             pointing: how regions reach the model: `tokens`, `text` or `marks`; None as the recipe has it.
 
         Raises:

@@ -36,7 +36,7 @@ def convert(
         to: `native`, or a family of `CHECKPOINTS`.
         parts: of a released checkpoint, what it does not hold.
         merge: work the adapters into the weights first.
-        options: words of the layout: `shards` of SPHINX.
+        options: words of the layout, `shards` for instance.
 
     Returns:
         The comparisons, which `certificate.json` in the folder records.

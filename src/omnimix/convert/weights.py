@@ -1,7 +1,7 @@
 """Weights of two models with equal recipes, interpolated: theta = beta * A + (1 - beta) * B.
 
-SPHINX's "domain mix" (golden/specs/sphinx.md section 8). Tensors are read, mixed in float32 and written a piece at
-a time, so that neither model has to fit into the memory.
+The "domain mix" of arXiv 2311.07575. Tensors are read, mixed in float32 and written a piece at a time, so that
+neither model has to fit into the memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Referring expressions: is the box of an answer the right one (golden/specs/sphinx.md section 7).
+"""Referring expressions: is the box of an answer the right one (REC of RefCOCO).
 
-Golden: sphinx/metrics, `rec_iou`.
+The picture was padded to a square, whose fractions the answer holds.
 """
 
 from __future__ import annotations

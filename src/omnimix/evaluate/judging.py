@@ -1,4 +1,4 @@
-"""Reviews of a judge that compares two answers (golden/specs/sphinx_v.md section 6; golden: sphinx_v/metrics).
+"""Reviews of a judge that compares two answers.
 
 The judge is a model that the caller asks; here its reviews are read and summed up.
 """

@@ -1,4 +1,4 @@
-"""Answers of a word or a number (golden/specs/sphinx.md, section 7; golden: sphinx/metrics)."""
+"""Answers of a word or a number."""
 
 from __future__ import annotations
 

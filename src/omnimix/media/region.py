@@ -39,7 +39,7 @@ class RegionOpener(Opener):
 
     Attributes:
         free: a free-form region (polygon, stroke, mask) keeps its `shape`, or becomes the `box` from the
-            first to the last pixel that it touches, as SPHINX-V's demo makes of a drawn layer.
+            first to the last pixel that it touches (arXiv 2403.20271).
         decimals: the fractions are rounded to so many; None keeps them as they are.
     """
 
@@ -83,7 +83,7 @@ class RegionOpener(Opener):
 
 
 def touched(region: Polygon | Stroke | Mask, size: tuple[int, int] | None = None) -> Box:
-    """From the first to the last pixel that a drawing touches, both inclusive (golden/specs/sphinx_v.md section 5).
+    """From the first to the last pixel that a drawing touches, both inclusive.
 
     The numbers are of pixels, so that a drawing of a single pixel has no extent.
     """

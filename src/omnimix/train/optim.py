@@ -118,7 +118,7 @@ def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:
 
 
 def _exact(step: float, steps: int, peak: float, schedule: ScheduleSpec) -> float:
-    """SPHINX's rate: from nothing to the peak in a share of the steps, then down to `final`."""
+    """In fractions of an epoch (arXiv 2311.07575): from nothing to the peak in a share of the steps, then down to `final`."""
     warmup = schedule.warmup if schedule.share is None else steps * schedule.share
     if step < warmup:
         return peak * step / warmup

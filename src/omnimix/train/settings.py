@@ -59,7 +59,7 @@ class ScheduleSpec(Spec):
             warm-up, and behind the last step the cosine goes on (Prismatic); `hold` and `final` have no
             part in it.
         exact: a share of warm-up is not rounded to whole steps, step k of w takes k/w of the rate, and the
-            cosine ends at `final` (SPHINX, which reckons in fractions of an epoch).
+            cosine ends at `final`: for runs that reckon in fractions of an epoch.
     """
 
     shape: Literal["cosine", "linear", "constant"] = "cosine"
