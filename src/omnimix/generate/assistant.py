@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,9 @@ from omnimix.generate.writing import Endings, Options, cut, endings, settled
 from omnimix.prompts.coordinates import Reading
 from omnimix.types import Box, Media, Part, Point, Region, Sample
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 __all__ = ["Answer", "Assistant", "Stream", "load"]
 
 
@@ -32,7 +35,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     parts: Mapping[str, str | Path] | None = None,
-    parallel: str | None = None,
+    parallel: str | ProcessGroup | None = None,
     quantize: str | None = None,
     **words: Any,
 ) -> Assistant:
@@ -47,8 +50,8 @@ def load(
         dtype: float32 unless told otherwise.
         parts: for a released checkpoint, where the parts lie that it does not hold: a hub id, or a local
             folder in the hub's layout, by the part's name (`llm`, `dino` ...).
-        parallel: `tensor` shares the model out over the processes that `torchrun` started; in a single
-            process it changes nothing.
+        parallel: `tensor` shares the model out over the processes that `torchrun` started, in a single
+            process it changes nothing; a process group that the caller made does the same for its members.
         quantize: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
         words: facts about the parts that no file tells (`image_size` ...).
 

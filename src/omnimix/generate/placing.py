@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,13 +13,16 @@ from omnimix.errors import OmnimixError
 from omnimix.parallel import team as teams
 from omnimix.parallel.team import Team
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 TENSOR = "tensor"
 
 
 def place(
     device: str | torch.device | None,
     dtype: torch.dtype,
-    parallel: str | None,
+    parallel: str | ProcessGroup | None,
     quantize: str | None,
 ) -> tuple[torch.device, Holding | None, Team]:
     """The device, how the model is held there (None: whole), and the processes that share it.
@@ -26,9 +30,9 @@ def place(
     Raises:
         OmnimixError: words that are unknown or exclude each other, a device or package that is not there.
     """
-    if parallel not in (None, TENSOR):
+    if isinstance(parallel, str) and parallel != TENSOR:
         raise OmnimixError(f"unknown parallel {parallel!r}", hint="the one way is 'tensor'")
-    if parallel and quantize:
+    if parallel is not None and quantize:
         raise OmnimixError(
             "quantised weights cannot be cut over processes", hint="leave out one of the two"
         )
@@ -36,7 +40,9 @@ def place(
     chosen = torch.device(device or ("cuda" if cuda else "cpu"))
     if quantize:
         return chosen, Quantized(quantize, chosen, dtype), Team()
-    team = teams.join() if parallel else Team()
+    team = Team()
+    if parallel is not None:
+        team = teams.join(None if parallel == TENSOR else parallel)
     if team.size == 1:
         return chosen, None, team
     from omnimix.parallel.tensor import TensorParallel
