@@ -17,7 +17,19 @@ SOURCE = Path(__file__).parent.parent / "src" / "omnimix"
 # From the ground up; the names are files and folders right under src/omnimix. Floors import only what
 # stands below them, and the entries of a floor never import each other. "omnimix" is the public face.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"config", "registry", "types", "regions", "masks", "errors", "_torchvision"}),
+    frozenset(
+        {
+            "config",
+            "registry",
+            "types",
+            "regions",
+            "masks",
+            "errors",
+            "_torchvision",
+            "_transformers",
+            "versions",
+        }
+    ),
     frozenset({"media", "encoders", "connectors", "language", "prompts"}),
     frozenset({"compose"}),
     frozenset({"parallel"}),

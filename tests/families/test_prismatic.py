@@ -21,6 +21,7 @@ from omnimix.compose.processor import Processor
 from omnimix.convert import certificate
 from omnimix.errors import CheckpointError
 from omnimix.families.prismatic import folder as prismatic
+from omnimix.families.prismatic.prompted import Prompted
 from omnimix.generate import folder as folders
 from omnimix.generate.assistant import Assistant
 from tests.cases import case_path
@@ -34,6 +35,11 @@ def case() -> Path:
 @pytest.fixture(scope="module")
 def assistant(case: Path) -> Assistant:
     return omnimix.load(case / "checkpoint")
+
+
+@pytest.fixture
+def prompted(assistant: Assistant) -> Prompted:
+    return Prompted(assistant)
 
 
 @pytest.fixture
@@ -186,28 +192,28 @@ def test_parts_may_be_named(run: Path, tmp_path: Path, case: Path) -> None:
     assert found.processor.recipe == base.open_release(case).recipe
 
 
-def test_a_builder_writes_the_prompts_that_generate_takes(assistant: Assistant, case: Path) -> None:
+def test_a_builder_writes_the_prompts_that_generate_takes(prompted: Prompted, case: Path) -> None:
     facts = json.loads((case / "case.json").read_text())
     for request in facts["requests"]:
-        builder = assistant.prompt_builder(request["system_prompt"])
+        builder = prompted.prompt_builder(request["system_prompt"])
         for i, turn in enumerate(request["turns"]):
             builder.add_turn(("human", "gpt")[i % 2], turn)
         assert builder.get_prompt() == request["prompt"]
         image = case / "inputs" / request["image"]
-        text = assistant.generate(image, builder.get_prompt(), max_new_tokens=14, min_length=1)
+        text = prompted.generate(image, builder.get_prompt(), max_new_tokens=14, min_length=1)
         assert text == request["generated_text"]
         for words, expected in request["string_probabilities"].items():
-            (shares,) = assistant.generate_batch(
+            (shares,) = prompted.generate_batch(
                 [image], [request["prompt"]], return_string_probabilities=words.split("|")
             )
             assert shares == pytest.approx(expected, abs=1e-5)
 
 
-def test_faces_refuse_what_cannot_be(assistant: Assistant) -> None:
+def test_faces_refuse_what_cannot_be(prompted: Prompted) -> None:
     with pytest.raises(omnimix.OmnimixError, match="1 pictures for 2 prompts"):
-        assistant.generate_batch([None], ["a", "b"])
+        prompted.generate_batch([None], ["a", "b"])
     with pytest.raises(omnimix.OmnimixError, match="tokens of this model, not one"):
-        assistant.generate_batch([None], ["a"], return_string_probabilities=["giraffes and more"])
+        prompted.generate_batch([None], ["a"], return_string_probabilities=["giraffes and more"])
 
 
 def test_chat_and_show_open_a_run(case: Path) -> None:

@@ -20,8 +20,8 @@ import omnimix
 from omnimix.compose.modality import Branch
 from omnimix.convert import certificate
 from omnimix.errors import OmnimixError
-from omnimix.generate.asking import question
 from omnimix.generate.assistant import Assistant
+from omnimix.generate.questions import question
 
 QUESTION = "What is in the picture?"
 

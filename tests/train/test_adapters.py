@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,14 +13,14 @@ import omnimix
 from omnimix.compose.adapters import is_adapter
 from omnimix.errors import OmnimixError, RecipeError, TrainError
 from omnimix.train.run import train
-from tests.conftest import TINY
+from tests.conftest import TINY, WIDE
 from tests.train.runs import Write, metrics, same_weights, weights
 from tests.train.test_resume import stop_at
 
 
-def with_adapters(kind: str = "lora") -> str:
+def with_adapters(kind: str = "lora", model: Sequence[str] = TINY) -> str:
     """An override of the training file that adds to its overrides of the recipe."""
-    words = [*TINY, f"adapters=[{{kind: {kind}, rank: 4, dropout: 0.1}}]"]
+    words = [*model, f"adapters=[{{kind: {kind}, rank: 4, dropout: 0.1}}]"]
     return f"set={words!r}"
 
 
@@ -93,18 +93,12 @@ def test_learning_adapters_needs_some(write: Write) -> None:
         train(write(), [LEARNS])
 
 
-BNB = importlib.util.find_spec("bitsandbytes") is not None
-
-
-@pytest.mark.skipif(
-    not BNB, reason="bitsandbytes is not installed: pip install 'omnimix[quantize]'"
-)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_adapters_learn_beside_weights_in_few_bits(
-    write: Write, tiny_folder: Path, tmp_path: Path, kind: str
+    write: Write, wide_folder: Path, tmp_path: Path, kind: str
 ) -> None:
-    words = [with_adapters(kind), LEARNS, f"start={tiny_folder}", "quantize=nf4"]
+    words = [with_adapters(kind, WIDE), LEARNS, f"start={wide_folder}", "quantize=nf4"]
     words += ["stages.0.optimizer.rate=0.01", "stages.0.steps=8"]
     straight = train(write(), words, out=tmp_path / "straight").folder
     losses = [line["loss"] for line in metrics(straight)]
@@ -112,7 +106,7 @@ def test_adapters_learn_beside_weights_in_few_bits(
     assert not train(write(), words, out=tmp_path / "cut", listener=stop_at(0, 3)).finished
     assert train(write(), words, out=tmp_path / "cut").finished
     same_weights(straight, tmp_path / "cut")
-    found, start = weights(straight), load_file(tiny_folder / "model.safetensors")
+    found, start = weights(straight), load_file(wide_folder / "model.safetensors")
     name = "language.model.layers.0.self_attn.q_proj"
     assert torch.equal(found[f"{name}.base_layer.weight"], start[f"{name}.weight"]), "whole again"
     assert found[f"{name}.lora_B.default.weight"].abs().max() > 0

@@ -12,9 +12,11 @@ from omnimix.compose.sequence import Sequence
 from omnimix.convert.report import Check, close, number, same
 from omnimix.data.llava import Llava
 from omnimix.families.prismatic.folder import VISION, parameter_names
+from omnimix.families.prismatic.prompted import Prompted
 from omnimix.generate.assistant import Assistant
 from omnimix.train import optim
 from omnimix.types import Media, Sample, Turn
+from omnimix_golden.case import awaits_answer
 from omnimix_golden.look import Seen, columns, forward
 from omnimix_golden.prismatic.batch import collated, pictured
 from omnimix_golden.prismatic.case import PrismaticCase
@@ -65,14 +67,20 @@ def requests(reading: PrismaticCase) -> Iterator[Check]:
     found = []
     for i, facts in enumerate(reading.expected("requests")):
         sample = _sample(reading, facts, f"req{i}")
-        found.append(_Request(f"req{i}", facts, sample, processor.weave(sample, True), Seen()))
+        woven = processor.weave(sample, awaits_answer(sample))
+        found.append(_Request(f"req{i}", facts, sample, woven, Seen()))
     for one in found:
         texts = [part.replace("<image>", "") for part in one.facts["turns"]]
         asked = _sample(reading, {**one.facts, "turns": texts, "image": None}, one.name)
-        yield same("prompt", one.name, template.text(asked, True), one.facts["prompt"])
+        yield same(
+            "prompt", one.name, template.text(asked, awaits_answer(asked)), one.facts["prompt"]
+        )
         if one.facts.get("wrapped_turns") is not None:
             yield same(
-                "prompt", one.name, template.wrapped(asked, True), one.facts["wrapped_turns"]
+                "prompt",
+                one.name,
+                template.wrapped(asked, awaits_answer(asked)),
+                one.facts["wrapped_turns"],
             )
         preview = one.facts.get("potential_prompt_for_next_human_turn_HELLO")
         if preview is not None:
@@ -111,7 +119,7 @@ def _sample(reading: PrismaticCase, facts: dict[str, Any], name: str) -> Sample:
 
 def streams(reading: PrismaticCase) -> list[str]:
     """How the goldens name the encoders: `featurizer`, or the names inside a pair."""
-    names = list(VISION[reading.last.facts["vision_backbone_id"]][1])
+    names = list(VISION[reading.last.section["vision_backbone_id"]][1])
     return ["featurizer"] if names == ["vision"] else names
 
 
@@ -183,9 +191,9 @@ def _answers(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
 
 
 def _choices(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
-    assistant = Assistant(*reading.loaded)
+    prompted = Prompted(Assistant(*reading.loaded))
     for words, expected in (one.facts.get("string_probabilities") or {}).items():
-        found = torch.tensor(assistant.probabilities(one.sample, words.split("|")))
+        found = torch.tensor(prompted.probabilities(one.sample, words.split("|")))
         yield close(
             "probabilities",
             f"{one.name} {words}",

@@ -9,9 +9,10 @@ from transformers import TopPLogitsWarper
 
 from omnimix.convert.report import Check, close, number, same
 from omnimix.families.sphinx.conversation import shown, stop_sequences
-from omnimix.generate.writing import Options
+from omnimix.generate.decoding import Options
 from omnimix.types import Sample, Turn
-from omnimix_golden.sphinx.case import SphinxCase, is_open
+from omnimix_golden.case import awaits_answer
+from omnimix_golden.sphinx.case import SphinxCase
 from omnimix_golden.sphinx.model import passed
 
 ROUNDED = 0.5e-4
@@ -32,6 +33,8 @@ def answers(reading: SphinxCase) -> Iterator[Check]:
         name = f"request {i + 1}"
         sample = reading.question(facts, name)
         yield from prompt(reading, sample, facts["prompt"], facts.get("prompt_tokens"), name)
+        if not awaits_answer(sample) and "sampled_ids" not in facts:
+            continue
         options = Options(facts["max_gen_len"], float(facts.get("temperature", 0.0)))
         text = processed(reading, sample)
         ((ids, kept),) = face.written([text], [sample.media()], options, [face.signal])
@@ -44,7 +47,7 @@ def answers(reading: SphinxCase) -> Iterator[Check]:
 def processed(reading: SphinxCase, sample: Sample) -> str:
     """The prompt of a conversation as text."""
     plain = Sample(tuple(Turn(turn.role, (turn.text(),)) for turn in sample.turns), sample.id)
-    text: str = reading.loaded()[1].recipe.template.text(plain, is_open(sample))
+    text: str = reading.loaded()[1].recipe.template.text(plain, awaits_answer(sample))
     return text
 
 
@@ -54,7 +57,7 @@ def prompt(
     """The prompt's text and ids."""
     yield same("prompt", name, processed(reading, sample), wanted)
     if ids is not None:
-        woven = reading.loaded()[1].weave(sample, is_open(sample))
+        woven = reading.loaded()[1].weave(sample, awaits_answer(sample))
         yield same("ids", name, woven.ids[woven.owner == 0].tolist(), ids)
 
 
@@ -66,7 +69,7 @@ def step_logits(
     if wanted is None:
         return
     model, processor = reading.loaded()
-    batch = processor.batch([processor.weave(sample, is_open(sample))])
+    batch = processor.batch([processor.weave(sample, awaits_answer(sample))])
     steps = torch.tensor([sampled[: len(wanted) - 1]], dtype=torch.int64)
     with torch.inference_mode():
         prompt = model.embed(batch.input_ids, batch.items)

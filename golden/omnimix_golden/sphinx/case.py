@@ -19,13 +19,9 @@ from omnimix.families.sphinx.face import Face, SPHINXModel
 from omnimix.families.sphinx.records import SphinxSource
 from omnimix.generate.assistant import Assistant
 from omnimix.types import Media, Sample, Turn
-from omnimix_golden.case import Case
+from omnimix_golden.case import Case, Facts
+from omnimix_golden.parts import parts_of
 from omnimix_golden.run import CaseReading
-
-
-def is_open(sample: Sample) -> bool:
-    """Whether a conversation waits for an answer."""
-    return sample.turns[-1].role == "user"
 
 
 class SphinxCase(CaseReading):
@@ -40,15 +36,25 @@ class SphinxCase(CaseReading):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self._loaded: tuple[MultimodalLM, Processor] | None = None
+        self._facts = Facts({**case.facts, **(case.facts.get("results") or {})})
 
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> Facts:
         """The case's own words, and those of its results."""
-        return {**self.case.facts, **(self.case.facts.get("results") or {})}
+        return self._facts
+
+    @cached_property
+    def layout(self) -> sphinx.Shards:
+        """What lies in the case's checkpoint."""
+        layout = sphinx.Sphinx().recognise(self.case.folder / "checkpoint")
+        if layout is None:
+            raise CheckpointError("the case holds no checkpoint", where=str(self.case.folder))
+        return layout
 
     @cached_property
     def release(self) -> Release:
         """The case's checkpoint."""
-        return base.open_release(self.case.folder / "checkpoint")
+        parts = parts_of(self.case.folder, self.case.facts)
+        return base.open_release((sphinx.Sphinx(), self.layout), parts)
 
     def loaded(self) -> tuple[MultimodalLM, Processor]:
         """Model and processor; the same ones every time."""
@@ -88,7 +94,7 @@ class SphinxCase(CaseReading):
         return picture(self.picture(asking.get("image")))
 
     def question(self, asking: Mapping[str, Any], name: str = "question") -> Sample:
-        """A request as a conversation: open for an answer (`is_open`), or finished where it has its last one."""
+        """A request as a conversation: open for an answer (`awaits_answer`), or finished where it has its last one."""
         *before, (question, answer) = asking["qas"]
         sample = asked([*before, (question, None)], self.media(asking), name)
         if answer is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omnimix.checkpoints import tables
+from omnimix.checkpoints.base import Parts
 from omnimix.compose.batch import Batch
 from omnimix.compose.modality import Branch
 from omnimix.compose.model import MultimodalLM
@@ -19,13 +20,15 @@ from omnimix.media.image import ImageOpener
 from omnimix.media.tensor_steps import Quadrants
 from omnimix.media.tiles import Tiles
 from omnimix.types import Media, Sample, Turn
-from omnimix_golden.sphinx.case import SphinxCase, is_open
+from omnimix_golden.case import awaits_answer
+from omnimix_golden.parts import parts_of
+from omnimix_golden.sphinx.case import SphinxCase
 
 
 def layouts(reading: SphinxCase) -> Iterator[Check]:
     """What was found in the folder, against what the case says of it."""
     facts, release = reading.case.facts, reading.release
-    folder = release.layout.facts["folder"]
+    folder = reading.layout.folder
     if "model_parallel_shards" in facts:
         yield same("folder", "shards", len(folder.files), facts["model_parallel_shards"])
     found = release.recipe.language.config
@@ -120,7 +123,7 @@ def _views(reading: SphinxCase, name: str, count: int) -> list[int]:
 def quick(reading: SphinxCase, tiles: Tensor) -> Tensor:
     """CLIP's features with the other activation, from a model opened so."""
     release = sphinx.Sphinx().open(
-        reading.release.layout,
+        reading.layout,
         _with_word(reading, "clip_activation", "quick_gelu"),
     )
     spec = release.recipe.modalities["image"].branches[1].encoders[0]
@@ -137,8 +140,8 @@ def quick(reading: SphinxCase, tiles: Tensor) -> Tensor:
 
 
 def _with_word(reading: SphinxCase, word: str, value: Any) -> Any:
-    beside = sphinx.Sphinx().parts(reading.release.layout)
-    return type(beside)(beside.places, {**beside.words, word: value})
+    parts = parts_of(reading.case.folder, reading.case.facts)
+    return Parts(parts.places, {**parts.words, word: value})
 
 
 # --- a conversation ---
@@ -153,10 +156,10 @@ def conversation(reading: SphinxCase) -> Iterator[Check]:
     yield same(
         "prompt",
         "conversation",
-        processor.recipe.template.text(words, is_open(sample)),
+        processor.recipe.template.text(words, awaits_answer(sample)),
         facts["text"],
     )
-    woven = processor.weave(sample, is_open(sample))
+    woven = processor.weave(sample, awaits_answer(sample))
     ids = woven.ids[woven.owner == 0].tolist()
     yield same("ids", "conversation", ids, facts["tokens"])
     batch = processor.batch([woven])
@@ -185,7 +188,7 @@ def together(reading: SphinxCase) -> Iterator[Check]:
     # A number is that of a request.
     items = [reading.request["generate"][one] if isinstance(one, int) else one for one in items]
     samples = [reading.question(one, f"item {i + 1}") for i, one in enumerate(items)]
-    woven = [processor.weave(sample, is_open(sample)) for sample in samples]
+    woven = [processor.weave(sample, awaits_answer(sample)) for sample in samples]
     logits = passed(model, processor.batch(woven))[2]
     whole = next(
         (w for n in ("batch.logits", "batch_logits") if (w := reading.case.get(n)) is not None),

@@ -22,6 +22,9 @@ class SphinxReading(SphinxCase):
     """Cases of the family `sphinx`."""
 
     family = "sphinx"
+    about = frozenset(
+        {"checkpoint_dtype", "encoder_dims", "max_seq_len", "nested_under_model_key", "precision"}
+    )
     sections: ClassVar[Mapping[str, Section]] = {
         "llama_type": sphinx_model.layouts,
         "tensors": sphinx_model.pictures,

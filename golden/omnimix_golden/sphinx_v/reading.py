@@ -86,6 +86,9 @@ class SphinxVReading(SphinxCase):
     """Cases of the family `sphinx_v`."""
 
     family = "sphinx_v"
+    about = frozenset(
+        {"checkpoint_dtype", "encoder_dims", "max_seq_len", "nested_under_model_key", "precision"}
+    )
     stages: ClassVar[Mapping[str, str]] = dict.fromkeys(("stage1", "stage2"), "sphinx_v.train.yaml")
     sections: ClassVar[Mapping[str, Section]] = {
         "llama_type": sphinx_model.layouts,

@@ -17,7 +17,7 @@ from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.connectors.arrange import RowBands
 from omnimix.convert.report import Check, close, number, same
 from omnimix.errors import SampleError
-from omnimix.generate.writing import endings
+from omnimix.generate.stopping import end_tokens
 from omnimix.media.image import ImageOpener
 from omnimix.media.tensor_steps import Normalize
 from omnimix.media.tiles import Tiles
@@ -267,7 +267,7 @@ def answers(reading: XGenCase) -> Iterator[Check]:
         woven = [processor.weave(sample, True) for sample in samples]
         yield from _prompt(reading, model, processor, woven, f"gen/{name}", name)
         stops = processor.recipe.template.stop
-        ends = list(endings(processor.tokenizer, stops))
+        ends = list(end_tokens(processor.tokenizer, stops))
         yield from _written(reading, model, processor, woven, asked, f"gen/{name}", name, ends)
         stored = reading.case.get(f"gen/{name}/generated_ids")
         if stored is not None and "generated_ids" in facts:
@@ -464,7 +464,7 @@ def layouts(reading: XGenCase) -> Iterator[Check]:
     model, _ = reading.loaded()
     state = model.state_dict()
     for name, layout in list(reading.layouts.items())[1:]:
-        if "module." in layout.facts.get("prefix", ""):
+        if "module." in (layout.prefix or ""):
             continue  # written in the middle of the training run, compared there
         tensors, _ = files.native_tensors(reading.release(layout))
         apart = max(float((tensors[key] - tensor).abs().max()) for key, tensor in state.items())

@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnimix.config import Spec, read_yaml, validate
 from omnimix.errors import CheckpointError, RegistryError
 from omnimix.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from omnimix.checkpoints.base import Recognised
 
 FILE = Path(__file__).with_name("releases.yaml")
 
@@ -145,10 +148,12 @@ class Local:
     Attributes:
         folder: what a family's reader opens.
         parts: local places of what the release does not hold; the reader looks for the others itself.
+        recognised: what a family said about the folder, where one was asked already.
     """
 
     folder: Path
     parts: Mapping[str, Path]
+    recognised: Recognised | None = None
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from omnimix import _transformers, versions
 from omnimix.compose import adapters, modality, recipe as recipes
 from omnimix.compose.modality import Encoded, ItemBatch, Modality
 from omnimix.compose.recipe import Recipe
@@ -33,11 +35,12 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
 
     def __init__(
         self,
-        recipe: dict[str, Any] | None = None,
+        recipe: dict[str, Any] | Recipe | None = None,
         modality_order: list[str] | None = None,
         **words: Any,
     ) -> None:
-        self.recipe = dict(recipe or {})
+        self._checked = recipe if isinstance(recipe, Recipe) else None
+        self.recipe = recipe.dump() if isinstance(recipe, Recipe) else dict(recipe or {})
         # transformers sorts all words when it writes them, and the order of the modalities has a meaning.
         senses = self.recipe.get("modalities", {})
         self.modality_order = list(modality_order or senses)
@@ -51,8 +54,19 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
         super().__init__(**words)
 
     def parsed(self) -> Recipe:
-        """The recipe, checked."""
-        return recipes.parse(self.recipe, "config.json: recipe")
+        """The recipe, checked once."""
+        if self._checked is None:
+            self._checked = recipes.parse(self.recipe, "config.json: recipe")
+        return self._checked
+
+    def become(self, recipe: Recipe) -> None:
+        """Take another recipe."""
+        self._checked, self.recipe = recipe, recipe.dump()
+
+    def to_dict(self) -> dict[str, Any]:
+        words: dict[str, Any] = super().to_dict()
+        words.pop("_checked", None)
+        return words
 
     def get_text_config(self, *_: Any, **__: Any) -> Any:
         """The language model's configuration, which generation asks for cache sizes."""
@@ -74,7 +88,17 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     _supports_flash_attn = True
     _no_split_modules: list[str] = []
 
-    def __init__(self, config: OmnimixConfig) -> None:
+    def __init__(
+        self, config: OmnimixConfig, built: Callable[[MultimodalLM], None] | None = None
+    ) -> None:
+        """Build the modules.
+
+        Args:
+            config: carries the recipe.
+            built: called with the model before anything fills it; `from_pretrained` hands it on, so that a
+                loader may look at the very skeleton that transformers then fills.
+        """
+        versions.warn_of_untried()
         super().__init__(config)
         self.recipe = config.parsed()
         language_config = self.recipe.language.hf_config()
@@ -85,11 +109,13 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self.language: Any = self.recipe.language.build()
         adapters.inject(self, self.recipe.adapters, self.get_output_embeddings())
         self.post_init()
+        if built is not None:
+            built(self)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, start: bool = False) -> MultimodalLM:
         """A model with fresh weights (and the language model's starting weights where asked)."""
-        model = cls(OmnimixConfig(recipe=recipe.without_adapters().dump()))
+        model = cls(OmnimixConfig(recipe=recipe.without_adapters()))
         if start:
             recipe.language.start(model.language)
         return model.adapt(recipe)
@@ -98,7 +124,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     def on_meta(cls, recipe: Recipe) -> MultimodalLM:
         """The model without memory, to count tokens and parameters."""
         with torch.device("meta"):
-            return cls(OmnimixConfig(recipe=recipe.dump()))
+            return cls(OmnimixConfig(recipe=recipe))
 
     def adapt(self, recipe: Recipe) -> MultimodalLM:
         """Give a model without adapters those of a recipe; its weights stay, so do its answers."""
@@ -118,7 +144,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
     def _become(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.config.recipe = recipe.dump()
+        self.config.become(recipe)
 
     def modality(self, name: str) -> Modality:
         """The modules of one modality."""
@@ -248,10 +274,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         ready: dict[str, Any] = super().prepare_inputs_for_generation(
             input_ids, **{name: one for name, one in caches.items() if one is not None}, **kwargs
         )
-        # Told by the tokens, not by the cache: where only their end is run, the holes before it are
-        # filled already; where all are run (the prompt, or no cache at all), they are to be filled.
-        run = ready.get("input_ids")
-        ready["items"] = None if run is not None and run.shape[1] < input_ids.shape[1] else items
+        ready["items"] = items if _transformers.run_whole(input_ids, ready) else None
         return ready
 
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from omnimix.compose.recipe import Recipe
-from omnimix.generate.assistant import Answer, Assistant
-from omnimix.generate.writing import Options
+from omnimix.generate.answers import Answer
+from omnimix.generate.assistant import Assistant
+from omnimix.generate.decoding import Options
 from omnimix.media.opening import Opener
 from omnimix.media.several import Several
 from omnimix.types import Sample

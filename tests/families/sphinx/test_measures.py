@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from omnimix.evaluate.measure import Reference
 from omnimix.families.sphinx import marked_regions, named_boxes
+from omnimix.generate.answers import Answer
+from omnimix.registry import MEASURES
 from tests.cases import case_path
 
 
@@ -71,3 +74,13 @@ def test_texts_of_regions() -> None:
         assert marked_regions.labels(truth) == gt
     assert marked_regions.texts("Region 1: a\nRegion 2: b") == ["a"]
     assert marked_regions.reading([("Region 1: a\n", "Region 1: a\nRegion 2: b")]) == 0.5
+
+
+def test_rows_of_measures() -> None:
+    truth = Reference(("<Region 1>: left arm\n<Region 2>: suit",))
+    said = Answer("<Region 1>: arm\n<Region 2>: suit", (), 0, True)
+    assert MEASURES.load("region_labels")().score([said], [truth]).value == 0.75
+    read = Answer("Region 1: EXIT\nRegion 2: way", (), 0, True)
+    wanted = Reference(("Region 1: exit\nRegion 2: ways",))
+    assert MEASURES.load("region_texts")().score([read], [wanted]).value == 0.5
+    assert MEASURES.load("region_texts")().score([], []).value == 0

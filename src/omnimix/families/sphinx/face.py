@@ -17,7 +17,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from omnimix.compose.batch import Batch
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import ContextError, SampleError
 from omnimix.families.sphinx.conversation import (
@@ -29,7 +28,7 @@ from omnimix.families.sphinx.conversation import (
     with_text,
 )
 from omnimix.generate.assistant import Assistant, load
-from omnimix.generate.writing import Options
+from omnimix.generate.decoding import Options
 from omnimix.types import Media, Sample, Turn
 
 DTYPE = torch.bfloat16
@@ -133,9 +132,9 @@ class Face:
         Raises:
             ContextError: no place is left for a prompt.
         """
-        batch = self._batch(self._woven(prompts, media, options.max_new_tokens))
+        batch = self.assistant.batch(self._woven(prompts, media, options.max_new_tokens))
         endings = TokenEndings(self.tokenizer, stop_sequences(self.tokenizer, signals), batch)
-        rows = self.assistant._generate(batch, options, endings)
+        rows = self.assistant.decoder.write(batch, options, endings)
         answers = []
         for row, length in zip(rows, endings.lengths, strict=True):
             ids = row[:length]
@@ -170,10 +169,10 @@ class Face:
     ) -> Iterator[dict[str, Any]]:
         """The whole text so far after each token, and once more at its end."""
         eos, decode, signals = self.tokenizer.eos, self.tokenizer.decode, tuple(signals)
-        batch = self._batch(self._woven([prompt], [media], options.max_new_tokens))
+        batch = self.assistant.batch(self._woven([prompt], [media], options.max_new_tokens))
         endings = TokenEndings(self.tokenizer, [] if eos is None else [[eos]], batch)
         ids: list[int] = []
-        for token in self.assistant._tokens(batch, options, endings):
+        for token in self.assistant.decoder.tokens(batch, options, endings):
             if token == eos:
                 break
             ids.append(token)
@@ -192,7 +191,7 @@ class Face:
         rows = []
         for example, shows in zip(examples, media, strict=True):
             ids = self._ids(example, bos, eos)
-            batch = self._batch([self._lay(ids, shows)])
+            batch = self.assistant.batch([self._lay(ids, shows)])
             with self.assistant.team.together(), torch.inference_mode():
                 logits = self.assistant.model(**batch.inputs()).logits[0].float()
             # The row in front of the second token is that of the last item, not of the first token.
@@ -274,9 +273,6 @@ class Face:
         with self.assistant.team.agreed():
             pairs = zip(prompts, media, strict=True)
             return [self._lay(self._ids(prompt), shows, answer) for prompt, shows in pairs]
-
-    def _batch(self, woven: Sequence[Woven]) -> Batch:
-        return self.assistant._batch(woven)
 
 
 class SPHINXModel(Face):

@@ -15,7 +15,7 @@ from torch import Tensor
 from omnimix.errors import SampleError
 from omnimix.families.sphinx.conversation import Mark, Qas, marked
 from omnimix.families.sphinx.face import Face, Text, several
-from omnimix.generate.writing import Options
+from omnimix.generate.decoding import Options
 from omnimix.types import Media
 
 

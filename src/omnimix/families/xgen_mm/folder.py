@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints import parts as places, reading
-from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, read_json
+from omnimix.checkpoints import parts as places
+from omnimix.checkpoints.base import Beside, Family, Layout, Parts, Release, Weights, read_json
+from omnimix.checkpoints.files import Files
 from omnimix.checkpoints.tables import Ignore, Rename, Rule, Table
-from omnimix.errors import CheckpointError
+from omnimix.errors import CheckpointError, UnsafeFileError
 from omnimix.families.xgen_mm import recipe as xgen_recipe
 from omnimix.families.xgen_mm.recipe import LM_ID, MARKS, VISION_ID, Facts
 from omnimix.media.tiling import XGEN_GRIDS
-from omnimix.registry import did_you_mean
 
 if TYPE_CHECKING:
     from omnimix.compose.model import MultimodalLM
@@ -129,22 +129,47 @@ SIGLIP = Table(
 """A whole SigLIP model, of which the vision tower is ours."""
 
 
-class XGenMM(Family):
+WORDS = (
+    "num_vision_tokens",
+    "image_aspect_ratio",
+    "anyres_patch_sampling",
+    "anyres_grids",
+    "heads",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found(Layout):
+    """A checkpoint of the family.
+
+    Attributes:
+        config: config.json of a hub folder.
+        prefix: of every key of a trainer's file.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str | None = None
+
+
+class XGenMM(Family[Found, Facts]):
     """Released and trained xGen-MM models."""
 
     name = "xgen_mm"
+    title = "xGen-MM"
+    part_names = ("llm", "vision")
+    known_words = WORDS
     layouts = (
         "a hub folder (config.json of type xgenmm, model-*.safetensors)",
         "a trainer's file or its folder (checkpoint_N.pt, FSDP or DDP)",
         "the converter's bare state dict (.pt)",
     )
 
-    def recognise(self, path: Path) -> Layout | None:
+    def recognise(self, path: Path) -> Found | None:
         if path.is_dir():
             words = read_json(path / "config.json")
             if words is not None:
                 ours = words.get("model_type") == "xgenmm"
-                return Layout(self.name, HUB, path, facts={"config": words}) if ours else None
+                return Found(self.name, HUB, path, config=words) if ours else None
             numbered = [(int(m[1]), p) for p in path.iterdir() if (m := CHECKPOINT.match(p.name))]
             # The reference takes the highest number, whether it counts steps or epochs.
             if numbered:
@@ -156,34 +181,24 @@ class XGenMM(Family):
             return self._file(path)
         return None
 
-    def _file(self, path: Path) -> Layout | None:
+    def _file(self, path: Path) -> Found | None:
+        opened = Files()
         try:
-            keys = reading.tensors_of(path).keys()
-        except CheckpointError as error:
-            if "Python objects" in error.what:  # no file that this family writes
-                return None
-            raise
-        prefix = _prefix(keys)
+            prefix = _prefix(opened.tensors(path))
+        except UnsafeFileError:  # no file that this family writes
+            return None
         if prefix is None:
             return None
-        return Layout(self.name, PREFIXES[prefix], path, (path,), {"prefix": prefix})
+        return Found(self.name, PREFIXES[prefix], path, (path,), opened, prefix=prefix)
 
-    def parts(self, layout: Layout) -> Parts:
-        """A folder `backbones` beside the checkpoint or above it, told apart by what is inside."""
-        found: dict[str, str | Path] = {}
-        for above in (layout.root, *layout.root.parents[:3]):
-            for folder in sorted((above / "backbones").glob("*/config.json")):
-                kind = (read_json(folder) or {}).get("model_type")
-                if kind in ("siglip", "siglip_vision_model"):
-                    found.setdefault("vision", folder.parent)
-                elif kind == "phi3":
-                    found.setdefault("llm", folder.parent)
-        return Parts(found)
+    def part_of(self, layout: Found, beside: Beside) -> str | None:
+        kinds = {"siglip": "vision", "siglip_vision_model": "vision", "phi3": "llm"}
+        return kinds.get(str(beside.config.get("model_type")))
 
-    def open(self, layout: Layout, parts: Parts = Parts()) -> Release:  # noqa: B008  (frozen)
+    def open(self, layout: Found, parts: Parts = Parts()) -> Release:  # noqa: B008  (frozen)
         hub = layout.kind == HUB
         files = places.weight_files(layout.root, "model") if hub else layout.files
-        sizes = _sizes(files)
+        sizes = layout.opened.sizes(files)
         prefix = _prefix(sizes)
         if prefix is None:
             raise CheckpointError(
@@ -224,14 +239,14 @@ def vision_config(place: str | Path) -> dict[str, Any]:
     return xgen_recipe.vision_words(places.config(folder, "vision encoder"))
 
 
-def _vision(layout: Layout, parts: Parts) -> dict[str, Any]:
-    words = layout.facts.get("config", {}).get("vision_encoder_config", {})
+def _vision(layout: Found, parts: Parts) -> dict[str, Any]:
+    words = layout.config.get("vision_encoder_config", {})
     if "omnimix_sizes" in words and "vision" not in parts.places:
         return dict(words["omnimix_sizes"])
     return vision_config(parts.places.get("vision", VISION_ID))
 
 
-def _name(layout: Layout) -> str:
+def _name(layout: Found) -> str:
     root = layout.root
     return root.name if layout.kind == HUB else f"{root.parent.name}/{root.stem}"
 
@@ -245,26 +260,18 @@ def _prefix(keys: Mapping[str, Any] | Any) -> str | None:
     return None
 
 
-def _sizes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
-    """The shape of every key; tensors stay mapped, no weight is read."""
-    found: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        found |= {key: tuple(t.shape) for key, t in reading.tensors_of(file).items()}
-    return found
-
-
 def _facts(
-    layout: Layout,
+    layout: Found,
     parts: Parts,
     sizes: Mapping[str, tuple[int, ...]],
     folder: Path,
     vision: Mapping[str, Any],
 ) -> Facts:
     where = str(layout.root)
-    words = _known(parts.words, where)
+    words = dict(parts.words)
     tokenizer, first, add_bos = xgen_recipe.tokenizer(folder)
     if layout.kind == HUB:
-        found = layout.facts["config"]
+        found = layout.config
         text = found.get("text_config", {})
         encoder = found.get("vision_encoder_config", {})
         resampler = found.get("vision_tokenizer_config", {})
@@ -304,24 +311,6 @@ def _facts(
         add_bos=add_bos,
         chat=layout.kind != HUB or aspect in ("anyres", "pad"),
     )
-
-
-WORDS = (
-    "num_vision_tokens",
-    "image_aspect_ratio",
-    "anyres_patch_sampling",
-    "anyres_grids",
-    "heads",
-)
-
-
-def _known(words: Mapping[str, Any], where: str) -> dict[str, Any]:
-    for word in words:
-        if word not in WORDS:
-            raise CheckpointError(
-                f"xGen-MM knows no word {word!r}", where=where, hint=did_you_mean(word, WORDS)
-            )
-    return dict(words)
 
 
 def _grids(given: Any, pixels: Any, side: int, where: str) -> tuple[tuple[int, int], ...]:

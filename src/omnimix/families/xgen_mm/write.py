@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from omnimix.checkpoints import tables
+from omnimix.checkpoints import tables, writing
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
@@ -21,9 +20,6 @@ from omnimix.families.xgen_mm import folder as xgen_mm, recipe as xgen_recipe
 from omnimix.families.xgen_mm.recipe import MARKS, Facts
 from omnimix.language.slow_llama import SlowLlama
 from omnimix.media.tiling import XGEN_GRIDS
-
-SHARD_BYTES = 5_000_000_000
-"""Most bytes of one file of weights, as the hub's releases have it."""
 
 
 def facts_of(recipe: Recipe) -> Facts:
@@ -176,26 +172,7 @@ def hub(model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
         _json(out / "generation_config.json", _generation(facts)),
         *_tokenizer(facts, processor, out),
     ]
-    return written + _shards(tensors(model, "vlm."), out)
-
-
-def _shards(state: Mapping[str, Tensor], out: Path, most: int = SHARD_BYTES) -> list[Path]:
-    groups: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in state.items():
-        if groups[-1] and size + tensor.nbytes > most:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += tensor.nbytes
-    names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
-    for name, group in zip(names, groups, strict=True):
-        save_file({key: state[key] for key in group}, out / name, metadata={"format": "pt"})
-    index = {
-        "metadata": {"total_size": sum(tensor.nbytes for tensor in state.values())},
-        "weight_map": {k: n for n, group in zip(names, groups, strict=True) for k in group},
-    }
-    return [*(out / name for name in names), _json(out / "model.safetensors.index.json", index)]
+    return written + writing.save(out, tensors(model, "vlm."))
 
 
 def _config(facts: Facts, dtype: str) -> dict[str, Any]:

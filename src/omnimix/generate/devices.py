@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from omnimix.compose.batch import Batch
 from omnimix.compose.holding import Holding, Quantized
 from omnimix.errors import OmnimixError
 from omnimix.parallel import team as teams
@@ -56,11 +55,22 @@ def place(
     return own, TensorParallel(team.rank, team.size), team
 
 
-def fingerprint(batch: Batch) -> str:
-    """What a batch holds, in short: equal on ranks that were asked the same."""
-    digest = hashlib.sha256(str(batch.input_ids.tolist()).encode())
-    for name in sorted(batch.items):
-        for tensor in batch.items[name].tensors():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def move(
+    model: nn.Module, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Move a model, change its floating type, or both, and give what loading it there would have given."""
+    if device is not None:
+        model.to(device=device)
+    if dtype is None:
+        return
+    # Tables that are computed, not learned (the frequencies of rotary positions), are exact in every
+    # loaded model whatever its type; rounded to 16 bits, far positions would fall together.
+    exact = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set
+    ]
+    model.to(dtype=dtype)
+    for module, name, buffer in exact:
+        setattr(module, name, buffer)
