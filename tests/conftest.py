@@ -80,7 +80,7 @@ WIDE = (*TINY, "language.config.hidden_size=64")
 
 @pytest.fixture(scope="session")
 def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder whose language model can be held in few bits; tests do not write into it."""
+    """A model folder whose language model can be quantized; tests do not write into it."""
     recipe = recipes.load("nano", WIDE)
     folder = tmp_path_factory.mktemp("models") / "wide"
     return saved(random_model(recipe), Processor.from_recipe(recipe), folder)

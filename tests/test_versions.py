@@ -85,7 +85,7 @@ def test_what_is_installed_is_read_from_the_metadata() -> None:
     assert {"torch", "transformers", "timm"} <= found.keys() and "pytest" not in found
     assert found["transformers"].extras == () and found["transformers"].inside in (True, False)
     assert found["peft"].extras == ("train",)
-    assert found["accelerate"].extras == ("quantize", "train")
+    assert found["accelerate"].extras == ("quantization", "train")
 
 
 def test_inside_and_outside() -> None:

@@ -240,7 +240,7 @@ CHECKPOINTS = Table("checkpoints", "checkpoint family", {})
 READINGS = Table(
     "readings",
     "reading of golden numbers",
-    {"certificate": "omnimix.convert.certificate:CertificateReading"},
+    {"certificate": "omnimix.convert.carried:CertificateReading"},
 )
 
 SEGMENTERS = Table(

@@ -1,4 +1,4 @@
-"""Weights in few bits: which layers, what is refused, and the real thing where bitsandbytes is installed."""
+"""Quantized weights: which layers, what is refused, and the real thing where bitsandbytes is installed."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def test_a_shared_head_stays_as_it_is() -> None:
 
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OmnimixError, match="unknown quantization"):
-        omnimix.load("nano", quantize="int4")
+        omnimix.load("nano", quantization="int4")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(OmnimixError, match="bitsandbytes, which is not installed") as caught:
-        omnimix.load("nano", quantize="nf4")
+        omnimix.load("nano", quantization="nf4")
     assert "pip install 'omnimix[quantize]'" in caught.value.sentence()
 
 
@@ -58,7 +58,7 @@ def test_a_device_that_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("scheme", sorted(holding.SCHEMES))
 def test_a_quantised_model_answers(wide_folder: Path, scheme: str) -> None:
-    assistant = omnimix.load(wide_folder, device="cpu", quantize=scheme)
+    assistant = omnimix.load(wide_folder, device="cpu", quantization=scheme)
     model = assistant.model
     wanted = set(holding.quantized(model.recipe))
     plain = {name for name, module in model.named_modules() if type(module) is nn.Linear}

@@ -232,5 +232,5 @@ def test_an_assistant_moves_as_if_it_had_been_loaded_so() -> None:
     for name, weight in moved.model.named_parameters():
         assert weight.dtype == torch.bfloat16, name
     moved.model.is_quantized = True
-    with pytest.raises(omnimix.OmnimixError, match="held in few bits cannot be moved"):
+    with pytest.raises(omnimix.OmnimixError, match="quantized cannot be moved"):
         moved.to("cpu")

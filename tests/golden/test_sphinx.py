@@ -21,7 +21,7 @@ from tests.cases import case_path
 
 COMMON = {
     *("folder", "pixels", "prompt", "ids", "features", "embeddings", "states", "logits", "stops"),
-    *("greedy ids", "text", "stream", "scores", "top-p", "quantised"),
+    *("greedy ids", "text", "stream", "scores", "top-p", "quantized"),
 }
 STAGES = {
     "ens_1shard": COMMON | {"connector tokens", "mix"},
@@ -132,7 +132,7 @@ def test_a_changed_number_is_found_in_its_stage(
             lambda facts: facts["points"].update({"0.5": 1e-5}),
             "rates",
         ),
-        ("ens_1shard", "quant", lambda facts: facts["quantised_linear_modules"].pop(), "quantised"),
+        ("ens_1shard", "quant", lambda facts: facts["quantised_linear_modules"].pop(), "quantized"),
         ("ens_1shard", "score", lambda facts: facts["log_likelihood"].reverse(), "scores"),
         ("ens_1shard", "stream", lambda facts: facts["shown"].pop(0), "stream"),
     ],

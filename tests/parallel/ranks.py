@@ -58,7 +58,7 @@ def said(work: Any) -> str:
 
 def errors(assistant: Assistant, picture: str) -> dict[str, str]:
     """What each rank is told when something goes wrong on the second alone."""
-    second = assistant.team.rank == 1
+    second = assistant.process_group.rank == 1
     found = {
         "file": said(lambda: assistant.answer("a?", image="/nowhere.png" if second else picture)),
         "input": said(lambda: assistant.answer("a?" if second else "b?", image=picture)),
@@ -82,14 +82,14 @@ def main(plan: Path) -> None:
     results: dict[str, Any] = {"models": {}}
     picture = words["picture"]
     for name, folder in words["models"].items():
-        assistant = omnimix.load(folder, parallel="tensor")
+        assistant = omnimix.load(folder, dtype=torch.float32, parallel="tensor")
         probed = certificate.probe(assistant.model, assistant.processor)
         tensors[f"{name}.logits"] = probed["logits"]
         turns = [question(QUESTION, [picture], [])]
         written = assistant.reply(turns, max_new_tokens=words["tokens"])
         results["models"][name] = {"ids": list(written.ids), "held": held(assistant)}
     assistant = omnimix.load(words["models"]["tiny"], parallel="tensor")
-    rank = assistant.team.rank
+    rank = assistant.process_group.rank
     turns = [question(QUESTION, [picture], [])]
     hot = {"temperature": 5.0, "max_new_tokens": 12}
     results["sampled"] = [list(assistant.reply(turns, **hot).ids) for _ in range(2)]
@@ -108,7 +108,7 @@ def main(plan: Path) -> None:
         {name: tensor.clone() for name, tensor in tensors.items()},
         plan.parent / f"rank{rank}.safetensors",
     )
-    assistant.team.leave()
+    assistant.process_group.leave()
 
 
 if __name__ == "__main__":

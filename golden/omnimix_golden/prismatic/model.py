@@ -11,8 +11,9 @@ import torch
 from omnimix.compose.sequence import Sequence
 from omnimix.convert.report import Check, close, number, same
 from omnimix.data.llava import Llava
-from omnimix.families.prismatic.folder import VISION, parameter_names
+from omnimix.families.prismatic.names import parameter_names
 from omnimix.families.prismatic.prompted import Prompted
+from omnimix.families.prismatic.recipe import VISION
 from omnimix.generate.assistant import Assistant
 from omnimix.train import optim
 from omnimix.types import Media, Sample, Turn
@@ -212,7 +213,7 @@ def batch(reading: PrismaticCase) -> Iterator[Check]:
     woven = [processor.weave(source[row], cut=reading.length, target=False) for row in rows]
     yield from collated(reading, woven, "expected", "batch")
     given = processor.batch(woven)
-    optim.set_learning(model, LEARNS["finetune"])
+    optim.set_trainable(model, LEARNS["finetune"])
     seen = forward(model, given, given.labels)
     assert seen.loss is not None and seen.logits is not None and seen.embeddings is not None
     yield from _fused(reading, woven, seen)

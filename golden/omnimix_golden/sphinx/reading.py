@@ -41,5 +41,5 @@ class SphinxReading(SphinxCase):
         "train": sphinx_train.steps,
         "lr_schedule": sphinx_train.rates,
         "sampler": sphinx_train.sampler,
-        "quant": sphinx_train.quantised,
+        "quant": sphinx_train.layers_in_few_bits,
     }

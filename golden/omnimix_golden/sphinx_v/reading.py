@@ -72,9 +72,9 @@ def answers(reading: SphinxCase) -> Iterator[Check]:
         )
 
 
-def quantised(reading: SphinxCase) -> Iterator[Check]:
+def quantized(reading: SphinxCase) -> Iterator[Check]:
     """As SPHINX's; the prompt encoder and its projection keep their precision here."""
-    yield from sphinx_train.quantised(reading, more=BROKEN)
+    yield from sphinx_train.layers_in_few_bits(reading, more=BROKEN)
     if set(BROKEN) <= set(reading.facts()["quant"]["quantised_linear_modules"]):
         reading.notes.append(
             f"the reference quantises {' and '.join(BROKEN)} too and fails there; here the prompt encoder "
@@ -106,7 +106,7 @@ class SphinxVReading(SphinxCase):
         "train": sphinx_train.steps,
         "lr_schedule": sphinx_train.rates,
         "sampler": sphinx_train.sampler,
-        "quant": quantised,
+        "quant": quantized,
     }
 
     @property

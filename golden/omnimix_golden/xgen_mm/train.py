@@ -31,7 +31,7 @@ LEARNS = ("image.branches.*.connector.*", "language.*")
 def learning(reading: XGenCase) -> Iterator[Check]:
     """Which parameters are trained."""
     model, _ = reading.loaded()
-    optim.set_learning(model, LEARNS)
+    optim.set_trainable(model, LEARNS)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     wanted = reading.case.facts["trainable"]["names_sorted"]
     yield same("what learns", "names", sorted(reading.foreign_names(names)), wanted)
@@ -119,7 +119,7 @@ class _Labelled:
 
     def _learned(self) -> Iterator[Check]:
         tolerance = self.reading.tolerance
-        optim.set_learning(self.model, LEARNS)
+        optim.set_trainable(self.model, LEARNS)
         self.model.zero_grad(set_to_none=True)
         with torch.enable_grad():
             output = self.model(**self.batch.inputs(), labels=self.batch.labels)
@@ -192,28 +192,28 @@ def stage_of(facts: Mapping[str, Any], folders: Mapping[str, str], count: int) -
     }
     stage = {
         "name": "sft",
-        "learns": LEARNS,
+        "trainable": LEARNS,
         "mixture": [{"data": source}],
-        "objective": {"kind": "sft", "average": "part"},
+        "objective": {"kind": "sft", "average": "micro_batch"},
         "optimizer": {
-            "rate": facts["learning_rate"],
-            "decay": facts["weight_decay"],
+            "lr": facts["learning_rate"],
+            "weight_decay": facts["weight_decay"],
             "betas": [0.9, 0.999],
-            "spares": "nothing",
-            "clip": facts["clip"],
-            "clip_parts": True,
+            "no_weight_decay": "nothing",
+            "max_grad_norm": facts["clip"],
+            "clip_micro_batches": True,
         },
         "schedule": {
-            "warmup": warmup,
+            "warmup_steps": warmup,
             # The reference counts its warm-up from a rate of zero.
             "zero_first": warmup > 0,
-            "shape": facts.get("scheduler", "cosine"),
+            "lr_scheduler_type": facts.get("scheduler", "cosine"),
         },
         "order": "shuffled",
         "batch": int(facts["batch_size"]) * accumulate,
-        "accumulate": accumulate,
-        "precision": "fp32",
-        "epochs": 1,
+        "gradient_accumulation_steps": accumulate,
+        "bf16": False,
+        "num_train_epochs": 1,
     }
     return config.validate(Stage, stage, "trainrun")
 
@@ -226,7 +226,7 @@ def run(reading: XGenCase) -> Iterator[Check]:
     stage = stage_of(facts, _folders(reading), count)
     loaded, processor = reading.loaded()
     model = copy.deepcopy(loaded).train()
-    optim.set_learning(model, stage.learns)
+    optim.set_trainable(model, stage.trainable)
     optimizer = optim.adamw(model, stage.optimizer)
     yield from _groups(model, optimizer, facts)
     source = stage.mixture[0].data.open(reading.case.folder)

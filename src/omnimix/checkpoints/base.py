@@ -32,10 +32,12 @@ from omnimix.errors import CheckpointError, RecipeError
 from omnimix.registry import CHECKPOINTS, did_you_mean
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from omnimix.compose.model import MultimodalLM
     from omnimix.compose.processor import Processor
+    from omnimix.language.tokenizer import Tokenizer
 
 __all__ = [
     "Beside",
@@ -101,6 +103,7 @@ class Release:
         weights: sources; together they fill every parameter exactly once.
         notes: sentences that a user should see (stock encoders in place of trained ones, ...).
         files: where files lie that steps of the recipe name.
+        tokenizer: the recipe's, where it was loaded already.
     """
 
     layout: Layout
@@ -109,6 +112,7 @@ class Release:
     weights: tuple[Weights, ...]
     notes: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
 
 
 L = TypeVar("L", bound=Layout)
@@ -125,6 +129,7 @@ class Family(abc.ABC, Generic[L, W]):
         part_names: parts that a checkpoint may lack and `Parts.places` may bring.
         known_words: facts that no file of a checkpoint may tell and `Parts.words` may bring.
         options: words that `write` knows beside the model, `shards` for instance.
+        dtype: what its releases are run in where nobody says another; None takes float32.
     """
 
     name: ClassVar[str]
@@ -133,6 +138,7 @@ class Family(abc.ABC, Generic[L, W]):
     part_names: ClassVar[tuple[str, ...]] = ()
     known_words: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
+    dtype: ClassVar[torch.dtype | None] = None
 
     @abc.abstractmethod
     def recognise(self, path: Path) -> L | None:

@@ -157,7 +157,11 @@ def load(
         **holding.words(release.recipe),
     )
     processor = Processor.from_recipe(
-        release.recipe, release.folder, release.files, model.tokens_per_tile
+        release.recipe,
+        release.folder,
+        release.files,
+        model.tokens_per_tile,
+        release.tokenizer,
     )
     return holding.settle(model.eval()), processor, report
 

@@ -136,7 +136,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """Work the adapters into the weights: the same answers, from the recipe without adapters.
 
         Raises:
-            OmnimixError: weights in few bits, which cannot take it up.
+            OmnimixError: quantized weights, which cannot take it up.
         """
         adapters.merge(self)
         self._become(self.recipe.without_adapters())

@@ -26,12 +26,12 @@ from omnimix.generate.questions import (
     question as asked,
 )
 from omnimix.generate.stopping import Endings, cut, end_tokens, settled
-from omnimix.parallel.team import Team
+from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import Reading
 from omnimix.types import Box, Media, Part, Point, Region, Sample
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from torch import distributed as dist
 
 __all__ = ["Answer", "Assistant", "Stream", "load"]
 
@@ -41,8 +41,8 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     parts: Mapping[str, str | Path] | None = None,
-    parallel: str | ProcessGroup | None = None,
-    quantize: str | None = None,
+    parallel: str | dist.ProcessGroup | None = None,
+    quantization: str | None = None,
     **words: Any,
 ) -> Assistant:
     """A model that ships with omnimix, one from a folder of `save_pretrained`, or a released checkpoint.
@@ -53,28 +53,29 @@ def load(
     Args:
         name_or_folder: `omnimix models` lists the names.
         device: a CUDA device where there is one, else the CPU.
-        dtype: float32 unless told otherwise.
+        dtype: that of the release for a released checkpoint whose family has one, else float32.
         parts: for a released checkpoint, where the parts lie that it does not hold: a hub id, or a local
             folder in the hub's layout, by the part's name (`llm`, `dino` ...).
         parallel: `tensor` shares the model out over the processes that `torchrun` started, in a single
             process it changes nothing; a process group that the caller made does the same for its members.
-        quantize: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
+        quantization: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
         words: facts about the parts that no file tells (`image_size` ...).
 
     Raises:
-        OmnimixError: a package, GPU or count of processes that does not fit `parallel` or `quantize`.
+        OmnimixError: a package, GPU or count of processes that does not fit `parallel` or `quantization`.
         RegistryError: unknown name, with the nearest known one.
         CheckpointError: a folder that holds no model, or weights that do not fit.
     """
-    dtype = dtype or torch.float32
-    chosen, holding, team = devices.place(device, dtype, parallel, quantize)
-    with team.agreed():
+    process_group = devices.meet(parallel, quantization)
+    with process_group.agreed():
         place = folder.locate(name_or_folder)
+        dtype = dtype or folder.dtype(place)
+        chosen, holding = devices.place(device, dtype, quantization, process_group)
     brought = Parts({**place.parts, **(parts or {})}, words)
-    with team.together():
+    with process_group.together():
         held = folder.read(place.folder, chosen, dtype, brought, holding, place.recognised)
-    with team.agreed():
-        return Assistant(*held, team)
+    with process_group.agreed():
+        return Assistant(*held, process_group)
 
 
 class Assistant:
@@ -85,10 +86,12 @@ class Assistant:
     `endings` and `decoder`.
     """
 
-    def __init__(self, model: MultimodalLM, processor: Processor, team: Team | None = None) -> None:
+    def __init__(
+        self, model: MultimodalLM, processor: Processor, process_group: ProcessGroup | None = None
+    ) -> None:
         self.model = model
         self.processor = processor
-        self.team = team or Team()
+        self.process_group = process_group or ProcessGroup()
 
     @property
     def device(self) -> torch.device:
@@ -102,10 +105,10 @@ class Assistant:
         """Move the model, change its floating type, or both; returns the assistant itself.
 
         Raises:
-            OmnimixError: weights in few bits, or cut over processes, stay where they were loaded.
+            OmnimixError: quantized weights, or cut over processes, stay where they were loaded.
         """
-        if self.team.size > 1 or getattr(self.model, "is_quantized", False):
-            held = "cut over processes" if self.team.size > 1 else "held in few bits"
+        if self.process_group.size > 1 or getattr(self.model, "is_quantized", False):
+            held = "cut over processes" if self.process_group.size > 1 else "quantized"
             raise OmnimixError(
                 f"weights that are {held} cannot be moved",
                 hint="name the device and dtype when the model is loaded",
@@ -251,7 +254,7 @@ class Assistant:
         """A conversation as tokens, with room for an answer of these options."""
         if not isinstance(conversation, Sample):
             conversation = Sample(tuple(conversation), "question")
-        with self.team.agreed():
+        with self.process_group.agreed():
             return self.processor.weave(
                 conversation, True, options.max_new_tokens, pointing=options.pointing
             )
@@ -271,4 +274,4 @@ class Assistant:
     @property
     def decoder(self) -> Decoder:
         """What writes the tokens."""
-        return Decoder(self.model, self.processor.tokenizer.pad, self.team)
+        return Decoder(self.model, self.processor.tokenizer.pad, self.process_group)

@@ -18,7 +18,7 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import OmnimixError
 from omnimix.generate.stopping import Endings
-from omnimix.parallel.team import Team
+from omnimix.parallel.process_group import ProcessGroup
 
 Tokens: TypeAlias = "queue.SimpleQueue[int | BaseException | None]"
 
@@ -79,28 +79,28 @@ class Decoder:
 
     Attributes:
         pad: the token that fills rows which ended before others.
-        team: the processes that share the model.
+        process_group: the processes that share the model.
     """
 
     model: MultimodalLM
     pad: int
-    team: Team
+    process_group: ProcessGroup
 
     def write(
         self, batch: Batch, options: Options, endings: Endings, streamer: Any = None
     ) -> list[list[int]]:
         """The new ids of every row, those behind its ending included (`Endings.lengths` cuts them)."""
         seed = options.seed
-        if self.team.size > 1:
+        if self.process_group.size > 1:
             # Ranks that were asked differently would wait for each other for ever in the first layer.
-            self.team.same("input", fingerprint(batch))
+            self.process_group.same("input", fingerprint(batch))
             if options.temperature > 0:
-                seed = self.team.seed(seed)
+                seed = self.process_group.seed(seed)
             if streamer is not None:
                 # A caller may end the writing on one rank; the others must not wait for its next token.
-                endings.asked = self.team.any
+                endings.asked = self.process_group.any
         device = batch.input_ids.device
-        with self.team.together(), _seeded(seed, device), torch.inference_mode():
+        with self.process_group.together(), _seeded(seed, device), torch.inference_mode():
             ids = self.model.generate(
                 **batch.inputs(),
                 generation_config=options.config(sorted(endings.ends), self.pad),

@@ -9,41 +9,49 @@ from torch import nn
 
 from omnimix.compose.holding import Holding, Quantized
 from omnimix.errors import OmnimixError
-from omnimix.parallel import team as teams
-from omnimix.parallel.team import Team
+from omnimix.parallel import process_group as process_groups
+from omnimix.parallel.process_group import ProcessGroup
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from torch import distributed as dist
 
 TENSOR = "tensor"
+
+
+def meet(parallel: str | dist.ProcessGroup | None, quantization: str | None) -> ProcessGroup:
+    """The processes that share a model; this one alone where nothing is said.
+
+    Raises:
+        OmnimixError: a word that is unknown, or more processes than there are GPUs.
+    """
+    if parallel is None:
+        return ProcessGroup()
+    if isinstance(parallel, str) and parallel != TENSOR:
+        raise OmnimixError(f"unknown parallel {parallel!r}", hint="the one way is 'tensor'")
+    if quantization:
+        raise OmnimixError(
+            "quantized weights cannot be cut over processes", hint="leave out one of the two"
+        )
+    return process_groups.join(None if parallel == TENSOR else parallel)
 
 
 def place(
     device: str | torch.device | None,
     dtype: torch.dtype,
-    parallel: str | ProcessGroup | None,
-    quantize: str | None,
-) -> tuple[torch.device, Holding | None, Team]:
-    """The device, how the model is held there (None: whole), and the processes that share it.
+    quantization: str | None,
+    process_group: ProcessGroup,
+) -> tuple[torch.device, Holding | None]:
+    """The device, and how the model is held there (None: whole).
 
     Raises:
-        OmnimixError: words that are unknown or exclude each other, a device or package that is not there.
+        OmnimixError: a device or package that is not there.
     """
-    if isinstance(parallel, str) and parallel != TENSOR:
-        raise OmnimixError(f"unknown parallel {parallel!r}", hint="the one way is 'tensor'")
-    if parallel is not None and quantize:
-        raise OmnimixError(
-            "quantised weights cannot be cut over processes", hint="leave out one of the two"
-        )
     cuda = torch.cuda.is_available()
     chosen = torch.device(device or ("cuda" if cuda else "cpu"))
-    if quantize:
-        return chosen, Quantized(quantize, chosen, dtype), Team()
-    team = Team()
-    if parallel is not None:
-        team = teams.join(None if parallel == TENSOR else parallel)
-    if team.size == 1:
-        return chosen, None, team
+    if quantization:
+        return chosen, Quantized(quantization, chosen, dtype)
+    if process_group.size == 1:
+        return chosen, None
     from omnimix.parallel.tensor import TensorParallel
 
     if device is not None and (chosen.type == "cuda") != cuda:
@@ -52,7 +60,7 @@ def place(
             hint="hide the GPUs with CUDA_VISIBLE_DEVICES= to work on the CPU" if cuda else None,
         )
     own = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    return own, TensorParallel(team.rank, team.size), team
+    return own, TensorParallel(process_group.rank, process_group.size)
 
 
 def move(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,14 @@ def locate(name_or_folder: str | Path) -> releases.Local:
             where=release.id,
             hint=f"families that can: {', '.join(CHECKPOINTS) or 'none'}",
         )
-    return releases.fetch(release)
+    local = releases.fetch(release)
+    return replace(local, recognised=base.recognise(local.folder))
+
+
+def dtype(place: releases.Local) -> torch.dtype:
+    """The floating type that a model is opened in where nobody says one."""
+    released = place.recognised[0].dtype if place.recognised is not None else None
+    return released or torch.float32
 
 
 def _check(path: Path) -> None:

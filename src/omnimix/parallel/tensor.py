@@ -89,7 +89,7 @@ def plan(recipe: Recipe, size: int) -> dict[str, str]:
         raise ParallelError(
             f"transformers has no tensor-parallel plan for language models of the type {kind!r}",
             where="language.config.model_type",
-            hint="run it in one process, or load it with quantize",
+            hint="run it in one process, or load it with quantization",
         )
     if recipe.language.head is not None:
         # A head that gives the first of its rows alone cannot be cut by rows.

@@ -94,7 +94,7 @@ def limited(assistant: Assistant, max_pixels: int | None) -> Assistant:
     for name, spec in recipe.modalities.items():
         modalities[name] = spec.model_copy(update={"opens": _capped(spec.opens, max_pixels)})
     held = assistant.processor.with_recipe(recipe.model_copy(update={"modalities": modalities}))
-    return Assistant(assistant.model, held, assistant.team)
+    return Assistant(assistant.model, held, assistant.process_group)
 
 
 def _capped(opens: Opener, most: int) -> Opener:

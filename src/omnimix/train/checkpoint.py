@@ -75,8 +75,8 @@ def state_of(place: Path) -> dict[str, Any]:
 RESUMED = "train into another folder, or use the recipe this run began with"
 
 
-def few_bits(model: nn.Module) -> list[str]:
-    """Names of the layers that are held in few bits."""
+def quantized(model: nn.Module) -> list[str]:
+    """Names of the layers that are held quantized."""
     return [
         name
         for name, module in model.named_modules()
@@ -85,8 +85,8 @@ def few_bits(model: nn.Module) -> list[str]:
 
 
 def learnable(model: MultimodalLM) -> dict[str, Tensor]:
-    """All weights but those in few bits, which a run reads from where it started; shared ones once."""
-    held = tuple(f"{name}." for name in few_bits(model))
+    """All weights but the quantized ones, which a run reads from where it started; shared ones once."""
+    held = tuple(f"{name}." for name in quantized(model))
     shared = _transformers.tied_names(model)
     return {
         name: tensor.contiguous()
@@ -96,8 +96,8 @@ def learnable(model: MultimodalLM) -> dict[str, Tensor]:
 
 
 def load_weights(place: Path, model: MultimodalLM, hint: str = RESUMED) -> None:
-    """Fill the model, strictly; weights in few bits stay as they are."""
-    held = tuple(f"{name}." for name in few_bits(model))
+    """Fill the model, strictly; quantized weights stay as they are."""
+    held = tuple(f"{name}." for name in quantized(model))
     try:
         if not held:
             load_model(model, str(place / WEIGHTS))

@@ -20,7 +20,7 @@ class Objective(Spec):
 
     @abc.abstractmethod
     def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
-        """The loss of one part of a step's batch.
+        """The loss of one micro-batch of a step.
 
         Args:
             model: in training mode.
@@ -29,13 +29,13 @@ class Objective(Spec):
         """
 
     def counts(self, targets: Sequence[int]) -> list[int]:
-        """For each part of a step what its summed loss is divided by.
+        """For each micro-batch of a step what its summed loss is divided by.
 
         Args:
-            targets: learned tokens of each part.
+            targets: learned tokens of each micro-batch.
 
         Returns:
-            The learned tokens of the whole step, so that parts add up to the mean over tokens.
+            The learned tokens of the whole step, so that micro-batches add up to the mean over tokens.
         """
         return [sum(targets)] * len(targets)
 
@@ -44,16 +44,16 @@ class Sft(Objective):
     """Supervised: cross entropy of the learned tokens.
 
     Attributes:
-        average: `step` takes the mean over all learned tokens of a step, so that cutting it into parts
-            changes nothing; `part` the mean of the parts' own means, as trainers do that divide an
-            accumulated loss by the number of parts (arXiv 2402.07865).
+        average: `step` takes the mean over all learned tokens of a step, so that cutting it into
+            micro-batches changes nothing; `micro_batch` the mean of the micro-batches' own means, as
+            trainers do that divide an accumulated loss by their number (arXiv 2402.07865).
     """
 
     kind: Literal["sft"] = "sft"
-    average: Literal["step", "part"] = "step"
+    average: Literal["step", "micro_batch"] = "step"
 
     def counts(self, targets: Sequence[int]) -> list[int]:
-        if self.average == "part":
+        if self.average == "micro_batch":
             return [max(count, 1) * len(targets) for count in targets]
         return super().counts(targets)
 

@@ -88,7 +88,7 @@ class Prompted:
                 hint="give one for each, or None",
             )
         model = self.assistant
-        bare = Prompted(Assistant(model.model, plain(self.processor), model.team))
+        bare = Prompted(Assistant(model.model, plain(self.processor), model.process_group))
         recipe = self.processor.recipe
         samples = [
             written(recipe, text, _many(image)) for image, text in zip(images, texts, strict=True)
@@ -115,12 +115,12 @@ class Prompted:
             SampleError: a word that is not one token.
         """
         ids = [self.token_of(word) for word in words]
-        team = self.assistant.team
+        process_group = self.assistant.process_group
         batch = self.assistant.batch(
             [self.assistant.weave(conversation, Options(max_new_tokens=1))]
         )
-        team.same("input", fingerprint(batch) if team.size > 1 else "")
-        with team.together(), torch.inference_mode():
+        process_group.same("input", fingerprint(batch) if process_group.size > 1 else "")
+        with process_group.together(), torch.inference_mode():
             logits = self.assistant.model(**batch.inputs()).logits[0, -1].float()
         shares: list[float] = logits.softmax(-1)[ids].div(logits.softmax(-1)[ids].sum()).tolist()
         return shares

@@ -92,7 +92,7 @@ class Face:
             dtype,
             {name: place for name, place in places.items() if place is not None},
             parallel=mp_group,
-            quantize="nf4" if quant else None,
+            quantization="nf4" if quant else None,
             max_seq_len=max_seq_len,
             **{name: value for name, value in said.items() if value is not None},
         )
@@ -192,7 +192,7 @@ class Face:
         for example, shows in zip(examples, media, strict=True):
             ids = self._ids(example, bos, eos)
             batch = self.assistant.batch([self._lay(ids, shows)])
-            with self.assistant.team.together(), torch.inference_mode():
+            with self.assistant.process_group.together(), torch.inference_mode():
                 logits = self.assistant.model(**batch.inputs()).logits[0].float()
             # The row in front of the second token is that of the last item, not of the first token.
             rows.append((ids, logits[len(logits) - len(ids) :]))
@@ -270,7 +270,7 @@ class Face:
     def _woven(
         self, prompts: Sequence[Text], media: Sequence[Sequence[Media]], answer: int
     ) -> list[Woven]:
-        with self.assistant.team.agreed():
+        with self.assistant.process_group.agreed():
             pairs = zip(prompts, media, strict=True)
             return [self._lay(self._ids(prompt), shows, answer) for prompt, shows in pairs]
 

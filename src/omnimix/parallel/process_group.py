@@ -29,7 +29,7 @@ LOOK = 0.5
 """Seconds between two looks for an error of another rank, on CUDA."""
 
 
-class Team:
+class ProcessGroup:
     """A single process: nothing has to be agreed upon."""
 
     rank = 0
@@ -69,7 +69,7 @@ class Team:
         """At the end of the work, well or not: wait until the first rank has told what there is to tell."""
 
 
-class Ranks(Team):
+class Ranks(ProcessGroup):
     """Several processes.
 
     Args:
@@ -217,15 +217,15 @@ class Ranks(Team):
         threading.Thread(target=look, daemon=True).start()
 
 
-_team: Team | None = None
+_process_group: ProcessGroup | None = None
 
 
-def current() -> Team:
-    """The team of this process; alone where nobody has called `join`."""
-    return _team or Team()
+def current() -> ProcessGroup:
+    """The process group of this process; alone where nobody has called `join`."""
+    return _process_group or ProcessGroup()
 
 
-def join(group: Any = None) -> Team:
+def join(group: Any = None) -> ProcessGroup:
     """Meet the other processes that `torchrun` started; alone where there are none.
 
     Args:
@@ -236,18 +236,22 @@ def join(group: Any = None) -> Team:
         ParallelError: more processes on a machine than it has GPUs, a back end that is missing, or a group
             that is not made of all processes.
     """
-    global _team
+    global _process_group
     if group is not None and _alone(group):
-        return Team()
-    if isinstance(_team, Ranks) and _team.failed is None and dist.is_initialized():
-        return _team
+        return ProcessGroup()
+    if (
+        isinstance(_process_group, Ranks)
+        and _process_group.failed is None
+        and dist.is_initialized()
+    ):
+        return _process_group
     if group is not None:
-        _team = _met()
-        return _team
+        _process_group = _met()
+        return _process_group
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        _team = Team()
-        return _team
+        _process_group = ProcessGroup()
+        return _process_group
     if not dist.is_available():
         raise ParallelError(
             "this build of torch has no torch.distributed", hint="install torch from pytorch.org"
@@ -258,8 +262,8 @@ def join(group: Any = None) -> Team:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    _team = _met()
-    return _team
+    _process_group = _met()
+    return _process_group
 
 
 def _met() -> Ranks:
