@@ -69,7 +69,7 @@ def load(
     process_group = devices.meet(parallel, quantization)
     with process_group.agreed():
         place = folder.locate(name_or_folder)
-        dtype = dtype or folder.dtype(place)
+        dtype = dtype or folder.dtype(name_or_folder, place)
         chosen, holding = devices.place(device, dtype, quantization, process_group)
     brought = Parts({**place.parts, **(parts or {})}, words)
     with process_group.together():

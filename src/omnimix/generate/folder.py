@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +72,18 @@ def locate(name_or_folder: str | Path) -> releases.Local:
             where=release.id,
             hint=f"families that can: {', '.join(CHECKPOINTS) or 'none'}",
         )
-    local = releases.fetch(release)
-    return replace(local, recognised=base.recognise(local.folder))
+    return releases.fetch(release)
 
 
-def dtype(place: releases.Local) -> torch.dtype:
+def dtype(name_or_folder: str | Path, place: releases.Local) -> torch.dtype:
     """The floating type that a model is opened in where nobody says one."""
-    released = place.recognised[0].dtype if place.recognised is not None else None
+    if place.recognised is not None:
+        return place.recognised[0].dtype or torch.float32
+    release = releases.lookup(str(name_or_folder))
+    if release is None or (place.folder / "recipe.yaml").is_file():
+        return torch.float32
+    family = CHECKPOINTS.load(release.about.reader or release.family)
+    released: torch.dtype | None = family.dtype
     return released or torch.float32
 
 
