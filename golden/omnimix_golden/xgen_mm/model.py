@@ -266,7 +266,7 @@ def answers(reading: XGenCase) -> Iterator[Check]:
         yield same("prompt", name, shown, facts.get("prompts", shown))
         woven = [processor.weave(sample, True) for sample in samples]
         yield from _prompt(reading, model, processor, woven, f"gen/{name}", name)
-        stops = processor.recipe.template.stop
+        stops = processor.recipe.template.stop_strings
         ends = list(end_tokens(processor.tokenizer, stops))
         yield from _written(reading, model, processor, woven, asked, f"gen/{name}", name, ends)
         stored = reading.case.get(f"gen/{name}/generated_ids")

@@ -28,6 +28,7 @@ from omnimix.generate.questions import (
 from omnimix.generate.stopping import Endings, cut, end_tokens, settled
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import Reading
+from omnimix.renamed import new_name
 from omnimix.types import Box, Media, Part, Point, Region, Sample
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ def load(
         place = folder.locate(name_or_folder)
         dtype = dtype or folder.dtype(name_or_folder, place)
         chosen, holding = devices.place(device, dtype, quantization, process_group)
+    for word in words:
+        if (renamed := new_name(("load",), word)) is not None:
+            raise OmnimixError(renamed)
     brought = Parts({**place.parts, **(parts or {})}, words)
     with process_group.together():
         held = folder.read(place.folder, chosen, dtype, brought, holding, place.recognised)
@@ -241,7 +245,11 @@ class Assistant:
 
     def stops(self, options: Options) -> Sequence[str]:
         """Strings that end an answer."""
-        return self.processor.recipe.template.stop if options.stop is None else options.stop
+        return (
+            self.processor.recipe.template.stop_strings
+            if options.stop_strings is None
+            else options.stop_strings
+        )
 
     def ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
         """Whether an answer came to an end by itself."""

@@ -296,17 +296,17 @@ def _alone(group: Any) -> bool:
             "a process group was given, but torch.distributed is not initialised",
             hint="call torch.distributed.init_process_group and new_group first",
         )
-    if group is not dist.GroupMember.NON_GROUP_MEMBER and not isinstance(group, dist.ProcessGroup):
+    member = group is not dist.GroupMember.NON_GROUP_MEMBER
+    if member and not isinstance(group, dist.ProcessGroup):
         raise ParallelError(
             f"{type(group).__name__} is no process group",
             hint="give what torch.distributed.new_group returned",
         )
-    rank, world = dist.get_rank(group), dist.get_world_size()
-    if rank < 0:
+    if not member or dist.get_rank(group) < 0:
         raise ParallelError(
             "this process is no member of the process group", hint="give each process its own group"
         )
-    size = dist.get_world_size(group)
+    size, world = dist.get_world_size(group), dist.get_world_size()
     if 1 < size < world:
         raise ParallelError(
             f"the process group holds {size} of {world} processes; a model is shared by all or by none",

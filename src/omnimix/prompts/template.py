@@ -16,7 +16,7 @@ from pydantic import BeforeValidator
 
 from omnimix.config import Spec, read_yaml, validate
 from omnimix.errors import RecipeError, SampleError
-from omnimix.registry import did_you_mean
+from omnimix.registry import FAMILIES, did_you_mean
 from omnimix.types import Media, Sample, Turn
 
 FOLDER = Path(__file__).parent / "templates"
@@ -38,7 +38,7 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Hole:
-    """A place for an item."""
+    """A place for an item; a key by itself, as `Media` is."""
 
     media: Media
     answer: bool = False
@@ -84,7 +84,7 @@ class Template(Spec):
         first_user: form of the first user turn where it differs.
         default_system: the system text where the sample brings none.
         drop_system: leave a system text out where the style has no system turn, instead of refusing it.
-        stop: strings that end an answer.
+        stop_strings: strings that end an answer.
         tokenize: `pieces` tokenizes every stretch alone, `whole` the text between two items at once,
             `turns` the same of every question and every answer alone.
         training: how a finished conversation is tokenized: `same` as a prompt; `turns` every turn alone,
@@ -114,7 +114,7 @@ class Template(Spec):
     first_user: Form | None = None
     default_system: str | None = None
     drop_system: bool = False
-    stop: tuple[str, ...] = ()
+    stop_strings: tuple[str, ...] = ()
     tokenize: Literal["pieces", "whole", "turns"] = "whole"
     training: Literal["same", "turns", "stripped"] = "same"
     contents: Literal["text", "special"] = "text"
@@ -331,15 +331,21 @@ def named(name: str) -> Template:
     Raises:
         RecipeError: unknown name, with the nearest known one.
     """
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
+    path = _files().get(name)
+    if path is None:
         raise RecipeError(f"unknown template {name!r}", hint=did_you_mean(name, names()))
     return validate(Template, {"name": name, **read_yaml(path)}, str(path.name))
 
 
+def _files() -> dict[str, Path]:
+    """The general styles, and those that the families keep in their own folders."""
+    paths = [*FAMILIES.glob("*/templates/*.yaml"), *FOLDER.glob("*.yaml")]
+    return {path.stem: path for path in paths}
+
+
 def names() -> list[str]:
     """Names of the templates that ship."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(_files())
 
 
 def resolve(value: Any) -> Any:

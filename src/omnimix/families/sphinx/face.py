@@ -106,7 +106,7 @@ class Face:
     @property
     def signal(self) -> str:
         """What ends each answer of a conversation."""
-        return self.assistant.processor.recipe.template.stop[0]
+        return self.assistant.processor.recipe.template.stop_strings[0]
 
     def prompt(self, qas: Qas) -> str:
         """Questions and answers in the model's own style, open for the last answer.

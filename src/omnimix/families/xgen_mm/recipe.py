@@ -61,6 +61,8 @@ MARKS = ("<image>", "<image placeholder>", "<|endofchunk|>")
 
 GREY = int(0.5 * 255)  # the border of pad mode
 
+TEMPLATES = Path(__file__).parent / "templates"
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -136,13 +138,7 @@ def _template(facts: Facts) -> Any:
     name = "phi3" if facts.chat else "xgen_base"
     if not facts.add_bos:
         return name
-    return {"name": name, **config.read_yaml(_templates() / f"{name}.yaml"), "bos": True}
-
-
-def _templates() -> Path:
-    from omnimix.prompts import template
-
-    return template.FOLDER
+    return {"name": name, **config.read_yaml(TEMPLATES / f"{name}.yaml"), "bos": True}
 
 
 def _image(facts: Facts) -> dict[str, Any]:
@@ -225,14 +221,14 @@ def tokenizer(folder: Path) -> tuple[SlowLlama, int, bool]:
         )
     added = [
         AddedToken(
-            text=token["content"],
+            content=token["content"],
             id=int(i),
             lstrip=bool(token.get("lstrip")),
             rstrip=bool(token.get("rstrip")),
         )
         for i, token in words.get("added_tokens_decoder", {}).items()
     ]
-    ids = {token.text: token.id for token in added}
+    ids = {token.content: token.id for token in added}
     free = max(ids.values(), default=-1) + 1
     eos = _content(words.get("eos_token")) or "</s>"
     pad = _content(words.get("pad_token"))
@@ -242,7 +238,7 @@ def tokenizer(folder: Path) -> tuple[SlowLlama, int, bool]:
     for text in (pad, *MARKS):
         if text not in ids:
             ids[text] = free
-            added.append(AddedToken(text=text, id=free))
+            added.append(AddedToken(content=text, id=free))
             free += 1
     first = ids[MARKS[0]]
     if [ids[text] for text in MARKS] != [first, first + 1, first + 2] or free != first + len(MARKS):
@@ -253,12 +249,12 @@ def tokenizer(folder: Path) -> tuple[SlowLlama, int, bool]:
         )
     spec = SlowLlama(
         path="tokenizer.model",
-        added=tuple(added),
-        bos=_content(words.get("bos_token")) or "<s>",
-        eos=eos,
-        unk=_content(words.get("unk_token")) or "<unk>",
-        pad=pad,
-        marks=MARKS,
+        added_tokens=tuple(added),
+        bos_token=_content(words.get("bos_token")) or "<s>",
+        eos_token=eos,
+        unk_token=_content(words.get("unk_token")) or "<unk>",
+        pad_token=pad,
+        extra_special_tokens=MARKS,
     )
     return spec, first, bool(words.get("add_bos_token"))
 

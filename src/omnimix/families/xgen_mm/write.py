@@ -233,7 +233,7 @@ def _preprocessor(facts: Facts) -> dict[str, Any]:
 
 
 def _generation(facts: Facts) -> dict[str, Any]:
-    ids = {token.text: token.id for token in facts.tokenizer.added}
+    ids = {token.content: token.id for token in facts.tokenizer.added_tokens}
     found = {
         "bos_token_id": facts.text.get("bos_token_id"),
         "eos_token_id": ids.get("<|end|>", facts.text.get("eos_token_id")),
@@ -248,31 +248,31 @@ def _tokenizer(facts: Facts, processor: Processor, out: Path) -> list[Path]:
     name = processor.tokenizer.save(out)
     if name != "tokenizer.model":
         shutil.move(out / name, out / "tokenizer.model")
-    own = [token for token in spec.added if token.text not in MARKS]
-    special = {spec.bos, spec.eos, spec.unk, spec.pad}
+    own = [token for token in spec.added_tokens if token.content not in MARKS]
+    special = {spec.bos_token, spec.eos_token, spec.unk_token, spec.pad_token}
     config = {
         "add_bos_token": facts.add_bos,
         "add_eos_token": False,
         "added_tokens_decoder": {
             str(token.id): {
-                "content": token.text,
+                "content": token.content,
                 "lstrip": token.lstrip,
                 "normalized": False,
                 "rstrip": token.rstrip,
                 "single_word": False,
-                "special": token.text in special or token.rstrip,
+                "special": token.content in special or token.rstrip,
             }
             for token in own
         },
-        "bos_token": spec.bos,
+        "bos_token": spec.bos_token,
         "clean_up_tokenization_spaces": False,
-        "eos_token": spec.eos,
+        "eos_token": spec.eos_token,
         "legacy": False,
         "model_max_length": facts.text.get("max_position_embeddings", 4096),
-        "pad_token": spec.pad,
+        "pad_token": spec.pad_token,
         "padding_side": "left",
         "tokenizer_class": "LlamaTokenizer",
-        "unk_token": spec.unk,
+        "unk_token": spec.unk_token,
     }
     words = ("bos_token", "eos_token", "pad_token", "unk_token")
     return [
@@ -281,7 +281,7 @@ def _tokenizer(facts: Facts, processor: Processor, out: Path) -> list[Path]:
         _json(out / "special_tokens_map.json", {word: config[word] for word in words}),
         _json(
             out / "added_tokens.json",
-            {token.text: token.id for token in own if token.id >= len(_plain(processor))},
+            {token.content: token.id for token in own if token.id >= len(_plain(processor))},
         ),
     ]
 
