@@ -134,6 +134,10 @@ def test_what_cannot_be_opened_is_refused() -> None:
     folder = case_path(ONE) / "checkpoint"
     with pytest.raises(OmnimixError, match=r"torch\.distributed is not initialised"):
         SPHINXModel.from_pretrained(folder, mp_group=object())
+    with pytest.raises(OmnimixError, match="the language model alone"):
+        SPHINXModel.from_pretrained(folder, with_visual=False)
+    with pytest.raises(OmnimixError, match="llama_config names 2 files"):
+        SPHINXModel.from_pretrained(folder, llama_config=["a.json", "b.json"])
     with pytest.raises(OmnimixError, match="pretrained_path names no folder"):
         SPHINXModel.from_pretrained([])
 

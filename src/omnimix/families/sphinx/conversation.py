@@ -106,6 +106,17 @@ def marked(
     return (*picture(image), *regions)
 
 
+def several(texts: Sequence[Any]) -> Sequence[Any]:
+    """A list of texts as it is.
+
+    Raises:
+        SampleError: a single text, which would be read as a list of letters.
+    """
+    if isinstance(texts, str):
+        raise SampleError("a list of prompts is wanted, not one text", hint="give [prompt]")
+    return texts
+
+
 def with_text(woven: Woven, ids: Sequence[int]) -> Woven:
     """The same items with another text; they stand behind its first token, whatever that is."""
     if not len(ids):

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from omnimix.compose.sequence import Sequence as Woven
-from omnimix.errors import ContextError, SampleError
+from omnimix.errors import CheckpointError, ContextError, SampleError
 from omnimix.families.sphinx.conversation import (
     Qas,
     TokenEndings,
     asked,
     picture,
+    several,
     stop_sequences,
     with_text,
 )
@@ -67,7 +68,7 @@ class Face:
 
         Args:
             llama_type, llama_config, tokenizer_path: in place of what is found in the folders.
-            with_visual: False opens the language model alone.
+            with_visual: the encoders are always opened; False is refused.
             max_seq_len: most positions of a sequence, the picture's included.
             mp_group: a process group that the caller made; its processes hold one model together.
             device: a CUDA device where there is one, else the CPU.
@@ -82,10 +83,14 @@ class Face:
         if not paths:
             raise SampleError("pretrained_path names no folder", hint="give a folder or a list")
         first, *over = (str(path).removeprefix("hf://") for path in paths)
-        places: dict[str, Any] = {"config": llama_config, "tokenizer": tokenizer_path}
-        said: dict[str, Any] = {"llama_type": llama_type, "over": over or None, **words}
         if not with_visual:
-            said["with_visual"] = False
+            raise CheckpointError(
+                "the language model alone (with_visual=False) cannot be opened",
+                where=first,
+                hint="leave the word out; a question without a picture is answered from text alone",
+            )
+        places: dict[str, Any] = {"config": _one(llama_config), "tokenizer": tokenizer_path}
+        said: dict[str, Any] = {"llama_type": llama_type, "over": over or None, **words}
         assistant = load(
             first,
             device,
@@ -363,15 +368,19 @@ class SPHINXModel(Face):
         return self.scored(examples, contexts, _shown(images, examples), bos, eos)
 
 
-def several(texts: Sequence[Any]) -> Sequence[Any]:
-    """A list of texts as it is.
+def _one(config: str | Path | Sequence[str | Path] | None) -> str | Path | None:
+    """The one configuration file that is named.
 
     Raises:
-        SampleError: a single text, which would be read as a list of letters.
+        CheckpointError: several, which the reference lays over one another.
     """
-    if isinstance(texts, str):
-        raise SampleError("a list of prompts is wanted, not one text", hint="give [prompt]")
-    return texts
+    if config is None or isinstance(config, str | Path):
+        return config
+    if len(config) > 1:
+        raise CheckpointError(
+            f"llama_config names {len(config)} files", hint="write them into one and name that"
+        )
+    return config[0] if config else None
 
 
 def _shown(images: Sequence[Any] | None, texts: Sequence[Any]) -> list[Sequence[Media]]:

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from omnimix.errors import SampleError
-from omnimix.families.sphinx.conversation import Mark, Qas, marked
-from omnimix.families.sphinx.face import Face, Text, several
+from omnimix.families.sphinx.conversation import Mark, Qas, marked, several
+from omnimix.families.sphinx.face import Face, Text
 from omnimix.generate.decoding import Options
 from omnimix.types import Media
 
