@@ -18,11 +18,10 @@ from omnimix.evaluate import (
     captions,
     grounding,
     judging,
-    marked_regions,
-    named_boxes,
     short_answers,
 )
 from omnimix.evaluate.measure import Reference
+from omnimix.families.sphinx import marked_regions, named_boxes
 from omnimix.generate.answers import Answer
 from omnimix.types import Box
 

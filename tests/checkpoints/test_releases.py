@@ -330,3 +330,16 @@ def test_the_list_needs_no_torch() -> None:
         "assert releases.available(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("written", "release"),
+    [
+        ("Alpha-VLLM/SPHINX", "SPHINX"),
+        ("Alpha-VLLM/LLaMA2-Accessory/finetune/mm/SPHINX/SPHINX-v2-1k", "SPHINX-v2-1k"),
+        ("Afeng-x/SPHINX-V-Model", "SPHINX-V-13b"),
+        ("Afeng-x/SPHINX-V-Model/sphinx-v/stage1", "SPHINX-V-13b-stage1"),
+    ],
+)
+def test_ids_as_readmes_write_them(written: str, release: str) -> None:
+    assert releases.find(written).id == release

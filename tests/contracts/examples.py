@@ -175,7 +175,11 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "readings": {"certificate": [{}], "golden": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
     "measures": {
-        row: [{}] for row in ("exact", "relaxed", "yes_no", "referring", "cider", "judged")
+        row: [{}]
+        for row in (
+            *("exact", "relaxed", "yes_no", "referring", "cider", "judged"),
+            *("region_labels", "region_texts"),
+        )
     },
 }
 """By table and row."""

@@ -16,9 +16,7 @@ from typer.testing import CliRunner
 from omnimix.cli.main import app
 from omnimix.convert.layouts import convert
 from omnimix.convert.verifying import verify
-from omnimix.errors import CheckpointError, ContextError, SampleError
-from omnimix.families.sphinx.face import SphinxModel, asked, shown
-from omnimix.types import Sample, Turn
+from omnimix.errors import CheckpointError
 from tests.cases import case_path
 
 COMMON = {
@@ -45,76 +43,6 @@ def test_every_public_case_agrees(case: str) -> None:
 
 
 # --- the doors ---
-
-
-@pytest.fixture(scope="module")
-def model() -> SphinxModel:
-    return SphinxModel.from_pretrained(case_path(ONE) / "checkpoint", max_seq_len=1024)
-
-
-def test_both_spellings_answer(model: SphinxModel) -> None:
-    picture = case_path(ONE) / "inputs/cat.png"
-    qas = [["Detect all people shown in the image.", None]]
-    for ask in (model.generate_response, model.generate_reponse):
-        assert ask(qas, picture, max_gen_len=32, temperature=0.0) == "no people"
-    again = [[*qas[0][:1], "no people"], ["What's in the image?", None]]
-    found = model.generate_response(again, picture, max_gen_len=32, temperature=0.0)
-    assert found == "A ginger cat."
-
-
-def test_the_same_seed_gives_the_same_answer(model: SphinxModel) -> None:
-    qas = [["Tell me a story.", None]]
-    words: dict[str, Any] = {"max_gen_len": 12, "temperature": 3.0, "top_p": 1.0}
-    once, twice, other = (model.generate_response(qas, **words, seed=seed) for seed in (1, 1, 2))
-    assert once == twice != other
-
-
-def test_a_long_prompt_loses_its_beginning(model: SphinxModel) -> None:
-    picture = str(case_path(ONE) / "inputs/cat.png")
-    sample = asked([["cat " * 1200, None]], picture)
-    woven = model.weave(sample, model.options(100))
-    whole = model.processor.weave.tokenizer.encode(
-        model.processor.recipe.template.text(sample, True)
-    )
-    text = woven.ids[woven.owner == 0].tolist()
-    assert len(woven) == 1024 - 100 and len(text) == 1024 - 100 - 291
-    assert text == whole[0][-len(text) :]  # the begin token is gone too
-    assert woven.owner[0] == 0 and set(woven.owner[1:292].tolist()) == {1}
-    assert model.generate_response([["cat " * 1200, None]], picture, 3, 0.0)
-
-
-def test_no_room_for_the_question_is_refused(model: SphinxModel) -> None:
-    picture = case_path(ONE) / "inputs/cat.png"
-    with pytest.raises(
-        ContextError, match="291 places of the picture and 1000 of the answer leave"
-    ):
-        model.generate_response([["What?", None]], picture, max_gen_len=1000)
-    assert model.room(asked([["What?", None]]), 1000) == 24  # without a picture there is room
-
-
-@pytest.mark.parametrize(
-    ("qas", "message"),
-    [
-        ([], "there is no question"),
-        ([["What?", "That."]], "pair 1 of 1 has an answer"),
-        ([["What?", None], ["And?", None]], "pair 1 of 2 has no answer"),
-    ],
-)
-def test_questions_without_sense_are_refused(qas: list[list[str]], message: str) -> None:
-    with pytest.raises(SampleError, match=message):
-        asked(qas)
-
-
-def test_a_page_never_shows_the_end_signal() -> None:
-    texts = ["no", "no pe", "no people", "no people\n", "no people\n##", "no people\n###", "never"]
-    raw = ({"text": text, "end_of_content": False} for text in texts)
-    assert [part["text"] for part in shown(raw)] == [
-        "n",
-        "no pe",
-        "no peo",
-        "no peopl",
-        "no people\n",
-    ]
 
 
 def test_the_greedy_answer_at_the_command_line() -> None:
@@ -223,18 +151,3 @@ def test_a_changed_word_is_found_in_its_stage(
 def test_a_layout_without_shards_refuses_the_word(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the layout prismatic has no word 'shards'"):
         convert(case_path(ONE) / "checkpoint", tmp_path / "out", "prismatic", shards=2)
-
-
-def test_the_unknown_token_is_never_learned(model: SphinxModel) -> None:
-    style = model.processor.recipe.template
-    assert style.unlearned == (0,)
-    sample = asked([["What?", None]])
-    sample = Sample((*sample.turns, Turn("assistant", ("a cat",))), "record")
-    plain = model.processor.weave(sample)
-    cat = model.processor.tokenizer.encode("a cat")[0][-1]
-    assert cat in plain.labels.tolist()
-    # The tokenizer spells letters it does not know in bytes, so another id stands in for the unknown token.
-    other = model.processor.with_template(style.model_copy(update={"unlearned": (0, cat)}))
-    woven = other.weave(sample)
-    assert woven.ids.tolist() == plain.ids.tolist()
-    assert cat not in woven.labels.tolist() and woven.targets == plain.targets - 1

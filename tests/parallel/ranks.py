@@ -82,7 +82,7 @@ def main(plan: Path) -> None:
     results: dict[str, Any] = {"models": {}}
     picture = words["picture"]
     for name, folder in words["models"].items():
-        assistant = omnimix.load(folder, parallel="tensor")
+        assistant = omnimix.load(folder, dtype=torch.float32, parallel="tensor")
         probed = certificate.probe(assistant.model, assistant.processor)
         tensors[f"{name}.logits"] = probed["logits"]
         turns = [question(QUESTION, [picture], [])]

@@ -94,7 +94,7 @@ def ran(
     place = tmp_path_factory.mktemp("ranks")
     two = case_path(TWO_SHARDS) / "checkpoint"
     four = place / "four" / "checkpoint"
-    whole = omnimix.load(two)
+    whole = omnimix.load(two, dtype=torch.float32)
     CHECKPOINTS.load("sphinx")().write(whole.model, whole.processor, four, shards=4)
     models = {
         "tiny": tiny_folder,
@@ -124,7 +124,7 @@ NAMES = ("tiny", "grouped", "one_shard", "two_shards", "four_shards")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_give_the_logits_and_the_tokens_of_one(ran: Ran, name: str) -> None:
-    alone = omnimix.load(ran.models[name])
+    alone = omnimix.load(ran.models[name], dtype=torch.float32)
     expected = certificate.probe(alone.model, alone.processor)["logits"]
     turns = [question(QUESTION, [str(PICTURE)], [])]
     ids = list(alone.reply(turns, max_new_tokens=TOKENS).ids)

@@ -8,7 +8,8 @@ import torch
 from transformers import TopPLogitsWarper
 
 from omnimix.convert.report import Check, close, number, same
-from omnimix.families.sphinx.face import shown, stop_sequences
+from omnimix.families.sphinx.conversation import shown, stop_sequences
+from omnimix.generate.decoding import Options
 from omnimix.types import Sample, Turn
 from omnimix_golden.case import awaits_answer
 from omnimix_golden.sphinx.case import SphinxCase
@@ -27,31 +28,36 @@ def stops(reading: SphinxCase) -> Iterator[Check]:
 
 def answers(reading: SphinxCase) -> Iterator[Check]:
     """Prompts, logits of every step, greedy ids and texts, one request after another."""
+    face = reading.model
     for i, facts in enumerate(reading.facts()["generate"]):
         name = f"request {i + 1}"
         sample = reading.question(facts, name)
         yield from prompt(reading, sample, facts["prompt"], facts.get("prompt_tokens"), name)
-        if not awaits_answer(sample):
+        if not awaits_answer(sample) and "sampled_ids" not in facts:
             continue
-        temperature = float(facts.get("temperature", 0.0))
-        options = reading.model.options(facts["max_gen_len"], temperature)
-        ((ids, kept),) = reading.model.written([sample], options)
+        options = Options(facts["max_gen_len"], float(facts.get("temperature", 0.0)))
+        text = processed(reading, sample)
+        ((ids, kept),) = face.written([text], [sample.media()], options, [face.signal])
         yield from step_logits(reading, sample, facts["sampled_ids"], f"gen.{i}", name)
         yield same("greedy ids", name, ids, facts["sampled_ids"])
         yield same("greedy ids", f"{name}: kept", kept, facts["kept_ids"])
-        text = reading.model.generate_responses([sample], facts["max_gen_len"], temperature)[0]
-        yield same("text", name, text, facts["text"])
+        yield same("text", name, face.tokenizer.decode(kept), facts["text"])
+
+
+def processed(reading: SphinxCase, sample: Sample) -> str:
+    """The prompt of a conversation as text."""
+    plain = Sample(tuple(Turn(turn.role, (turn.text(),)) for turn in sample.turns), sample.id)
+    text: str = reading.loaded()[1].recipe.template.text(plain, awaits_answer(sample))
+    return text
 
 
 def prompt(
     reading: SphinxCase, sample: Sample, wanted: str, ids: list[int] | None, name: str
 ) -> Iterator[Check]:
     """The prompt's text and ids."""
-    _, processor = reading.loaded()
-    plain = Sample(tuple(Turn(turn.role, (turn.text(),)) for turn in sample.turns), name)
-    yield same("prompt", name, processor.recipe.template.text(plain, awaits_answer(plain)), wanted)
+    yield same("prompt", name, processed(reading, sample), wanted)
     if ids is not None:
-        woven = processor.weave(sample, awaits_answer(sample))
+        woven = reading.loaded()[1].weave(sample, awaits_answer(sample))
         yield same("ids", name, woven.ids[woven.owner == 0].tolist(), ids)
 
 
@@ -63,7 +69,7 @@ def step_logits(
     if wanted is None:
         return
     model, processor = reading.loaded()
-    batch = processor.batch([processor.weave(sample, True)])
+    batch = processor.batch([processor.weave(sample, awaits_answer(sample))])
     steps = torch.tensor([sampled[: len(wanted) - 1]], dtype=torch.int64)
     with torch.inference_mode():
         prompt = model.embed(batch.input_ids, batch.items)
@@ -79,17 +85,19 @@ def batch(reading: SphinxCase) -> Iterator[Check]:
     samples = [reading.question(item, f"item {i}") for i, item in enumerate(facts["items"], 1)]
     for sample, wanted in zip(samples, facts["prompts"], strict=True):
         yield from prompt(reading, sample, wanted, None, f"batch, {sample.id}")
-    options = reading.model.options(facts["max_gen_len"], 0.0)
-    kept = [ids for _, ids in reading.model.written(samples, options)]
+    face, options = reading.model, Options(facts["max_gen_len"])
+    texts, media = [processed(reading, s) for s in samples], [s.media() for s in samples]
+    kept = [ids for _, ids in face.written(texts, media, options, [face.signal])]
     yield same("greedy ids", "batch", kept, facts["kept_ids"])
-    texts = reading.model.generate_responses(samples, facts["max_gen_len"], 0.0)
-    yield same("text", "batch", texts, facts["texts"])
+    yield same("text", "batch", [face.tokenizer.decode(ids) for ids in kept], facts["texts"])
 
 
 def stream(reading: SphinxCase) -> Iterator[Check]:
     """What a page shows while an answer grows."""
     facts = reading.facts()["stream"]
-    raw = list(reading.model.stream_generate(reading.question(facts), facts["max_gen_len"], 0.0))
+    sample = reading.question(facts)
+    options = Options(facts["max_gen_len"])
+    raw = list(reading.model.streamed(processed(reading, sample), sample.media(), options))
     if "n_raw" in facts:
         yield same("stream", "parts", len(raw), facts["n_raw"])
     yield same("stream", "shown", list(shown(iter(raw))), facts["shown"])
@@ -99,23 +107,27 @@ def scores(reading: SphinxCase) -> Iterator[Check]:
     """How likely each option is as an answer."""
     facts = reading.facts()["score"]
     question = facts.get("question") or reading.request["score"]["question"]
-    sample = reading.question({"qas": [[question, None]], "image": facts["image"]})
+    sample = reading.question({**facts, "qas": [[question, None]]})
     yield from prompt(reading, sample, facts["context"], None, "scores")
-    found = reading.model.evaluate_examples(sample, facts["options"])
+    context, options = processed(reading, sample), facts["options"]
+    found = reading.model.scored(
+        [f"{context} {option}" for option in options],
+        [context] * len(options),
+        [sample.media()] * len(options),
+    )
     tolerance = reading.tolerance() + ROUNDED
-    for i, score in enumerate(found):
-        name = f"option {i + 1}"
-        likely = facts["log_likelihood"][i]
-        yield number("scores", f"{name}: sum", score.log_likelihood, likely, tolerance)
-        yield number("scores", f"{name}: mean", score.mean_nll, facts["mean_nll"][i], tolerance)
-        yield same("scores", f"{name}: greedy", score.greedy, facts["max_equal"][i])
+    for word, theirs in (("log_likelihood", "log_likelihood"), ("ppl", "mean_nll")):
+        for i, likely in enumerate(found[word]):
+            yield number("scores", f"option {i + 1}: {theirs}", likely, facts[theirs][i], tolerance)
+    for i, greedy in enumerate(found["max_equal"]):
+        yield same("scores", f"option {i + 1}: greedy", greedy, facts["max_equal"][i])
 
 
 def nucleus(reading: SphinxCase) -> Iterator[Check]:
     """Which tokens sampling with top-p chooses from, for the last row of the conversation's logits."""
     facts = reading.facts()
     model, processor = reading.loaded()
-    batch = processor.batch([processor.weave(reading.finished(facts["conv"]))])
+    batch = processor.batch([processor.weave(reading.question(facts["conv"]))])
     # The golden halves the logits and takes temperature 0.9, so that more than one token is left.
     flat = passed(model, batch)[2][:, -1] * 0.5 / 0.9
     left = TopPLogitsWarper(top_p=0.5)(batch.input_ids, flat)[0]

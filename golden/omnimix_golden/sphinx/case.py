@@ -14,9 +14,11 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
 from omnimix.families.sphinx import reader as sphinx
-from omnimix.families.sphinx.face import SphinxModel, asked
+from omnimix.families.sphinx.conversation import asked, picture
+from omnimix.families.sphinx.face import Face, SPHINXModel
 from omnimix.families.sphinx.records import SphinxSource
-from omnimix.types import Sample, Turn
+from omnimix.generate.assistant import Assistant
+from omnimix.types import Media, Sample, Turn
 from omnimix_golden.case import Case, Facts
 from omnimix_golden.parts import parts_of
 from omnimix_golden.run import CaseReading
@@ -63,9 +65,9 @@ class SphinxCase(CaseReading):
         return self._loaded
 
     @property
-    def model(self) -> SphinxModel:
+    def model(self) -> Face:
         """The same behind the reference's face."""
-        return SphinxModel(*self.loaded())
+        return SPHINXModel(Assistant(*self.loaded()))
 
     def tolerance(self, *names: str) -> float:
         """The tolerance that the case states for the first of these words, else for everything.
@@ -87,21 +89,41 @@ class SphinxCase(CaseReading):
         """Where a picture of the case lies."""
         return None if name is None else str(self.inputs / name)
 
-    def question(self, asking: Mapping[str, Any], name: str = "question") -> Sample:
-        """A request as a conversation; it may have its answer already."""
-        if asking["qas"][-1][1] is not None:
-            return self.finished(asking, name)
-        return asked(asking["qas"], self.picture(asking.get("image")), name)
+    def media(self, asking: Mapping[str, Any]) -> tuple[Media, ...]:
+        """What a request shows."""
+        return picture(self.picture(asking.get("image")))
 
-    def finished(self, facts: Mapping[str, Any], name: str = "conversation") -> Sample:
-        """A conversation whose last answer is there too."""
-        *before, (question, answer) = facts["qas"]
-        sample = asked([*before, (question, None)], self.picture(facts.get("image")), name)
+    def question(self, asking: Mapping[str, Any], name: str = "question") -> Sample:
+        """A request as a conversation: open for an answer (`awaits_answer`), or finished where it has its last one."""
+        *before, (question, answer) = asking["qas"]
+        sample = asked([*before, (question, None)], self.media(asking), name)
+        if answer is None:
+            return sample
         return Sample((*sample.turns, Turn("assistant", (answer,))), name)
 
     def records(self) -> SphinxSource:
         """The training records of the case."""
         return SphinxSource(self.inputs / "train.yaml")
+
+    @cached_property
+    def samples(self) -> dict[int, Sample]:
+        """The records that the case lists, read once in its order, since chance goes on between them."""
+        source = self.records()
+        return {item["index"]: source[item["index"]] for item in self.facts()["dataset"]["items"]}
+
+    def drawn(self) -> list[int]:
+        """The records of the training batch: those whose tokens it holds, else the first ones."""
+        examples = self.case.get("train.examples")
+        listed = self.facts()["dataset"]["items"]
+        if examples is None:
+            return [item["index"] for item in listed[:2]]
+        chosen: list[int] = []
+        for row in examples.tolist():
+            tokens = [token for token in row if token]
+            same = [i["index"] for i in listed if [t for t in i["tokens"] if t] == tokens]
+            fresh = [index for index in same if index not in chosen]
+            chosen.append((fresh or same or [len(chosen)])[0])
+        return chosen
 
     # --- names ---
 

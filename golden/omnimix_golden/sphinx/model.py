@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from omnimix.media.image import ImageOpener
 from omnimix.media.tensor_steps import Quadrants
 from omnimix.media.tiles import Tiles
 from omnimix.types import Media, Sample, Turn
+from omnimix_golden.case import awaits_answer
 from omnimix_golden.parts import parts_of
 from omnimix_golden.sphinx.case import SphinxCase
 
@@ -150,10 +151,15 @@ def conversation(reading: SphinxCase) -> Iterator[Check]:
     """Prompt, ids, features, embeddings, last states, logits."""
     facts, case = reading.facts()["conv"], reading.case
     model, processor = reading.loaded()
-    sample = reading.finished(facts)
+    sample = reading.question(facts)
     words = Sample(tuple(Turn(turn.role, (turn.text(),)) for turn in sample.turns), sample.id)
-    yield same("prompt", "conversation", processor.recipe.template.text(words), facts["text"])
-    woven = processor.weave(sample)
+    yield same(
+        "prompt",
+        "conversation",
+        processor.recipe.template.text(words, awaits_answer(sample)),
+        facts["text"],
+    )
+    woven = processor.weave(sample, awaits_answer(sample))
     ids = woven.ids[woven.owner == 0].tolist()
     yield same("ids", "conversation", ids, facts["tokens"])
     batch = processor.batch([woven])
@@ -170,6 +176,32 @@ def conversation(reading: SphinxCase) -> Iterator[Check]:
         wanted = case.get(name)
         if wanted is not None:
             yield close(stage, "conversation", found, wanted, reading.tolerance(name))
+
+
+def together(reading: SphinxCase) -> Iterator[Check]:
+    """Logits of several conversations in one batch, each with marks of its own kind or without a picture."""
+    asked = reading.request.get("batch_logits") or reading.facts().get("batch_logits")
+    if not asked:
+        return
+    model, processor = reading.loaded()
+    items = asked["items"] if isinstance(asked, Mapping) else asked
+    # A number is that of a request.
+    items = [reading.request["generate"][one] if isinstance(one, int) else one for one in items]
+    samples = [reading.question(one, f"item {i + 1}") for i, one in enumerate(items)]
+    woven = [processor.weave(sample, awaits_answer(sample)) for sample in samples]
+    logits = passed(model, processor.batch(woven))[2]
+    whole = next(
+        (w for n in ("batch.logits", "batch_logits") if (w := reading.case.get(n)) is not None),
+        None,
+    )
+    for i, sequence in enumerate(woven):
+        count = int((sequence.owner == 0).sum())
+        wanted = reading.case.get(f"batch.{i}.logits") if whole is None else whole[i]
+        if wanted is not None:
+            rows = logits[i, len(sequence) - count : len(sequence)]
+            yield close(
+                "logits", f"batch, item {i + 1}", rows, wanted[:count], reading.tolerance("logits")
+            )
 
 
 def passed(model: MultimodalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,7 +237,7 @@ def mixed(reading: SphinxCase) -> Iterator[Check]:
     plan = sphinx.recipe_table(reading.release.recipe).reading(stored)
     yield same("mix", "keys", len(stored), facts["mix"]["keys"])
     other = tables.read(plan, stored)
-    batch = processor.batch([processor.weave(reading.finished(facts["conv"]))])
+    batch = processor.batch([processor.weave(reading.question(facts["conv"]))])
     count = len(facts["conv"]["tokens"])
     try:
         for name in reading.case.names("mix.logits_beta"):

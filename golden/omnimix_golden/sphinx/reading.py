@@ -29,6 +29,7 @@ class SphinxReading(SphinxCase):
         "llama_type": sphinx_model.layouts,
         "tensors": sphinx_model.pictures,
         "conv": sphinx_model.conversation,
+        "family": sphinx_model.together,
         "mix": sphinx_model.mixed,
         "stop": sphinx_answers.stops,
         "generate": sphinx_answers.answers,

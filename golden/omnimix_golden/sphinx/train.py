@@ -58,7 +58,7 @@ def records(reading: SphinxCase) -> Iterator[Check]:
     yield same("records", "groups", groups, facts["groups"])
     for item in facts["items"]:
         place = item["index"]
-        sample, name = source[place], f"record {place}"
+        sample, name = reading.samples[place], f"record {place}"
         yield same("records", f"{name}: text", sample.turns[0].text(), item["first_value"])
         picture = next((media.label for media in sample.media()), None)
         yield same("records", f"{name}: picture", picture, item["image"])
@@ -90,12 +90,12 @@ def steps(reading: SphinxCase) -> Iterator[Check]:
 
 
 def training_batch(reading: SphinxCase) -> tuple[Batch, list[Check]]:
-    """The first records of the first type, and how they compare with the case's."""
+    """The records that the case trains on, and how they compare with its batch."""
     _, processor = reading.loaded()
-    source, checks = reading.records(), []
+    checks: list[Check] = []
     examples, labels = reading.case.get("train.examples"), reading.case.get("train.labels")
-    rows = range(2 if examples is None else len(examples))
-    woven = [processor.weave(source[i], cut=budget(reading)) for i in rows]
+    chosen = [reading.samples[i] for i in reading.drawn()]
+    woven = [processor.weave(sample, cut=budget(reading)) for sample in chosen]
     ours = [closed(row, processor.tokenizer.eos, budget(reading)) for row in woven]
     for stage, wanted, part in (("ids", examples, 0), ("labels", labels, 1)):
         if wanted is not None:

@@ -37,7 +37,9 @@ def sparse(reading: SphinxCase) -> Iterator[Check]:
         tokens.append(made)
     mixed = case.get("vp.mixed.tokens")
     if mixed is not None:
-        chosen = [tiles[i] for i in reading.request.get("mixed") or range(len(mixed))]
+        # Points and boxes in one batch, in the order that the case has them.
+        listed = reading.request.get("mixed") or results.get("mixed") or range(len(mixed))
+        chosen = [tiles[i] for i in listed]
         _, made = encoded(reading, torch.cat(chosen))
         yield close("prompt tokens", "vp.mixed", made, mixed, reading.tolerance("default"))
 

@@ -11,10 +11,13 @@ import torch
 from omnimix.convert.report import Check, close, same
 from omnimix.encoders.regions import prompts
 from omnimix.families.sphinx import marked as sphinx_v
-from omnimix.families.sphinx.marked_face import SphinxVModel, marked
+from omnimix.families.sphinx.conversation import marked
+from omnimix.families.sphinx.face import Face
+from omnimix.families.sphinx.marked_face import SPHINX_V_Model
 from omnimix.families.sphinx.marked_records import MdvpSource
 from omnimix.families.sphinx.records import SphinxSource
-from omnimix.types import Sample, Turn
+from omnimix.generate.assistant import Assistant
+from omnimix.types import Media
 from omnimix_golden.run import Section
 from omnimix_golden.sphinx import (
     answers as sphinx_answers,
@@ -31,18 +34,19 @@ BROKEN = ("llma.vp_encoder.up", "llma.vp_proj.0")
 def records(reading: SphinxCase) -> Iterator[Check]:
     """Records as SPHINX's, and their prompts."""
     yield from sphinx_train.records(reading)
-    processor, source = reading.loaded()[1], reading.records()
+    processor = reading.loaded()[1]
     most = sphinx_train.budget(reading)
-    found = []
+    found: dict[int, torch.Tensor] = {}
     for item in reading.facts()["dataset"]["items"]:
-        woven = processor.weave(source[item["index"]], cut=most)
-        found.append(prompts(woven.items[sphinx_v.REGION][0].inputs[0])[0])
+        index = item["index"]
+        woven = processor.weave(reading.samples[index], cut=most)
+        found[index] = prompts(woven.items[sphinx_v.REGION][0].inputs[0])[0]
         if item.get("sparse_vp") is not None:
             wanted = torch.tensor(item["sparse_vp"], dtype=torch.float32)
-            yield close("prompts", f"record {item['index']}", found[-1], wanted, 0.0)
+            yield close("prompts", f"record {item['index']}", found[index], wanted, 0.0)
     golden = reading.case.get("train.sparse_vps")
     if golden is not None:
-        rows = torch.stack(found[: len(golden)])
+        rows = torch.stack([found[i] for i in reading.drawn()])
         yield close("prompts", "training batch", rows, golden, 0.0)
 
 
@@ -93,6 +97,7 @@ class SphinxVReading(SphinxCase):
         "sparse_vp": sphinx_v_prompts.sparse,
         "demo": sphinx_v_prompts.demo,
         "conv": sphinx_model.conversation,
+        "family": sphinx_model.together,
         "stop": sphinx_answers.stops,
         "generate": answers,
         "stream": sphinx_answers.stream,
@@ -105,8 +110,8 @@ class SphinxVReading(SphinxCase):
     }
 
     @property
-    def model(self) -> SphinxVModel:
-        return SphinxVModel(*self.loaded())
+    def model(self) -> Face:
+        return SPHINX_V_Model(Assistant(*self.loaded()))
 
     @property
     def slots(self) -> int:
@@ -115,19 +120,12 @@ class SphinxVReading(SphinxCase):
         assert found is not None
         return found
 
-    def question(self, asking: Mapping[str, Any], name: str = "question") -> Sample:
+    def media(self, asking: Mapping[str, Any]) -> tuple[Media, ...]:
         """The reference cuts prompts that have no place, and without prompts shows no picture either."""
-        if asking["qas"][-1][1] is not None:
-            return self.finished(asking, name)
-        vps, image = asking.get("vps"), self.picture(asking.get("image"))
+        vps = asking.get("vps")
         if vps is None:
-            return marked(asking["qas"], name=name)
-        return marked(asking["qas"], vps[: self.slots], image, name)
-
-    def finished(self, facts: Mapping[str, Any], name: str = "conversation") -> Sample:
-        *before, (question, answer) = facts["qas"]
-        sample = self.question({**facts, "qas": [*before, (question, None)]}, name)
-        return Sample((*sample.turns, Turn("assistant", (answer,))), name)
+            return ()
+        return marked(vps[: self.slots], self.picture(asking.get("image")))
 
     def records(self) -> SphinxSource:
         """Boxes moved by numpy's generator as the case seeds it, from record to record."""

@@ -32,6 +32,7 @@ from omnimix.errors import CheckpointError, RecipeError
 from omnimix.registry import CHECKPOINTS, did_you_mean
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from omnimix.compose.model import MultimodalLM
@@ -128,6 +129,7 @@ class Family(abc.ABC, Generic[L, W]):
         part_names: parts that a checkpoint may lack and `Parts.places` may bring.
         known_words: facts that no file of a checkpoint may tell and `Parts.words` may bring.
         options: words that `write` knows beside the model, `shards` for instance.
+        dtype: what its releases are run in where nobody says another; None takes float32.
     """
 
     name: ClassVar[str]
@@ -136,6 +138,7 @@ class Family(abc.ABC, Generic[L, W]):
     part_names: ClassVar[tuple[str, ...]] = ()
     known_words: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
+    dtype: ClassVar[torch.dtype | None] = None
 
     @abc.abstractmethod
     def recognise(self, path: Path) -> L | None:

@@ -265,11 +265,20 @@ def available_names() -> list[tuple[str, list[str]]]:
 
 
 def lookup(id_or_name: str) -> Released | None:
-    """The release of an id or of one of its other names; None where there is none."""
+    """The release of an id, of one of its other names, or of its place on the hub (`org/repo`, or
+    `org/repo/folder` where a repository holds several); None where there is none."""
     known = _all()
     if id_or_name in known:
         return known[id_or_name]
-    return next((r for r in known.values() if id_or_name in (*r.names, r.title)), None)
+
+    def called(release: Released) -> tuple[str, ...]:
+        return (
+            *release.names,
+            release.title,
+            "/".join(filter(None, (release.repo, release.folder))),
+        )
+
+    return next((r for r in known.values() if id_or_name in called(r)), None)
 
 
 def find(id_or_name: str) -> Released:

@@ -28,7 +28,8 @@ def command(
         bool, typer.Option("--merge", help="Work adapters (LoRA) into the weights first.")
     ] = False,
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Files to cut the weights into (sphinx).")
+        int | None,
+        typer.Option(min=1, help="Files to cut the weights into, where the layout has shards."),
     ] = None,
 ) -> None:
     """Write a model in another layout and prove it: logits on a probe, recorded in certificate.json."""

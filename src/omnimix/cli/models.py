@@ -18,9 +18,7 @@ down; a test counts and compares."""
 
 
 def command(
-    family: Annotated[
-        str | None, typer.Option(help="Released models of one family: prismatic, sphinx ...")
-    ] = None,
+    family: Annotated[str | None, typer.Option(help="Released models of one family alone.")] = None,
     grep: Annotated[
         str | None, typer.Option(help="Only those with this text in their description.")
     ] = None,

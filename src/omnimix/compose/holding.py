@@ -47,8 +47,8 @@ class Holding:
 class Quantized(Holding):
     """The language model's linear layers quantized, through transformers and bitsandbytes.
 
-    Encoders and connectors stay as they are (SPHINX's block list, golden/specs/sphinx.md section 8), and so does
-    a head that shares its table with the embeddings or gives the first of its rows alone.
+    Encoders and connectors stay as they are: they are small beside the language model, and few bits cost them
+    most. So does a head that shares its table with the embeddings or gives the first of its rows alone.
 
     Raises:
         OmnimixError: an unknown scheme, a package that is missing, or a device it does not serve.

@@ -3,7 +3,7 @@
     tokens(tile) = frame(seq over branches(connector(arrange(chan over encoders(finish(encoder(tile)))))))
     tokens(item) = concat over tiles
 
-SPHINX, SPHINX-V, multi_token, xGen-MM and Prismatic are settings of that line.
+Every family of checkpoints that is read is a setting of that line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Connectors without attention: every feature token is projected on its own.
 
 All are stacks of plain layers whose parameters are named `0.weight`, `2.weight`, ... as in the
-released checkpoints (golden/specs/prismatic.md section 4, golden/specs/sphinx.md section 3). GELU is the exact (erf) one and every linear layer has a bias.
+released checkpoints. GELU is the exact (erf) one and every linear layer has a bias.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class FusedMlp(ConnectorSpec):
 
 
 class LinearNorm(ConnectorSpec):
-    """SPHINX's projector: linear layer, then LayerNorm. State keys `0.`, `1.`."""
+    """A linear layer, then LayerNorm (arXiv 2311.07575). State keys `0.`, `1.`."""
 
     kind: Literal["linear_norm"] = "linear_norm"
     eps: Annotated[float, Gt(0)] = 1e-5

@@ -116,8 +116,8 @@ def by_kind(
 ) -> list[int]:
     """Steps of one kind of records each, in random order; inside a step the records stay as they lie.
 
-    Records of a kind that do not fill a last step are left out. SPHINX reads so (golden/specs/sphinx.md
-    section 8), its records being sorted by length.
+    Records of a kind that do not fill a last step are left out. Published finetunes read so,
+    their records being sorted by length (arXiv 2311.07575).
 
     Args:
         kinds: of each record; those of one kind stand together.

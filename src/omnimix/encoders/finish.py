@@ -117,7 +117,7 @@ class RepeatCellsModule(nn.Module):
 class RepeatCells(Finish):
     """Every cell is repeated `factor` x `factor` times, so that a coarse grid meets a finer one.
 
-    SPHINX brings ConvNeXt's 8 x 8 to the 16 x 16 of its other encoders (golden/specs/sphinx.md section 3).
+    So ConvNeXt's 8 x 8 meets the 16 x 16 of ViTs beside it (arXiv 2311.07575).
     """
 
     kind: Literal["repeat_cells"] = "repeat_cells"

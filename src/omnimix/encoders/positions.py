@@ -1,8 +1,8 @@
 """Position embeddings on a finer grid than a tile's, brought to it in every forward.
 
 The original DINOv2 code keeps its 37 x 37 table and samples it anew for each picture size. Its bicubic
-sampling is told a *factor*, (side + 0.1) / 37, not a size, which moves every sampling point a little
-(golden/specs/sphinx.md section 3). The table stays as it was stored, so that a checkpoint can be written back.
+sampling is told a *factor*, (side + 0.1) / 37, not a size, which moves every sampling point a little.
+The table stays as it was stored, so that a checkpoint can be written back.
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ KINDS = 5
 
 
 class PointsBoxesEncoder(Encoder):
-    """SPHINX-V's prompt encoder: positions alone, in random Fourier features as SAM has them.
+    """Points and boxes by their positions alone, in random Fourier features as SAM has them.
 
-    The rules are those of golden/specs/sphinx_v.md section 2 and of the golden case sphinx_v/ens5_vp. Two of them
-    are quirks of the original, kept because the weights were trained with them: SAM's shift by half a pixel
-    is added to fractions, and a real mark at the very corner (0, 0) counts as none.
+    The rules are those of the visual prompt encoder of arXiv 2403.20271. Two of them are quirks of the
+    original, kept because the weights were trained with them: SAM's shift by half a pixel is added to
+    fractions, and a real mark at the very corner (0, 0) counts as none.
 
     The names of the parameters are the original's. `point_embeddings` are what is added to a point: filler,
     real; `box_embeddings` to a box: filler, real (whole), first corner, second corner.
@@ -74,7 +74,7 @@ def _vectors(tables: nn.ModuleList) -> list[nn.Parameter]:
 
 
 def prompts(tiles: Float[Tensor, "tiles slots 37"]) -> Float[Tensor, "tiles slots 4"]:
-    """Rows of regions as SPHINX-V's prompts: a point is [x, y, -1, -1], a box its two corners.
+    """Rows of regions as coordinates alone: a point is [x, y, -1, -1], a box its two corners.
 
     Fillers are of the kind of the item's first region: a point or a box at (0, 0).
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,6 +32,9 @@ from omnimix.prompts.coordinates import Reading
 from omnimix.renamed import new_name
 from omnimix.types import Box, Media, Part, Point, Region, Sample
 
+if TYPE_CHECKING:
+    from torch import distributed as dist
+
 __all__ = ["Answer", "Assistant", "Stream", "load"]
 
 
@@ -40,7 +43,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     parts: Mapping[str, str | Path] | None = None,
-    parallel: str | None = None,
+    parallel: str | dist.ProcessGroup | None = None,
     quantization: str | None = None,
     **words: Any,
 ) -> Assistant:
@@ -52,11 +55,11 @@ def load(
     Args:
         name_or_folder: `omnimix models` lists the names.
         device: a CUDA device where there is one, else the CPU.
-        dtype: float32 unless told otherwise.
+        dtype: that of the release for a released checkpoint whose family has one, else float32.
         parts: for a released checkpoint, where the parts lie that it does not hold: a hub id, or a local
             folder in the hub's layout, by the part's name (`llm`, `dino` ...).
-        parallel: `tensor` shares the model out over the processes that `torchrun` started; in a single
-            process it changes nothing.
+        parallel: `tensor` shares the model out over the processes that `torchrun` started, in a single
+            process it changes nothing; a process group that the caller made does the same for its members.
         quantization: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
         words: facts about the parts that no file tells (`image_size` ...).
 
@@ -65,10 +68,11 @@ def load(
         RegistryError: unknown name, with the nearest known one.
         CheckpointError: a folder that holds no model, or weights that do not fit.
     """
-    dtype = dtype or torch.float32
-    chosen, holding, process_group = devices.place(device, dtype, parallel, quantization)
+    process_group = devices.meet(parallel, quantization)
     with process_group.agreed():
         place = folder.locate(name_or_folder)
+        dtype = dtype or folder.dtype(name_or_folder, place)
+        chosen, holding = devices.place(device, dtype, quantization, process_group)
     for word in words:
         if (renamed := new_name(("load",), word)) is not None:
             raise OmnimixError(renamed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
@@ -10,33 +12,46 @@ from omnimix.errors import OmnimixError
 from omnimix.parallel import process_group as process_groups
 from omnimix.parallel.process_group import ProcessGroup
 
+if TYPE_CHECKING:
+    from torch import distributed as dist
+
 TENSOR = "tensor"
+
+
+def meet(parallel: str | dist.ProcessGroup | None, quantization: str | None) -> ProcessGroup:
+    """The processes that share a model; this one alone where nothing is said.
+
+    Raises:
+        OmnimixError: a word that is unknown, or more processes than there are GPUs.
+    """
+    if parallel is None:
+        return ProcessGroup()
+    if isinstance(parallel, str) and parallel != TENSOR:
+        raise OmnimixError(f"unknown parallel {parallel!r}", hint="the one way is 'tensor'")
+    if quantization:
+        raise OmnimixError(
+            "quantized weights cannot be cut over processes", hint="leave out one of the two"
+        )
+    return process_groups.join(None if parallel == TENSOR else parallel)
 
 
 def place(
     device: str | torch.device | None,
     dtype: torch.dtype,
-    parallel: str | None,
     quantization: str | None,
-) -> tuple[torch.device, Holding | None, ProcessGroup]:
-    """The device, how the model is held there (None: whole), and the processes that share it.
+    process_group: ProcessGroup,
+) -> tuple[torch.device, Holding | None]:
+    """The device, and how the model is held there (None: whole).
 
     Raises:
-        OmnimixError: words that are unknown or exclude each other, a device or package that is not there.
+        OmnimixError: a device or package that is not there.
     """
-    if parallel not in (None, TENSOR):
-        raise OmnimixError(f"unknown parallel {parallel!r}", hint="the one way is 'tensor'")
-    if parallel and quantization:
-        raise OmnimixError(
-            "quantized weights cannot be cut over processes", hint="leave out one of the two"
-        )
     cuda = torch.cuda.is_available()
     chosen = torch.device(device or ("cuda" if cuda else "cpu"))
     if quantization:
-        return chosen, Quantized(quantization, chosen, dtype), ProcessGroup()
-    process_group = process_groups.join() if parallel else ProcessGroup()
+        return chosen, Quantized(quantization, chosen, dtype)
     if process_group.size == 1:
-        return chosen, None, process_group
+        return chosen, None
     from omnimix.parallel.tensor import TensorParallel
 
     if device is not None and (chosen.type == "cuda") != cuda:
@@ -45,7 +60,7 @@ def place(
             hint="hide the GPUs with CUDA_VISIBLE_DEVICES= to work on the CPU" if cuda else None,
         )
     own = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    return own, TensorParallel(process_group.rank, process_group.size), process_group
+    return own, TensorParallel(process_group.rank, process_group.size)
 
 
 def move(

@@ -75,6 +75,18 @@ def locate(name_or_folder: str | Path) -> releases.Local:
     return releases.fetch(release)
 
 
+def dtype(name_or_folder: str | Path, place: releases.Local) -> torch.dtype:
+    """The floating type that a model is opened in where nobody says one."""
+    if place.recognised is not None:
+        return place.recognised[0].dtype or torch.float32
+    release = releases.lookup(str(name_or_folder))
+    if release is None or (place.folder / "recipe.yaml").is_file():
+        return torch.float32
+    family = CHECKPOINTS.load(release.about.reader or release.family)
+    released: torch.dtype | None = family.dtype
+    return released or torch.float32
+
+
 def _check(path: Path) -> None:
     """Refuse what cannot be a model, saying what lies there."""
     known = "; ".join(f"{f.name}: {', '.join(f.layouts)}" for f in base.families())

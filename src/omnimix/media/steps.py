@@ -1,7 +1,6 @@
 """Steps on Pillow pictures: resizing, padding and cropping, each of which keeps the frame true.
 
-All rounding rules are those of the published preprocessing (golden/specs/prismatic.md section 3,
-golden/specs/sphinx.md section 2); Pillow resizes with antialiasing on uint8.
+All rounding rules are those of the published preprocessing; Pillow resizes with antialiasing on uint8.
 """
 
 from __future__ import annotations

@@ -78,10 +78,10 @@ def _resize(pixels: Tensor, size: tuple[int, int], mode: str, half: bool) -> Ten
 
 
 class Quadrants(TensorStep):
-    """SPHINX's views: a thumbnail, then the square cut into `per_side` x `per_side`, row by row.
+    """Views of a square: a thumbnail, then the square cut into `per_side` x `per_side`, row by row.
 
-    The thumbnail is bicubic without antialiasing on float16-rounded values (golden/specs/sphinx.md
-    section 2). Several tiles are expanded one after the other, each with its own thumbnail.
+    The thumbnail is bicubic without antialiasing on float16-rounded values (mixed
+    scales and sub-images of arXiv 2311.07575). Several tiles are expanded one after the other, each with its own thumbnail.
 
     Attributes:
         size: side of every view in pixels; the input has `per_side` times that.
@@ -131,7 +131,7 @@ class TensorResize(TensorStep):
     Attributes:
         size: side in pixels.
         mode: `nearest` or `bicubic`.
-        half: round input and output to float16, as SPHINX does before its ConvNeXt.
+        half: round input and output to float16, as models do that resized half-precision pictures.
     """
 
     kind: Literal["tensor_resize"] = "tensor_resize"

@@ -1,4 +1,4 @@
-"""Processes that hold one model together, started by `torchrun`.
+"""Processes that hold one model together, started by `torchrun` or by the caller.
 
 Every process runs the same script with the same input. What can go wrong on one of them alone (a file that
 is not there, no memory left) must not leave the others waiting: an error of one rank is an error of all.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -224,18 +225,28 @@ def current() -> ProcessGroup:
     return _process_group or ProcessGroup()
 
 
-def join() -> ProcessGroup:
+def join(group: Any = None) -> ProcessGroup:
     """Meet the other processes that `torchrun` started; alone where there are none.
 
+    Args:
+        group: a process group that the caller made, in place of what `torchrun` says; a group of one process
+            is alone.
+
     Raises:
-        ParallelError: more processes on a machine than it has GPUs, or a back end that is missing.
+        ParallelError: more processes on a machine than it has GPUs, a back end that is missing, or a group
+            that is not made of all processes.
     """
     global _process_group
+    if group is not None and _alone(group):
+        return ProcessGroup()
     if (
         isinstance(_process_group, Ranks)
         and _process_group.failed is None
         and dist.is_initialized()
     ):
+        return _process_group
+    if group is not None:
+        _process_group = _met()
         return _process_group
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -251,13 +262,57 @@ def join() -> ProcessGroup:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    _process_group = _met()
+    return _process_group
+
+
+def _met() -> Ranks:
+    """The processes of the default group, which is there."""
     control = dist.new_group(backend="gloo")
     store = dist.distributed_c10d._get_default_store()
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), store, control)
-    if cuda:
+    if torch.cuda.is_available():
+        here = torch.cuda.current_device()
+        # transformers puts a rank's weights on the GPU of this number, which torchrun alone sets.
+        os.environ.setdefault("LOCAL_RANK", str(here))
+        places = ranks.gather("GPU", (socket.gethostname(), here))
+        if len(set(places)) < len(places):
+            raise ParallelError(
+                "two processes work on the same GPU",
+                hint="call torch.cuda.set_device(rank) before the model is loaded",
+            )
         ranks.watch()
-    _process_group = ranks
     return ranks
+
+
+def _alone(group: Any) -> bool:
+    """Whether a process group is this process alone.
+
+    Raises:
+        ParallelError: no group, one without this process, or one that is a part of all processes.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        raise ParallelError(
+            "a process group was given, but torch.distributed is not initialised",
+            hint="call torch.distributed.init_process_group and new_group first",
+        )
+    member = group is not dist.GroupMember.NON_GROUP_MEMBER
+    if member and not isinstance(group, dist.ProcessGroup):
+        raise ParallelError(
+            f"{type(group).__name__} is no process group",
+            hint="give what torch.distributed.new_group returned",
+        )
+    if not member or dist.get_rank(group) < 0:
+        raise ParallelError(
+            "this process is no member of the process group", hint="give each process its own group"
+        )
+    size, world = dist.get_world_size(group), dist.get_world_size()
+    if 1 < size < world:
+        raise ParallelError(
+            f"the process group holds {size} of {world} processes; a model is shared by all or by none",
+            hint=f"start {size} processes for each model, and make their group of all of them",
+        )
+    return size == 1
 
 
 def check_cuda(processes: int, devices: int) -> None:

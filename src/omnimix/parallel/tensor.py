@@ -2,7 +2,7 @@
 
 The cuts are transformers' own plan for the language model, held as DTensors; when a model is loaded each
 rank reads its part of a cut weight alone. The encoders are whole on every rank and each encodes its share
-of the pictures, which is SPHINX's rule (golden/specs/sphinx.md section 2).
+of the pictures.
 """
 
 from __future__ import annotations

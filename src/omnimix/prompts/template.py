@@ -65,7 +65,7 @@ class Form(Spec):
 
     Attributes:
         lead: stands between `before` and the content; an open answer ends before it, since the model
-            writes it itself (the space that SPHINX has before an answer).
+            writes it itself (a space before an answer).
     """
 
     before: str = ""

@@ -124,7 +124,7 @@ def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:
 
 
 def _exact(step: float, steps: int, peak: float, schedule: ScheduleSpec) -> float:
-    """SPHINX's rate: from nothing to the peak in a share of the steps, then down to `min_lr_ratio`."""
+    """In fractions of an epoch: up to the peak in a share of the steps, then down to `min_lr_ratio`."""
     warmup = (
         schedule.warmup_steps if schedule.warmup_ratio is None else steps * schedule.warmup_ratio
     )

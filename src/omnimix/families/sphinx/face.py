@@ -1,91 +1,287 @@
-"""SPHINX as its users know it: `from_pretrained`, `generate_response`, streaming, scores of options.
+"""SPHINX as its users know it: `from_pretrained`, `generate_response`, `generate`, streaming, scores.
 
-    >>> # model = SphinxModel.from_pretrained("SPHINX-1k")
+    >>> # from omnimix.families.sphinx import SPHINXModel
+    >>> # model = SPHINXModel.from_pretrained("SPHINX-1k", with_visual=True)
     >>> # model.generate_response([["What is in the picture?", None]], image)
 
-The rules stand in golden/specs/sphinx.md section 6; what a call leaves out has the reference's default.
+The arguments and their defaults are those of LLaMA2-Accessory's `MetaModel` and `SPHINXModel`
+(golden/specs/sphinx.md section 6); a picture is given as it is, not as a prepared tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
-from omnimix.compose.batch import Batch
-from omnimix.compose.sequence import IGNORE, Sequence as Woven
-from omnimix.errors import ContextError, SampleError
+from omnimix.compose.sequence import Sequence as Woven
+from omnimix.errors import CheckpointError, ContextError, SampleError
+from omnimix.families.sphinx.conversation import (
+    Qas,
+    TokenEndings,
+    asked,
+    picture,
+    several,
+    stop_sequences,
+    with_text,
+)
 from omnimix.generate.assistant import Assistant, load
 from omnimix.generate.decoding import Options
-from omnimix.generate.questions import Conversation, as_media
-from omnimix.generate.stopping import Endings
-from omnimix.language.tokenizer import Tokenizer
-from omnimix.types import Part, Sample, Turn
+from omnimix.types import Media, Sample, Turn
 
-Qas = Sequence[Sequence[str | None]]
-"""Questions with their answers; the last answer is None."""
+DTYPE = torch.bfloat16
+"""What the released weights are stored in and were run in."""
 
-HELD = 4
-"""Characters that a page holds back while an answer grows, since they may begin the end signal."""
+Text = str | Sequence[int]
+"""A prompt, or its tokens with the begin token."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """How likely an option is as the answer.
+class Face:
+    """What the faces of the family share: prompts as text, with what they show beside them.
 
     Attributes:
-        log_likelihood: summed over its tokens.
-        mean_nll: the mean of its negative (the reference calls it "ppl").
-        greedy: whether greedy writing would give just it.
+        assistant: the model; it answers questions in omnimix's own way too.
     """
 
-    log_likelihood: float
-    mean_nll: float
-    greedy: bool
-
-
-class SphinxModel(Assistant):
-    """A model of the SPHINX family behind the face of the reference's `SPHINXModel`."""
+    def __init__(self, assistant: Assistant) -> None:
+        self.assistant = assistant
 
     @classmethod
     def from_pretrained(
         cls,
         pretrained_path: str | Path | Sequence[str | Path],
         llama_type: str | None = None,
-        llama_config: str | Path | None = None,
+        llama_config: str | Path | Sequence[str | Path] | None = None,
         tokenizer_path: str | Path | None = None,
+        with_visual: bool = True,
         max_seq_len: int = 4096,
-        dtype: torch.dtype | None = None,
-        device: str | None = None,
+        mp_group: Any = None,
+        dtype: torch.dtype = DTYPE,
+        device: str | torch.device | None = None,
+        quant: bool = False,
         **words: Any,
-    ) -> SphinxModel:
-        """Open one folder, or several of which later ones replace weights of earlier ones.
+    ) -> Self:
+        """Open one folder or released id, or several of which later ones replace weights of earlier ones.
 
         Args:
             llama_type, llama_config, tokenizer_path: in place of what is found in the folders.
+            with_visual: the encoders are always opened; False is refused.
             max_seq_len: most positions of a sequence, the picture's included.
-            words: further parts of the family, see `omnimix.families.sphinx.reader`; `parallel` and `quantization`
-                of `omnimix.load`.
+            mp_group: a process group that the caller made; its processes hold one model together.
+            device: a CUDA device where there is one, else the CPU.
+            quant: hold the language model in 4 bits (nf4).
+            words: further words of the family, see `omnimix.families.sphinx.reader`.
 
         Raises:
             CheckpointError: what cannot be found or does not fit.
+            OmnimixError: a process group or device that cannot hold the model.
         """
         paths = [pretrained_path] if isinstance(pretrained_path, str | Path) else pretrained_path
-        parts = {"config": llama_config, "tokenizer": tokenizer_path}
-        said: dict[str, Any] = {"llama_type": llama_type, "over": list(paths[1:]) or None}
-        found = load(
-            paths[0],
+        if not paths:
+            raise SampleError("pretrained_path names no folder", hint="give a folder or a list")
+        first, *over = (str(path).removeprefix("hf://") for path in paths)
+        if not with_visual:
+            raise CheckpointError(
+                "the language model alone (with_visual=False) cannot be opened",
+                where=first,
+                hint="leave the word out; a question without a picture is answered from text alone",
+            )
+        places: dict[str, Any] = {"config": _one(llama_config), "tokenizer": tokenizer_path}
+        said: dict[str, Any] = {"llama_type": llama_type, "over": over or None, **words}
+        assistant = load(
+            first,
             device,
             dtype,
-            {name: place for name, place in parts.items() if place is not None},
+            {name: place for name, place in places.items() if place is not None},
+            parallel=mp_group,
+            quantization="nf4" if quant else None,
             max_seq_len=max_seq_len,
             **{name: value for name, value in said.items() if value is not None},
-            **words,
         )
-        return cls(found.model, found.processor, found.process_group)
+        return cls(assistant)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.assistant.processor.tokenizer
+
+    @property
+    def signal(self) -> str:
+        """What ends each answer of a conversation."""
+        return self.assistant.processor.recipe.template.stop_strings[0]
+
+    def prompt(self, qas: Qas) -> str:
+        """Questions and answers in the model's own style, open for the last answer.
+
+        Raises:
+            SampleError: no question, or answers in the wrong places.
+        """
+        return self.assistant.processor.recipe.template.text(asked(qas), True)
+
+    def written(
+        self,
+        prompts: Sequence[Text],
+        media: Sequence[Sequence[Media]],
+        options: Options,
+        signals: Iterable[str] = (),
+    ) -> list[tuple[list[int], list[int]]]:
+        """For each prompt the ids that were written, and those of them before the ending.
+
+        Args:
+            media: what each prompt shows, one entry a prompt.
+            signals: texts that end an answer beside the end token.
+
+        Raises:
+            ContextError: no place is left for a prompt.
+        """
+        batch = self.assistant.batch(self._woven(prompts, media, options.max_new_tokens))
+        endings = TokenEndings(self.tokenizer, stop_sequences(self.tokenizer, signals), batch)
+        rows = self.assistant.decoder.write(batch, options, endings)
+        answers = []
+        for row, length in zip(rows, endings.lengths, strict=True):
+            ids = row[:length]
+            answers.append((ids, ids if length is None else endings.without(ids)))
+        return answers
+
+    def _answer(
+        self,
+        prompt: str,
+        media: Sequence[Media],
+        max_gen_len: int,
+        temperature: float,
+        top_p: float,
+        seed: int,
+    ) -> str:
+        options = Options(max_gen_len, temperature, top_p, seed=seed)
+        ((_, kept),) = self.written([prompt], [media], options, [self.signal])
+        return str(self.tokenizer.decode(kept))
+
+    def _answers(
+        self,
+        prompts: Sequence[str],
+        media: Sequence[Sequence[Media]],
+        options: Options,
+        signals: Iterable[str],
+    ) -> list[str]:
+        rows = self.written(prompts, media, options, signals)
+        return [self.tokenizer.decode(kept) for _, kept in rows]
+
+    def streamed(
+        self, prompt: str, media: Sequence[Media], options: Options, signals: Iterable[str] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """The whole text so far after each token, and once more at its end."""
+        eos, decode, signals = self.tokenizer.eos, self.tokenizer.decode, tuple(signals)
+        batch = self.assistant.batch(self._woven([prompt], [media], options.max_new_tokens))
+        endings = TokenEndings(self.tokenizer, [] if eos is None else [[eos]], batch)
+        ids: list[int] = []
+        for token in self.assistant.decoder.tokens(batch, options, endings):
+            if token == eos:
+                break
+            ids.append(token)
+            text = decode(ids)
+            places = [place for signal in signals if (place := text.find(signal)) >= 0]
+            if places:
+                yield {"text": text[: places[0]], "end_of_content": True}
+                return
+            yield {"text": text, "end_of_content": False}
+        yield {"text": decode(ids), "end_of_content": True}
+
+    def _logits(
+        self, examples: Sequence[Text], media: Sequence[Sequence[Media]], bos: bool, eos: bool
+    ) -> list[tuple[list[int], Tensor]]:
+        """For each example its tokens and a row of logits a token."""
+        rows = []
+        for example, shows in zip(examples, media, strict=True):
+            ids = self._ids(example, bos, eos)
+            batch = self.assistant.batch([self._lay(ids, shows)])
+            with self.assistant.process_group.together(), torch.inference_mode():
+                logits = self.assistant.model(**batch.inputs()).logits[0].float()
+            # The row in front of the second token is that of the last item, not of the first token.
+            rows.append((ids, logits[len(logits) - len(ids) :]))
+        return rows
+
+    def scored(
+        self,
+        examples: Sequence[Text],
+        contexts: Sequence[Text] | None,
+        media: Sequence[Sequence[Media]],
+        bos: bool = True,
+        eos: bool = False,
+    ) -> dict[str, list[Any]]:
+        """How likely each example is behind its context; see `SPHINXModel.evaluate_examples`.
+
+        Raises:
+            SampleError: an example that does not begin with its context, or has nothing behind it.
+        """
+        found: dict[str, list[Any]] = {
+            name: [] for name in ("log_likelihood", "ppl", "max_equal", "non_context_logits")
+        }
+        for number, (ids, logits) in enumerate(self._logits(examples, media, bos, eos)):
+            first = 1
+            if contexts is not None:
+                context = self._ids(contexts[number], bos, False)
+                first = len(context)
+                if ids[:first] != context or not context:
+                    raise SampleError(
+                        f"example {number + 1} does not begin with its context",
+                        hint="an example is its context and what is scored behind it",
+                    )
+            if first >= len(ids):
+                raise SampleError(f"example {number + 1} has no token to score")
+            rows, target = logits[first - 1 : -1], torch.tensor(ids[first:], device=logits.device)
+            # Token 0 is padding there and never counted.
+            losses = torch.nn.functional.cross_entropy(
+                rows, target, ignore_index=0, reduction="none"
+            )
+            found["log_likelihood"].append(-float(losses.sum()))
+            found["ppl"].append(float(losses.mean()))
+            found["max_equal"].append(bool((rows.argmax(-1) == target).all()))
+            found["non_context_logits"].append(rows)
+        return found
+
+    # --- prompts as sequences ---
+
+    def _ids(self, text: Text, bos: bool = True, eos: bool = False) -> list[int]:
+        if not isinstance(text, str):
+            return list(text)
+        ids: list[int] = self.tokenizer.encode(text)[0]
+        begin, end = self.tokenizer.bos, self.tokenizer.eos
+        return [*([begin] if bos else []), *ids, *([end] if eos else [])]
+
+    def _lay(self, ids: Sequence[int], media: Sequence[Media], answer: int | None = None) -> Woven:
+        """A prompt behind what it shows; one that leaves no place for its answer loses its beginning.
+
+        Raises:
+            ContextError: nothing of it is left; the reference recurses without end here or cuts it all off.
+        """
+        weave = self.assistant.processor.weave
+        woven = weave(Sample((Turn("user", (*media, "?")),), "question"), True, 0)
+        if answer is not None:
+            taken, context = int((woven.owner != 0).sum()), weave.context
+            assert context is not None
+            left = context - taken - answer
+            if left < 1:
+                raise ContextError(
+                    f"{taken} places of the picture and {answer} of the answer leave {left} of "
+                    f"{context} for the question",
+                    hint="ask for a shorter answer, or open the model with a greater max_seq_len",
+                )
+            ids = ids[-left:]
+        return with_text(woven, ids)
+
+    def _woven(
+        self, prompts: Sequence[Text], media: Sequence[Sequence[Media]], answer: int
+    ) -> list[Woven]:
+        with self.assistant.process_group.agreed():
+            pairs = zip(prompts, media, strict=True)
+            return [self._lay(self._ids(prompt), shows, answer) for prompt, shows in pairs]
+
+
+class SPHINXModel(Face):
+    """A SPHINX behind the face of the reference's `SPHINXModel`."""
 
     def generate_response(
         self,
@@ -96,207 +292,106 @@ class SphinxModel(Assistant):
         top_p: float = 0.5,
         seed: int = 0,
     ) -> str:
-        """The answer to the last question; a prompt that is too long loses its beginning."""
-        conversation = asked(qas, image)
-        return self.generate_responses([conversation], max_gen_len, temperature, top_p, seed)[0]
+        """The answer to the last question; a prompt that is too long loses its beginning.
+
+        Args:
+            qas: questions with their answers, `[[question, answer], ..., [question, None]]`.
+            image: the picture, in any form; None for text alone.
+            max_gen_len: most tokens of the answer.
+            temperature: 0 takes the likeliest token every time.
+            top_p: only the likeliest tokens that together reach this share.
+            seed: of the sampling.
+        """
+        prompt = self.prompt(qas)
+        return self._answer(prompt, picture(image), max_gen_len, temperature, top_p, seed)
 
     generate_reponse = generate_response
-    """The name that the reference's README calls it by."""
+    """The name that older READMEs call it by."""
 
-    def generate_responses(
+    def generate(
         self,
-        conversations: Sequence[Sample],
+        prompts: Sequence[str],
+        images: Sequence[Any] | None = None,
         max_gen_len: int = 512,
-        temperature: float = 0.1,
-        top_p: float = 0.5,
-        seed: int = 0,
+        temperature: float = 0.0,
+        top_p: float = 0.95,
+        additional_stop_symbols: Iterable[str] = (),
     ) -> list[str]:
-        """Answers to several conversations at once (see `asked`), each as the reference cuts it."""
-        decode = self.processor.tokenizer.decode
-        rows = self.written(conversations, self.options(max_gen_len, temperature, top_p, seed))
-        return [decode(kept) for _, kept in rows]
+        """Answers to prompts that are written out already (see `prompt`), several at once.
 
-    def written(
-        self, conversations: Sequence[Sample], options: Options
-    ) -> list[tuple[list[int], list[int]]]:
-        """For each conversation the ids that were written, and those of them before the ending."""
-        batch = self.batch([self.weave(sample, options) for sample in conversations])
-        ended = self.endings(batch, options)
-        assert isinstance(ended, TokenEndings)
-        found = []
-        for row, length in zip(
-            self.decoder.write(batch, options, ended), ended.lengths, strict=True
-        ):
-            ids = row[:length]
-            found.append((ids, ids if length is None else ended.without(ids)))
-        return found
+        Args:
+            images: a picture for each prompt.
+            additional_stop_symbols: texts that end an answer and are cut from it.
+        """
+        options = Options(max_gen_len, temperature, top_p)
+        return self._answers(prompts, _shown(images, prompts), options, additional_stop_symbols)
 
     def stream_generate(
         self,
-        conversation: Sample,
+        prompt: str,
+        image: Any = None,
         max_gen_len: int = 512,
-        temperature: float = 0.1,
-        top_p: float = 0.5,
-        seed: int = 0,
+        temperature: float = 0.0,
+        top_p: float = 0.95,
+        additional_stop_symbols: Iterable[str] = (),
     ) -> Iterator[dict[str, Any]]:
-        """The whole text so far after each token, as `{"text": ..., "end_of_content": ...}`.
+        """The whole text so far after each token, as `{"text": ..., "end_of_content": ...}`."""
+        options = Options(max_gen_len, temperature, top_p)
+        return self.streamed(prompt, picture(image), options, additional_stop_symbols)
 
-        As in the reference only the end token ends it; whoever shows it cuts at the end signal (`shown`).
-        """
-        options = self.options(max_gen_len, temperature, top_p, seed)
-        batch = self.batch([self.weave(conversation, options)])
-        eos = self.processor.tokenizer.eos
-        ended = TokenEndings(self.processor.tokenizer, [[eos]] if eos is not None else [], batch)
-        decode = self.processor.tokenizer.decode
-        ids: list[int] = []
-        for token in self.decoder.tokens(batch, options, ended):
-            if token == eos:
-                break
-            ids.append(token)
-            yield {"text": decode(ids), "end_of_content": False}
-        yield {"text": decode(ids), "end_of_content": True}
-
-    def evaluate_examples(self, conversation: Sample, options: Sequence[str]) -> list[Score]:
-        """How likely each option is as the answer to the last question; the end signal is not counted.
-
-        Raises:
-            SampleError: an option without a token.
-        """
-        style = self.processor.recipe.template
-        open_end = style.model_copy(
-            update={"assistant": style.assistant.model_copy(update={"after": ""}), "unlearned": ()}
-        )
-        processor = self.processor.with_template(open_end)
-        found = []
-        for option in options:
-            turns = (*conversation.turns, Turn("assistant", (option,)))
-            batch = processor.batch([processor.weave(Sample(turns, conversation.id))])
-            batch = batch.to(self.device)
-            with self.process_group.together(), torch.inference_mode():
-                logits = self.model(**batch.inputs()).logits[0, :-1].float()
-            target = batch.labels[0, 1:]
-            places = target != IGNORE
-            chosen = logits[places].log_softmax(-1)
-            likely = chosen.gather(1, target[places, None])[:, 0]
-            greedy = bool((chosen.argmax(-1) == target[places]).all())
-            found.append(Score(float(likely.sum()), -float(likely.mean()), greedy))
-        return found
-
-    def options(
-        self, max_gen_len: int = 512, temperature: float = 0.1, top_p: float = 0.5, seed: int = 0
-    ) -> Options:
-        """The reference's arguments as ours."""
-        return Options(max_new_tokens=max_gen_len, temperature=temperature, top_p=top_p, seed=seed)
-
-    def weave(self, conversation: Conversation, options: Options) -> Woven:
-        sample = conversation if isinstance(conversation, Sample) else Sample(tuple(conversation))
-        with self.process_group.agreed():
-            room = self.room(sample, options.max_new_tokens)
-            return self.processor.weave(sample, True, 0, keep=room)
-
-    def room(self, sample: Sample, answer: int) -> int:
-        """Text tokens that a prompt may have beside its items and an answer of so many tokens.
-
-        Raises:
-            ContextError: none; the reference recurses without end here or cuts everything off.
-        """
-        context = self.processor.weave.context
-        assert context is not None
-        one = Sample((Turn("user", (*sample.media(), "?")),), sample.id)
-        taken = int((self.processor.weave(one, True, 0).owner != 0).sum()) if sample.media() else 0
-        left = context - taken - answer
-        if left < 1:
-            raise ContextError(
-                f"{taken} places of the picture and {answer} of the answer leave {left} of {context} "
-                "for the question",
-                hint="ask for a shorter answer, or open the model with a greater max_seq_len",
-            )
-        return left
-
-    def endings(self, batch: Batch, options: Options) -> Endings:
-        tokenizer = self.processor.tokenizer
-        signals = (
-            self.processor.recipe.template.stop_strings
-            if options.stop_strings is None
-            else options.stop_strings
-        )
-        return TokenEndings(tokenizer, stop_sequences(tokenizer, signals), batch, signals)
-
-
-class TokenEndings(Endings):
-    """Ends a row where its last tokens equal one of some sequences; text is not looked at."""
-
-    def __init__(
+    def compute_logits(
         self,
-        tokenizer: Tokenizer,
-        sequences: Sequence[Sequence[int]],
-        batch: Batch,
-        stops: Sequence[str] = (),
-    ) -> None:
-        rows, prompt = batch.input_ids.shape
-        ends = [ids[0] for ids in sequences if len(ids) == 1]
-        super().__init__(tokenizer, stops, ends, prompt, rows)
-        self.sequences = [list(ids) for ids in sequences]
-        self.tail = max(map(len, self.sequences), default=1)
+        examples: Sequence[Text],
+        images: Sequence[Any] | None = None,
+        bos: bool = True,
+        eos: bool = False,
+    ) -> list[Tensor]:
+        """For each text a row of logits a token."""
+        rows = self._logits(examples, _shown(images, examples), bos, eos)
+        return [logits for _, logits in rows]
 
-    def _ended(self, tail: list[int]) -> bool:
-        return any(tail[-len(ids) :] == ids for ids in self.sequences)
+    def evaluate_examples(
+        self,
+        examples: Sequence[Text],
+        contexts: Sequence[Text] | None = None,
+        images: Sequence[Any] | None = None,
+        bos: bool = True,
+        eos: bool = False,
+    ) -> dict[str, list[Any]]:
+        """How likely texts are, of each what stands behind its context.
 
-    def without(self, ids: list[int]) -> list[int]:
-        """The tokens before the ending."""
-        for sequence in self.sequences:
-            if ids[-len(sequence) :] == sequence:
-                return ids[: -len(sequence)]
-        return ids
-
-
-def stop_sequences(tokenizer: Tokenizer, signals: Sequence[str]) -> list[list[int]]:
-    """What ends an answer: the end token, and each signal as it is tokenized at the beginning of a text
-    (SentencePiece puts a space in front there) and inside one."""
-    found = [] if tokenizer.eos is None else [[tokenizer.eos]]
-    for signal in signals:
-        before = tokenizer.encode("@")[0]
-        inside = tokenizer.encode("@" + signal)[0][len(before) :]
-        found += [tokenizer.encode(signal)[0], inside]
-    return found
+        Returns:
+            Lists with an entry for each example: `log_likelihood` (summed over the tokens), `ppl` (the mean
+            of its negative; the reference's name for it), `max_equal` (whether greedy writing would give
+            just it), `non_context_logits`.
+        """
+        return self.scored(examples, contexts, _shown(images, examples), bos, eos)
 
 
-def asked(qas: Qas, image: Any = None, name: str = "question") -> Sample:
-    """Questions and answers as a conversation, the picture in the first question.
+def _one(config: str | Path | Sequence[str | Path] | None) -> str | Path | None:
+    """The one configuration file that is named.
 
     Raises:
-        SampleError: no question, an answer that is missing before the last, or a last one that is there.
+        CheckpointError: several, which the reference lays over one another.
     """
-    if not qas:
-        raise SampleError("there is no question", where=name, hint="give [[question, None]]")
-    turns: list[Turn] = []
-    for number, pair in enumerate(qas, start=1):
-        question, answer = pair
-        last = number == len(qas)
-        if question is None or (answer is None) is not last:
-            raise SampleError(
-                f"pair {number} of {len(qas)} has {'an' if answer is not None else 'no'} answer",
-                where=name,
-                hint="every pair has a question and an answer, the last one None for its answer",
-            )
-        media: tuple[Part, ...] = () if image is None or turns else (as_media(image),)
-        turns.append(Turn("user", (*media, question)))
-        if answer is not None:
-            turns.append(Turn("assistant", (answer,)))
-    return Sample(tuple(turns), name)
+    if config is None or isinstance(config, str | Path):
+        return config
+    if len(config) > 1:
+        raise CheckpointError(
+            f"llama_config names {len(config)} files", hint="write them into one and name that"
+        )
+    return config[0] if config else None
 
 
-def shown(stream: Iterator[dict[str, Any]], signal: str = "\n###") -> Iterator[dict[str, Any]]:
-    """What a page shows of a stream: up to the end signal, the last characters held back until then."""
-    for part in stream:
-        text, ended = part["text"], part["end_of_content"]
-        place = text.find(signal)
-        if place >= 0:
-            text, ended = text[:place].rstrip() + "\n", True
-        if not ended:
-            if len(text) < HELD:
-                continue
-            text = text[:-HELD]
-        yield {"text": text, "end_of_content": ended}
-        if ended:
-            break
+def _shown(images: Sequence[Any] | None, texts: Sequence[Any]) -> list[Sequence[Media]]:
+    """What each prompt shows.
+
+    Raises:
+        SampleError: not one picture for each prompt.
+    """
+    given = [None] * len(several(texts)) if images is None else images
+    if len(given) != len(several(texts)):
+        raise SampleError(
+            f"{len(given)} pictures for {len(texts)} prompts", hint="give one for each, or None"
+        )
+    return [picture(image) for image in given]

@@ -7,23 +7,22 @@ prompts than it has places for without a word.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
 
 from omnimix.errors import SampleError
-from omnimix.families.sphinx.face import Qas, SphinxModel, asked
-from omnimix.families.sphinx.marked_records import region_of
-from omnimix.types import Box, Mask, Media, Point, Polygon, Region, Sample, Stroke, Turn
-
-Mark: TypeAlias = Region | Sequence[float]
-"""A region, or `[x, y]` or `[x, y, w, h]` in pixels of the picture."""
+from omnimix.families.sphinx.conversation import Mark, Qas, marked, several
+from omnimix.families.sphinx.face import Face, Text
+from omnimix.generate.decoding import Options
+from omnimix.types import Media
 
 
-class SphinxVModel(SphinxModel):
+class SPHINX_V_Model(Face):
     """A SPHINX-V behind the face of the reference's `SPHINX_V_Model`."""
 
-    def generate_response(  # type: ignore[override]
+    def generate_response(
         self,
         qas: Qas,
         vps: Sequence[Mark] | None = None,
@@ -45,44 +44,88 @@ class SphinxVModel(SphinxModel):
             SampleError: no marks in the list, more than ten, or marks without a picture.
             RegionError: a mark outside its picture, or a box without extent.
         """
-        conversation = marked(qas, vps, image)
-        return self.generate_responses([conversation], max_gen_len, temperature, top_p, seed)[0]
+        media = marked(vps, image)
+        return self._answer(self.prompt(qas), media, max_gen_len, temperature, top_p, seed)
 
-    generate_reponse = generate_response  # type: ignore[assignment]
+    generate_reponse = generate_response
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        sparse_vps: Sequence[Sequence[Mark] | None] | None = None,
+        images: Sequence[Any] | None = None,
+        max_gen_len: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 0.95,
+        additional_stop_symbols: Iterable[str] = (),
+    ) -> list[str]:
+        """Answers to prompts that are written out already (see `prompt`), several at once.
+
+        Args:
+            sparse_vps: for each prompt its marks, in pixels as `generate_response` takes them.
+            images: for each prompt the picture they lie on.
+            additional_stop_symbols: texts that end an answer and are cut from it.
+        """
+        options = Options(max_gen_len, temperature, top_p)
+        media = _shown(sparse_vps, images, prompts)
+        return self._answers(prompts, media, options, additional_stop_symbols)
+
+    def stream_generate(
+        self,
+        prompt: str,
+        sparse_vp: Sequence[Mark] | None = None,
+        image: Any = None,
+        max_gen_len: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 0.95,
+        additional_stop_symbols: Iterable[str] = (),
+    ) -> Iterator[dict[str, Any]]:
+        """The whole text so far after each token, as `{"text": ..., "end_of_content": ...}`."""
+        options = Options(max_gen_len, temperature, top_p)
+        return self.streamed(prompt, marked(sparse_vp, image), options, additional_stop_symbols)
+
+    def compute_logits(
+        self,
+        examples: Sequence[Text],
+        sparse_vps: Sequence[Sequence[Mark] | None] | None = None,
+        images: Sequence[Any] | None = None,
+        bos: bool = True,
+        eos: bool = False,
+    ) -> list[Tensor]:
+        """For each text a row of logits a token."""
+        media = _shown(sparse_vps, images, examples)
+        return [logits for _, logits in self._logits(examples, media, bos, eos)]
+
+    def evaluate_examples(
+        self,
+        examples: Sequence[Text],
+        contexts: Sequence[Text] | None = None,
+        sparse_vps: Sequence[Sequence[Mark] | None] | None = None,
+        images: Sequence[Any] | None = None,
+        bos: bool = True,
+        eos: bool = False,
+    ) -> dict[str, list[Any]]:
+        """How likely texts are, of each what stands behind its context; see `SPHINXModel`."""
+        media = _shown(sparse_vps, images, examples)
+        return self.scored(examples, contexts, media, bos, eos)
 
 
-def marked(
-    qas: Qas, vps: Sequence[Mark] | None = None, image: Any = None, name: str = "question"
-) -> Sample:
-    """Questions and answers as a conversation, picture and marks in the first question.
+def _shown(
+    sparse_vps: Sequence[Sequence[Mark] | None] | None,
+    images: Sequence[Any] | None,
+    texts: Sequence[Any],
+) -> list[Sequence[Media]]:
+    """What each prompt shows.
 
     Raises:
-        SampleError: an empty list of marks, marks without a picture, or one that is none.
+        SampleError: not one list of marks and one picture for each prompt.
     """
-    if vps is None:
-        if image is not None:
-            warnings.warn(
-                "SPHINX-V looks at a picture only together with marks; without any it reads text alone",
-                stacklevel=3,
-            )
-        return asked(qas, None, name)
-    if len(vps) == 0:
+    nothing: list[Any] = [None] * len(several(texts))
+    vps = nothing if sparse_vps is None else sparse_vps
+    pictures = nothing if images is None else images
+    if not len(vps) == len(pictures) == len(texts):
         raise SampleError(
-            "the list of marks is empty",
-            where=name,
-            hint="give points [x, y] or boxes [x, y, w, h], or None for text alone",
+            f"{len(vps)} lists of marks and {len(pictures)} pictures for {len(texts)} prompts",
+            hint="give one of each for each prompt, or None",
         )
-    if image is None:
-        raise SampleError(
-            f"{len(vps)} marks lie on no picture", where=name, hint="give the picture with them"
-        )
-    sample = asked(qas, image, name)
-    regions = [
-        Media.region(mark)
-        if isinstance(mark, Point | Box | Polygon | Stroke | Mask)
-        else Media.region(region_of(mark, f"{name}: mark {number}"))
-        for number, mark in enumerate(vps, start=1)
-    ]
-    picture, *rest = sample.turns[0].content
-    first = Turn("user", (picture, *regions, *rest))
-    return Sample((first, *sample.turns[1:]), name, sample.meta)
+    return [marked(marks, image) for marks, image in zip(vps, pictures, strict=True)]

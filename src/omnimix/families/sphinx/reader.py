@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
 from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, read_json
 from omnimix.checkpoints.tables import Table
 from omnimix.compose.recipe import Recipe
@@ -64,6 +66,7 @@ class Sphinx(Family[Shards, Facts]):
         "a folder of shards (consolidated.NN-of-MM.model.pth, tokenizer.model, config.json, meta.json)",
     )
     options: ClassVar[tuple[str, ...]] = ("shards",)
+    dtype: ClassVar[torch.dtype | None] = torch.bfloat16
 
     def recognise(self, path: Path) -> Shards | None:
         root = path

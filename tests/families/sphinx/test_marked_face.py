@@ -13,7 +13,9 @@ from PIL import Image
 from omnimix.checkpoints import base, reading
 from omnimix.encoders.regions import prompts
 from omnimix.errors import OmnimixError
-from omnimix.families.sphinx.marked_face import SphinxVModel, marked
+from omnimix.families.sphinx import SPHINX_V_Model
+from omnimix.families.sphinx.conversation import asked, marked
+from omnimix.generate.assistant import Assistant
 from omnimix.types import Box, Mask, Media, Point, Region, Sample, Turn
 from tests.cases import golden
 
@@ -23,10 +25,10 @@ BOX = [30, 20, 120, 60]
 
 
 @pytest.fixture(scope="module")
-def model() -> SphinxVModel:
+def model() -> SPHINX_V_Model:
     folder, _, _ = golden(CASE)
     found, processor, _ = reading.load(base.open_release(folder / "checkpoint"))
-    return SphinxVModel(found, processor)
+    return SPHINX_V_Model(Assistant(found, processor))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def picture() -> str:
     return str(folder / "inputs/temple.png")
 
 
-def test_two_turns_with_the_same_list(model: SphinxVModel, picture: str) -> None:
+def test_two_turns_with_the_same_list(model: SPHINX_V_Model, picture: str) -> None:
     _, facts, _ = golden(CASE)
     vps = [list(mark) for mark in facts["results"]["generate"][0]["vps"]]
     kept = [list(mark) for mark in vps]
@@ -49,9 +51,9 @@ def test_two_turns_with_the_same_list(model: SphinxVModel, picture: str) -> None
     assert model.generate_reponse(ASK, vps, picture, 40, 0.0) == first
 
 
-def test_regions_and_numbers_are_the_same(model: SphinxVModel, picture: str) -> None:
+def test_regions_and_numbers_are_the_same(model: SPHINX_V_Model, picture: str) -> None:
     def rows(marks: Any) -> torch.Tensor:
-        woven = model.processor.weave(marked(ASK, marks, picture), True)
+        woven = model.assistant.processor.weave(asked(ASK, marked(marks, picture)), True)
         return prompts(woven.items["region"][0].inputs[0])[0]
 
     mask = np.zeros((213, 320), dtype=bool)
@@ -64,21 +66,21 @@ def test_regions_and_numbers_are_the_same(model: SphinxVModel, picture: str) -> 
     )
 
 
-def test_places_of_the_sequence(model: SphinxVModel, picture: str) -> None:
-    woven = model.processor.weave(marked(ASK, [BOX], picture), True)
+def test_places_of_the_sequence(model: SPHINX_V_Model, picture: str) -> None:
+    woven = model.assistant.processor.weave(asked(ASK, marked([BOX], picture)), True)
     assert (woven.owner[:1] == 0).all()
     assert (woven.owner[1:1456] == 1).all()
     assert (woven.owner[1456:1468] == 2).all()
     assert (woven.owner[1468:] == 0).all()
 
 
-def test_no_marks_is_text_alone_and_says_so(model: SphinxVModel, picture: str) -> None:
+def test_no_marks_is_text_alone_and_says_so(model: SPHINX_V_Model, picture: str) -> None:
     with pytest.warns(UserWarning, match="looks at a picture only together with marks"):
-        sample = marked(ASK, None, picture)
-    assert not sample.media()
+        media = marked(None, picture)
+    assert not media
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not marked(ASK).media()
+        assert not marked(None)
 
 
 @pytest.mark.parametrize(
@@ -99,31 +101,33 @@ def test_no_marks_is_text_alone_and_says_so(model: SphinxVModel, picture: str) -
         ([Mask(np.ones((5, 5), dtype=bool))], "the mask is 5 x 5 pixels, its picture 320 x 213"),
     ],
 )
-def test_marks_that_cannot_be(vps: list[Any], says: str, model: SphinxVModel, picture: str) -> None:
+def test_marks_that_cannot_be(
+    vps: list[Any], says: str, model: SPHINX_V_Model, picture: str
+) -> None:
     with pytest.raises(OmnimixError, match=says):
         model.generate_response(ASK, vps, picture)
 
 
-def test_marks_without_their_picture(model: SphinxVModel, picture: str) -> None:
+def test_marks_without_their_picture(model: SPHINX_V_Model, picture: str) -> None:
     with pytest.raises(OmnimixError, match=r"1 marks lie on no picture. Give the picture"):
         model.generate_response(ASK, [BOX])
     image, region = Media.image(picture), Media.region(Box(30, 20, 150, 80), on=1)
     with pytest.raises(OmnimixError, match="a region lies on picture 2, but 1 came before it"):
-        model.reply(Sample((Turn("user", (image, region, "What?")),), "question"))
+        model.assistant.reply(Sample((Turn("user", (image, region, "What?")),), "question"))
     alone = Sample((Turn("user", (Media.region(Box(30, 20, 150, 80)), "What?")),), "question")
     with pytest.raises(OmnimixError, match="a region lies on a picture, but no picture came"):
-        model.reply(alone)
+        model.assistant.reply(alone)
 
 
 @pytest.mark.parametrize("size", [(401, 57), (57, 401), (101, 100)])
 def test_a_region_on_an_odd_picture_reaches_the_encoder_as_in_the_reference(
-    size: tuple[int, int], model: SphinxVModel
+    size: tuple[int, int], model: SPHINX_V_Model
 ) -> None:
     width, height = size
     side, left, top = max(size), int(max(0, height - width) / 2), int(max(0, width - height) / 2)
     regions: list[Region] = [Box(3, 5, 50, 51), Point(17, 33), Box(0, 0, width, height)]
-    sample = marked(ASK, regions, Image.new("RGB", size))
-    woven = model.processor.weave(sample, True)
+    media = marked(regions, Image.new("RGB", size))
+    woven = model.assistant.processor.weave(asked(ASK, media), True)
     found = prompts(woven.items["region"][0].inputs[0])[0, :3]
 
     def at(x: float, y: float) -> list[float]:
@@ -135,3 +139,25 @@ def test_a_region_on_an_odd_picture_reaches_the_encoder_as_in_the_reference(
         [*at(0, 0), *at(width, height)],
     ]
     assert torch.equal(found, torch.tensor(wanted, dtype=torch.float32))
+
+
+def test_several_prompts_with_marks_of_both_kinds(model: SPHINX_V_Model, picture: str) -> None:
+    """In one batch: boxes on one picture, points on another, as each would be answered alone."""
+    folder, facts, _ = golden(CASE)
+    asks = [facts["results"]["generate"][i] for i in (0, 3)]
+    images = [str(folder / "inputs" / one["image"]) for one in asks]
+    prompts_ = [model.prompt(one["qas"]) for one in asks]
+    found = model.generate(
+        prompts_, [one["vps"] for one in asks], images, 40, additional_stop_symbols=["\n###"]
+    )
+    assert found == [one["text"] for one in asks]
+    pieces = list(
+        model.stream_generate(prompts_[0], asks[0]["vps"], picture, 40, 0.0, 1.0, ["\n###"])
+    )
+    assert pieces[-1] == {"text": asks[0]["text"], "end_of_content": True}
+    scores = model.evaluate_examples(
+        [f"{prompts_[0]} {asks[0]['text']}"], prompts_[:1], [asks[0]["vps"]], [picture]
+    )
+    assert scores["max_equal"] == [True]
+    with pytest.raises(OmnimixError, match="1 lists of marks and 2 pictures for 2 prompts"):
+        model.generate(prompts_, [asks[0]["vps"]], images)

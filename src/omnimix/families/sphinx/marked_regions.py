@@ -12,6 +12,9 @@ from statistics import fmean
 
 import numpy as np
 
+from omnimix.evaluate.measure import Measure, Reference, Score
+from omnimix.generate.answers import Answer
+
 _SPLIT = ": "
 _READ = re.compile(r"Region \d+: (?:.*?\((.*?)\)|(.*?))\n")
 BLANK = "BLANK"
@@ -89,3 +92,29 @@ def reading(rows: Sequence[tuple[str, str]]) -> float:
             for ours, theirs in zip(texts(answer), true, strict=False)
         )
     return right / total if total else 0.0
+
+
+class RegionLabels(Measure):
+    """How well marked regions are named: the words that a label and the true one share (`classification`)."""
+
+    max_new_tokens = 256
+
+    def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
+        return Score(classification(_rows(predictions, references)))
+
+
+class RegionTexts(Measure):
+    """The share of marked regions whose text is read right (`reading`)."""
+
+    max_new_tokens = 256
+
+    def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
+        return Score(reading(_rows(predictions, references)))
+
+
+def _rows(predictions: Sequence[Answer], references: Sequence[Reference]) -> list[tuple[str, str]]:
+    """Answers with their truths; the published scripts leave out a last line without its end."""
+    return [
+        (f"{answer.text}\n", reference.texts[0] if reference.texts else "")
+        for answer, reference in zip(predictions, references, strict=True)
+    ]
