@@ -16,7 +16,7 @@ from torch import Tensor
 from omnimix.compose.modality import ModalitySpec
 from omnimix.compose.pointing import point, which
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.sequence import IGNORE, Item, Sequence, cut_text, keep_end
+from omnimix.compose.sequence import IGNORE, Item, Sequence, cut_items, cut_text, keep_end
 from omnimix.errors import ContextError, OmnimixError, SampleError
 from omnimix.language.tokenizer import Tokenizer
 from omnimix.media.files import Place, looking_in
@@ -62,6 +62,7 @@ class Weaver:
         target: bool = True,
         keep: int | None = None,
         pointing: str | None = None,
+        cuts_items: bool = False,
     ) -> Sequence:
         """Weave one sample.
 
@@ -75,6 +76,8 @@ class Weaver:
             keep: most text tokens; those in front are dropped, as SPHINX does with a prompt that is too
                 long. Items stay behind the first token that is left.
             pointing: how regions reach the model: `tokens`, `text` or `marks`; None as the recipe has it.
+            cuts_items: count each item as one token where text is cut, and cut items too; else items do not
+                count, and one that would be cut is refused.
 
         Raises:
             SampleError: no target, an item without a place, more items than places.
@@ -83,7 +86,7 @@ class Weaver:
         """
         with _named(sample):
             weaving = _Weaving(self, sample, {}, pointing)
-            return weaving.run(open_answer, room, cut, target, keep)
+            return weaving.run(open_answer, room, cut, target, keep, cuts_items)
 
     def rounds(self, samples: Many[Sample]) -> list[Sequence]:
         """Weave several samples that may hold the same media, each of which is prepared once."""
@@ -193,6 +196,7 @@ class _Weaving:
         cut: int | None = None,
         target: bool = True,
         keep: int | None = None,
+        cuts_items: bool = False,
     ) -> Sequence:
         pieces = self.recipe.template.pieces(self.sample, open_answer, self._apart)
         holes = [piece for piece in pieces if isinstance(piece, Hole)]
@@ -211,13 +215,15 @@ class _Weaving:
                 else:
                     self._piece(piece, inline)
         self._flush()
-        if cut is not None:
+        if cut is not None and not cuts_items:
             short = cut_text(self._sequence(), cut)
             self.ids, self.labels, self.owner = (
                 part.tolist() for part in (short.ids, short.labels, short.owner)
             )
         self._insert(front)
         sequence = self._sequence()
+        if cut is not None and cuts_items:
+            sequence = cut_items(sequence, cut, tuple(self.recipe.modalities))
         if keep is not None:
             sequence = keep_end(sequence, keep)
         self._check(sequence, open_answer or not target, room)

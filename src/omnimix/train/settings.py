@@ -88,6 +88,8 @@ class Stage(Spec):
         cut: most text tokens of a sample; what is over is dropped. Without it nothing is ever cut.
         batch: samples of one optimizer step.
         accumulate: parts in which a batch passes through the model.
+        drop_last: leave out the parts at the end of an epoch that do not make a whole step, for the orders that
+            have rounds; else they make a step of their own, divided by as many parts as the others.
         pack: samples one after another in one row instead of padded.
         precision: `bf16` under autocast where the device is quick at it, else `fp32`.
         save_every: steps between checkpoints.
@@ -109,6 +111,7 @@ class Stage(Spec):
     cut: int | None = Field(default=None, gt=0)
     batch: int = Field(default=32, gt=0)
     accumulate: int = Field(default=1, gt=0)
+    drop_last: bool = True
     pack: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
     save_every: int = Field(default=500, gt=0)
@@ -134,7 +137,14 @@ class Stage(Spec):
             TrainError: the dataset has no end, or does not suit the order.
         """
         return Rounds(
-            source, self.order, self.batch, self.accumulate, self.epochs, self.steps, seed
+            source,
+            self.order,
+            self.batch,
+            self.accumulate,
+            self.epochs,
+            self.steps,
+            seed,
+            drop_last=self.drop_last,
         )
 
 
