@@ -16,7 +16,7 @@ from pydantic import BeforeValidator
 
 from omnimix.config import Spec, read_yaml, validate
 from omnimix.errors import RecipeError, SampleError
-from omnimix.registry import did_you_mean
+from omnimix.registry import FAMILIES, did_you_mean
 from omnimix.types import Media, Sample, Turn
 
 FOLDER = Path(__file__).parent / "templates"
@@ -91,9 +91,8 @@ class Template(Spec):
             what stands before the answer counted to the question; `stripped` the same without white
             space at the end of a question (Prismatic: Phi's `turns`, Llama's `stripped`).
         contents: whether the name of a special token inside a turn's content is mere `text`, or `special`
-            as the style's own words are. The references of released families do not tell the two apart, and
-            goldens hold them to it: Prismatic's prompts with "</s> text" (text_and_data), xGen-MM's answer
-            with "<|end|>" inside (anyres_single), multi_token's "literal </s>" (golden/specs/multi_token.md).
+            as the style's own words are. Most published training code does not tell the two apart, and weights
+            that it made have learned so.
         strip: whether white space around the contents is removed.
         strip_prompt: whether white space at the end of a prompt is removed.
         blank: what stands for an empty answer.
@@ -331,15 +330,21 @@ def named(name: str) -> Template:
     Raises:
         RecipeError: unknown name, with the nearest known one.
     """
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
+    path = _files().get(name)
+    if path is None:
         raise RecipeError(f"unknown template {name!r}", hint=did_you_mean(name, names()))
     return validate(Template, {"name": name, **read_yaml(path)}, str(path.name))
 
 
 def names() -> list[str]:
     """Names of the templates that ship."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    """Templates by name: those of everybody, and those that only one family's models know."""
+    found = [*FOLDER.glob("*.yaml"), *FAMILIES.glob("*/templates/*.yaml")]
+    return {path.stem: path for path in found}
 
 
 def resolve(value: Any) -> Any:

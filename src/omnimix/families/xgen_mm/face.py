@@ -18,7 +18,7 @@ from omnimix.config import Spec
 from omnimix.errors import CheckpointError
 from omnimix.families.xgen_mm import folder as xgen_mm, recipe as xgen_recipe
 from omnimix.families.xgen_mm.recipe import LM_ID, VISION_ID, Facts
-from omnimix.media.tiling import XGEN_GRIDS
+from omnimix.media.tiling import GRIDS
 
 
 class XGenWords(Spec):
@@ -46,7 +46,7 @@ class XGenWords(Spec):
     num_vision_tokens: int = 128
     image_aspect_ratio: str = "anyres"
     anyres_patch_sampling: bool = True
-    anyres_grids: tuple[tuple[int, int], ...] = XGEN_GRIDS
+    anyres_grids: tuple[tuple[int, int], ...] = GRIDS
     ckpt_pth: str | None = None
     resampler_heads: int | None = None
 

@@ -23,7 +23,7 @@ from omnimix.checkpoints.tables import Ignore, Rename, Rule, Table
 from omnimix.errors import CheckpointError
 from omnimix.families.xgen_mm import recipe as xgen_recipe
 from omnimix.families.xgen_mm.recipe import LM_ID, MARKS, VISION_ID, Facts
-from omnimix.media.tiling import XGEN_GRIDS
+from omnimix.media.tiling import GRIDS
 from omnimix.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def _known(words: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _grids(given: Any, pixels: Any, side: int, where: str) -> tuple[tuple[int, int], ...]:
     if given:
         return tuple((int(width), int(height)) for width, height in given)
-    return xgen_recipe.grids(pixels, side, where) if pixels else XGEN_GRIDS
+    return xgen_recipe.grids(pixels, side, where) if pixels else GRIDS
 
 
 def _latents(sizes: Mapping[str, tuple[int, ...]], wanted: Any, where: str) -> int:

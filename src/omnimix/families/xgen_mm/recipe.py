@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnimix import config
 from omnimix.checkpoints.base import looks_like, read_json
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError
 from omnimix.language.slow_llama import AddedToken, SlowLlama
-from omnimix.media.tiling import XGEN_GRIDS
+from omnimix.media.tiling import GRIDS
+from omnimix.prompts import template
 
 LM_ID = "microsoft/Phi-3-mini-4k-instruct"
 VISION_ID = "google/siglip-so400m-patch14-384"
@@ -88,7 +88,7 @@ class Facts:
     resampler: Mapping[str, int] = field(default_factory=lambda: RESAMPLER)
     aspect: str = "anyres"
     sampling: bool = True
-    grids: Sequence[tuple[int, int]] = XGEN_GRIDS
+    grids: Sequence[tuple[int, int]] = GRIDS
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     add_bos: bool = False
@@ -136,13 +136,7 @@ def _template(facts: Facts) -> Any:
     name = "phi3" if facts.chat else "xgen_base"
     if not facts.add_bos:
         return name
-    return {"name": name, **config.read_yaml(_templates() / f"{name}.yaml"), "bos": True}
-
-
-def _templates() -> Path:
-    from omnimix.prompts import template
-
-    return template.FOLDER
+    return {**template.named(name).dump(), "bos": True}
 
 
 def _image(facts: Facts) -> dict[str, Any]:

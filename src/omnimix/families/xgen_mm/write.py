@@ -20,7 +20,7 @@ from omnimix.errors import CheckpointError
 from omnimix.families.xgen_mm import folder as xgen_mm, recipe as xgen_recipe
 from omnimix.families.xgen_mm.recipe import MARKS, Facts
 from omnimix.language.slow_llama import SlowLlama
-from omnimix.media.tiling import XGEN_GRIDS
+from omnimix.media.tiling import GRIDS
 
 SHARD_BYTES = 5_000_000_000
 """Most bytes of one file of weights, as the hub's releases have it."""
@@ -82,7 +82,7 @@ def _facts(recipe: Recipe, image: Mapping[str, Any], width: int, tokenizer: Slow
         },
         aspect=aspect,
         sampling=arrange.get("kind") != "flat",
-        grids=tuple(tuple(grid) for grid in first.get("grids", XGEN_GRIDS)),
+        grids=tuple(tuple(grid) for grid in first.get("grids", GRIDS)),
         mean=tuple(pixels["mean"]),
         std=tuple(pixels["std"]),
         add_bos=recipe.template.bos,
