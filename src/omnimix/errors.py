@@ -90,6 +90,10 @@ class CheckpointError(OmnimixError):
     """A folder or file that is no model, or one whose weights do not fit."""
 
 
+class UnsafeFileError(CheckpointError):
+    """A file of weights that holds Python objects: opening it would run code."""
+
+
 class ParallelError(OmnimixError):
     """Processes that cannot hold a model together, or one of which failed."""
 

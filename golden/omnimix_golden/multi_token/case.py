@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints import base, reading
-from omnimix.checkpoints.base import Layout, Parts, Release
+from omnimix.checkpoints import reading
+from omnimix.checkpoints.base import Parts, Release
 from omnimix.checkpoints.tables import write as written
 from omnimix.compose.modality import Branch, Modality
 from omnimix.compose.model import MultimodalLM
@@ -20,11 +20,12 @@ from omnimix.compose.sequence import Item, Sequence
 from omnimix.data.placeholders import conversation, published
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token import names as tables
-from omnimix.families.multi_token.folder import MultiToken
+from omnimix.families.multi_token.folder import MultiToken, Output
 from omnimix.families.multi_token.records import placed_items
 from omnimix.families.multi_token.senses import SENSES
 from omnimix.types import Sample
 from omnimix_golden.case import Case
+from omnimix_golden.parts import parts_of
 from omnimix_golden.run import CaseReading
 
 PREFIX = "base_model.model.model."
@@ -44,19 +45,21 @@ class MultiTokenCase(CaseReading):
         self._loaded: dict[str, tuple[MultimodalLM, Processor]] = {}
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> Output:
         """The case's checkpoint."""
-        found = base.recognise(self.case.folder / "checkpoint")
-        if found is None or found[0].name != "multi_token":
+        layout = MultiToken().recognise(self.case.folder / "checkpoint")
+        if layout is None:
             raise CheckpointError("the case holds no checkpoint", where=str(self.case.folder))
-        return found[1]
+        return layout
 
     def release(self, adapters: str = "merge") -> Release:
         """The checkpoint with its adapter merged, kept or left out."""
         family = MultiToken()
-        beside = family.parts(self.layout)
-        words = {**beside.words, "adapters": adapters}
-        return family.open(self.layout, Parts(beside.places, words))
+        parts = parts_of(self.case.folder, self.case.facts)
+        words = {**parts.words, "adapters": adapters}
+        return family.open(
+            self.layout, Parts({**family.parts(self.layout).places, **parts.places}, words)
+        )
 
     def loaded(self, adapters: str = "merge") -> tuple[MultimodalLM, Processor]:
         """Model and processor; the same ones every time."""
@@ -86,7 +89,7 @@ class MultiTokenCase(CaseReading):
     @cached_property
     def names(self) -> dict[str, str]:
         """The reference's name of each modality to ours, in the order of the checkpoint."""
-        config = self.layout.facts["config"]
+        config = self.layout.config
         return {name: SENSES[name].name for name in config["modalities"]}
 
     def foreign(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,12 +6,13 @@ from functools import cached_property
 from typing import Any
 
 from omnimix.checkpoints import base, reading
-from omnimix.checkpoints.base import Layout, Parts
+from omnimix.checkpoints.base import Parts
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
-from omnimix.families.prismatic.folder import Prismatic, case_parts
+from omnimix.families.prismatic.folder import Prismatic, Run
 from omnimix_golden.case import Case
+from omnimix_golden.parts import parts_of
 from omnimix_golden.run import CaseReading
 
 STAGES = ("align", "finetune", "full-finetune")
@@ -23,21 +24,21 @@ class PrismaticCase(CaseReading):
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
-        self.parts: Parts = case_parts(case.facts, case.folder)
+        self.parts: Parts = parts_of(case.folder, case.facts)
 
     @cached_property
-    def runs(self) -> dict[str, Layout]:
+    def runs(self) -> dict[str, Run]:
         """The run folders of the case by their stage."""
-        found: dict[str, Layout] = {}
+        found: dict[str, Run] = {}
         for folder in sorted(path for path in self.case.folder.iterdir() if path.is_dir()):
-            layout = None if (folder / "case.json").is_file() else Prismatic().recognise(folder)
+            layout = Prismatic().recognise(folder)
             if layout is not None:
                 stage = (base.read_json(folder / "config.json") or {}).get("stage", "finetune")
                 found[str(stage)] = layout
         return found
 
     @cached_property
-    def last(self) -> Layout:
+    def last(self) -> Run:
         """The run that answers."""
         found = [self.runs[stage] for stage in STAGES if stage in self.runs]
         if not found:
@@ -55,7 +56,7 @@ class PrismaticCase(CaseReading):
     @property
     def length(self) -> int:
         """Most text tokens of a training sample."""
-        return int(self.last.facts["llm_max_length"])
+        return int(self.last.section["llm_max_length"])
 
     def expected(self, *names: str) -> Any:
         """A fact by its path in case.json; None where it is not stated."""

@@ -111,7 +111,7 @@ def _sample(reading: PrismaticCase, facts: dict[str, Any], name: str) -> Sample:
 
 def streams(reading: PrismaticCase) -> list[str]:
     """How the goldens name the encoders: `featurizer`, or the names inside a pair."""
-    names = list(VISION[reading.last.facts["vision_backbone_id"]][1])
+    names = list(VISION[reading.last.section["vision_backbone_id"]][1])
     return ["featurizer"] if names == ["vision"] else names
 
 

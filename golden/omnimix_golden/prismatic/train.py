@@ -160,7 +160,7 @@ class _Run:
     def _start(self, model: MultimodalLM) -> Iterator[Check]:
         """The projector before the first step: that of the align run, else drawn from the seed."""
         align = self.reading.runs.get("align")
-        arch = self.reading.last.facts["arch_specifier"]
+        arch = self.reading.last.section["arch_specifier"]
         stored: dict[str, Tensor] = {}
         if self.name != "align" and align is not None and not arch.startswith("no-align"):
             keys = files.tensors_of(align.files[0])

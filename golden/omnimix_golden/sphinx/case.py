@@ -18,6 +18,7 @@ from omnimix.families.sphinx.face import SphinxModel, asked
 from omnimix.families.sphinx.records import SphinxSource
 from omnimix.types import Sample, Turn
 from omnimix_golden.case import Case
+from omnimix_golden.parts import parts_of
 from omnimix_golden.run import CaseReading
 
 
@@ -39,9 +40,18 @@ class SphinxCase(CaseReading):
         return {**self.case.facts, **(self.case.facts.get("results") or {})}
 
     @cached_property
+    def layout(self) -> sphinx.Shards:
+        """What lies in the case's checkpoint."""
+        layout = sphinx.Sphinx().recognise(self.case.folder / "checkpoint")
+        if layout is None:
+            raise CheckpointError("the case holds no checkpoint", where=str(self.case.folder))
+        return layout
+
+    @cached_property
     def release(self) -> Release:
         """The case's checkpoint."""
-        return base.open_release(self.case.folder / "checkpoint")
+        parts = parts_of(self.case.folder, self.case.facts)
+        return base.open_release((sphinx.Sphinx(), self.layout), parts)
 
     def loaded(self) -> tuple[MultimodalLM, Processor]:
         """Model and processor; the same ones every time."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omnimix.checkpoints import tables
+from omnimix.checkpoints.base import Parts
 from omnimix.compose.batch import Batch
 from omnimix.compose.modality import Branch
 from omnimix.compose.model import MultimodalLM
@@ -19,13 +20,14 @@ from omnimix.media.image import ImageOpener
 from omnimix.media.tensor_steps import Quadrants
 from omnimix.media.tiles import Tiles
 from omnimix.types import Media, Sample, Turn
+from omnimix_golden.parts import parts_of
 from omnimix_golden.sphinx.case import SphinxCase
 
 
 def layouts(reading: SphinxCase) -> Iterator[Check]:
     """What was found in the folder, against what the case says of it."""
     facts, release = reading.case.facts, reading.release
-    folder = release.layout.facts["folder"]
+    folder = reading.layout.folder
     if "model_parallel_shards" in facts:
         yield same("folder", "shards", len(folder.files), facts["model_parallel_shards"])
     found = release.recipe.language.config
@@ -120,7 +122,7 @@ def _views(reading: SphinxCase, name: str, count: int) -> list[int]:
 def quick(reading: SphinxCase, tiles: Tensor) -> Tensor:
     """CLIP's features with the other activation, from a model opened so."""
     release = sphinx.Sphinx().open(
-        reading.release.layout,
+        reading.layout,
         _with_word(reading, "clip_activation", "quick_gelu"),
     )
     spec = release.recipe.modalities["image"].branches[1].encoders[0]
@@ -137,8 +139,8 @@ def quick(reading: SphinxCase, tiles: Tensor) -> Tensor:
 
 
 def _with_word(reading: SphinxCase, word: str, value: Any) -> Any:
-    beside = sphinx.Sphinx().parts(reading.release.layout)
-    return type(beside)(beside.places, {**beside.words, word: value})
+    parts = parts_of(reading.case.folder, reading.case.facts)
+    return Parts(parts.places, {**parts.words, word: value})
 
 
 # --- a conversation ---

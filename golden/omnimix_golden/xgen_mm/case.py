@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from omnimix.checkpoints import reading, tables
-from omnimix.checkpoints.base import Layout, Parts
+from omnimix.checkpoints.base import Parts
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.errors import CheckpointError
 from omnimix.families.xgen_mm import folder as xgen_mm
-from omnimix.families.xgen_mm.folder import XGenMM
+from omnimix.families.xgen_mm.folder import Found, XGenMM
 from omnimix.families.xgen_mm.recipe import MARKS
 from omnimix.language.slow_llama import SlowLlama
 from omnimix.types import Media, Part, Sample, Turn
 from omnimix_golden.case import Case
+from omnimix_golden.parts import parts_of
 from omnimix_golden.run import CaseReading
 
 MARK = "<image>"
@@ -37,9 +38,9 @@ class XGenCase(CaseReading):
         self._models: dict[str, tuple[MultimodalLM, Processor]] = {}
 
     @cached_property
-    def layouts(self) -> dict[str, Layout]:
+    def layouts(self) -> dict[str, Found]:
         """The checkpoints of the case by folder name, complete ones first."""
-        found: dict[str, Layout] = {}
+        found: dict[str, Found] = {}
         root = self.case.folder / "checkpoint"
         named = [root / name for name in self.case.facts.get("checkpoint_layouts") or ()]
         for path in [*sorted(root.glob("*")), *(path for path in named if path.exists())]:
@@ -48,25 +49,15 @@ class XGenCase(CaseReading):
                 found[str(path.relative_to(root))] = layout
         if not found:
             raise CheckpointError("the case holds no checkpoint", where=str(self.case.folder))
-        whole = {name: x for name, x in found.items() if "module." not in x.facts.get("prefix", "")}
+        whole = {name: x for name, x in found.items() if "module." not in (x.prefix or "")}
         return {**whole, **found}
 
     @cached_property
     def words(self) -> dict[str, Any]:
         """What the case says about its model, in the reader's words."""
-        config = self.case.facts.get("config") or {}
-        words = {
-            word: config[word]
-            for word in ("image_aspect_ratio", "anyres_patch_sampling", "num_vision_tokens")
-            if word in config
-        }
-        if config.get("resampler"):
-            words["heads"] = config["resampler"]["heads"]
-        if config.get("anyres_grids"):
-            words["anyres_grids"] = config["anyres_grids"]
-        return words
+        return dict(parts_of(self.case.folder, self.case.facts).words)
 
-    def release(self, layout: Layout | None = None, **words: Any) -> Any:
+    def release(self, layout: Found | None = None, **words: Any) -> Any:
         """A checkpoint of the case, with words laid over the case's own."""
         layout = layout or next(iter(self.layouts.values()))
         beside = XGenMM().parts(layout)

@@ -464,7 +464,7 @@ def layouts(reading: XGenCase) -> Iterator[Check]:
     model, _ = reading.loaded()
     state = model.state_dict()
     for name, layout in list(reading.layouts.items())[1:]:
-        if "module." in layout.facts.get("prefix", ""):
+        if "module." in (layout.prefix or ""):
             continue  # written in the middle of the training run, compared there
         tensors, _ = files.native_tensors(reading.release(layout))
         apart = max(float((tensors[key] - tensor).abs().max()) for key, tensor in state.items())

@@ -297,7 +297,7 @@ def _file(reading: XGenCase, model: MultimodalLM) -> Iterator[Check]:
     state = model.state_dict()
     learned = {n for n, p in model.named_parameters() if p.requires_grad}
     for name, layout in reading.layouts.items():
-        if "module." not in layout.facts.get("prefix", ""):
+        if "module." not in (layout.prefix or ""):
             continue
         tensors, _ = files.native_tensors(reading.release(layout))
         for key in sorted(learned):

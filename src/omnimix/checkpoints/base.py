@@ -2,27 +2,34 @@
 
 A family reader opens a released checkpoint in three steps, none of which holds weights in memory:
 
-1. `recognise(path)` looks inside (never at the folder's name) and says which layout it is, or None;
+1. `recognise(path)` looks inside (never at the folder's name) and says what lies there, or None: a
+   `Layout` of the family's own, a frozen dataclass that carries on whatever was read;
 2. `open(layout, parts)` turns it into a `Release`: a recipe, where its tokenizer lies, and weight files
    each with a rename table;
 3. `omnimix.checkpoints.reading.load(release)` builds the model and fills it, every key accounted for.
 
-A new family is one file with a `Family` and one row in `registry.CHECKPOINTS`.
+In between stand the family's own words, a frozen dataclass too (the second type of `Family`): what its
+configuration files say. `recipe(words)` is the only place where they become ours, `words_of(recipe)` is its
+inverse, and `names(recipe)` maps keys in both directions. So a model is written by the way it is read.
+
+A new family is a folder in `families` with a `Family` and a row of `registry.CHECKPOINTS`.
 """
 
 from __future__ import annotations
 
 import abc
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
+from omnimix.checkpoints import parts as places, tables
+from omnimix.checkpoints.files import Files, looks_like, read_json
+from omnimix.checkpoints.parts import Beside, Parts
 from omnimix.checkpoints.tables import Table
-from omnimix.compose.recipe import Recipe
-from omnimix.errors import CheckpointError
-from omnimix.registry import CHECKPOINTS
+from omnimix.compose.recipe import Recipe, difference
+from omnimix.errors import CheckpointError, RecipeError
+from omnimix.registry import CHECKPOINTS, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,38 +37,39 @@ if TYPE_CHECKING:
     from omnimix.compose.model import MultimodalLM
     from omnimix.compose.processor import Processor
 
+__all__ = [
+    "Beside",
+    "Family",
+    "Layout",
+    "Parts",
+    "Recognised",
+    "Release",
+    "Weights",
+    "families",
+    "looks_like",
+    "open_release",
+    "read_json",
+    "recognise",
+]
+
 
 @dataclass(frozen=True)
 class Layout:
-    """What lies at a path.
+    """What lies at a path. A family adds typed fields for what it has read (`kw_only=True`).
 
     Attributes:
         family: the row of `CHECKPOINTS` that recognised it.
         kind: which of the family's layouts it is, in a word or two for messages.
         root: the folder (or file) that was recognised.
         files: files that hold weights.
-        facts: what the reader already learnt (a parsed config.json for instance).
+        opened: files of weights that a step has looked into; the later ones take them from here.
     """
 
     family: str
     kind: str
     root: Path
     files: tuple[Path, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a checkpoint does not hold and somebody else brings.
-
-    Attributes:
-        places: for a part's name (`llm`, `dino`, ...) a hub id, a local folder in the hub's layout, or a
-            file of weights. Parts that are not named are looked up under the hub ids of the family.
-        words: facts that no file tells, `image_size` for a stand-in of another size for instance.
-    """
-
-    places: Mapping[str, str | Path] = field(default_factory=dict)
-    words: Mapping[str, Any] = field(default_factory=dict)
+    opened: Files = field(default_factory=Files, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -103,38 +111,87 @@ class Release:
     files: Mapping[str, Path] = field(default_factory=dict)
 
 
-class Family(abc.ABC):
-    """A checkpoint family.
+L = TypeVar("L", bound=Layout)
+W = TypeVar("W")
+
+
+class Family(abc.ABC, Generic[L, W]):
+    """A checkpoint family; `L` is its layout, `W` its words.
 
     Attributes:
         name: its row in `CHECKPOINTS`.
+        title: its name in print.
         layouts: what its readers know, for messages: `a run folder (config.json, ...)`.
+        part_names: parts that a checkpoint may lack and `Parts.places` may bring.
+        known_words: facts that no file of a checkpoint may tell and `Parts.words` may bring.
         options: words that `write` knows beside the model, `shards` for instance.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
+    part_names: ClassVar[tuple[str, ...]] = ()
+    known_words: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
-    def recognise(self, path: Path) -> Layout | None:
-        """Which layout lies at a path, judged by what is inside; None where it is another family's.
+    def recognise(self, path: Path) -> L | None:
+        """What lies at a path, judged by what is inside; None where it is another family's.
 
         Raises:
             CheckpointError: certainly this family's, but broken (a config that is no JSON, ...).
         """
 
     @abc.abstractmethod
-    def open(self, layout: Layout, parts: Parts) -> Release:
+    def open(self, layout: L, parts: Parts) -> Release:
         """The recipe and the weight files of a recognised layout. Reads headers, no weights.
 
         Raises:
             CheckpointError: a part that cannot be found, words that contradict each other.
         """
 
-    def parts(self, layout: Layout) -> Parts:
-        """Parts that lie beside the checkpoint and are taken where the user names none."""
-        return Parts()
+    def part_of(self, layout: L, beside: Beside) -> str | None:
+        """Which part lies in a folder `backbones` beside the checkpoint, told by what is inside."""
+        return None
+
+    def parts(self, layout: L) -> Parts:
+        """What lies beside the checkpoint or above it: what parts.json says, and `backbones`.
+
+        Raises:
+            CheckpointError: a parts.json of other words than the family knows.
+        """
+        lying = places.beside(layout.root, lambda one: self.part_of(layout, one))
+        said = self.checked(places.written(layout.root), "parts.json")
+        return Parts({**lying, **said.places}, said.words)
+
+    def checked(self, parts: Parts, where: str) -> Parts:
+        """The same parts, all of which the family knows.
+
+        Raises:
+            CheckpointError: unknown ones, or a word among the places, with the way out.
+        """
+        for name in parts.places:
+            if name in self.known_words and name not in self.part_names:
+                raise CheckpointError(
+                    f"{name} is a word, not a place",
+                    where=where,
+                    hint=f"give it as --word {name}={parts.places[name]}",
+                )
+            self._known(name, self.part_names, "part", where)
+        for name in parts.words:
+            if name in self.part_names and name not in self.known_words:
+                raise CheckpointError(
+                    f"{name} is a part, not a word",
+                    where=where,
+                    hint=f"give its place as --part {name}=FOLDER",
+                )
+            self._known(name, self.known_words, "word", where)
+        return parts
+
+    def _known(self, name: str, known: Iterable[str], what: str, where: str) -> None:
+        if name not in known:
+            hint = did_you_mean(name, known) if known else f"it knows none, leave the {what} out"
+            raise CheckpointError(f"{self.title} knows no {what} {name!r}", where=where, hint=hint)
 
     def laid(self, parts: Parts, over: Path) -> Parts | None:
         """The parts with which a checkpoint is opened with another one laid over it.
@@ -143,6 +200,66 @@ class Family(abc.ABC):
             None where the family's checkpoints are always whole.
         """
         return None
+
+    def recipe(self, words: W) -> Recipe:
+        """The model that the family's words describe."""
+        raise NotImplementedError(self.name)
+
+    def names(self, recipe: Recipe) -> Mapping[str, Table]:
+        """The rename table of every source of weights, the checkpoint's own first; used both ways."""
+        raise NotImplementedError(self.name)
+
+    def words_of(self, recipe: Recipe) -> W:
+        """The inverse of `recipe`.
+
+        Raises:
+            CheckpointError: what of the recipe has no words there.
+        """
+        raise CheckpointError(
+            f"models cannot be written in the layout of {self.title}",
+            where=recipe.name,
+            hint="families that can are listed by `omnimix convert --help`",
+        )
+
+    def expressed(self, recipe: Recipe) -> W:
+        """The family's words for a recipe, proven by reading them back.
+
+        Raises:
+            CheckpointError: the recipe cannot be expressed, by the first of its words that differs.
+        """
+        try:
+            words = self.words_of(recipe)
+            again = self.recipe(words)
+        except (LookupError, TypeError, ValueError, AttributeError, RecipeError) as error:
+            # An inverse looks for its words where a model of the family has them.
+            raise self.refusal(recipe, str(error) or type(error).__name__) from None
+        odd = difference(again, recipe, ("what its words make", "the recipe"))
+        if odd is not None:
+            raise self.refusal(recipe, odd)
+        return words
+
+    def refusal(self, recipe: Recipe, why: str, hint: str | None = None) -> CheckpointError:
+        """The error about a recipe that the family has no words for."""
+        return CheckpointError(
+            f"the recipe cannot be expressed as {self.title}: {why.rstrip('.')}",
+            where=recipe.name,
+            hint=hint
+            or f"`omnimix show {recipe.name}` shows it; the layout native takes any recipe",
+        )
+
+    def foreign(
+        self, table: Table, state: Mapping[str, Tensor], recipe: Recipe
+    ) -> dict[str, Tensor]:
+        """Our tensors under the family's keys.
+
+        Raises:
+            CheckpointError: a tensor that has no key there.
+        """
+        plan = table.writing(state)
+        odd = [*plan.unknown, *plan.missing]
+        if odd:
+            raise self.refusal(recipe, f"{odd[0]} has no key there")
+        return {key: t.contiguous() for key, t in tables.write(plan, state).items()}
 
     def write(
         self, model: MultimodalLM, processor: Processor, out: Path, **options: Any
@@ -155,19 +272,25 @@ class Family(abc.ABC):
         Raises:
             CheckpointError: the recipe cannot be expressed in this layout.
         """
-        raise CheckpointError(
-            f"models cannot be written in the layout of {self.name}",
-            where=str(out),
-            hint="families that can are listed by `omnimix convert --help`",
-        )
+        return self.put(self.expressed(processor.recipe), model, processor, out, **options)
+
+    def put(
+        self, words: W, model: MultimodalLM, processor: Processor, out: Path, **options: Any
+    ) -> list[Path]:
+        """The files of a model whose words are known."""
+        raise NotImplementedError(self.name)
 
 
-def families() -> list[Family]:
+Recognised: TypeAlias = tuple[Family[Any, Any], Layout]
+"""A family and what it found at a path."""
+
+
+def families() -> list[Family[Any, Any]]:
     """All registered families."""
     return [CHECKPOINTS.load(name)() for name in CHECKPOINTS]
 
 
-def recognise(path: Path) -> tuple[Family, Layout] | None:
+def recognise(path: Path) -> Recognised | None:
     """The family whose layout lies at a path, or None."""
     if not path.exists():
         return None
@@ -178,54 +301,35 @@ def recognise(path: Path) -> tuple[Family, Layout] | None:
     return None
 
 
-def open_release(path: Path, parts: Parts | None = None, family: str | None = None) -> Release:
+def open_release(
+    place: Path | Recognised, parts: Parts | None = None, family: str | None = None
+) -> Release:
     """The release at a path.
 
     Args:
-        path: a folder or file.
+        place: a folder or file, or what `recognise` said of it.
         parts: what the checkpoint does not hold; what lies beside it is used where nothing is named.
         family: insist on one family.
 
     Raises:
         CheckpointError: no family knows it, or another one than asked for; says what lies there.
     """
-    found = recognise(path)
-    if found is None or (family is not None and found[0].name != family):
+    known = recognise(place) if isinstance(place, Path) else place
+    path = place if isinstance(place, Path) else place[1].root
+    if known is None or (family is not None and known[0].name != family):
         raise CheckpointError(
             f"no checkpoint of {family or 'a known family'}: {looks_like(path)}",
             where=str(path),
             hint=(
-                f"this is one of {found[0].name} ({found[1].kind})"
-                if found is not None
+                f"this is one of {known[0].name} ({known[1].kind})"
+                if known is not None
                 else "known are "
                 + "; ".join(f"{f.name}: {', '.join(f.layouts)}" for f in families())
             ),
         )
-    reader, layout = found
-    beside = reader.parts(layout)
-    given = parts or Parts()
+    reader, layout = known
+    given = reader.checked(parts or Parts(), str(layout.root))
+    lying = reader.parts(layout)
     return reader.open(
-        layout, Parts({**beside.places, **given.places}, {**beside.words, **given.words})
+        layout, Parts({**lying.places, **given.places}, {**lying.words, **given.words})
     )
-
-
-def looks_like(path: Path) -> str:
-    """What lies at a path, in a few words for messages."""
-    if not path.exists():
-        return "there is nothing"
-    if path.is_file():
-        return f"a file of {path.stat().st_size:,} bytes"
-    names = sorted(child.name + ("/" if child.is_dir() else "") for child in path.iterdir())
-    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "")
-    return f"the folder holds {shown or 'nothing'}"
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no such file or it holds something else."""
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

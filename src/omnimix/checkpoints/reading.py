@@ -9,83 +9,33 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from omnimix.checkpoints.base import Release, Weights, looks_like
+from omnimix.checkpoints.base import Layout, Release, Weights
+from omnimix.checkpoints.files import looks_like, tensors_of
 from omnimix.checkpoints.later import Later, later
 from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM, OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
 
+__all__ = [
+    "Report",
+    "check",
+    "later_tensors",
+    "load",
+    "misfit",
+    "named",
+    "native_tensors",
+    "quiet",
+    "tensors_of",
+]
+
 SHOWN = 4
 """How many names a message lists before it only counts."""
-
-
-def tensors_of(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, mapped; keys of nested dictionaries are joined by dots.
-
-    Args:
-        path: `.safetensors`, or a file of `torch.save` (read with `weights_only`).
-
-    Raises:
-        CheckpointError: missing, truncated, or a pickle that holds more than tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(
-            "there is no such file of weights", where=str(path), hint="copy the whole checkpoint"
-        )
-    if path.suffix == ".safetensors":
-        return _safetensors(path)
-    try:
-        stored = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except Exception as error:
-        raise _damaged(path, error) from None
-    found = dict(_flat(stored))
-    if not found:
-        raise CheckpointError("the file holds no tensors", where=str(path))
-    return found
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    text = str(error)
-    if "weights_only" in text or "Weights only" in text or "Unsupported global" in text:
-        return CheckpointError(
-            "the file holds Python objects beside tensors and is not opened, since that would run code",
-            where=str(path),
-            hint="get it from its maker as safetensors, or save its state dict alone",
-        )
-    line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    return CheckpointError(
-        f"the file of {path.stat().st_size:,} bytes is truncated or no file of weights "
-        f"({line.strip().rstrip('.')[:160]})",
-        where=str(path),
-        hint="copy it again and compare its size with the original's",
-    )
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple):
-        for i, inner in enumerate(value):
-            yield from _flat(inner, f"{name}.{i}" if name else str(i))
 
 
 @dataclass
@@ -124,7 +74,7 @@ def later_tensors(release: Release) -> tuple[dict[str, Later], Report]:
     unknown: list[str] = []
     missing: list[str] = []
     for source in release.weights:
-        stored = _stored(source)
+        stored = _stored(source, release.layout)
         plan = source.table.reading(stored)
         unknown += plan.unknown
         missing += plan.missing
@@ -143,13 +93,8 @@ def later_tensors(release: Release) -> tuple[dict[str, Later], Report]:
     return found, report
 
 
-def _stored(source: Weights) -> Mapping[str, Tensor]:
-    if source.tensors is not None:
-        return source.tensors
-    stored: dict[str, Tensor] = {}
-    for file in source.files:
-        stored |= tensors_of(file)
-    return stored
+def _stored(source: Weights, layout: Layout) -> Mapping[str, Tensor]:
+    return layout.opened.tensors(*source.files) if source.tensors is None else source.tensors
 
 
 def misfit(
@@ -199,30 +144,32 @@ def load(
     Raises:
         CheckpointError: the one error that lists missing, unexpected and misshapen weights.
     """
-    processor = Processor.from_recipe(release.recipe, release.folder, release.files)
     waits = holding is not None or any(source.one_by_one for source in release.weights)
-    found, report = later_tensors(release) if waits else native_tensors(release)
-    tensors: dict[str, Any] = {**found, **(extra or {})}
+    ours, report = later_tensors(release) if waits else native_tensors(release)
+    tensors: dict[str, Any] = {**ours, **(extra or {})}
     holding = holding or Holding(device)
-    check(release, tensors)
     with quiet():
+        # Built once: what transformers makes on the meta device is compared before it is filled.
         model = MultimodalLM.from_pretrained(
             None,
-            config=OmnimixConfig(recipe=release.recipe.dump()),
+            config=OmnimixConfig(recipe=release.recipe),
+            built=lambda skeleton: check(release, skeleton, tensors),
             state_dict=tensors,
             dtype=dtype or torch.float32,
             **holding.words(release.recipe),
         )
+    processor = Processor.from_recipe(
+        release.recipe, release.folder, release.files, model.tokens_per_tile
+    )
     return holding.settle(model.eval()), processor, report
 
 
-def check(release: Release, tensors: Mapping[str, Tensor | Later]) -> None:
+def check(release: Release, skeleton: MultimodalLM, tensors: Mapping[str, Tensor | Later]) -> None:
     """Compare names and shapes with the model that the recipe makes, before a byte is copied.
 
     Raises:
         CheckpointError: they differ.
     """
-    skeleton = MultimodalLM.on_meta(release.recipe)
     wanted = {name: tensor.shape for name, tensor in skeleton.state_dict().items()}
     shared = set(getattr(skeleton, "all_tied_weights_keys", None) or {})
     missing = sorted(wanted.keys() - tensors.keys() - shared)

@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnimix.config import Spec, read_yaml, validate
 from omnimix.errors import CheckpointError, RegistryError
 from omnimix.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from omnimix.checkpoints.base import Recognised
 
 FILE = Path(__file__).with_name("releases.yaml")
 
@@ -145,10 +148,12 @@ class Local:
     Attributes:
         folder: what a family's reader opens.
         parts: local places of what the release does not hold; the reader looks for the others itself.
+        recognised: what a family said about the folder, where one was asked already.
     """
 
     folder: Path
     parts: Mapping[str, Path]
+    recognised: Recognised | None = None
 
 
 @cache
@@ -268,11 +273,16 @@ def available_names() -> list[tuple[str, list[str]]]:
 
 
 def lookup(id_or_name: str) -> Released | None:
-    """The release of an id or of one of its other names; None where there is none."""
+    """The release of an id, of one of its other names, or of its repository; None where there is none."""
     known = _all()
     if id_or_name in known:
         return known[id_or_name]
-    return next((r for r in known.values() if id_or_name in (*r.names, r.title)), None)
+    for release in known.values():
+        if id_or_name in (*release.names, release.title):
+            return release
+    # Model cards write the repository, where a release is the whole of one.
+    whole = [release for release in known.values() if release.repo == id_or_name]
+    return whole[0] if len(whole) == 1 else None
 
 
 def find(id_or_name: str) -> Released:

@@ -85,6 +85,13 @@ def write(
     return [folder / name for name in names]
 
 
+def save(folder: Path, tensors: Mapping[str, Tensor], most: int = SHARD) -> list[Path]:
+    """Write tensors at hand, with the index if there are several files; returns all files."""
+    files = write(folder, tensors, lambda name: [tensors[name]], most)
+    index = folder / "model.safetensors.index.json"
+    return [*files, index] if len(files) > 1 else files
+
+
 def _file(
     path: Path, sketches: Mapping[str, Tensor], pieces: Callable[[str], Iterable[Tensor]]
 ) -> None:

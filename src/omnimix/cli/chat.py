@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnimix.cli.guard import ITEMS, numbers, parts_of
+from omnimix.cli.guard import ITEMS, numbers, places_of, words_of
 from omnimix.cli.items import check_place, item as made
 from omnimix.errors import OmnimixError
 from omnimix.regions import from_json, to_json
@@ -88,6 +88,10 @@ def command(
         list[str] | None,
         typer.Option("--part", metavar="NAME=PLACE", help="A part that a checkpoint lacks."),
     ] = None,
+    word: Annotated[
+        list[str] | None,
+        typer.Option("--word", metavar="NAME=VALUE", help="A fact that no file tells."),
+    ] = None,
     parallel: Annotated[
         str | None,
         typer.Option(help="tensor: share the model out over the processes of torchrun."),
@@ -119,7 +123,7 @@ def command(
     }
     from omnimix.generate.assistant import load
 
-    places, facts = parts_of(part or ())
+    places, facts = places_of(part or ()), words_of(word or ())
     assistant = load(model, device, parts=places, parallel=parallel, quantize=quantize, **facts)
     if assistant.team.size > 1 and not ask:
         raise OmnimixError(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from omnimix.cli.guard import parts_of
+from omnimix.cli.guard import places_of, words_of
 
 
 def command(
@@ -19,6 +19,10 @@ def command(
     part: Annotated[
         list[str] | None,
         typer.Option("--part", metavar="NAME=PLACE", help="A part that the checkpoint lacks."),
+    ] = None,
+    word: Annotated[
+        list[str] | None,
+        typer.Option("--word", metavar="NAME=VALUE", help="A fact that no file tells."),
     ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Work adapters (LoRA) into the weights first.")
@@ -32,7 +36,9 @@ def command(
     from omnimix.convert.layouts import convert
 
     options = {} if shards is None else {"shards": shards}
-    checks = convert(source, out, to, Parts(*parts_of(part or ())), merge, **options)
+    checks = convert(
+        source, out, to, Parts(places_of(part or ()), words_of(word or ())), merge, **options
+    )
     for check in checks:
         typer.echo(f"{check.stage}: largest difference {check.difference:.1e}")
     typer.echo(f"written: {out}")

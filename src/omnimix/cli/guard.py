@@ -143,23 +143,39 @@ def numbers(text: str, count: int, what: str) -> tuple[float, ...]:
     return tuple(map(float, words))
 
 
-def parts_of(words: Iterable[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Places and facts of `--part NAME=PLACE` options; `image_size=N` is a fact.
+def places_of(options: Iterable[str]) -> dict[str, str]:
+    """Places of parts, of `--part NAME=PLACE` options.
 
     Raises:
         OmnimixError: an option without a name or a place.
     """
-    places: dict[str, str] = {}
-    facts: dict[str, Any] = {}
-    for word in words:
-        name, equals, place = word.partition("=")
-        if not equals or not name or not place:
+    hint = "for instance --part llm=FOLDER, where the folder has the hub's layout"
+    return dict(_pair(option, "--part takes NAME=PLACE", hint) for option in options)
+
+
+def words_of(options: Iterable[str]) -> dict[str, Any]:
+    """Facts that no file tells, of `--word NAME=VALUE` options; a value is read as YAML.
+
+    Raises:
+        OmnimixError: an option without a name or a value, or one that is no YAML.
+    """
+    import yaml
+
+    words: dict[str, Any] = {}
+    for option in options:
+        name, value = _pair(option, "--word takes NAME=VALUE", "for instance --word image_size=224")
+        try:
+            words[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
             raise OmnimixError(
-                f"--part takes NAME=PLACE, not {word!r}",
-                hint="for instance --part llm=FOLDER, where the folder has the hub's layout",
-            )
-        if place.isdigit():
-            facts[name] = int(place)
-        else:
-            places[name] = place
-    return places, facts
+                f"the value of --word {name} is no YAML: {value!r}",
+                hint="a number, a plain word, or a table such as {heads: 4}",
+            ) from None
+    return words
+
+
+def _pair(option: str, takes: str, hint: str) -> tuple[str, str]:
+    name, equals, value = option.partition("=")
+    if not equals or not name or not value:
+        raise OmnimixError(f"{takes}, not {option!r}", hint=hint)
+    return name, value

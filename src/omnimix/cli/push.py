@@ -39,7 +39,7 @@ def command(
     """Put a model on the hub, with a card that is made from its recipe, training and scores."""
     from omnimix.checkpoints import licences
     from omnimix.cli.card import card
-    from omnimix.cli.guard import parts_of
+    from omnimix.cli.guard import places_of
     from omnimix.cli.parts import count
     from omnimix.cli.show import of_model
     from omnimix.generate import folder as folders
@@ -50,7 +50,7 @@ def command(
     recipe = of_model(found)
     if licence is not None:
         licence = licences.named(licence) or licence
-    text, problems = card(found, recipe, count(recipe), repo, parts_of(made_from or ())[0], licence)
+    text, problems = card(found, recipe, count(recipe), repo, places_of(made_from or ()), licence)
     sent = list(files(found))
     for problem in problems:
         typer.echo(f"licences: {problem}", err=True)

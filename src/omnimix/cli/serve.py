@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from omnimix.cli.guard import parts_of
+from omnimix.cli.guard import places_of, words_of
 from omnimix.errors import OmnimixError
 
 _HOME = ("127.0.0.1", "::1", "localhost")
@@ -51,6 +51,10 @@ def command(
         list[str] | None,
         typer.Option("--part", metavar="NAME=PLACE", help="A part that a checkpoint lacks."),
     ] = None,
+    word: Annotated[
+        list[str] | None,
+        typer.Option("--word", metavar="NAME=VALUE", help="A fact that no file tells."),
+    ] = None,
     quantize: Annotated[
         str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
     ] = None,
@@ -81,7 +85,7 @@ def command(
     )
     max_bytes = max_body * 1024 * 1024
     with running.listening(host, port) as listener:
-        places, facts = parts_of(part or ())
+        places, facts = places_of(part or ()), words_of(word or ())
         assistant = limited(
             load(model, device, parts=places, quantize=quantize, **facts), max_pixels
         )

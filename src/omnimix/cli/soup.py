@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from omnimix.cli.guard import parts_of
+from omnimix.cli.guard import places_of, words_of
 from omnimix.errors import OmnimixError
 
 
@@ -38,14 +38,22 @@ def command(
         list[str] | None,
         typer.Option("--part-b", metavar="NAME=PLACE", help="A part that B lacks."),
     ] = None,
+    word_a: Annotated[
+        list[str] | None,
+        typer.Option("--word-a", metavar="NAME=VALUE", help="A fact that no file of A tells."),
+    ] = None,
+    word_b: Annotated[
+        list[str] | None,
+        typer.Option("--word-b", metavar="NAME=VALUE", help="A fact that no file of B tells."),
+    ] = None,
 ) -> None:
     """Mix two models of equal recipes: weight * A + (1 - weight) * B, with a certificate of norms."""
     from omnimix.checkpoints.base import Parts
     from omnimix.convert.mixing import Source, soup
 
     facts = soup(
-        Source(a, Parts(*parts_of(part_a or ()))),
-        Source(b, Parts(*parts_of(part_b or ()))),
+        Source(a, Parts(places_of(part_a or ()), words_of(word_a or ()))),
+        Source(b, Parts(places_of(part_b or ()), words_of(word_b or ()))),
         out,
         weight,
         shares(per_part or ()),

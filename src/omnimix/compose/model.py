@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
 
     def __init__(
         self,
-        recipe: dict[str, Any] | None = None,
+        recipe: dict[str, Any] | Recipe | None = None,
         modality_order: list[str] | None = None,
         **words: Any,
     ) -> None:
-        self.recipe = dict(recipe or {})
+        self._checked = recipe if isinstance(recipe, Recipe) else None
+        self.recipe = recipe.dump() if isinstance(recipe, Recipe) else dict(recipe or {})
         # transformers sorts all words when it writes them, and the order of the modalities has a meaning.
         senses = self.recipe.get("modalities", {})
         self.modality_order = list(modality_order or senses)
@@ -51,8 +53,19 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
         super().__init__(**words)
 
     def parsed(self) -> Recipe:
-        """The recipe, checked."""
-        return recipes.parse(self.recipe, "config.json: recipe")
+        """The recipe, checked once."""
+        if self._checked is None:
+            self._checked = recipes.parse(self.recipe, "config.json: recipe")
+        return self._checked
+
+    def become(self, recipe: Recipe) -> None:
+        """Take another recipe."""
+        self._checked, self.recipe = recipe, recipe.dump()
+
+    def to_dict(self) -> dict[str, Any]:
+        words: dict[str, Any] = super().to_dict()
+        words.pop("_checked", None)
+        return words
 
     def get_text_config(self, *_: Any, **__: Any) -> Any:
         """The language model's configuration, which generation asks for cache sizes."""
@@ -74,7 +87,16 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     _supports_flash_attn = True
     _no_split_modules: list[str] = []
 
-    def __init__(self, config: OmnimixConfig) -> None:
+    def __init__(
+        self, config: OmnimixConfig, built: Callable[[MultimodalLM], None] | None = None
+    ) -> None:
+        """Build the modules.
+
+        Args:
+            config: carries the recipe.
+            built: called with the model before anything fills it; `from_pretrained` hands it on, so that a
+                loader may look at the very skeleton that transformers then fills.
+        """
         super().__init__(config)
         self.recipe = config.parsed()
         language_config = self.recipe.language.hf_config()
@@ -85,11 +107,13 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self.language: Any = self.recipe.language.build()
         adapters.inject(self, self.recipe.adapters, self.get_output_embeddings())
         self.post_init()
+        if built is not None:
+            built(self)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, start: bool = False) -> MultimodalLM:
         """A model with fresh weights (and the language model's starting weights where asked)."""
-        model = cls(OmnimixConfig(recipe=recipe.without_adapters().dump()))
+        model = cls(OmnimixConfig(recipe=recipe.without_adapters()))
         if start:
             recipe.language.start(model.language)
         return model.adapt(recipe)
@@ -98,7 +122,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     def on_meta(cls, recipe: Recipe) -> MultimodalLM:
         """The model without memory, to count tokens and parameters."""
         with torch.device("meta"):
-            return cls(OmnimixConfig(recipe=recipe.dump()))
+            return cls(OmnimixConfig(recipe=recipe))
 
     def adapt(self, recipe: Recipe) -> MultimodalLM:
         """Give a model without adapters those of a recipe; its weights stay, so do its answers."""
@@ -118,7 +142,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
     def _become(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.config.recipe = recipe.dump()
+        self.config.become(recipe)
 
     def modality(self, name: str) -> Modality:
         """The modules of one modality."""

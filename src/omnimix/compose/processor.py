@@ -71,11 +71,13 @@ class Processor:
         recipe: Recipe,
         folder: str | Path | None = None,
         files: Mapping[str, Path] | None = None,
+        tokens_per_tile: dict[str, int] | None = None,
     ) -> Processor:
         """With the tokenizer that the recipe names, found in `folder` or beside the shipped recipes.
 
         Args:
             files: where files lie that steps name, when not under these names in the folder.
+            tokens_per_tile: of the built model, where there is one.
 
         Raises:
             RecipeError: the recipe names no tokenizer, or it is not there.
@@ -88,7 +90,8 @@ class Processor:
             )
         folders = [*([Path(folder)] if folder is not None else []), recipes.FOLDER]
         tokenizer = recipe.tokenizer.load([*folders, Path("/")])
-        return cls(recipe, tokenizer, folders=[*([files] if files else []), *folders])
+        looked: list[Place] = [*([files] if files else []), *folders]
+        return cls(recipe, tokenizer, tokens_per_tile, looked)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> Processor:

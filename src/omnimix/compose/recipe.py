@@ -167,6 +167,59 @@ def dump(recipe: Recipe) -> str:
     return config.to_yaml(recipe.dump())
 
 
+_NAMES = frozenset({"name", "about"})
+
+_UNSEEN = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+)
+"""Words of a language model's configuration that change nothing of it."""
+
+
+def difference(
+    a: Recipe, b: Recipe, called: tuple[str, str] = ("the first", "the second")
+) -> str | None:
+    """The first word in which two recipes differ, with both values; None where they are equal.
+
+    Names, descriptions, where training started from and where the tokenizer's file lies do not count, and a
+    language model's configuration counts as transformers completes it.
+    """
+    one, other = _bare(a), _bare(b)
+    if _completed(a) == _completed(b):
+        one["language"].pop("config", None)
+        other["language"].pop("config", None)
+    return _differs(one, other, "", called)
+
+
+def _completed(recipe: Recipe) -> dict[str, Any]:
+    """The language model's configuration with the defaults that transformers knows."""
+    whole = recipe.language.hf_config().to_dict()
+    return {word: value for word, value in whole.items() if word not in _UNSEEN}
+
+
+def _bare(recipe: Recipe) -> dict[str, Any]:
+    words = {key: value for key, value in recipe.dump().items() if key not in _NAMES}
+    for name, word in (("language", "weights"), ("tokenizer", "path")):
+        inner = words.get(name)
+        if isinstance(inner, dict):
+            words[name] = {key: value for key, value in inner.items() if key != word}
+    return words
+
+
+def _differs(a: Any, b: Any, place: str, called: tuple[str, str]) -> str | None:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys(), key=str):
+            inner = f"{place}.{key}" if place else str(key)
+            odd = _differs(a.get(key), b.get(key), inner, called)
+            if odd:
+                return odd
+        return None
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        each = (_differs(x, y, f"{place}.{i}", called) for i, (x, y) in pairs)
+        return next(filter(None, each), None)
+    return None if a == b else f"{place} is {a!r} in {called[0]} and {b!r} in {called[1]}"
+
+
 def schema() -> dict[str, Any]:
     """JSON schema of recipe files, for editors."""
     return config.json_schema(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from omnimix.checkpoints import base
 from omnimix.checkpoints.base import Parts
 from omnimix.compose.processor import Processor
 from omnimix.convert import certificate
@@ -61,9 +60,9 @@ def convert(
         raise CheckpointError(
             "the folder to write to is not empty", where=str(place), hint="name a new folder"
         )
-    found = folders.find(source)
+    found, recognised = folders.look(source)
     cpu = torch.device("cpu")
-    model, processor = folders.read(found, cpu, parts=parts)
+    model, processor = folders.read(found, cpu, parts=parts, recognised=recognised)
     expected = certificate.probe(model, processor)
     if merge:
         if not model.recipe.adapters:
@@ -93,8 +92,7 @@ def convert(
                 where=str(place),
                 hint="nothing was kept; report this with the recipe",
             )
-        layout = base.recognise(found)
-        came = f"{layout[0].name}, {layout[1].kind}" if layout is not None else NATIVE
+        came = f"{recognised[0].name}, {recognised[1].kind}" if recognised is not None else NATIVE
         facts = {"from": came, "to": to, "recipe": processor.recipe.name}
         certificate.write(place, expected, checks, facts)
         return checks

@@ -16,6 +16,7 @@ from omnimix.checkpoints import base, writing
 from omnimix.checkpoints.base import Parts, Release
 from omnimix.compose.model import OmnimixConfig
 from omnimix.compose.processor import Processor
+from omnimix.compose.recipe import difference
 from omnimix.convert import certificate, weights as mixing
 from omnimix.convert.report import Check, Report, number
 from omnimix.convert.weights import Mixer, Opened, Weighting
@@ -133,7 +134,7 @@ def _agreed(a: Opened, b: Opened) -> Processor:
         CheckpointError: names the first difference.
     """
     between = f"{a.place} and {b.place}"
-    found = mixing.difference(a.recipe, b.recipe)
+    found = difference(a.recipe, b.recipe)
     if found:
         raise CheckpointError(
             f"the recipes differ: {found}",

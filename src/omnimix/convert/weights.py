@@ -30,9 +30,6 @@ from omnimix.errors import CheckpointError, OmnimixError
 PIECE = 1 << 22
 """Numbers that are mixed at once."""
 
-_NAMES = ("name", "about")
-"""Words of a recipe that say nothing about the model."""
-
 
 @dataclass(frozen=True)
 class Weighting:
@@ -150,36 +147,6 @@ def native(folder: Path) -> Release:
     files = weight_files(folder, "model")
     layout = Layout("native", "model folder", folder, files)
     return Release(layout, recipe, folder, (Weights("model", files, Table(Rename("*", "*"))),))
-
-
-def difference(a: Recipe, b: Recipe) -> str | None:
-    """The first word in which two recipes differ, with both values; None where they are equal.
-
-    Names, descriptions, where training started from and where the tokenizer's file lies do not count.
-    """
-    return _differs(_bare(a), _bare(b), "")
-
-
-def _bare(recipe: Recipe) -> dict[str, Any]:
-    words = {key: value for key, value in recipe.dump().items() if key not in _NAMES}
-    for part, word in (("language", "weights"), ("tokenizer", "path")):
-        inner = words.get(part)
-        if isinstance(inner, dict):
-            words[part] = {key: value for key, value in inner.items() if key != word}
-    return words
-
-
-def _differs(a: Any, b: Any, place: str) -> str | None:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted(a.keys() | b.keys(), key=str):
-            found = _differs(a.get(key), b.get(key), f"{place}.{key}" if place else str(key))
-            if found:
-                return found
-        return None
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        pairs = enumerate(zip(a, b, strict=True))
-        return next(filter(None, (_differs(x, y, f"{place}.{i}") for i, (x, y) in pairs)), None)
-    return None if a == b else f"{place} is {a!r} in the first and {b!r} in the second"
 
 
 def same_words(a: Processor, b: Processor) -> str | None:

@@ -63,7 +63,7 @@ def load(
         place = folder.locate(name_or_folder)
     brought = Parts({**place.parts, **(parts or {})}, words)
     with team.together():
-        held = folder.read(place.folder, chosen, dtype, brought, holding)
+        held = folder.read(place.folder, chosen, dtype, brought, holding, place.recognised)
     with team.agreed():
         return Assistant(*held, team)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from omnimix.checkpoints import base, reading, releases
-from omnimix.checkpoints.base import Parts
+from omnimix.checkpoints.base import Parts, Recognised
 from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -30,19 +31,25 @@ def find(name_or_folder: str | Path) -> Path:
         RegistryError: neither a shipped model nor a folder.
         CheckpointError: a folder or file that holds no model.
     """
+    return look(name_or_folder)[0]
+
+
+def look(name_or_folder: str | Path) -> tuple[Path, Recognised | None]:
+    """As `find`, with what a family of released checkpoints says about the folder."""
     name = str(name_or_folder)
     if name in shipped():
-        return FOLDER / name
+        return FOLDER / name, None
     path = Path(name_or_folder)
-    if base.recognise(path) is not None:
-        return path
+    recognised = base.recognise(path)
+    if recognised is not None:
+        return path, recognised
     if not path.exists():
         known = [*shipped(), *releases.available()]
         raise RegistryError(
             f"unknown model {name!r}, and there is no such folder", hint=did_you_mean(name, known)
         )
     _check(path)
-    return path
+    return path, None
 
 
 def locate(name_or_folder: str | Path) -> releases.Local:
@@ -56,7 +63,8 @@ def locate(name_or_folder: str | Path) -> releases.Local:
     name = str(name_or_folder)
     release = releases.lookup(name)
     if release is None or name in shipped() or Path(name).exists():
-        return releases.Local(find(name_or_folder), {})
+        path, recognised = look(name_or_folder)
+        return releases.Local(path, {}, recognised)
     if (release.about.reader or release.family) not in CHECKPOINTS:
         raise CheckpointError(
             f"checkpoints of {release.about.title} cannot be opened yet",
@@ -96,19 +104,21 @@ def read(
     dtype: torch.dtype = torch.float32,
     parts: Parts | None = None,
     holding: Holding | None = None,
+    recognised: Recognised | None = None,
 ) -> tuple[MultimodalLM, Processor]:
     """Model and processor of a folder, every weight accounted for.
 
     Args:
         parts: of a released checkpoint, what it does not hold.
         holding: how the model is held, where not whole on `device`.
+        recognised: what was found there already.
 
     Raises:
         CheckpointError: files that cannot be read, or weights that are missing, left over or misshapen.
     """
     if not (folder / "recipe.yaml").is_file():
         model, processor, _ = reading.load(
-            base.open_release(folder, parts), device, dtype, holding=holding
+            base.open_release(recognised or folder, parts), device, dtype, holding=holding
         )
         return model, processor
     processor = Processor.from_pretrained(folder)
@@ -126,9 +136,7 @@ def read(
             where=str(folder),
             hint="the recipe and the weights must come from one save; copy the whole folder again",
         ) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise CheckpointError(
             f"the weights are damaged ({error})",
             where=str(folder),

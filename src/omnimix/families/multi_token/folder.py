@@ -13,16 +13,25 @@ it beside the weights, `none` opens the projectors over the bare base model.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnimix.checkpoints import parts as places, reading
-from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, looks_like, read_json
+from omnimix.checkpoints import parts as places
+from omnimix.checkpoints.base import (
+    Beside,
+    Family,
+    Layout,
+    Parts,
+    Release,
+    Weights,
+    looks_like,
+    read_json,
+)
 from omnimix.errors import CheckpointError, placed
 from omnimix.families.multi_token import names as tables, recipe as multi_token_recipe
 from omnimix.families.multi_token.names import Lora, Projector
 from omnimix.families.multi_token.senses import BUILDERS, SENSES, sense, words_of
-from omnimix.registry import did_you_mean
 
 if TYPE_CHECKING:
     from omnimix.compose.model import MultimodalLM
@@ -35,23 +44,35 @@ WAYS = ("merge", "keep", "none")
 BASE = "mistralai/Mistral-7B-Instruct-v0.1"
 
 
-class MultiToken(Family):
+@dataclass(frozen=True, kw_only=True)
+class Output(Layout):
+    """An output folder.
+
+    Attributes:
+        config: its config.json.
+    """
+
+    config: Mapping[str, Any]
+
+
+class MultiToken(Family[Output, Any]):
     """Folders that the training of multi_token writes, released or one's own."""
 
     name = "multi_token"
+    title = "multi_token"
+    part_names = ("llm", *SENSES)
+    known_words = WORDS
     layouts = ("an output folder (config.json with modalities, non_lora_trainables.bin)",)
 
-    def recognise(self, path: Path) -> Layout | None:
+    def recognise(self, path: Path) -> Output | None:
         if not path.is_dir():
             return None
-        if _is_case(path):
-            return self.recognise(path / "checkpoint")
         words = _config(path)
         if words is not None and "modalities" in words:
             ours = "modality_builder" in words or str(words.get("model_type")).endswith("-lmm")
             if not ours:
                 return None
-            return Layout(self.name, "output folder", path, _files(path), {"config": words})
+            return Output(self.name, "output folder", path, _files(path), config=words)
         if words is None and (path / PROJECTORS).is_file():
             raise CheckpointError(
                 f"config.json is missing: {looks_like(path)}",
@@ -60,41 +81,23 @@ class MultiToken(Family):
             )
         return None
 
-    def parts(self, layout: Layout) -> Parts:
-        """What `omnimix convert` wrote, a golden case's stand-ins, or a folder `backbones` of hub ids."""
-        root = layout.root
-        brought = read_json(root / "parts.json")
-        if brought is not None:
-            found = {part: root / place for part, place in brought["places"].items()}
-            return Parts(found, brought.get("words") or {})
-        wanted = {"llm": _base_id(layout)}
-        wanted |= {name: known.hub for name, known in SENSES.items()}
-        words = _case_heads(root.parent)
-        for row in _case_modalities(root.parent):
-            given = row.get("kwargs") or {}
-            if given.get("model_name_or_path"):
-                wanted[row["name"]] = str(given["model_name_or_path"])
-            if given.get("pad_non_square_images"):
-                words["pad_non_square_images"] = True
-        beside = {
-            part: folder / "backbones" / id
-            for part, id in wanted.items()
-            for folder in (root.parent, root)
-            if (folder / "backbones" / id).is_dir()
-        }
-        return Parts(beside, words)
+    def part_of(self, layout: Output, beside: Beside) -> str | None:
+        # Several senses may share a hub id; the folder's modalities say which is meant.
+        listed = modalities(layout.config)
+        hubs = {"llm": _base_id(layout)} | {n: SENSES[n].hub for n in listed if n in SENSES}
+        return next((name for name, hub in hubs.items() if hub == beside.name), None)
 
-    def open(self, layout: Layout, parts: Parts) -> Release:
+    def open(self, layout: Output, parts: Parts) -> Release:
         with placed(str(layout.root)):
             return self._open(layout, parts)
 
-    def _open(self, layout: Layout, parts: Parts) -> Release:
-        root, facts = layout.root, layout.facts["config"]
+    def _open(self, layout: Output, parts: Parts) -> Release:
+        root, facts = layout.root, layout.config
         words = _words(parts)
         names = modalities(facts)
         senses = {name: sense(name, "config.json: modalities") for name in names}
-        prefix, projectors = _projectors(root, names)
-        lora = _lora(root) if words["adapters"] != "none" else None
+        prefix, projectors = _projectors(layout, names)
+        lora = _lora(layout) if words["adapters"] != "none" else None
         kept = lora is not None and words["adapters"] == "keep"
         llm = places.folder(parts.places.get("llm", _base_id(layout)), "llm", _LLM_FILES)
         spots = {name: k.spot(parts.places.get(name), name) for name, k in senses.items()}
@@ -115,7 +118,7 @@ class MultiToken(Family):
             weights.append(Weights(name, places.weight_files(spots[name], name), table))
             carried |= known.carried(told[known.name], spots[name])
         kind = "projectors alone" if lora is None else f"adapter {'kept' if kept else 'merged'}"
-        found = Layout(layout.family, kind, root, layout.files, layout.facts)
+        found = replace(layout, kind=kind)
         return Release(found, recipe, llm, tuple(weights), _notes(lora, words), carried)
 
     def write(
@@ -149,18 +152,12 @@ def _notes(lora: Lora | None, words: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _words(parts: Parts) -> dict[str, Any]:
-    """All words, wherever the command line has put them.
+    """All words.
 
     Raises:
-        CheckpointError: one that nobody knows.
+        CheckpointError: a way with adapters that nobody knows.
     """
-    said = {**parts.words, **{w: parts.places[w] for w in WORDS if w in parts.places}}
-    known = (*WORDS, "llm", *SENSES)
-    for word in (*said, *parts.places):
-        if word not in known:
-            raise CheckpointError(
-                f"multi_token knows no part {word!r}", hint=did_you_mean(word, known)
-            )
+    said = parts.words
     way = str(said.get("adapters", "merge"))
     if way not in WAYS:
         raise CheckpointError(f"adapters is {way!r}", hint=f"it is one of {', '.join(WAYS)}")
@@ -193,13 +190,13 @@ def modalities(facts: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _projectors(root: Path, names: tuple[str, ...]) -> tuple[str, dict[str, Projector]]:
+def _projectors(layout: Output, names: tuple[str, ...]) -> tuple[str, dict[str, Projector]]:
     """The prefix of the projectors' keys and what each says.
 
     Raises:
         CheckpointError: one is missing, or there are others.
     """
-    stored = reading.tensors_of(root / PROJECTORS)
+    stored = layout.opened.tensors(layout.root / PROJECTORS)
     prefix = tables.prefix_of(stored)
     found = tables.projectors({key: tuple(tensor.shape) for key, tensor in stored.items()})
     missing, more = [n for n in names if n not in found], [n for n in found if n not in names]
@@ -217,12 +214,13 @@ def _projectors(root: Path, names: tuple[str, ...]) -> tuple[str, dict[str, Proj
     return prefix, found
 
 
-def _lora(root: Path) -> Lora | None:
+def _lora(layout: Output) -> Lora | None:
     """The adapter in a folder; None for a run without LoRA.
 
     Raises:
         CheckpointError: half of it is missing.
     """
+    root = layout.root
     words = read_json(root / "adapter_config.json")
     file = next((root / name for name in ADAPTERS if (root / name).is_file()), None)
     if words is None and file is None:
@@ -233,7 +231,7 @@ def _lora(root: Path) -> Lora | None:
             f"{' or '.join(reversed(ADAPTERS))}",
             hint=(
                 "the hub has none for VisionCLIPPool-LLAVA, AudioWhisper and AudioCLAP; "
-                "--part adapters=none opens the projectors over the base model, to train on from there"
+                "--word adapters=none opens the projectors over the base model, to train on from there"
             ),
         )
     if words is None:
@@ -241,7 +239,7 @@ def _lora(root: Path) -> Lora | None:
             f"{file.name} stands without adapter_config.json, which says its scale",
             hint="copy the whole folder",
         )
-    stored = reading.tensors_of(file)
+    stored = layout.opened.tensors(file)
     sizes = {key: tuple(tensor.shape) for key, tensor in stored.items()}
     rank = tables.rank_of(sizes)
     return Lora(
@@ -253,10 +251,10 @@ def _lora(root: Path) -> Lora | None:
     )
 
 
-def _base_id(layout: Layout) -> str:
+def _base_id(layout: Output) -> str:
     """The base model as the folder names it."""
     words = read_json(layout.root / "adapter_config.json") or {}
-    config = layout.facts["config"]
+    config = layout.config
     found = words.get("base_model_name_or_path") or config.get("_name_or_path")
     return str(found or BASE)
 
@@ -277,24 +275,3 @@ def _config(root: Path) -> dict[str, Any] | None:
 
 def _files(root: Path) -> tuple[Path, ...]:
     return tuple(root / name for name in (PROJECTORS, *ADAPTERS) if (root / name).is_file())
-
-
-def _is_case(folder: Path) -> bool:
-    """Whether a folder is a golden case of this family with a checkpoint inside."""
-    case = read_json(folder / "case.json")
-    ours = case is not None and case.get("family") == "multi_token"
-    return ours and (folder / "checkpoint").is_dir()
-
-
-def _case_heads(folder: Path) -> dict[str, Any]:
-    """Heads of a golden case's ImageBind, which no shape tells."""
-    dims = ((read_json(folder / "case.json") or {}).get("dims") or {}).get("imagebind") or {}
-    return {word: dims[word] for word in WORDS if word in dims}
-
-
-def _case_modalities(folder: Path) -> list[Mapping[str, Any]]:
-    """How a golden case says its modalities were made."""
-    case = read_json(folder / "case.json") or {}
-    if case.get("family") != "multi_token":
-        return []
-    return [row for row in case.get("modalities") or [] if isinstance(row, Mapping)]

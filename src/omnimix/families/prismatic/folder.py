@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omnimix import config
-from omnimix.checkpoints import parts as places, reading
+from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, looks_like, read_json
 from omnimix.checkpoints.tables import Ignore, Positions, Rename, Rows, Rule, Table
 from omnimix.compose.model import MultimodalLM
@@ -189,13 +189,27 @@ def projector_of(arch: str) -> str:
     )
 
 
-class Prismatic(Family):
+@dataclass(frozen=True, kw_only=True)
+class Run(Layout):
+    """A run folder.
+
+    Attributes:
+        section: the model section of its config.json.
+    """
+
+    section: Mapping[str, Any]
+
+
+class Prismatic(Family[Run, Any]):
     """Run folders of `prismatic-vlms`: finetuned, align-only and full-finetune."""
 
     name = "prismatic"
+    title = "Prismatic"
+    part_names = ("llm", "vision", "dino", "siglip", "clip")
+    known_words = ("image_size", "vision")
     layouts = ("a run folder (config.json with a model section, checkpoints/latest-checkpoint.pt)",)
 
-    def recognise(self, path: Path) -> Layout | None:
+    def recognise(self, path: Path) -> Run | None:
         root, chosen = path, None
         if path.is_file() and path.suffix == ".pt" and path.parent.name == "checkpoints":
             root, chosen = path.parent.parent, path
@@ -203,11 +217,7 @@ class Prismatic(Family):
             return None
         found = _model_section(root)
         if found is None:
-            case = _case(root)
-            inner = root / "checkpoint"
-            if case is None or not inner.is_dir():
-                return None
-            return self.recognise(inner)
+            return None
         file = chosen or _newest(root / "checkpoints")
         if file is None:
             raise CheckpointError(
@@ -215,16 +225,7 @@ class Prismatic(Family):
                 where=str(root),
                 hint="it holds checkpoints/latest-checkpoint.pt; copy the whole folder",
             )
-        return Layout(self.name, "run folder", root, (file,), found)
-
-    def parts(self, layout: Layout) -> Parts:
-        """What `omnimix convert` wrote beside a run, or the stand-ins of a golden case."""
-        brought = read_json(layout.root / "parts.json")
-        if brought is not None:
-            places = {part: layout.root / place for part, place in brought["places"].items()}
-            return Parts(places, brought["words"])
-        case = _case(layout.root.parent) or _case(layout.root)
-        return Parts() if case is None else case_parts(*case)
+        return Run(self.name, "run folder", root, (file,), section=found)
 
     def write(
         self, model: MultimodalLM, processor: Processor, out: Path, **options: Any
@@ -233,17 +234,17 @@ class Prismatic(Family):
 
         return prismatic_write.write(model, processor, out)
 
-    def open(self, layout: Layout, parts: Parts) -> Release:
+    def open(self, layout: Run, parts: Parts) -> Release:
         with placed(str(layout.root)):
             return self._open(layout, parts)
 
-    def start(self, layout: Layout, parts: Parts) -> Release:
+    def start(self, layout: Run, parts: Parts) -> Release:
         """The model before its training: base language model, stock encoders, no projector yet.
 
         `reading.load` takes the projector as `extra`.
         """
-        recipe, llm = self._recipe(layout.facts, parts)
-        weights = (base_llm(parts, layout.facts, llm, recipe), *_stock(layout, parts, recipe))
+        recipe, llm = self._recipe(layout.section, parts)
+        weights = (base_llm(parts, layout.section, llm, recipe), *_stock(layout, parts, recipe))
         return Release(layout, recipe, llm, weights)
 
     def _recipe(self, facts: Mapping[str, Any], parts: Parts) -> tuple[Recipe, Path]:
@@ -251,10 +252,10 @@ class Prismatic(Family):
         base = places.config(llm, "language model")
         return make_recipe(facts, base, llm, parts.words), llm
 
-    def _open(self, layout: Layout, parts: Parts) -> Release:
-        facts = layout.facts
+    def _open(self, layout: Run, parts: Parts) -> Release:
+        facts = layout.section
         recipe, llm = self._recipe(facts, parts)
-        table = reading.tensors_of(layout.files[0])
+        table = layout.opened.tensors(*layout.files)
         weights = [Weights("checkpoint", layout.files, checkpoint_table())]
         notes = []
         if any(key.startswith("model.vision_backbone.") for key in table):
@@ -271,14 +272,14 @@ class Prismatic(Family):
                 "random rows for added tokens"
             )
         weights += _stock(layout, parts, recipe)
-        found = Layout(layout.family, kind, layout.root, layout.files, layout.facts)
+        found = replace(layout, kind=kind)
         return Release(found, recipe, llm, tuple(weights), tuple(notes))
 
 
-def _stock(layout: Layout, parts: Parts, recipe: Recipe) -> list[Weights]:
+def _stock(layout: Run, parts: Parts, recipe: Recipe) -> list[Weights]:
     """The encoders' own weights."""
     found = []
-    for i, (part, timm) in enumerate(VISION[layout.facts["vision_backbone_id"]][1].items()):
+    for i, (part, timm) in enumerate(VISION[layout.section["vision_backbone_id"]][1].items()):
         place = places.folder(parts.places.get(part, f"timm/{timm}"), part, places.WEIGHTS)
         encoder = recipe.modalities["image"].branches[0].encoders[i]
         table = vision_table(i, encoder, TRUNKS[timm].positions)
@@ -497,24 +498,3 @@ def _newest(folder: Path) -> Path | None:
         if (found := re.match(r"step-(\d+)-", path.name))
     ]
     return max(steps)[1] if steps else None
-
-
-def _case(folder: Path) -> tuple[dict[str, Any], Path] | None:
-    """A golden case of this family in a folder."""
-    case = read_json(folder / "case.json")
-    return (case, folder) if case is not None and case.get("family") == "prismatic" else None
-
-
-def case_parts(case: Mapping[str, Any], folder: Path) -> Parts:
-    """Stand-ins as a golden case's case.json names them: weights, picture size, shrunk trunks."""
-    found: dict[str, str | Path] = {}
-    args: dict[str, Any] = {}
-    for stream, words in (case.get("featurizers") or {}).items():
-        part = "vision" if stream == "featurizer" else stream
-        found[part] = folder / words["weights"]
-        args[part] = dict(words.get("shrunk_timm_kwargs") or {})
-    if (folder / "backbones" / "llm").is_dir():
-        found["llm"] = folder / "backbones" / "llm"
-    words = {"vision": args}
-    size = (case.get("ids") or {}).get("image_size")
-    return Parts(found, {**words, "image_size": size} if size else words)

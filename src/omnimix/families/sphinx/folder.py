@@ -167,7 +167,7 @@ def whole(found: Sequence[Folder], trusting: bool = False) -> tuple[Laid, list[s
                 "the shards belong to different models: weights that each of them holds whole are "
                 f"{apart:.0%} apart",
                 where=str(folder.root),
-                hint="copy them from one place, or take the first one's with --part replicas=first",
+                hint="copy them from one place, or take the first one's with --word replicas=first",
             )
         if apart:
             notes.append(

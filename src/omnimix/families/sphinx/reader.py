@@ -13,6 +13,7 @@ Facts, numbers and quirks: golden/specs/sphinx.md. Everything is found under the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -41,46 +42,50 @@ MORE: dict[str, Table] = {sphinx_v.REGION: sphinx_v.table()}
 """Tables of modalities beside the picture, by the modality's name in the recipe."""
 
 
-class Sphinx(Family):
+@dataclass(frozen=True, kw_only=True)
+class Shards(Layout):
+    """A folder of shards.
+
+    Attributes:
+        folder: what lies in it.
+    """
+
+    folder: Folder
+
+
+class Sphinx(Family[Shards, Facts]):
     """Released and trained SPHINX models."""
 
     name: ClassVar[str] = "sphinx"
+    title: ClassVar[str] = "SPHINX"
+    part_names: ClassVar[tuple[str, ...]] = (*PLACES, "over")
+    known_words: ClassVar[tuple[str, ...]] = WORDS
     layouts: ClassVar[tuple[str, ...]] = (
         "a folder of shards (consolidated.NN-of-MM.model.pth, tokenizer.model, config.json, meta.json)",
     )
     options: ClassVar[tuple[str, ...]] = ("shards",)
 
-    def recognise(self, path: Path) -> Layout | None:
+    def recognise(self, path: Path) -> Shards | None:
         root = path
         if path.is_file() and any(names.fullmatch(path.name) for names in sphinx_folder.KINDS):
             root = path.parent
         if not root.is_dir():
             return None
-        if _case(root) is not None and (root / "checkpoint").is_dir():
-            root = root / "checkpoint"
         found = sphinx_folder.look(root)
         if found is None:
             return None
-        return Layout(self.name, found.kind, root, found.files, {"folder": found})
-
-    def parts(self, layout: Layout) -> Parts:
-        """What `omnimix convert` wrote beside the shards, or the words of a golden case."""
-        brought = read_json(layout.root / "parts.json")
-        if brought is not None and isinstance(brought.get("words"), dict):
-            return Parts(words=brought["words"])
-        case = _case(layout.root.parent) or _case(layout.root)
-        return Parts() if case is None else Parts(words=case_words(case))
+        return Shards(self.name, found.kind, root, found.files, folder=found)
 
     def laid(self, parts: Parts, over: Path) -> Parts:
         said = parts.words.get("over") or ()
         below = [said] if isinstance(said, str | Path) else list(said)
         return Parts(parts.places, {**parts.words, "over": [*below, over]})
 
-    def open(self, layout: Layout, parts: Parts) -> Release:
+    def open(self, layout: Shards, parts: Parts) -> Release:
         with placed(str(layout.root)):
             return self._open(layout, parts)
 
-    def _open(self, layout: Layout, parts: Parts) -> Release:
+    def _open(self, layout: Shards, parts: Parts) -> Release:
         words = _known(parts)
         over = words.get("over") or ()
         roots = [layout.root, *map(Path, [over] if isinstance(over, str | Path) else over)]
@@ -120,17 +125,12 @@ def recipe_table(recipe: Recipe) -> Table:
 
 
 def _known(parts: Parts) -> dict[str, Any]:
-    """All words, wherever the command line has put them.
+    """All words; a folder to lay over may stand among the places too.
 
     Raises:
-        CheckpointError: one that nobody knows.
+        CheckpointError: a number that is none.
     """
     said = {**parts.places, **parts.words}
-    for word in said:
-        if word not in (*WORDS, *PLACES):
-            raise CheckpointError(
-                f"SPHINX knows no part {word!r}", hint=did_you_mean(word, (*WORDS, *PLACES))
-            )
     for word in ("max_seq_len", *HEADS):
         if word in said and not str(said[word]).isdigit():
             raise CheckpointError(f"{word} is {said[word]!r}", hint="give a whole number")
@@ -153,7 +153,7 @@ def _llama_type(found: Sequence[Folder], words: Mapping[str, Any]) -> str:
         raise CheckpointError(
             f"{what} which llama_type the model is",
             where=str(meta or found[-1].root),
-            hint=f"name one with --part llama_type=llama_ens5; known are {kinds}",
+            hint=f"name one with --word llama_type=llama_ens5; known are {kinds}",
         )
     if said not in TYPES:
         near = did_you_mean(str(said), TYPES)
@@ -218,28 +218,3 @@ def _activation(words: Mapping[str, Any], args: Mapping[str, Any]) -> str:
 def _name(layout: Layout) -> str:
     root = layout.root.resolve()
     return root.parent.name if root.name == "checkpoint" else root.name
-
-
-def _case(folder: Path) -> dict[str, Any] | None:
-    """A golden case of this family in a folder."""
-    case = read_json(folder / "case.json")
-    return case if case is not None and case.get("family") in FAMILIES else None
-
-
-FAMILIES = ("sphinx", "sphinx_v")
-"""Families of golden cases whose checkpoints this reader opens."""
-
-
-def case_words(case: Mapping[str, Any]) -> dict[str, Any]:
-    """What a golden case says about its tiny encoders and its context."""
-    dims = case.get("encoder_dims") or {}
-    clip, blip2 = dims.get("clip_vit") or {}, dims.get("blip2") or {}
-    found = {
-        "dino_heads": (dims.get("dinov2") or {}).get("heads"),
-        "vit_heads": blip2.get("vision_heads"),
-        "qformer_heads": blip2.get("qformer_heads"),
-        "max_seq_len": case.get("max_seq_len"),
-    }
-    if clip.get("head_width"):
-        found["clip_heads"] = int(clip["width"]) // int(clip["head_width"])
-    return {word: int(value) for word, value in found.items() if value}

@@ -1,0 +1,146 @@
+"""Files of a checkpoint: JSON told apart from broken JSON, weights mapped and opened once.
+
+Nothing is ever unpickled beyond plain tensors and numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from omnimix.errors import CheckpointError, UnsafeFileError
+
+
+def looks_like(path: Path) -> str:
+    """What lies at a path, in a few words for messages."""
+    if not path.exists():
+        return "there is nothing"
+    if path.is_file():
+        return f"a file of {path.stat().st_size:,} bytes"
+    names = sorted(child.name + ("/" if child.is_dir() else "") for child in path.iterdir())
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "")
+    return f"the folder holds {shown or 'nothing'}"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, with or without a byte order mark in front; None where there is no such file.
+
+    Raises:
+        CheckpointError: the file is there and cannot be read, is no JSON, or holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"the file is no JSON ({error})", where=str(path), hint="copy it again"
+        ) from None
+    if not isinstance(data, dict):
+        raise CheckpointError(
+            f"the file holds a {type(data).__name__} where a table of words is wanted",
+            where=str(path),
+            hint="copy it again",
+        )
+    return data
+
+
+class Files:
+    """Files of weights, each opened once however many steps look into it."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Path, dict[str, Tensor]] = {}
+
+    def tensors(self, *paths: Path) -> dict[str, Tensor]:
+        """The tensors of files together, mapped; see `tensors_of`."""
+        together: dict[str, Tensor] = {}
+        for path in paths:
+            if path not in self._opened:
+                self._opened[path] = tensors_of(path)
+            together |= self._opened[path]
+        return together
+
+    def sizes(self, paths: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+        """The shape of every key; no weight is read."""
+        return {key: tuple(tensor.shape) for key, tensor in self.tensors(*paths).items()}
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file, mapped; keys of nested dictionaries are joined by dots.
+
+    Args:
+        path: `.safetensors`, or a file of `torch.save` (read with `weights_only`).
+
+    Raises:
+        UnsafeFileError: a pickle that holds more than tensors.
+        CheckpointError: missing or truncated.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            "there is no such file of weights", where=str(path), hint="copy the whole checkpoint"
+        )
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    try:
+        stored = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) and _is_whole_pickle(path):
+            raise UnsafeFileError(
+                "the file holds Python objects beside tensors and is not opened, since that would "
+                "run code",
+                where=str(path),
+                hint="get it from its maker as safetensors, or save its state dict alone",
+            ) from None
+        raise _damaged(path, error) from None
+    tensors = dict(_flat(stored))
+    if not tensors:
+        raise CheckpointError("the file holds no tensors", where=str(path))
+    return tensors
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _is_whole_pickle(path: Path) -> bool:
+    """Whether the file is one of `torch.save` (an archive with its end, or the older bare pickle).
+
+    Only then a refusal to unpickle speaks of what the file holds rather than of lost bytes.
+    """
+    if zipfile.is_zipfile(path):
+        return True
+    with path.open("rb") as file:
+        return file.read(1) == pickle.PROTO
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return CheckpointError(
+        f"the file of {path.stat().st_size:,} bytes is truncated or no file of weights "
+        f"({line.strip().rstrip('.')[:160]})",
+        where=str(path),
+        hint="copy it again and compare its size with the original's",
+    )
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _flat(inner, f"{name}.{i}" if name else str(i))
