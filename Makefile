@@ -1,9 +1,14 @@
-# Needs Python (3.11 or later), git and make; everything else goes into .venv.
+# Needs Python (3.11 or later), git and make; everything else goes into .venv, at the versions of
+# constraints.txt. The two ends of the ranges in pyproject.toml have folders of their own.
 
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 python,\
   $(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
-EXTRAS := train,eval,media,serve,dev
+EXTRAS := train,eval,media,serve,quantization,data,dev
 BIN := .venv/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+# The golden cases are a package of their own, of the test set-up alone.
+GOLDEN := $(if $(wildcard golden/pyproject.toml),-e ./golden)
+PROJECTS := $(wildcard pyproject.toml golden/pyproject.toml)
 
 # The demonstration: a question about a box (left, top, right, bottom in pixels) on a shipped picture.
 PICTURE := examples/scene.png
@@ -11,7 +16,7 @@ BOX := 134 30 236 132
 QUESTION := What is in the box?
 DRAWING := demo.png
 
-.PHONY: help install demo test check docs format clean
+.PHONY: help install demo test test-newest test-oldest pins check docs format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,22 +25,34 @@ help:
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
 	@echo "make format  put the code into the house's format"
-	@echo "make clean   remove .venv and caches"
+	@echo "make clean   remove the environments and caches"
+	@echo
+	@echo "make test-newest  the tests on the newest versions of the ranges (.venv-newest)"
+	@echo "make test-oldest  the tests on the oldest (.venv-oldest)"
+	@echo "make pins         write constraints.txt from .venv-newest, after its tests have passed"
 
-.venv/.made:
+%/.made:
 	@test -n "$(PYTHON)" || { echo "omnimix needs Python 3.11 or later; none was found. Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $*
 	@touch $@
 
-.venv/.plain: pyproject.toml | .venv/.made
+.venv/.plain: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing omnimix into .venv (a minute or two, once)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python $(PIP) -c constraints.txt -e .
 	@touch $@
 
-.venv/.full: pyproject.toml golden/pyproject.toml | .venv/.made
+.venv/.full: $(PROJECTS) constraints.txt | .venv/.made
 	@echo "Installing omnimix and its test tools into .venv (a minute or two, once)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -e golden
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[$(EXTRAS)]' $(GOLDEN)
 	@touch .venv/.plain $@
+
+.venv-newest/.full: $(PROJECTS) | .venv-newest/.made
+	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager -e '.[$(EXTRAS)]' $(GOLDEN)
+	@touch $@
+
+.venv-oldest/.full: $(PROJECTS) constraints-oldest.txt | .venv-oldest/.made
+	.venv-oldest/bin/python $(PIP) -c constraints-oldest.txt -e '.[$(EXTRAS)]' $(GOLDEN)
+	@touch $@
 
 install: .venv/.plain
 
@@ -44,6 +61,14 @@ demo: .venv/.plain
 
 test: .venv/.full
 	$(BIN)/python -m pytest
+
+test-newest test-oldest: test-%: .venv-%/.full
+	.venv-$*/bin/omnimix env
+	.venv-$*/bin/python -m pytest
+
+pins: .venv-newest/.full
+	.venv-newest/bin/python tools/pins.py > constraints.new
+	mv constraints.new constraints.txt
 
 check: .venv/.full
 	$(BIN)/ruff check .
@@ -59,4 +84,4 @@ format: .venv/.full
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-newest .venv-oldest .mypy_cache .ruff_cache .pytest_cache .hypothesis

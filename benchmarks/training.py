@@ -29,7 +29,7 @@ from omnimix.compose.processor import Processor
 from omnimix.data.orders import like_length
 from omnimix.types import Media, Sample, Turn
 
-LORA = "adapters=[{part: language, rank: 8, alpha: 16}]"
+LORA = "adapters=[{part: language, r: 8, lora_alpha: 16}]"
 LENGTHS = (8, 12, 150, 10, 9, 170, 14, 160, 11, 8, 155, 12, 10, 165, 9, 13)
 
 
@@ -121,12 +121,18 @@ def ranks(folder: Path, rounds: int, steps: int = 20, overrides: Sequence[str] =
     """The steps of a run on two processes and on one, each process on one core; starting up does not count."""
     stage = {
         "mixture": [{"data": {"kind": "scenes"}}],
-        "batch": 16,
+        "batch_size": 16,
         "steps": steps,
-        "log_every": steps,
-        "precision": "fp32",
+        "logging_steps": steps,
+        "bf16": False,
     }
-    words = {"name": "x", "recipe": "nano", "set": list(overrides), "workers": 0, "out": "run"}
+    words = {
+        "name": "x",
+        "recipe": "nano",
+        "set": list(overrides),
+        "num_workers": 0,
+        "output_dir": "run",
+    }
     file = folder / "x.train.yaml"
     file.write_text(config.to_yaml({**words, "stages": [stage]}))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}

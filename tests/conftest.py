@@ -35,6 +35,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from tests.models import random_model
+from tests.skips import pytest_addoption, pytest_configure  # noqa: F401 (hooks, found here by their names)
 
 _ENCODER = "modalities.image.branches.0.encoders.0"
 TINY = (
@@ -70,8 +71,23 @@ def tiny_folder(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: MultimodalLM, tiny_processor: Processor
 ) -> Path:
     """The same as a model folder; tests do not write into it."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return saved(tiny_model, tiny_processor, tmp_path_factory.mktemp("models") / "tiny")
+
+
+WIDE = (*TINY, "language.config.hidden_size=64")
+"""A little less tiny: bitsandbytes scales 64 weights of a row together, and on some CPUs no fewer."""
+
+
+@pytest.fixture(scope="session")
+def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder whose language model can be quantized; tests do not write into it."""
+    recipe = recipes.load("nano", WIDE)
+    folder = tmp_path_factory.mktemp("models") / "wide"
+    return saved(random_model(recipe), Processor.from_recipe(recipe), folder)
+
+
+def saved(model: MultimodalLM, processor: Processor, folder: Path) -> Path:
     logging.disable_progress_bar()
-    tiny_model.save_pretrained(folder)
-    tiny_processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder

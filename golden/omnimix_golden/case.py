@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from omnimix.errors import CheckpointError
+from omnimix.types import Sample
 
 
 class Unstated(CheckpointError):
@@ -19,10 +20,31 @@ class Unstated(CheckpointError):
 
 
 class Facts(dict[str, Any]):
-    """A table of case.json; a word it lacks is an error of the case, never a bare KeyError."""
+    """A table of case.json; a word it lacks is an error of the case, never a bare KeyError.
+
+    Attributes:
+        read: the words that were asked for.
+    """
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        super().__init__(table)
+        self.read: set[str] = set()
+
+    def __getitem__(self, word: str) -> Any:
+        self.read.add(word)
+        return super().__getitem__(word)
+
+    def get(self, word: str, default: Any = None) -> Any:
+        self.read.add(word)
+        return super().get(word, default)
 
     def __missing__(self, word: str) -> Any:
         raise Unstated(f"case.json does not state {word!r}")
+
+
+def awaits_answer(sample: Sample) -> bool:
+    """Whether a conversation is still to be answered; one that has its answer is not opened for another."""
+    return sample.turns[-1].role != "assistant"
 
 
 class Case:
@@ -46,9 +68,9 @@ class Case:
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"case.json cannot be read ({error})", where=str(path)) from None
-        if not isinstance(facts, dict):
+        if not isinstance(facts, Facts):
             raise CheckpointError("case.json holds no table of words", where=str(path))
-        self.facts: dict[str, Any] = facts
+        self.facts = facts
         self._stack = ExitStack()
         self._files: dict[str, Any] = {}
         self._where: dict[tuple[str, str], Any] = {}

@@ -5,16 +5,27 @@ from __future__ import annotations
 import abc
 import importlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from omnimix.checkpoints.reading import Report as Loaded
-from omnimix.convert.report import Check, Report
+from omnimix.convert.report import Check, Report, stopped
 from omnimix.convert.verifying import Reading
-from omnimix.errors import CheckpointError
-from omnimix_golden.case import Case, Unstated
+from omnimix.errors import CheckpointError, OmnimixError
+from omnimix_golden import metrics
+from omnimix_golden.case import Case, Facts, Unstated
+
+_LOG = logging.getLogger(__name__)
+
+ABOUT = frozenset(
+    {"case", "family", "keys", "made_with", "notes", "reference", "tensor_meaning", "tensors"}
+    | {"title", "what"}
+)
+"""Words of case.json that tell a reader how the case was made; there is nothing in them to compare."""
 
 Section: TypeAlias = Callable[[Any], Iterator[Check]]
 """Comparisons of one section; it is given the family's own `CaseReading`."""
@@ -28,16 +39,21 @@ class CaseReading(abc.ABC):
     Attributes:
         family: the word in case.json.
         sections: word of case.json to the comparisons it asks for, in the order they are made.
+        about: further words of case.json that only tell how the case was made.
+        unread: patterns of golden tensors (`expected: batch.*`, file and name) that are left out on
+            purpose, and why. Any other tensor that no section looks at fails the case.
     """
 
     family: ClassVar[str]
     sections: ClassVar[Mapping[str, Section]]
+    about: ClassVar[frozenset[str]] = frozenset()
+    unread: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self.notes: list[str] = []
 
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> Facts:
         """What the case says, by the words of `sections`."""
         return self.case.facts
 
@@ -66,7 +82,7 @@ class CaseReading(abc.ABC):
             )
 
     def checks(self) -> Iterator[Check]:
-        """All comparisons of the case."""
+        """All comparisons of the case; an error inside a section is a stage that failed, not the end."""
         facts = self.facts()
         for word, section in type(self).sections.items():
             if not facts.get(word):
@@ -75,6 +91,32 @@ class CaseReading(abc.ABC):
                 yield from section(self)
             except Unstated as error:
                 self.notes.append(f"{word!r} was compared in part only: {error.what}")
+            except Exception as error:
+                # Whatever it is: a section that could not be compared must not hide the others.
+                _LOG.debug("the section %r stopped", word, exc_info=True)
+                yield stopped(word, _sentence(error))
+
+    def left(self) -> Iterator[Check]:
+        """Golden tensors that no section looked at, once all have run: each fails unless `unread` has it."""
+        reasons: dict[str, int] = {}
+        for name in self.case.unread():
+            reason = next((why for p, why in self.unread.items() if fnmatchcase(name, p)), None)
+            if reason is None:
+                yield stopped("unread", "no section looks at it", name)
+            else:
+                reasons[reason] = reasons.get(reason, 0) + 1
+        for reason, count in reasons.items():
+            self.notes.append(f"{count} golden tensors are deliberately unread: {reason}")
+
+    def unknown(self) -> list[str]:
+        """Words of case.json that nothing read, once all sections have run."""
+        facts = self.facts()
+        return sorted(facts.keys() - facts.read - self.case.facts.read - ABOUT - self.about)
+
+
+def _sentence(error: Exception) -> str:
+    """An error as a person reads it; only our own say what and where by themselves."""
+    return str(error) if isinstance(error, OmnimixError) else f"{type(error).__name__}: {error}"
 
 
 FAMILIES = {
@@ -88,12 +130,14 @@ FAMILIES = {
 
 
 class GoldenReading(Reading):
-    """Folders with a case.json."""
+    """Folders with a case.json, or with a metrics.json alone."""
 
     def recognise(self, folder: Path) -> bool:
-        return (folder / "case.json").is_file()
+        return any((folder / name).is_file() for name in ("case.json", metrics.FILE))
 
     def verify(self, folder: Path, stop: bool) -> Report:
+        if not (folder / "case.json").is_file():
+            return metrics.verify(folder, stop)
         case = Case(folder)
         try:
             return _report(case, stop)
@@ -111,14 +155,13 @@ def _report(case: Case, stop: bool) -> Report:
     module, _, name = FAMILIES[case.family].partition(":")
     reading: CaseReading = getattr(importlib.import_module(module), name)(case)
     report = Report(case.name)
-    failed = ""
-    for check in reading.checks():
-        if stop and failed and check.stage != failed:
-            break
-        report.checks.append(check)
-        if not check.passed:
-            failed = failed or check.stage
-    if not failed or not stop:
+    report.take(reading.checks(), stop)
+    if report.failed is None or not stop:
+        # What nobody looked at is known only behind the last section; an empty case stays an empty one.
         report.unread = case.unread()
+        if report.checks:
+            report.take(reading.left(), stop=False)
+        if unknown := reading.unknown():
+            reading.notes.append(f"no section reads these words of case.json: {', '.join(unknown)}")
     report.notes = list(dict.fromkeys(reading.notes))
     return report

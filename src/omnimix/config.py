@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from omnimix.errors import RecipeError, RegistryError
 from omnimix.registry import Table, did_you_mean
+from omnimix.renamed import new_name
 
 
 class Spec(BaseModel):
@@ -32,14 +33,14 @@ class Spec(BaseModel):
     def _no_unknown_words(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
             for word in value:
-                if word not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_word",
-                        "{message}",
-                        {
-                            "message": f"unknown word {word!r}; {did_you_mean(str(word), cls.model_fields)}"
-                        },
-                    )
+                if word in cls.model_fields:
+                    continue
+                renamed = new_name(cls.__mro__, str(word))
+                unknown = f"unknown word {word!r}; {did_you_mean(str(word), cls.model_fields)}"
+                context: dict[str, Any] = {"message": renamed or unknown}
+                if renamed:
+                    context["path"] = (str(word),)
+                raise PydanticCustomError("unknown_word", "{message}", context)
         return value
 
     def dump(self) -> dict[str, Any]:

@@ -224,14 +224,7 @@ TOKENIZERS = Table(
     },
 )
 
-OBJECTIVES = Table(
-    "objectives",
-    "objective",
-    {
-        "glance": "omnimix.train.objectives:Glance",
-        "sft": "omnimix.train.objectives:Sft",
-    },
-)
+OBJECTIVES = Table("objectives", "objective", {"sft": "omnimix.train.objectives:Sft"})
 
 DATASETS = Table(
     "datasets",
@@ -247,7 +240,7 @@ CHECKPOINTS = Table("checkpoints", "checkpoint family", {})
 READINGS = Table(
     "readings",
     "reading of golden numbers",
-    {"certificate": "omnimix.convert.certificate:CertificateReading"},
+    {"certificate": "omnimix.convert.carried:CertificateReading"},
 )
 
 SEGMENTERS = Table(
@@ -267,6 +260,19 @@ SEGMENTERS = Table(
 
 BENCHMARKS = Table("benchmarks", "benchmark", {})
 
+MEASURES = Table(
+    "measures",
+    "measure",
+    {
+        "exact": "omnimix.evaluate.short_answers:Exact",
+        "relaxed": "omnimix.evaluate.short_answers:Relaxed",
+        "yes_no": "omnimix.evaluate.short_answers:YesNo",
+        "referring": "omnimix.evaluate.grounding:Referring",
+        "cider": "omnimix.evaluate.captions:Cider",
+        "judged": "omnimix.evaluate.judging:Judged",
+    },
+)
+
 TABLES: tuple[Table, ...] = (
     STEPS,
     ENCODERS,
@@ -283,4 +289,5 @@ TABLES: tuple[Table, ...] = (
     READINGS,
     SEGMENTERS,
     BENCHMARKS,
+    MEASURES,
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from omnimix.errors import RegistryError
-from omnimix.generate.assistant import Answer
+from omnimix.generate.answers import Answer
 from omnimix.registry import did_you_mean
 from omnimix.types import Box, Mask, Media, Part, Point, Polygon, Region, Sample, Stroke, Turn
 from omnimix_scenes import TASKS, Scenes, score

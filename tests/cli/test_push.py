@@ -141,7 +141,13 @@ def model(tiny_folder: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny_folder, folder)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n\nA word of mine.\n")
     part = {"data": {"kind": "llava", "path": "/home/me/secret/rows.json"}, "weight": 1.0}
-    stage = {"name": "align", "learns": ["image.*"], "mixture": [part], "steps": 7, "batch": 4}
+    stage = {
+        "name": "align",
+        "trainable": ["image.*"],
+        "mixture": [part],
+        "max_steps": 7,
+        "batch_size": 4,
+    }
     (folder / "training.yaml").write_text(yaml.safe_dump({"name": "m", "stages": [stage]}))
     score = {"score": 0.5, "low": 0.4, "high": 0.6, "n": 200}
     (folder / "scores.json").write_text(

@@ -20,7 +20,7 @@ from omnimix.errors import CheckpointError, OmnimixError, RecipeError
 from omnimix.types import Media, Sample, Turn
 from tests.conftest import TINY
 
-BOTH = "adapters=[{kind: %s, rank: 4, alpha: 8}, {kind: %s, part: '*.encoders.*', rank: 2}]"
+BOTH = "adapters=[{kind: %s, r: 4, lora_alpha: 8}, {kind: %s, part: '*.encoders.*', r: 2}]"
 
 
 def adapted(kind: str) -> Recipe:
@@ -86,7 +86,7 @@ def test_the_layers_they_sit_on() -> None:
     assert ends == attention | mlp, "all linear layers but the head"
     inside = {name for name in found if not name.startswith("language.")}
     assert inside and all(".encoders.0." in name for name in inside)
-    few = recipes.load("nano", (*TINY, "adapters=[{targets: [q_proj, 'layers.0.mlp.*']}]"))
+    few = recipes.load("nano", (*TINY, "adapters=[{target_modules: [q_proj, 'layers.0.mlp.*']}]"))
     ends = {name.rsplit(".", 1)[-1] for name in adapters.layers(built(few))}
     assert ends == {"q_proj"} | mlp
 
@@ -110,12 +110,18 @@ def test_packed_samples_are_seen_alone_under_adapters(tiny_processor: Processor)
     ("words", "said"),
     [
         ("{part: speech}", "adapters.0.part: 'speech' is the name of no part.*image, region"),
-        ("{targets: [lm_head]}", "no linear layer of 'language' is called 'lm_head'.*q_proj"),
-        ("{targets: [q_prj]}", "adapters.0.targets"),
-        ("{rank: 0}", "adapters.0.rank"),
+        (
+            "{target_modules: [lm_head]}",
+            "no linear layer of 'language' is called 'lm_head'.*q_proj",
+        ),
+        ("{target_modules: [q_prj]}", "adapters.0.target_modules"),
+        ("{r: 0}", "adapters.0.r"),
         ("{kind: lara}", "adapters.0.kind"),
-        ("{ranks: 3}", "unknown word 'ranks'; did you mean 'rank'"),
-        ("{part: language}, {targets: [q_proj]}", "adapters.1: .*q_proj has an adapter already"),
+        ("{lora_alphas: 3}", "unknown word 'lora_alphas'; did you mean 'lora_alpha'"),
+        (
+            "{part: language}, {target_modules: [q_proj]}",
+            "adapters.1: .*q_proj has an adapter already",
+        ),
     ],
 )
 def test_refused(words: str, said: str) -> None:

@@ -161,10 +161,10 @@ def test_the_stages_of_multi_token_have_an_adapter() -> None:
 
     training, _ = load("multi_token.train.yaml")
     found, _ = training.model(Path())
-    assert [(a.part, a.rank, a.alpha, a.dropout) for a in found.adapters] == [
+    assert [(a.part, a.r, a.lora_alpha, a.lora_dropout) for a in found.adapters] == [
         ("language", 64, 16, 0.05)
     ]
-    assert [stage.learns for stage in training.stages] == [
+    assert [stage.trainable for stage in training.stages] == [
         ("connectors",),
         ("connectors", "adapters"),
     ]

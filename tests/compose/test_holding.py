@@ -1,4 +1,4 @@
-"""Weights in few bits: which layers, what is refused, and the real thing where bitsandbytes is installed."""
+"""Quantized weights: which layers, what is refused, and the real thing where bitsandbytes is installed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from omnimix.errors import OmnimixError
 from omnimix.families.sphinx import reader as sphinx
 from tests.cases import golden
 from tests.conftest import TINY
-
-BNB = importlib.util.find_spec("bitsandbytes") is not None
 
 
 @pytest.mark.parametrize("case", ["sphinx/ens_1shard", "sphinx/ens5_2shard"])
@@ -42,10 +40,10 @@ def test_a_shared_head_stays_as_it_is() -> None:
 
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OmnimixError, match="unknown quantization"):
-        omnimix.load("nano", quantize="int4")
+        omnimix.load("nano", quantization="int4")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(OmnimixError, match="bitsandbytes, which is not installed") as caught:
-        omnimix.load("nano", quantize="nf4")
+        omnimix.load("nano", quantization="nf4")
     assert "pip install 'omnimix[quantize]'" in caught.value.sentence()
 
 
@@ -57,13 +55,10 @@ def test_a_device_that_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cuda" in caught.value.sentence()
 
 
-@pytest.mark.skipif(
-    not BNB, reason="bitsandbytes is not installed: pip install 'omnimix[quantize]'"
-)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("scheme", sorted(holding.SCHEMES))
-def test_a_quantised_model_answers(tiny_folder: Path, scheme: str) -> None:
-    assistant = omnimix.load(tiny_folder, device="cpu", quantize=scheme)
+def test_a_quantised_model_answers(wide_folder: Path, scheme: str) -> None:
+    assistant = omnimix.load(wide_folder, device="cpu", quantization=scheme)
     model = assistant.model
     wanted = set(holding.quantized(model.recipe))
     plain = {name for name, module in model.named_modules() if type(module) is nn.Linear}
@@ -73,6 +68,6 @@ def test_a_quantised_model_answers(tiny_folder: Path, scheme: str) -> None:
         if isinstance(module, nn.Linear) and module.weight.dtype in (torch.uint8, torch.int8)
     }
     assert few == wanted and not plain & wanted
-    whole = omnimix.load(tiny_folder)
+    whole = omnimix.load(wide_folder)
     assert model.get_memory_footprint() < whole.model.get_memory_footprint()
     assert isinstance(assistant.answer("What is here?", max_new_tokens=4), str)

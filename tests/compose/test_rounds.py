@@ -117,7 +117,7 @@ def test_rounds_apart_stand_in_packs_alone(tiny_processor: Processor) -> None:
 def test_a_dataset_of_a_mixture_is_asked_apart(tiny_processor: Processor) -> None:
     scenes = {"kind": "scenes", "questions": 4, "kinds": ["shapes"]}
     parts = [{"data": scenes, "apart": True}, {"data": scenes | {"seed": 1}}]
-    stage = config.validate(Stage, {"mixture": parts, "steps": 1, "pack": True}, "stage")
+    stage = config.validate(Stage, {"mixture": parts, "max_steps": 1, "packing": True}, "stage")
     mixture = Mixture(stage.mixture, Path(), seed=0)
     batch, dropped = Batches(mixture, tiny_processor, 6, 0, 1, pack=True)[0]
     assert not dropped and batch.branches is not None and batch.cu_seq_lens is not None

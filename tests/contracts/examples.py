@@ -136,7 +136,10 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "sentencepiece": [{"path": "tokenizer.model", "added": ["<PAD>"], "pad": "<PAD>"}],
         "slow_llama": [{"path": "t.model", "added": [{"text": "<e>", "id": 9, "rstrip": True}]}],
     },
-    "objectives": {"glance": [{}], "sft": [{}, {"average": "part"}, {"glance": 0.5}]},
+    "objectives": {
+        "glance": [{}, {"weight": 0.5, "text": True}],
+        "sft": [{}, {"average": "part"}],
+    },
     "datasets": {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
@@ -157,6 +160,9 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "checkpoints": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}], "multi_token": [{}]},
     "readings": {"certificate": [{}], "golden": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
+    "measures": {
+        row: [{}] for row in ("exact", "relaxed", "yes_no", "referring", "cider", "judged")
+    },
 }
 """By table and row."""
 
@@ -174,5 +180,5 @@ INPUT_SHAPES: dict[str, list[tuple[int, ...]]] = {
 INPUT_IDS = {"text": 40, "imagebind": 40}
 """Sizes of the vocabularies of encoders that read."""
 
-NO_WORDS = frozenset({"benchmarks", "checkpoints", "readings", "segmenters"})
+NO_WORDS = frozenset({"benchmarks", "checkpoints", "measures", "readings", "segmenters"})
 """Tables whose rows are no specs: they are made with plain arguments."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import pytest
 from tests.cases import case_path
 
+from omnimix.convert.verifying import verify
+from omnimix.errors import SampleError
 from omnimix.evaluate import (
     captions,
     grounding,
@@ -17,7 +18,10 @@ from omnimix.evaluate import (
     named_boxes,
     short_answers,
 )
-from omnimix.types import Box
+from omnimix.evaluate.measure import Reference
+from omnimix.generate.answers import Answer
+from omnimix.registry import MEASURES
+from omnimix.types import Box, Point, Region
 
 
 def metrics(family: str) -> dict[str, Any]:
@@ -26,15 +30,30 @@ def metrics(family: str) -> dict[str, Any]:
     return found
 
 
-def test_rec_accuracy() -> None:
-    facts = metrics("sphinx")["rec_iou"]
-    rows = []
-    for row in facts["input"]:
-        size = {k: int(v) for k, v in re.findall(r"(height|width)(\d+)", row["question_id"])}
-        rows.append((row["answer"], Box(*row["gt_answers"]), size["width"], size["height"]))
-    assert grounding.accuracy(rows) == facts["expected"]["accuracy_at_0_5"]
-    assert [grounding.is_right(*row) for row in rows] == [True, False, True, False]
-    assert grounding.accuracy([]) == 0
+def said(text: str, *regions: Region) -> Answer:
+    return Answer(text, regions, 1, True)
+
+
+@pytest.mark.parametrize("family", ["sphinx", "sphinx_v"])
+def test_the_numbers_of_the_published_scripts(family: str) -> None:
+    report = verify(case_path(f"{family}/metrics"), stop=False)
+    assert report.passed, report.failed
+
+
+def test_boxes_count_as_the_model_writes_them_else_as_the_published_script_reads_them() -> None:
+    true = Reference(boxes=(Box(10, 10, 30, 30),), size=(100, 50))
+    measure = grounding.Referring()
+    rows = [
+        (said("here", Box(10, 10, 30, 30)), 1),
+        (said("[0.1, 0.35, 0.3, 0.55]", Box(50, 10, 80, 30)), 0),
+        (said("[0.1, 0.35, 0.3, 0.55]"), 1),
+        (said("0.1, 0.35, 0.3, 0.55]"), 1),
+        (said("there", Point(20, 20)), 0),
+    ]
+    score = measure.score([answer for answer, _ in rows], [true] * len(rows))
+    assert score.each == tuple(right for _, right in rows) and score.value == 0.6
+    with pytest.raises(SampleError, match=r"r7: the record has 0 boxes where one is right"):
+        measure.score([rows[0][0]], [Reference(("a cup",), name="r7")])
 
 
 @pytest.mark.parametrize(
@@ -51,14 +70,30 @@ def test_answered_box(answer: str, box: tuple[float, ...]) -> None:
     assert grounding.answered_box(answer) == Box(*box)
 
 
-def test_relaxed_accuracy() -> None:
-    facts = metrics("sphinx")["relaxed_accuracy"]
-    assert [short_answers.relaxed(*row) for row in facts["input"]] == facts["expected"]
+@pytest.mark.parametrize(
+    ("row", "answer", "references", "right"),
+    [
+        ("exact", " A Cup", ("a cup", "a mug"), 1),
+        ("exact", "a cups", ("a cup",), 0),
+        ("relaxed", "10.4", ("10",), 1),
+        ("relaxed", "10.6", ("10", "10.5"), 1),
+        ("relaxed", "10.6", ("10",), 0),
+        ("yes_no", "Yes, it is", ("yes",), 1),
+        ("yes_no", "NO", ("no",), 1),
+        ("yes_no", "perhaps", ("other",), 0),
+    ],
+)
+def test_short_answers(row: str, answer: str, references: tuple[str, ...], right: int) -> None:
+    measure = MEASURES.load(row)()
+    assert measure.score([said(answer)], [Reference(references)]).value == right
+    assert measure.score([], []).value == 0
 
 
-def test_yes_no() -> None:
-    facts = metrics("sphinx")["yes_no_parse"]
-    assert [short_answers.yes_no(text) for text in facts["input"]] == facts["expected"]
+@pytest.mark.parametrize(
+    ("text", "found"), [("yes", "yes"), ("Yes", "yes"), ("No.", "no"), ("it is yes", "other")]
+)
+def test_yes_and_no(text: str, found: str) -> None:
+    assert short_answers.yes_no(text) == found
 
 
 def test_boxes_of_the_demo() -> None:
@@ -117,27 +152,35 @@ def test_texts_of_regions() -> None:
     assert marked_regions.reading([("Region 1: a\n", "Region 1: a\nRegion 2: b")]) == 0.5
 
 
-def test_cider() -> None:
-    facts = metrics("sphinx_v")["region_caption"]
-    given = {item: texts[0] for item, texts in facts["predictions"].items()}
-    for side in ("references", "predictions"):
-        for item, texts in facts[side].items():
-            found = [" ".join(captions.words(text)) for text in texts]
-            assert found == facts[f"tokenized_{side}"][item]
-    score, each = captions.cider(given, facts["references"])
-    assert score == pytest.approx(facts["expected"]["CIDEr"], abs=1e-6)
-    for item, wanted in facts["expected"]["per_item"].items():
-        assert each[item] == pytest.approx(wanted["CIDEr"], abs=1e-6)
-    assert captions.cider({"1": given["1"]}, facts["references"])[0] == 0
+def test_a_single_caption_scores_nothing() -> None:
+    assert captions.Cider().score([said("a cup")], [Reference(("a cup",))]).value == 0
 
 
 def test_contractions_are_split() -> None:
     assert captions.words("It isn't the dog's.") == ["it", "is", "n't", "the", "dog", "'s"]
 
 
-def test_judged() -> None:
-    facts = metrics("sphinx_v")["gpt_judge"]
-    found = [judging.marks(review) for review in facts["reviews"]]
-    assert [list(row) for row in found] == facts["parsed"]
-    scores = judging.summary(found, facts["categories"])
-    assert scores == pytest.approx(facts["expected"], abs=0.005)
+@pytest.mark.parametrize(
+    ("review", "found"),
+    [
+        ("8 7\nfine", (8, 7)),
+        ("9,6", (9, 6)),
+        ("8, 9", judging.UNREADABLE),
+        ("8  9", judging.UNREADABLE),
+        ("8 7 ", judging.UNREADABLE),
+        ("8 7 6", judging.UNREADABLE),
+        ("", judging.UNREADABLE),
+    ],
+)
+def test_marks_are_read_as_the_published_script_reads_them(
+    review: str, found: tuple[float, float]
+) -> None:
+    assert judging.marks(review) == found
+
+
+def test_a_judge_is_summed_up_by_group() -> None:
+    answers = [said("8 4"), said("10 10"), said("nonsense")]
+    references = [Reference(group=group) for group in ("a", "b", "a")]
+    score = judging.Judged().score(answers, references)
+    assert dict(score.groups) == {"a": pytest.approx(100 * 1.5 / 3.5), "b": 100}
+    assert score.value == pytest.approx(100 * (13 / 3) / (17 / 3), abs=0.02)

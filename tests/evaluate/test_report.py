@@ -12,7 +12,8 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import OmnimixError, RegistryError
 from omnimix.evaluate.report import evaluate, wilson
-from omnimix.generate.assistant import Answer, Assistant
+from omnimix.generate.answers import Answer
+from omnimix.generate.assistant import Assistant
 from omnimix.types import Box, Media, Sample, check_region
 from omnimix_scenes.benchmark import ScenesBenchmark
 

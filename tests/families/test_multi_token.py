@@ -38,7 +38,7 @@ RELEASES = {
     "Mistral-7B-LoRA-AudioCLAP": ("audio_clap", "multi_token_sound"),
     "Mistral-7B-LoRA-XCLIP": ("video_xclip", "multi_token_video"),
 }
-ADAPTER = "adapters=[{kind: lora, part: language, rank: 64, alpha: 16, dropout: 0.05}]"
+ADAPTER = "adapters=[{kind: lora, part: language, r: 64, lora_alpha: 16, lora_dropout: 0.05}]"
 
 
 def manifest(name: str) -> dict[str, dict[str, Tensor]]:
@@ -171,7 +171,7 @@ def test_a_builder_of_the_trainers_own_leaves_the_list(copied: Path) -> None:
 def test_kept_and_merged_adapters_answer_alike(copied: Path) -> None:
     kept, merged = loaded(copied, adapters="keep"), loaded(copied)
     (adapter,) = kept.recipe.adapters
-    assert (adapter.rank, adapter.alpha, adapter.dropout) == (64, 16, 0.05)
+    assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (64, 16, 0.05)
     ids = torch.arange(1, 9)[None]
     with torch.inference_mode():
         first, second = kept(input_ids=ids).logits, merged(input_ids=ids).logits
@@ -230,11 +230,11 @@ def test_what_is_broken_is_named(
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [({"adapters": "melt"}, "adapters is 'melt'"), ({"whisper": "x"}, "knows no part 'whisper'")],
+    [({"adapters": "melt"}, "adapters is 'melt'"), ({"whisper": "x"}, "knows no word 'whisper'")],
 )
 def test_words_that_nobody_knows_are_refused(words: dict[str, Any], says: str) -> None:
     with pytest.raises(CheckpointError, match=says):
-        base.open_release(case_path(CASE), Parts(words=words))
+        base.open_release(case_path(CASE) / "checkpoint", Parts(words=words))
 
 
 def test_other_folders_are_none_of_ours(tmp_path: Path) -> None:
@@ -256,11 +256,8 @@ def test_a_stopped_run_has_its_configuration_in_its_newest_checkpoint(copied: Pa
 
 
 def test_pictures_may_be_padded_to_a_square(copied: Path) -> None:
-    edited(
-        copied.parent / "case.json",
-        modalities=[{"name": "vision_clip", "kwargs": {"pad_non_square_images": True}}],
-    )
-    steps = base.open_release(copied).recipe.modalities["image"].steps
+    release = base.open_release(copied, Parts(words={"pad_non_square_images": True}))
+    steps = release.recipe.modalities["image"].steps
     assert [step.kind for step in steps] == ["pad", "resize_crop"]
     assert steps[0].fill == (122, 116, 104)  # type: ignore[attr-defined]
 
@@ -333,7 +330,7 @@ def test_xclip_of_a_hub_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vision_lora", "audio_document_mix", "imagebind_three_kinds"])
 def test_a_folder_is_written_back(name: str, tmp_path: Path) -> None:
-    model, processor, _ = reading.load(base.open_release(case_path(f"{FOLDER}/{name}")))
+    model, processor, _ = reading.load(base.open_release(case_path(f"{FOLDER}/{name}/checkpoint")))
     MultiToken().write(model, processor, tmp_path)
     release = base.open_release(tmp_path)
     again, _, _ = reading.load(release)
@@ -345,11 +342,11 @@ def test_a_folder_is_written_back(name: str, tmp_path: Path) -> None:
 
 
 def test_a_kept_adapter_is_written_as_it_is(tmp_path: Path) -> None:
-    path = case_path(CASE)
+    path = case_path(CASE) / "checkpoint"
     release = base.open_release(path, Parts(words={"adapters": "keep"}))
     model, processor, _ = reading.load(release)
     MultiToken().write(model, processor, tmp_path)
-    own = reading.tensors_of(path / "checkpoint" / "adapter_model.bin")
+    own = reading.tensors_of(path / "adapter_model.bin")
     found = reading.tensors_of(tmp_path / "adapter_model.safetensors")
     assert found.keys() == own.keys()
     assert all(torch.equal(found[key], own[key]) for key in own)

@@ -108,7 +108,8 @@ def test_a_modality_of_ones_own_has_its_name_as_mark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["stream", "file", "folder"])
 def test_arrow_rows_are_those_of_the_json(layout: str, tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
+
     rows = [{**ROW, "id": str(i)} for i in range(5)]
     table = pyarrow.Table.from_pylist(rows)
     parts = [table.slice(0, 2), table.slice(2)] if layout == "folder" else [table]
@@ -128,7 +129,6 @@ def test_arrow_rows_are_those_of_the_json(layout: str, tmp_path: Path) -> None:
 
 
 def test_damaged_and_missing_arrow_files_are_refused(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     (tmp_path / "rows").mkdir()
     spec = validate(MultiTokenRows, {"path": "rows"}, "test")
     with pytest.raises(SampleError, match="holds no Arrow file"):

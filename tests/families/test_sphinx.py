@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from omnimix_golden.parts import of_case
 from torch import Tensor
 
 from omnimix.checkpoints import base, reading, shards, tables
@@ -126,8 +127,7 @@ def test_another_number_of_shards_is_the_same_model(
 
 
 def base_words(checkpoint: Path) -> Mapping[str, Any]:
-    case = json.loads((checkpoint.parent / "case.json").read_text(encoding="utf-8"))
-    return sphinx.case_words(case)
+    return of_case(checkpoint.parent).words
 
 
 def copied(tmp_path: Path, case: str = TWO) -> Path:
@@ -153,9 +153,9 @@ def test_a_missing_meta_names_the_types_and_takes_one(tmp_path: Path) -> None:
         base.open_release(out)
     sentence = caught.value.sentence()
     assert (
-        all(name in sentence for name in sphinx_recipe.TYPES) and "--part llama_type=" in sentence
+        all(name in sentence for name in sphinx_recipe.TYPES) and "--word llama_type=" in sentence
     )
-    for words in (Parts(words={"llama_type": "llama_ens5"}), Parts({"llama_type": "llama_ens5"})):
+    for words in (Parts(words={"llama_type": "llama_ens5"}),):
         assert (
             base.open_release(out, words).recipe.modalities["image"].steps[-1].kind == "quadrants"
         )
@@ -222,7 +222,7 @@ def test_shards_of_different_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="belong to different models: weights that each") as c:
         base.open_release(out)
     assert str(out) in c.value.sentence() and "replicas=first" in c.value.sentence()
-    assert base.open_release(out, Parts({"replicas": "first"})).notes
+    assert base.open_release(out, Parts(words={"replicas": "first"})).notes
     # Another kind of model: its keys are others.
     torch.save({"model": {**kept["model"], "llma.start_vp": torch.zeros(1, 1, 64)}}, second)
     with pytest.raises(CheckpointError, match=r"1 keys are in one of .* only: llma.start_vp"):
@@ -333,14 +333,14 @@ def test_clip_has_a_switch_for_its_activation(tmp_path: Path) -> None:
         return recipe.modalities["image"].branches[1].encoders[0].args.get("act_layer", "gelu")  # type: ignore[attr-defined]
 
     assert activation() == "gelu"
-    assert activation(Parts({"clip_activation": "quick_gelu"})) == "quick_gelu"
+    assert activation(Parts(words={"clip_activation": "quick_gelu"})) == "quick_gelu"
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     config["load_pretrained_visual_encoder"] = True
     (out / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert activation() == "quick_gelu"
-    assert activation(Parts({"clip_activation": "gelu"})) == "gelu"
+    assert activation(Parts(words={"clip_activation": "gelu"})) == "gelu"
     with pytest.raises(CheckpointError, match="unknown clip_activation 'relu'"):
-        activation(Parts({"clip_activation": "relu"}))
+        activation(Parts(words={"clip_activation": "relu"}))
 
 
 # --- configurations that the public cases do not have ---

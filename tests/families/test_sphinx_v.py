@@ -97,7 +97,7 @@ def test_sam_gives_the_golden_start() -> None:
 def test_the_first_stage_starts_from_sphinx_and_sam() -> None:
     folder, _, expected = golden(CASE)
     model, processor = sphinx_v.start(
-        case_path("sphinx/ens5_2shard"), folder / "inputs/sam_tiny.pth"
+        case_path("sphinx/ens5_2shard/checkpoint"), folder / "inputs/sam_tiny.pth"
     )
     assert list(model.recipe.modalities) == ["image", "region"]
     assert processor.weave.tokens_per_tile["region"] == 12
@@ -107,7 +107,9 @@ def test_the_first_stage_starts_from_sphinx_and_sam() -> None:
         expected["sam.pe_layer.positional_encoding_gaussian_matrix"],
     )
     assert not state[f"{sphinx_v.ENCODER}up.bias"].any()
-    again, _ = sphinx_v.start(case_path("sphinx/ens5_2shard"), folder / "inputs/sam_tiny.pth")
+    again, _ = sphinx_v.start(
+        case_path("sphinx/ens5_2shard/checkpoint"), folder / "inputs/sam_tiny.pth"
+    )
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, state[name]), name
 
@@ -125,7 +127,7 @@ def test_a_start_that_cannot_be(tmp_path: Path) -> None:
         sphinx_v.from_sam(folder / "checkpoint/consolidated.00-of-02.model.pth")
     for case in ("sphinx/ens_1shard", CASE):
         with pytest.raises(CheckpointError, match="starts from a SPHINX of 448 pixels"):
-            sphinx_v.start(case_path(f"{case}"), folder / "inputs/sam_tiny.pth")
+            sphinx_v.start(case_path(f"{case}/checkpoint"), folder / "inputs/sam_tiny.pth")
 
 
 def test_a_prompt_encoder_that_is_missing(tmp_path: Path) -> None:

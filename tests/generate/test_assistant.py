@@ -221,3 +221,16 @@ def test_loading_is_silent(tiny_folder: Path, capfd: pytest.CaptureFixture[str])
 
 def test_errors_are_omnimix_errors() -> None:
     assert issubclass(CheckpointError, OmnimixError)
+
+
+def test_an_assistant_moves_as_if_it_had_been_loaded_so() -> None:
+    moved = omnimix.load("nano", device="cpu").to(dtype=torch.bfloat16)
+    loaded = omnimix.load("nano", device="cpu", dtype=torch.bfloat16)
+    wanted = dict(loaded.model.named_buffers())
+    for name, buffer in moved.model.named_buffers():
+        assert buffer.dtype == wanted[name].dtype and torch.equal(buffer, wanted[name]), name
+    for name, weight in moved.model.named_parameters():
+        assert weight.dtype == torch.bfloat16, name
+    moved.model.is_quantized = True
+    with pytest.raises(omnimix.OmnimixError, match="quantized cannot be moved"):
+        moved.to("cpu")

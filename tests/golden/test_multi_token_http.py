@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import omnimix
-from omnimix.generate.writing import Options
+from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime
 from omnimix.serve.items import Items

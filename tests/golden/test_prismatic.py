@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,8 @@ from omnimix.checkpoints import tables
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
 from omnimix.convert.verifying import verify
-from omnimix.families.prismatic import folder as prismatic
+from omnimix.families.prismatic import names, recipe as prismatic
+from omnimix.families.prismatic.write import SECTION
 from tests.cases import case_path
 
 STAGES = {
@@ -50,12 +50,16 @@ def manifest(name: str) -> dict[str, Any]:
 
 def recipe_of(facts: dict[str, Any]) -> Recipe:
     config = facts["config"]
-    family = {"phi-2": "phi", "mistr": "mistral"}.get(
-        config["model"]["llm_backbone_id"][:5], "llama"
+    section = dict(config["model"])
+    kind = prismatic.LLMS[section["llm_backbone_id"]].kind
+    words = prismatic.Words(
+        **{word: section[word] for word in SECTION},
+        llm={"model_type": kind, **config["llm_base_config"]},
+        tokens=config["tokenizer_length_with_pad"],
+        tidy=False,
+        patches=config["num_patches"],
     )
-    base = {"model_type": family, **config["llm_base_config"]}
-    words = {"vocab": config["tokenizer_length_with_pad"]}
-    return prismatic.make_recipe(config["model"], base, Path(), words)
+    return prismatic.recipe(words)
 
 
 def test_every_manifest_is_looked_at() -> None:
@@ -80,7 +84,7 @@ def test_manifests_map_both_ways(name: str) -> None:
         f"model.vision_backbone.{key}": torch.empty(shape, device="meta")
         for key, (shape, _) in vision.items()
     }
-    table = prismatic.trained_table(recipe)
+    table = names.trained_table(recipe)
     plan = table.reading(stored)
     assert not plan.unknown and not plan.missing
     found = tables.read(plan, stored)

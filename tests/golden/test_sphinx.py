@@ -23,7 +23,7 @@ from tests.cases import case_path
 
 COMMON = {
     *("folder", "pixels", "prompt", "ids", "features", "embeddings", "states", "logits", "stops"),
-    *("greedy ids", "text", "stream", "scores", "top-p", "quantised"),
+    *("greedy ids", "text", "stream", "scores", "top-p", "quantized"),
 }
 STAGES = {
     "ens_1shard": COMMON | {"connector tokens", "mix"},
@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_answer(model: SphinxModel) -> None:
 def test_a_long_prompt_loses_its_beginning(model: SphinxModel) -> None:
     picture = str(case_path(ONE) / "inputs/cat.png")
     sample = asked([["cat " * 1200, None]], picture)
-    woven = model._weave(sample, model.options(100))
+    woven = model.weave(sample, model.options(100))
     whole = model.processor.weave.tokenizer.encode(
         model.processor.recipe.template.text(sample, True)
     )
@@ -204,7 +204,7 @@ def test_a_changed_number_is_found_in_its_stage(
             lambda facts: facts["points"].update({"0.5": 1e-5}),
             "rates",
         ),
-        ("ens_1shard", "quant", lambda facts: facts["quantised_linear_modules"].pop(), "quantised"),
+        ("ens_1shard", "quant", lambda facts: facts["quantised_linear_modules"].pop(), "quantized"),
         ("ens_1shard", "score", lambda facts: facts["log_likelihood"].reverse(), "scores"),
         ("ens_1shard", "stream", lambda facts: facts["shown"].pop(0), "stream"),
     ],

@@ -13,7 +13,7 @@ CASE = "sphinx_v/ens5_vp"
 STAGES = {"start", "prompts", "prompt features", "prompt tokens", "demo", "prompt", "ids"}
 STAGES |= {"folder", "pixels", "features", "embeddings", "logits", "greedy ids", "text", "records"}
 STAGES |= {"labels", "what learns", "groups", "loss", "gradients", "weights", "rates", "batches"}
-STAGES |= {"quantised"}
+STAGES |= {"quantized"}
 
 
 def test_the_public_case_agrees() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omnimix_golden.prismatic.reading import PrismaticReading
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -19,13 +21,24 @@ from omnimix.errors import CheckpointError
 from tests.cases import case_path
 
 
+def copied(case: str, place: Path) -> Path:
+    """A case that may be written to."""
+    shutil.copytree(case_path(case), place, copy_function=shutil.copyfile)
+    for path in [place, *place.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return place
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A copy of a case without a checkpoint and without tensors."""
+    return copied("prismatic/text_and_data", tmp_path / "texts")
+
+
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
     """A copy of the smallest case with a checkpoint, without its training and under another name."""
-    place = tmp_path / "anything"
-    shutil.copytree(case_path("prismatic/clip_mlp_vicuna"), place, copy_function=shutil.copyfile)
-    for path in [place, *place.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    place = copied("prismatic/clip_mlp_vicuna", tmp_path / "anything")
     edit(place, training=None, trainable_parameters_per_stage=None)
     for file in place.glob("expected_train_*"):
         file.unlink()
@@ -37,6 +50,12 @@ def edit(folder: Path, **words: Any) -> None:
     facts |= words
     kept = {word: value for word, value in facts.items() if value is not None}
     (folder / "case.json").write_text(json.dumps(kept))
+
+
+def keep(folder: Path, wanted: Callable[[str], bool]) -> None:
+    """Take golden tensors out."""
+    file = folder / "expected.safetensors"
+    save_file({name: t for name, t in load_file(file).items() if wanted(name)}, file)
 
 
 def spoil(folder: Path, name: str, by: float) -> None:
@@ -67,12 +86,76 @@ def test_the_first_stage_that_differs_is_named(case: Path) -> None:
 
 def test_a_case_may_lack_stages(case: Path) -> None:
     edit(case, batch=None, string_token_ids=None, generation=None)
+    keep(case, lambda name: not name.startswith("batch/"))
     report = verify(case)
-    assert report.passed and report.unread
+    assert report.passed and not report.unread
     assert "gradients" not in {line.stage for line in report.lines()}
     result = CliRunner().invoke(app, ["verify", str(case), "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["passed"] is True
+
+
+def test_golden_tensors_that_no_section_looks_at_fail_a_case(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = {"new.logits": torch.ones(2), "new.ids": torch.ones(2)}
+    save_file(new, texts / "expected_more.safetensors")
+    report = verify(texts)
+    assert report.failed is not None and report.failed.stage == "unread"
+    assert report.unread == ["expected_more: new.ids", "expected_more: new.logits"]
+    result = CliRunner().invoke(app, ["verify", str(texts)])
+    assert result.exit_code == 1
+    assert "at the stage 'unread', expected_more: new.ids: no section looks at it" in result.stdout
+    reasons = {"expected_more: new.*": "they are made up"}
+    monkeypatch.setattr(PrismaticReading, "unread", reasons)
+    report = verify(texts)
+    assert report.passed
+    assert "2 golden tensors are deliberately unread: they are made up" in report.notes
+
+
+def test_an_error_inside_a_stage_does_not_end_the_others(texts: Path) -> None:
+    facts = json.loads((texts / "case.json").read_text())
+    facts["collator"] = 7
+    del facts["prompts"][0]["turns"]
+    facts["learning_rates"] = [0.1]
+    (texts / "case.json").write_text(json.dumps(facts))
+    report = verify(texts, stop=False)
+    wrong = {line.stage: line.worst for line in report.lines() if not line.passed}
+    assert list(wrong) == ["collator", "unread"] and wrong["collator"].stopped
+    assert "order shuffled" in {line.stage for line in report.lines()}
+    assert "no section reads these words of case.json: learning_rates" in report.notes
+    assert any("'prompts' was compared in part only" in note for note in report.notes)
+    assert verify(texts).lines()[-1].stage == "collator"
+    result = CliRunner().invoke(app, ["verify", "--all", str(texts)])
+    assert result.exit_code == 1 and "STOPPED" in result.stdout
+    assert "stopped at the stage 'collator'" in result.stdout
+    data = json.loads(CliRunner().invoke(app, ["verify", "--all", "--json", str(texts)]).stdout)
+    assert [row["stage"] for row in data["stages"] if row["stopped"]] == ["collator", "unread"]
+
+
+def test_a_conversation_that_has_its_answer_is_not_opened_for_one(case: Path) -> None:
+    first = json.loads((case / "case.json").read_text())["requests"][0]
+    asked = {word: first[word] for word in ("image", "system_prompt") if word in first}
+    asked["turns"] = [*first["turns"], "A cup."]
+    prompt = first["prompt"].rstrip() + " A cup.</s>"
+    edit(case, requests=[{**asked, "prompt": prompt, "input_ids": []}], batch=None)
+    keep(case, lambda name: False)
+    checks = {check.stage: check for check in verify(case, stop=False).checks}
+    assert checks["prompt"].passed, checks["prompt"].note
+    assert not any(check.stopped for check in checks.values())
+
+
+@pytest.mark.parametrize("family", ["sphinx", "sphinx_v"])
+def test_folders_with_the_numbers_of_evaluation_scripts(family: str, tmp_path: Path) -> None:
+    folder = case_path(f"{family}/metrics")
+    report = verify(folder)
+    assert report.passed and report.name == f"{family}/metrics"
+    facts = json.loads((folder / "metrics.json").read_text())
+    assert {line.stage for line in report.lines()} == set(facts)
+    (tmp_path / "metrics.json").write_text(json.dumps({"meteor": {"expected": 1}, **facts}))
+    failed = verify(tmp_path).failed
+    assert failed is not None and failed.stopped and failed.stage == "meteor"
+    assert [line.stage for line in verify(tmp_path, stop=False).lines()] == ["meteor", *facts]
 
 
 def test_a_word_that_is_not_stated_is_said_and_the_rest_compared(case: Path) -> None:
@@ -81,22 +164,21 @@ def test_a_word_that_is_not_stated_is_said_and_the_rest_compared(case: Path) -> 
     del requests[1]["prompt"]
     edit(case, requests=requests, string_token_ids={"Yes": 1})
     report = verify(case, stop=False)
-    assert [line.stage for line in report.lines() if not line.passed] == ["vocabulary"]
+    assert [line.stage for line in report.lines() if not line.passed] == [
+        "vocabulary",
+        "unread",
+    ]
     assert any("'requests' was compared in part only" in note for note in report.notes)
     assert "loss" in {line.stage for line in report.lines()}
 
 
-def test_a_wrong_preview_is_found(tmp_path: Path) -> None:
-    place = tmp_path / "texts"
-    shutil.copytree(case_path("prismatic/text_and_data"), place, copy_function=shutil.copyfile)
-    for path in [place, *place.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    prompts = json.loads((place / "case.json").read_text())["prompts"]
+def test_a_wrong_preview_is_found(texts: Path) -> None:
+    prompts = json.loads((texts / "case.json").read_text())["prompts"]
     stated = [t for facts in prompts for t in facts["turns"] if t.get("potential_prompt_before")]
     assert stated, "the public prompts state previews"
     stated[0]["potential_prompt_before"] += "?"
-    edit(place, prompts=prompts)
-    failed = verify(place).failed
+    edit(texts, prompts=prompts)
+    failed = verify(texts).failed
     assert failed is not None and failed.stage == "prompt" and "preview" in failed.what
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from omnimix.errors import MediaError, RecipeError
-from omnimix.media.document import DocumentOpener, document_file
+from omnimix.media.document import DocumentOpener
 from omnimix.media.files import looking_in
 from omnimix.media.several import kind_of
 from omnimix.media.text_steps import NOTHING, Tokenize
@@ -70,7 +70,7 @@ def test_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         assert text_of(tmp_path / name) == wanted
         assert text_of(content) == wanted
-    assert DocumentOpener().open(document_file(str(tmp_path / "a.md"))).startswith("# A")
+    assert DocumentOpener().open(Media.document(tmp_path / "a.md")).startswith("# A")
 
 
 PDF = pdf(["one", "two", "three"])

@@ -20,8 +20,8 @@ import omnimix
 from omnimix.compose.modality import Branch
 from omnimix.convert import certificate
 from omnimix.errors import OmnimixError
-from omnimix.generate.asking import question
 from omnimix.generate.assistant import Assistant
+from omnimix.generate.questions import question
 
 QUESTION = "What is in the picture?"
 
@@ -58,7 +58,7 @@ def said(work: Any) -> str:
 
 def errors(assistant: Assistant, picture: str) -> dict[str, str]:
     """What each rank is told when something goes wrong on the second alone."""
-    second = assistant.team.rank == 1
+    second = assistant.process_group.rank == 1
     found = {
         "file": said(lambda: assistant.answer("a?", image="/nowhere.png" if second else picture)),
         "input": said(lambda: assistant.answer("a?" if second else "b?", image=picture)),
@@ -89,7 +89,7 @@ def main(plan: Path) -> None:
         written = assistant.reply(turns, max_new_tokens=words["tokens"])
         results["models"][name] = {"ids": list(written.ids), "held": held(assistant)}
     assistant = omnimix.load(words["models"]["tiny"], parallel="tensor")
-    rank = assistant.team.rank
+    rank = assistant.process_group.rank
     turns = [question(QUESTION, [picture], [])]
     hot = {"temperature": 5.0, "max_new_tokens": 12}
     results["sampled"] = [list(assistant.reply(turns, **hot).ids) for _ in range(2)]
@@ -108,7 +108,7 @@ def main(plan: Path) -> None:
         {name: tensor.clone() for name, tensor in tensors.items()},
         plan.parent / f"rank{rank}.safetensors",
     )
-    assistant.team.leave()
+    assistant.process_group.leave()
 
 
 if __name__ == "__main__":

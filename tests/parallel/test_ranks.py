@@ -23,8 +23,8 @@ from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.convert import certificate
-from omnimix.generate.asking import question
 from omnimix.generate.assistant import Assistant
+from omnimix.generate.questions import question
 from omnimix.registry import CHECKPOINTS
 from tests.cases import case_path
 from tests.conftest import TINY

@@ -9,15 +9,15 @@ import omnimix
 from omnimix.compose import recipe as recipes
 from omnimix.errors import OmnimixError, ParallelError
 from omnimix.parallel import tensor
-from omnimix.parallel.team import Team, check_cuda, current, join
+from omnimix.parallel.process_group import ProcessGroup, check_cuda, current, join
 from tests.conftest import TINY
 
 
 def test_one_process_is_the_plain_model(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assistant = omnimix.load(tiny_folder, parallel="tensor")
-    assert type(assistant.team) is Team and assistant.team.size == 1
-    assert type(join()) is Team and type(current()) is Team
+    assert type(assistant.process_group) is ProcessGroup and assistant.process_group.size == 1
+    assert type(join()) is ProcessGroup and type(current()) is ProcessGroup
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_more_processes_than_gpus() -> None:
 
 def test_words_that_exclude_each_other() -> None:
     with pytest.raises(OmnimixError, match="Leave out one"):
-        omnimix.load("nano", parallel="tensor", quantize="nf4")
+        omnimix.load("nano", parallel="tensor", quantization="nf4")
     with pytest.raises(OmnimixError, match="unknown parallel"):
         omnimix.load("nano", parallel="pipeline")
 

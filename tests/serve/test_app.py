@@ -16,8 +16,9 @@ import omnimix
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import MediaError
-from omnimix.generate.assistant import Answer, Assistant
-from omnimix.generate.writing import Options
+from omnimix.generate.answers import Answer
+from omnimix.generate.assistant import Assistant
+from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime, limited
 from omnimix.serve.fetch import Fetched, Fetcher

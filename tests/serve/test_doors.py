@@ -18,7 +18,7 @@ import omnimix
 from omnimix.cli.main import app
 from omnimix.compose.processor import Processor
 from omnimix.generate.assistant import Assistant
-from omnimix.generate.writing import Options
+from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime, limited
 from omnimix.serve.items import Items

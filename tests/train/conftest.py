@@ -22,18 +22,18 @@ def write(tmp_path: Path) -> Write:
         (tmp_path / "talks.jsonl").write_text("\n".join(lines or [record(i) for i in range(5)]))
         plain = {
             "mixture": [{"data": {"kind": "jsonl", "path": "talks.jsonl"}}],
-            "batch": 2,
-            "steps": 6,
-            "log_every": 1,
-            "precision": "fp32",
-            "schedule": {"warmup": 2},
+            "batch_size": 2,
+            "max_steps": 6,
+            "logging_steps": 1,
+            "bf16": False,
+            "schedule": {"warmup_steps": 2},
         }
         words = {
             "name": "test",
             "recipe": "nano",
             "set": [*TINY, "language.config.attention_dropout=0.2"],
-            "workers": 0,
-            "out": "run",
+            "num_workers": 0,
+            "output_dir": "run",
             "stages": [{**plain, **stage} for stage in stages or [{}]],
         }
         path = tmp_path / "test.train.yaml"

@@ -20,7 +20,7 @@ from torch import Tensor
 from omnimix.compose.batch import Batch
 from omnimix.data.sources import JsonlSource, Source
 from omnimix.errors import OmnimixError, SampleError
-from omnimix.parallel import team
+from omnimix.parallel import process_group
 from omnimix.train import run, step
 from omnimix.types import Media, Sample, Turn
 
@@ -85,8 +85,8 @@ class Kept:
 
 def trained(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Train a file as `words` say; what was found, and the gradients."""
-    kept, rank = Kept(), team.join().rank
-    found: dict[str, Any] = {"rank": rank, "size": team.join().size}
+    kept, rank = Kept(), process_group.join().rank
+    found: dict[str, Any] = {"rank": rank, "size": process_group.join().size}
 
     def listen(line: dict[str, Any]) -> None:
         if line["step"] == words.get("press"):
@@ -120,7 +120,7 @@ def main(plan: Path) -> None:
             {name: tensor.contiguous() for name, tensor in gradients.items()},
             place / f"rank{found['rank']}.safetensors",
         )
-    team.current().leave()
+    process_group.current().leave()
 
 
 if __name__ == "__main__":

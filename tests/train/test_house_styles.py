@@ -21,7 +21,7 @@ from tests.conftest import TINY
 
 LANGUAGES = ("llama", "mistral", "qwen2")
 TEMPLATES = ("plain", "mistral_instruct", "vicuna_v15")
-ADAPTED = "adapters=[{rank: 2}]"
+ADAPTED = "adapters=[{r: 2}]"
 
 
 def conversation() -> Sample:
@@ -50,12 +50,12 @@ def test_it_is_learned_and_answered(language: str, template: str) -> None:
     assert "a red ring" in learned and "What is here" not in learned
     stage = Stage(
         mixture=[{"data": JsonlSource(path="none")}],
-        steps=12,
-        learns=("adapters", "connectors"),
-        optimizer={"rate": 0.02},
-        schedule={"warmup": 1},
+        max_steps=12,
+        trainable=("adapters", "connectors"),
+        optimizer={"lr": 0.02},
+        schedule={"warmup_steps": 1},
     )
-    optim.set_learning(model, stage.learns)
+    optim.set_trainable(model, stage.trainable)
     optimizer = optim.adamw(model, stage.optimizer)
     model.train()
     losses = [

@@ -102,14 +102,14 @@ def test_any_number_of_workers_gives_equal_batches(
 
 
 def test_the_rate_rises_holds_and_falls() -> None:
-    schedule = ScheduleSpec(warmup=4, hold=0.5, final=0.1)
+    schedule = ScheduleSpec(warmup_steps=4, hold=0.5, min_lr_ratio=0.1)
     rates = [optim.rate(step, 20, 2.0, schedule) for step in range(20)]
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4:11] == [2.0] * 7
     assert rates[15] == pytest.approx(0.2 + 1.8 * 0.5)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert optim.rate(20, 20, 2.0, schedule) == pytest.approx(0.2)
-    assert optim.rate(0, 10, 1.0, ScheduleSpec(warmup=0)) == 1.0
+    assert optim.rate(0, 10, 1.0, ScheduleSpec(warmup_steps=0)) == 1.0
 
 
 class Net(nn.Module):
@@ -124,8 +124,8 @@ class Net(nn.Module):
 
 def test_matrices_decay_and_nothing_else() -> None:
     net = Net()
-    spec = OptimizerSpec(rate=0.5, decay=0.1, rates={"eye.*": 0.2})
-    optim.set_learning(net, ["-norm.weight", "*"])
+    spec = OptimizerSpec(lr=0.5, weight_decay=0.1, lr_scale={"eye.*": 0.2})
+    optim.set_trainable(net, ["-norm.weight", "*"])
     names = {id(p): name for name, p in net.named_parameters()}
     found = {
         names[id(p)]: (group["weight_decay"], group["lr"])
@@ -145,6 +145,6 @@ def test_matrices_decay_and_nothing_else() -> None:
 
 def test_the_first_pattern_that_matches_wins() -> None:
     net = Net()
-    assert optim.set_learning(net, ["-eye.bias", "eye.*", "head.weight"]) == 16 + 12
+    assert optim.set_trainable(net, ["-eye.bias", "eye.*", "head.weight"]) == 16 + 12
     learned = {name for name, p in net.named_parameters() if p.requires_grad}
     assert learned == {"eye.weight", "head.weight"}

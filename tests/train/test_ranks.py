@@ -70,23 +70,23 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "branches": [{"encoders": [listener], "connector": "linear"}],
     }
     recipe["modalities"] = {"image": image, "audio": audio}
-    recipe["adapters"] = [{"rank": 2, "targets": ["q_proj"]}]
+    recipe["adapters"] = [{"r": 2, "target_modules": ["q_proj"]}]
     (folder / "two.yaml").write_text(config.to_yaml(recipe))
     words = {
         "name": "two senses",
         "recipe": "two.yaml",
-        "workers": 0,
-        "out": "run",
+        "num_workers": 0,
+        "output_dir": "run",
         "stages": [
             {
                 "mixture": [{"data": {"kind": "jsonl", "path": "none.jsonl"}}],
-                "batch": 2,
-                "steps": 4,
-                "log_every": 1,
-                "precision": "fp32",
-                "schedule": {"warmup": 1},
+                "batch_size": 2,
+                "max_steps": 4,
+                "logging_steps": 1,
+                "bf16": False,
+                "schedule": {"warmup_steps": 1},
                 # Adam divides gradients that are nothing but rounding by their own size.
-                "optimizer": {"rate": 0.01, "eps": 1e-4},
+                "optimizer": {"lr": 0.01, "eps": 1e-4},
             }
         ],
     }
@@ -106,23 +106,27 @@ class Ran:
 
 CASES: dict[str, tuple[str, ...]] = {
     "plain": (),
-    "packed": ("stages.0.pack=true", "stages.0.accumulate=2", "stages.0.batch=4"),
-    "clipped": (
-        "stages.0.optimizer.clip_parts=true",
-        "stages.0.optimizer.clip=0.1",
-        "stages.0.objective={kind: sft, average: part}",
-        "stages.0.accumulate=2",
-        "stages.0.batch=4",
+    "packed": (
+        "stages.0.packing=true",
+        "stages.0.gradient_accumulation_steps=2",
+        "stages.0.batch_size=4",
     ),
-    "connectors": ("stages.0.learns=[connectors]",),
-    "full": ("stages.0.learns=['*']",),
+    "clipped": (
+        "stages.0.optimizer.clip_micro_batches=true",
+        "stages.0.optimizer.max_grad_norm=0.1",
+        "stages.0.objective={kind: sft, average: micro_batch}",
+        "stages.0.gradient_accumulation_steps=2",
+        "stages.0.batch_size=4",
+    ),
+    "connectors": ("stages.0.trainable=[connectors]",),
+    "full": ("stages.0.trainable=['*']",),
 }
 DROPOUT = "set=['language.config.attention_dropout=0.2']"
 
 
 @pytest.fixture(scope="module")
 def two(file: Path) -> dict[str, Ran]:
-    """All runs of two processes, one after another; the error that ends the team comes last."""
+    """All runs of two processes, one after another; the error that ends the group comes last."""
     folder = file.parent
 
     def words(name: str, *overrides: str, out: str | None = None, **more: Any) -> dict[str, Any]:
@@ -134,7 +138,7 @@ def two(file: Path) -> dict[str, Ran]:
         words("straight", DROPOUT),
         words("cut", DROPOUT, press=2),
         words("resumed", DROPOUT, out="cut"),
-        words("small", "stages.0.batch=1"),
+        words("small", "stages.0.batch_size=1"),
         words("broken", broken=1),
     ]
     plan = folder / "plan.json"

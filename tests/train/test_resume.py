@@ -26,7 +26,10 @@ def stop_at(stage: int, step: int) -> Callable[[dict[str, Any]], None]:
 
 
 def test_resume_equals_no_interruption(write: Write, tmp_path: Path) -> None:
-    stages = [{"steps": 2}, {"steps": 4, "pack": True, "accumulate": 2, "save_every": 3}]
+    stages = [
+        {"max_steps": 2},
+        {"max_steps": 4, "packing": True, "gradient_accumulation_steps": 2, "save_steps": 3},
+    ]
     path = write(stages=stages)
     straight = train(path, out=tmp_path / "straight")
     assert straight.finished and straight.steps == 6
@@ -47,7 +50,7 @@ def test_resume_equals_no_interruption(write: Write, tmp_path: Path) -> None:
 def test_a_step_interrupted_in_the_middle_is_undone(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(stages=[{"steps": 4}])
+    path = write(stages=[{"max_steps": 4}])
     train(path, out=tmp_path / "straight")
     plain, calls = Sft.loss, [0]
 
@@ -70,8 +73,8 @@ def test_records_of_like_length_go_on_exactly(
     write: Write, tmp_path: Path, order: str, workers: int
 ) -> None:
     rows = [record(i).replace("What is at", "What " + "is " * (7 * i % 5) + "at") for i in range(9)]
-    path = write(rows, [{"steps": 6, "order": order, "save_every": 2}])
-    words = [f"workers={workers}"]
+    path = write(rows, [{"max_steps": 6, "order": order, "save_steps": 2}])
+    words = [f"num_workers={workers}"]
     train(path, words, out=tmp_path / "straight")
     assert not train(path, words, out=tmp_path / "cut", listener=stop_at(0, 3)).finished
     assert train(path, words, out=tmp_path / "cut").finished

@@ -19,13 +19,13 @@ from tests.train.test_resume import stop_at
 ROUNDS = {
     "mixture": [{"data": {"kind": "llava", "path": "talks.json"}}],
     "order": "by_modality",
-    "accumulate": 2,
-    "epochs": 2,
-    "steps": None,
-    "cut": 60,
-    "objective": {"kind": "sft", "average": "part"},
-    "schedule": {"share": 0.5, "zero_first": True},
-    "save_every": 2,
+    "gradient_accumulation_steps": 2,
+    "num_train_epochs": 2,
+    "max_steps": None,
+    "max_length": 60,
+    "objective": {"kind": "sft", "average": "micro_batch"},
+    "schedule": {"warmup_ratio": 0.5, "zero_first": True},
+    "save_steps": 2,
 }
 
 
@@ -43,7 +43,10 @@ def rounds(write: Write, tmp_path: Path) -> Path:
     ]
     (tmp_path / "talks.json").write_text(json.dumps(records))
     return write(
-        stages=[ROUNDS, {**ROUNDS, "order": "shuffled", "template": "caption", "epochs": 1}]
+        stages=[
+            ROUNDS,
+            {**ROUNDS, "order": "shuffled", "template": "caption", "num_train_epochs": 1},
+        ]
     )
 
 
@@ -63,8 +66,11 @@ def test_rounds_train_and_resume(rounds: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"order": "mixture", "epochs": 1, "steps": None}, "a mixture has no end"),
-        ({"order": "shuffled", "epochs": None, "steps": None}, "give steps or epochs"),
+        ({"order": "mixture", "num_train_epochs": 1, "max_steps": None}, "a mixture has no end"),
+        (
+            {"order": "shuffled", "num_train_epochs": None, "max_steps": None},
+            "give max_steps or num_train_epochs",
+        ),
     ],
 )
 def test_stages_need_a_length(write: Write, words: dict[str, object], said: str) -> None:
@@ -79,12 +85,12 @@ def test_an_endless_dataset_has_no_rounds(write: Write) -> None:
 
 
 def test_rates_from_zero_go_on_behind_the_horizon() -> None:
-    schedule = ScheduleSpec(share=0.25, zero_first=True)
+    schedule = ScheduleSpec(warmup_ratio=0.25, zero_first=True)
     rates = [optim.rate(step, 8, 2.0, schedule) for step in range(10)]
     assert rates[:3] == [0.0, 1.0, 2.0]
     assert rates[8] == pytest.approx(0.0) and rates[9] > rates[8]
-    assert optim.rate(0, 8, 2.0, ScheduleSpec(share=0.0, zero_first=True)) == 0.0
-    assert optim.rate(0, 8, 2.0, ScheduleSpec(share=0.25)) == 1.0
+    assert optim.rate(0, 8, 2.0, ScheduleSpec(warmup_ratio=0.0, zero_first=True)) == 0.0
+    assert optim.rate(0, 8, 2.0, ScheduleSpec(warmup_ratio=0.25)) == 1.0
 
 
 def test_embeddings_decay_where_only_vectors_are_spared() -> None:
@@ -92,7 +98,7 @@ def test_embeddings_decay_where_only_vectors_are_spared() -> None:
     names = {id(p): name for name, p in net.named_parameters()}
     found = {
         names[id(p)]: group["weight_decay"]
-        for group in optim.groups(net, OptimizerSpec(decay=0.1, spares="vectors"))
+        for group in optim.groups(net, OptimizerSpec(weight_decay=0.1, no_weight_decay="vectors"))
         for p in group["params"]  # type: ignore[attr-defined]
     }
     assert {name for name, decay in found.items() if decay == 0.1} == {
@@ -105,5 +111,5 @@ def test_embeddings_decay_where_only_vectors_are_spared() -> None:
 
 def test_parts_may_be_averaged_by_themselves() -> None:
     assert Sft().counts([2, 6]) == [8, 8]
-    assert Sft(average="part").counts([2, 6]) == [4, 12]
-    assert Sft(average="part").counts([0, 6]) == [2, 12]
+    assert Sft(average="micro_batch").counts([2, 6]) == [4, 12]
+    assert Sft(average="micro_batch").counts([0, 6]) == [2, 12]

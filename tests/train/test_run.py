@@ -20,7 +20,7 @@ from tests.train.runs import Write, metrics, record, weights
 
 
 def test_the_seed_decides(write: Write, tmp_path: Path) -> None:
-    path = write(stages=[{"steps": 1}])
+    path = write(stages=[{"max_steps": 1}])
     for name, seed in (("a", 0), ("b", 1)):
         train(path, [f"seed={seed}"], out=tmp_path / name)
     assert metrics(tmp_path / "a") != metrics(tmp_path / "b")
@@ -28,7 +28,7 @@ def test_the_seed_decides(write: Write, tmp_path: Path) -> None:
 
 def test_what_a_run_leaves_behind(write: Write, tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
-    result = train(write(), ["stages.0.save_every=2"], listener=seen.append)
+    result = train(write(), ["stages.0.save_steps=2"], listener=seen.append)
     assert result.folder == tmp_path / "run"
     assert [line["step"] for line in seen] == [1, 2, 3, 4, 5, 6]
     assert [path.name[-1] for path in checkpoint.checkpoints(result.folder)] == ["4", "6"]
@@ -39,20 +39,20 @@ def test_what_a_run_leaves_behind(write: Write, tmp_path: Path) -> None:
     model = MultimodalLM.from_pretrained(result.folder / "model")
     assert model.recipe.name == "tiny"
     Processor.from_pretrained(result.folder / "model")
-    assert config.read_yaml(result.folder / "training.yaml")["stages"][0]["save_every"] == 2
+    assert config.read_yaml(result.folder / "training.yaml")["stages"][0]["save_steps"] == 2
 
 
 def test_a_few_records_are_learned_by_heart(write: Write) -> None:
     rows = [record(0), record(1)]
-    words = ["stages.0.steps=20", "stages.0.optimizer.rate=0.01"]
+    words = ["stages.0.max_steps=20", "stages.0.optimizer.lr=0.01"]
     result = train(write(rows), words)
     losses = [line["loss"] for line in metrics(result.folder)]
     assert losses[0] > 5 and losses[-1] < losses[0] / 3
 
 
 def test_what_is_frozen_does_not_move(write: Write, tmp_path: Path) -> None:
-    path = write(stages=[{"steps": 1, "learns": ["-*.embed_tokens.*", "language.*"]}])
-    first = train(path, ["stages.0.optimizer.rate=1.0e-30"], out=tmp_path / "still")
+    path = write(stages=[{"max_steps": 1, "trainable": ["-*.embed_tokens.*", "language.*"]}])
+    first = train(path, ["stages.0.optimizer.lr=1.0e-30"], out=tmp_path / "still")
     moved = train(path, out=tmp_path / "moved")
     one, other = weights(first.folder), weights(moved.folder)
     changed = {name for name in one if not torch.equal(one[name], other[name])}
@@ -62,7 +62,7 @@ def test_what_is_frozen_does_not_move(write: Write, tmp_path: Path) -> None:
 
 def test_broken_records_are_left_out_and_counted(write: Write) -> None:
     rows = [record(0), '{"turns": [', record(1)]
-    result = train(write(rows, [{"steps": 2, "batch": 3}]))
+    result = train(write(rows, [{"max_steps": 2, "batch_size": 3}]))
     assert result.dropped.count == 2
     assert "talks.jsonl: line 2" in result.dropped.first[0]
 
@@ -89,18 +89,34 @@ def test_nothing_but_broken_records_is_refused(row: str, write: Write) -> None:
 @pytest.mark.parametrize(
     ("override", "error", "words"),
     [
-        ("stages.0.learns=['eye.*']", TrainError, r"'eye\.\*' matches no parameter.*image"),
-        ("stages.0.learns=['-*']", TrainError, "nothing is left to learn"),
-        ("stages.0.accumulate=3", TrainError, "batch of 2 cannot be cut into 3"),
+        ("stages.0.trainable=['eye.*']", TrainError, r"'eye\.\*' matches no parameter.*image"),
+        ("stages.0.trainable=['-*']", TrainError, "nothing is left to learn"),
+        (
+            "stages.0.gradient_accumulation_steps=3",
+            TrainError,
+            "batch_size of 2 cannot be cut into 3",
+        ),
         ("stages.0.mixture.0.data.path=none.jsonl", SampleError, "cannot read the file"),
         ("stages.0.mixture.0.data.kind=jsonal", RecipeError, "mixture.0.data.kind: .*'jsonl'"),
-        ("stages.0.setps=3", RecipeError, "stages.0: unknown word 'setps'; .*'steps'"),
+        ("stages.0.max_setps=3", RecipeError, "stages.0: unknown word 'max_setps'; .*'max_steps'"),
         ("stages=[]", RecipeError, "stages"),
-        ("stages.0.mixture.0.apart=true", RecipeError, "apart needs pack: true"),
+        ("stages.0.mixture.0.apart=true", RecipeError, "apart needs packing: true"),
         ("recipe=nanno", RecipeError, "Did you mean 'nano'"),
-        ("start=nowhere", TrainError, "start: .*nowhere: the folder to start from does not exist"),
-        ("start=a.png", TrainError, "start: .*a.png: the folder to start from is a file"),
-        ("start=.", TrainError, "has no model.safetensors .it holds a.png, .*its folder 'model'"),
+        (
+            "initial_checkpoint=nowhere",
+            TrainError,
+            "initial_checkpoint: .*nowhere: the folder to start from does not exist",
+        ),
+        (
+            "initial_checkpoint=a.png",
+            TrainError,
+            "initial_checkpoint: .*a.png: the folder to start from is a file",
+        ),
+        (
+            "initial_checkpoint=.",
+            TrainError,
+            "has no model.safetensors .it holds a.png, .*its folder 'model'",
+        ),
     ],
 )
 def test_refused(override: str, error: type[Exception], words: str, write: Write) -> None:
@@ -111,7 +127,7 @@ def test_refused(override: str, error: type[Exception], words: str, write: Write
 def test_a_start_of_another_recipe_is_refused(write: Write, tiny_folder: Path) -> None:
     other = "set.1=language.config.hidden_size=64"
     with pytest.raises(TrainError, match=r"do not fit the model .*same recipe"):
-        train(write(), [f"start={tiny_folder}", other])
+        train(write(), [f"initial_checkpoint={tiny_folder}", other])
 
 
 def test_an_unknown_file_is_refused() -> None:

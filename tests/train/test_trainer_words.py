@@ -26,16 +26,16 @@ from tests.train.test_parts import Net
     ],
 )
 def test_rates_fall_in_three_shapes(shape: str, wanted: list[float]) -> None:
-    words = {"shape": shape, "warmup": 1, "zero_first": True}
+    words = {"lr_scheduler_type": shape, "warmup_steps": 1, "zero_first": True}
     schedule = ScheduleSpec(**words)  # type: ignore[arg-type]
     assert [optim.rate(step, 5, 2.0, schedule) for step in range(4)] == pytest.approx(wanted)
-    plain = ScheduleSpec(shape=shape, warmup=0)  # type: ignore[arg-type]
+    plain = ScheduleSpec(lr_scheduler_type=shape, warmup_steps=0)  # type: ignore[arg-type]
     assert optim.rate(0, 4, 2.0, plain) == 2.0
     assert optim.rate(4, 4, 2.0, plain) == (2.0 if shape == "constant" else pytest.approx(0.0))
 
 
 def test_nothing_is_spared_from_decay() -> None:
-    (group,) = optim.groups(Net(), OptimizerSpec(decay=0.1, spares="nothing"))
+    (group,) = optim.groups(Net(), OptimizerSpec(weight_decay=0.1, no_weight_decay="nothing"))
     assert group["weight_decay"] == 0.1
     held = group["params"]
     assert isinstance(held, list) and len(held) == len(list(Net().parameters()))
@@ -51,11 +51,11 @@ def test_the_gradient_is_clipped_after_every_part(
     state = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
     norms = []
     for each in (False, True):
-        words = {"clip": 0.01, "clip_parts": each, "rate": 1e-6}
+        words = {"max_grad_norm": 0.01, "clip_micro_batches": each, "lr": 1e-6}
         stage = Stage.model_validate(
-            {"mixture": [{"data": "scenes"}], "steps": 1, "optimizer": words, "precision": "fp32"}
+            {"mixture": [{"data": "scenes"}], "max_steps": 1, "optimizer": words, "bf16": False}
         )
-        learns = optim.set_learning(tiny_model, ["*"])
+        learns = optim.set_trainable(tiny_model, ["*"])
         assert learns
         optimizer = optim.adamw(tiny_model, stage.optimizer)
         norms.append(optimizer_step(tiny_model, optimizer, stage, 0, 1, parts).norms)

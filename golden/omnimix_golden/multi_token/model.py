@@ -19,6 +19,7 @@ from omnimix.errors import ContextError, OmnimixError
 from omnimix.generate.assistant import Assistant
 from omnimix.media.sound_steps import resampled
 from omnimix.types import Media, Sample, Turn
+from omnimix_golden.case import awaits_answer
 from omnimix_golden.multi_token.case import MultiTokenCase, branch_of, features, given, token_index
 
 
@@ -74,7 +75,7 @@ class _Request:
         self.reading, self.key, self.name, self.facts = reading, key, name, facts
         self.model, self.processor = reading.loaded()
         self.sample = reading.sample(body, name)
-        self.woven = self.processor.weave(self.sample, True)
+        self.woven = self.processor.weave(self.sample, awaits_answer(self.sample))
 
     def golden(self, name: str) -> Tensor | None:
         return self.reading.case.get(f"{self.key}.{name}")
@@ -169,8 +170,7 @@ def shown(reading: MultiTokenCase, sample: Sample) -> str:
     style = processor.recipe.template
     begin = processor.tokenizer.bos if style.bos else None
     front = "" if begin is None else processor.tokenizer.decode([begin], specials=True)
-    open_answer = sample.turns[-1].role == "user"
-    return front + style.text(Sample(tuple(turns), sample.id), open_answer)
+    return front + style.text(Sample(tuple(turns), sample.id), awaits_answer(sample))
 
 
 def _placeholder(part: str | Media) -> str:

@@ -17,6 +17,11 @@ class MultiTokenReading(MultiTokenCase):
     """Cases of the family `multi_token`."""
 
     family = "multi_token"
+    about = frozenset(
+        {"backbones", "checkpoint_note", "constants_changed_for_small_encoders", "dims"}
+        | {"laid_out_as", "modality_builder", "modality_builder_note"}
+        | {"slow_and_fast_tokenizer_give_same_ids"}
+    )
     sections: ClassVar[Mapping[str, Section]] = {
         "modalities": multi_token_model.senses,
         "special_tokens_after_fix_tokenizer": multi_token_model.specials,

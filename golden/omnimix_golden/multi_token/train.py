@@ -94,7 +94,7 @@ class _Step:
 
     def checks(self) -> Iterator[Check]:
         model, facts, reading = self.model, self.facts, self.reading
-        optim.set_learning(model, self.stage.learns)
+        optim.set_trainable(model, self.stage.trainable)
         learns = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         names = sorted(reading.foreign(learns))
         if "trainable_parameters" in facts:
@@ -162,11 +162,11 @@ def stage_of(name: str, rate: float, clip: float, batch: int) -> Stage:
     training, _ = settings.load(FILE)
     shipped = next(stage for stage in training.stages if stage.name == name)
     changed = {
-        "optimizer": shipped.optimizer.model_copy(update={"rate": rate, "clip": clip}),
-        "schedule": ScheduleSpec(shape="constant", warmup=0),
-        "precision": "fp32",
-        "batch": batch,
-        "accumulate": 1,
+        "optimizer": shipped.optimizer.model_copy(update={"lr": rate, "max_grad_norm": clip}),
+        "schedule": ScheduleSpec(lr_scheduler_type="constant", warmup_steps=0),
+        "bf16": False,
+        "batch_size": batch,
+        "gradient_accumulation_steps": 1,
     }
     return shipped.model_copy(update=changed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from omnimix.checkpoints import base, reading
+from omnimix.checkpoints import reading
 from omnimix.checkpoints.base import Parts
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -33,8 +33,7 @@ class PrismaticCase(CaseReading):
         for folder in sorted(path for path in self.case.folder.iterdir() if path.is_dir()):
             layout = Prismatic().recognise(folder)
             if layout is not None:
-                stage = (base.read_json(folder / "config.json") or {}).get("stage", "finetune")
-                found[str(stage)] = layout
+                found[layout.stage] = layout
         return found
 
     @cached_property
@@ -56,7 +55,7 @@ class PrismaticCase(CaseReading):
     @property
     def length(self) -> int:
         """Most text tokens of a training sample."""
-        return int(self.last.section["llm_max_length"])
+        return int(self.last.section.get("llm_max_length", 2048))
 
     def expected(self, *names: str) -> Any:
         """A fact by its path in case.json; None where it is not stated."""

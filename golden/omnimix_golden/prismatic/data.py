@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnimix.checkpoints.base import read_json
 from omnimix.compose.batch import collate
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Item, Sequence, cut_text
@@ -20,7 +21,7 @@ from omnimix.data.llava import Llava
 from omnimix.data.ordered import horizon
 from omnimix.data.sources import Source
 from omnimix.errors import CheckpointError, TrainError
-from omnimix.families.prismatic.folder import LLMS, make_recipe
+from omnimix.families.prismatic.recipe import LLMS, Words, recipe, tokenizer
 from omnimix.prompts.template import Template, named
 from omnimix.train import optim
 from omnimix.train.settings import ScheduleSpec
@@ -36,6 +37,8 @@ STYLES = {
     "phi": "phi",
 }
 """The reference's prompt builders to our templates."""
+
+_TIDY = "clean_up_tokenization_spaces"
 
 _TINY = {
     "model_type": "llama",
@@ -59,16 +62,24 @@ def _style(builder: str) -> Template:
 def processor(folder: Path, pad: str) -> Processor:
     """A processor around a tokenizer of the case; the model behind it is a stand-in of no weight."""
     llm = next(name for name, words in LLMS.items() if words.pad == pad)
-    facts = {
-        "model_id": folder.name,
-        "vision_backbone_id": "clip-vit-l",
-        "llm_backbone_id": llm,
-        "arch_specifier": "linear",
-        "image_resize_strategy": "resize-naive",
-        "llm_max_length": 10**6,
-    }
-    args = {"vision": {"vision": {"embed_dim": 8, "depth": 2, "num_heads": 1}}, "image_size": 28}
-    return Processor.from_recipe(make_recipe(facts, _TINY, folder, args), folder)
+    tidy = bool(
+        (read_json(folder / "tokenizer_config.json") or {}).get(_TIDY, not LLMS[llm].own_begin)
+    )
+    words = Words(
+        folder.name,
+        "clip-vit-l",
+        llm,
+        "linear",
+        "resize-naive",
+        10**6,
+        llm=_TINY,
+        tokens=tokenizer(LLMS[llm], tidy).load([folder]).size,
+        tidy=tidy,
+        patches=4,
+        image_size=28,
+        vision={"vision": {"embed_dim": 8, "depth": 2, "num_heads": 1}},
+    )
+    return Processor.from_recipe(recipe(words), folder)
 
 
 def _of(reading: PrismaticCase, name: str, style: Template | None = None) -> Processor:
@@ -271,7 +282,7 @@ def rates(reading: PrismaticCase) -> Iterator[Check]:
             facts.get("max_steps"),
         )
         yield same("rates", f"{n}: steps", steps, facts["num_training_steps"])
-        schedule = ScheduleSpec(share=facts["warmup_ratio"], zero_first=True)
+        schedule = ScheduleSpec(warmup_ratio=facts["warmup_ratio"], zero_first=True)
         used = facts["lr_used_at_step"]
         for k, expected in enumerate(used):
             found = optim.rate(k, steps, facts["lr"], schedule)

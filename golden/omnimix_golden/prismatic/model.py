@@ -11,10 +11,13 @@ import torch
 from omnimix.compose.sequence import Sequence
 from omnimix.convert.report import Check, close, number, same
 from omnimix.data.llava import Llava
-from omnimix.families.prismatic.folder import VISION, parameter_names
+from omnimix.families.prismatic.names import parameter_names
+from omnimix.families.prismatic.prompted import Prompted
+from omnimix.families.prismatic.recipe import VISION
 from omnimix.generate.assistant import Assistant
 from omnimix.train import optim
 from omnimix.types import Media, Sample, Turn
+from omnimix_golden.case import awaits_answer
 from omnimix_golden.look import Seen, columns, forward
 from omnimix_golden.prismatic.batch import collated, pictured
 from omnimix_golden.prismatic.case import PrismaticCase
@@ -65,14 +68,20 @@ def requests(reading: PrismaticCase) -> Iterator[Check]:
     found = []
     for i, facts in enumerate(reading.expected("requests")):
         sample = _sample(reading, facts, f"req{i}")
-        found.append(_Request(f"req{i}", facts, sample, processor.weave(sample, True), Seen()))
+        woven = processor.weave(sample, awaits_answer(sample))
+        found.append(_Request(f"req{i}", facts, sample, woven, Seen()))
     for one in found:
         texts = [part.replace("<image>", "") for part in one.facts["turns"]]
         asked = _sample(reading, {**one.facts, "turns": texts, "image": None}, one.name)
-        yield same("prompt", one.name, template.text(asked, True), one.facts["prompt"])
+        yield same(
+            "prompt", one.name, template.text(asked, awaits_answer(asked)), one.facts["prompt"]
+        )
         if one.facts.get("wrapped_turns") is not None:
             yield same(
-                "prompt", one.name, template.wrapped(asked, True), one.facts["wrapped_turns"]
+                "prompt",
+                one.name,
+                template.wrapped(asked, awaits_answer(asked)),
+                one.facts["wrapped_turns"],
             )
         preview = one.facts.get("potential_prompt_for_next_human_turn_HELLO")
         if preview is not None:
@@ -183,9 +192,9 @@ def _answers(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
 
 
 def _choices(reading: PrismaticCase, one: _Request) -> Iterator[Check]:
-    assistant = Assistant(*reading.loaded)
+    prompted = Prompted(Assistant(*reading.loaded))
     for words, expected in (one.facts.get("string_probabilities") or {}).items():
-        found = torch.tensor(assistant.probabilities(one.sample, words.split("|")))
+        found = torch.tensor(prompted.probabilities(one.sample, words.split("|")))
         yield close(
             "probabilities",
             f"{one.name} {words}",
@@ -204,7 +213,7 @@ def batch(reading: PrismaticCase) -> Iterator[Check]:
     woven = [processor.weave(source[row], cut=reading.length, target=False) for row in rows]
     yield from collated(reading, woven, "expected", "batch")
     given = processor.batch(woven)
-    optim.set_learning(model, LEARNS["finetune"])
+    optim.set_trainable(model, LEARNS["finetune"])
     seen = forward(model, given, given.labels)
     assert seen.loss is not None and seen.logits is not None and seen.embeddings is not None
     yield from _fused(reading, woven, seen)

@@ -9,23 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimix.compose.modality import ModalitySpec
 from omnimix.convert.report import Check, close, same
 from omnimix.errors import CheckpointError
-from omnimix.families.prismatic.folder import VISION, modality
+from omnimix.families.prismatic.recipe import VISION, steps as recipe_steps
 from omnimix.media.tiles import Tiles
+from omnimix.registry import STEPS
 from omnimix.types import Media
 from omnimix_golden.prismatic.case import PrismaticCase
 
 
-def _encoder(vision: str, strategy: str, stream: str) -> Any:
-    """The words of the encoder that a golden's name speaks of."""
+def _steps(vision: str, strategy: str, stream: str) -> list[Any]:
+    """How pictures are prepared for the encoder that a golden's name speaks of."""
     if vision not in VISION:
         raise CheckpointError(f"the case uses an unknown encoder id {vision!r}")
     size, parts = VISION[vision]
-    spec = ModalitySpec.model_validate(modality(vision, strategy, "linear", size, {}))
-    part = "vision" if stream == "pixel_values" else stream
-    return spec.branches[0].encoders[list(parts).index(part)]
+    timm = parts["vision" if stream == "pixel_values" else stream]
+    return [
+        STEPS.load(words["kind"]).model_validate(words)
+        for words in recipe_steps(timm, vision, strategy, size)
+    ]
 
 
 def pictures(reading: PrismaticCase) -> Iterator[Check]:
@@ -39,7 +41,7 @@ def pictures(reading: PrismaticCase) -> Iterator[Check]:
         opened = ImageOpener().open(Media.image(str(reading.inputs / photo)))
         tiles = Tiles.of(opened)
         padded: list[int] | None = None
-        for step in _encoder(vision, strategy, stream).steps:
+        for step in _steps(vision, strategy, stream):
             if step.works_on == "tensor" and "uint8_sha256" in facts:
                 pixels = tiles.tensor()[0].permute(1, 2, 0).contiguous()
                 found = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
@@ -78,8 +80,8 @@ def steps(reading: PrismaticCase) -> Iterator[Check]:
     """The steps of every encoder under every strategy, in the reference's words."""
     for name, expected in reading.expected("transform_steps").items():
         vision, strategy, stream = name.split("/")
-        encoder = _encoder(vision, strategy, stream)
-        yield same("steps", name, list(_described(encoder.steps)), [_known(op) for op in expected])
+        found = _steps(vision, strategy, stream)
+        yield same("steps", name, list(_described(found)), [_known(op) for op in expected])
 
 
 def _described(steps: Any) -> Iterator[dict[str, Any]]:

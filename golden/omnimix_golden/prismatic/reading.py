@@ -23,6 +23,7 @@ class PrismaticReading(PrismaticCase):
     """Cases of the family `prismatic`."""
 
     family = "prismatic"
+    about = frozenset({"checkpoint_files", "layout", "photos", "uint8_sha256", "vision_embed_dim"})
     sections: ClassVar[Mapping[str, Section]] = {
         "tokenizers": prismatic_data.tokenizers,
         "default_system_prompts": prismatic_data.default_systems,

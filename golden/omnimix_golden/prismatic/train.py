@@ -17,7 +17,8 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import Sequence
 from omnimix.convert.report import Check, close, number, same
 from omnimix.data.ordered import RoundBatches, Rounds
-from omnimix.families.prismatic.folder import Prismatic, parameter_names
+from omnimix.families.prismatic.folder import Prismatic
+from omnimix.families.prismatic.names import parameter_names
 from omnimix.train import optim
 from omnimix.train.settings import Stage
 from omnimix.train.step import Stepped, optimizer_step
@@ -36,7 +37,7 @@ def learning(reading: PrismaticCase) -> Iterator[Check]:
     """Which parameters each stage learns."""
     model, processor = reading.loaded
     for stage, names in reading.expected("trainable_parameters_per_stage").items():
-        optim.set_learning(model, LEARNS[stage])
+        optim.set_trainable(model, LEARNS[stage])
         found = {name for name, p in model.named_parameters() if p.requires_grad}
         wanted, unused = parameter_names(processor.recipe, names)
         _note(reading, unused)
@@ -58,23 +59,23 @@ def stage_of(name: str, words: dict[str, Any], length: int, inputs: str) -> Stag
     data = {"kind": "llava", "path": inputs, "marks": "loose"}
     stage: dict[str, Any] = {
         "name": name,
-        "learns": LEARNS[name],
+        "trainable": LEARNS[name],
         "mixture": [{"data": data}],
-        "objective": {"kind": "sft", "average": "part"},
+        "objective": {"kind": "sft", "average": "micro_batch"},
         "optimizer": {
-            "rate": words["learning_rate"],
-            "decay": words["weight_decay"],
+            "lr": words["learning_rate"],
+            "weight_decay": words["weight_decay"],
             "betas": [0.9, 0.999],
-            "spares": "vectors",
-            "clip": words["max_grad_norm"],
+            "no_weight_decay": "vectors",
+            "max_grad_norm": words["max_grad_norm"],
         },
-        "schedule": {"share": words["warmup_ratio"], "zero_first": True},
+        "schedule": {"warmup_ratio": words["warmup_ratio"], "zero_first": True},
         "order": "shuffled" if align else "by_modality",
         "template": "caption" if align else None,
-        "cut": length,
-        "batch": batch,
-        "accumulate": batch // (part * int(words.get("world_size") or 1)),
-        "precision": "fp32",
+        "max_length": length,
+        "batch_size": batch,
+        "gradient_accumulation_steps": batch // (part * int(words.get("world_size") or 1)),
+        "bf16": False,
     }
     limit = words.get("max_steps")
     stage |= {"steps": int(limit)} if limit else {"epochs": int(words["epochs"])}
@@ -109,7 +110,7 @@ class _Run:
     def checks(self) -> Iterator[Check]:
         model, processor = self._model()
         yield from self._start(model)
-        optim.set_learning(model, self.stage.learns)
+        optim.set_trainable(model, self.stage.trainable)
         optimizer = optim.adamw(model, self.stage.optimizer)
         yield from self._optimizer(model, optimizer)
         if self.stage.template is not None:
@@ -117,9 +118,9 @@ class _Run:
         source = self.stage.mixture[0].data.open(self.reading.inputs)
         stage = self.stage
         rounds = stage.rounds(source, self.seed)
-        batches = RoundBatches(source, rounds, processor, cut=stage.cut)
+        batches = RoundBatches(source, rounds, processor, cut=stage.max_length)
         woven = [
-            [processor.weave(source[row], cut=stage.cut, target=False) for row in part]
+            [processor.weave(source[row], cut=stage.max_length, target=False) for row in part]
             for part in rounds.parts
         ]
         yield same("batches", f"{self.name}: steps", rounds.steps, self.facts["steps_total"])
@@ -133,7 +134,7 @@ class _Run:
     def _model(self) -> tuple[MultimodalLM, Processor]:
         """As the trainer starts: base language model, stock encoders, the case's own random numbers."""
         layout = self.reading.runs.get(self.name, self.reading.last)
-        release = Prismatic().start(layout, self.reading.parts)
+        release = Prismatic().begun(layout, self.reading.parts)
         init = {name: self._tensor(f"init/{name}") for name in self.case.names("init/", self.file)}
         extra, _ = files.native_tensors(release)
         for ours, theirs in (

@@ -10,6 +10,7 @@ from transformers import TopPLogitsWarper
 from omnimix.convert.report import Check, close, number, same
 from omnimix.families.sphinx.face import shown, stop_sequences
 from omnimix.types import Sample, Turn
+from omnimix_golden.case import awaits_answer
 from omnimix_golden.sphinx.case import SphinxCase
 from omnimix_golden.sphinx.model import passed
 
@@ -30,6 +31,8 @@ def answers(reading: SphinxCase) -> Iterator[Check]:
         name = f"request {i + 1}"
         sample = reading.question(facts, name)
         yield from prompt(reading, sample, facts["prompt"], facts.get("prompt_tokens"), name)
+        if not awaits_answer(sample):
+            continue
         temperature = float(facts.get("temperature", 0.0))
         options = reading.model.options(facts["max_gen_len"], temperature)
         ((ids, kept),) = reading.model.written([sample], options)
@@ -46,9 +49,9 @@ def prompt(
     """The prompt's text and ids."""
     _, processor = reading.loaded()
     plain = Sample(tuple(Turn(turn.role, (turn.text(),)) for turn in sample.turns), name)
-    yield same("prompt", name, processor.recipe.template.text(plain, True), wanted)
+    yield same("prompt", name, processor.recipe.template.text(plain, awaits_answer(plain)), wanted)
     if ids is not None:
-        woven = processor.weave(sample, True)
+        woven = processor.weave(sample, awaits_answer(sample))
         yield same("ids", name, woven.ids[woven.owner == 0].tolist(), ids)
 
 

@@ -17,7 +17,7 @@ from omnimix.families.sphinx import reader as sphinx
 from omnimix.families.sphinx.face import SphinxModel, asked
 from omnimix.families.sphinx.records import SphinxSource
 from omnimix.types import Sample, Turn
-from omnimix_golden.case import Case
+from omnimix_golden.case import Case, Facts
 from omnimix_golden.parts import parts_of
 from omnimix_golden.run import CaseReading
 
@@ -34,10 +34,11 @@ class SphinxCase(CaseReading):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self._loaded: tuple[MultimodalLM, Processor] | None = None
+        self._facts = Facts({**case.facts, **(case.facts.get("results") or {})})
 
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> Facts:
         """The case's own words, and those of its results."""
-        return {**self.case.facts, **(self.case.facts.get("results") or {})}
+        return self._facts
 
     @cached_property
     def layout(self) -> sphinx.Shards:
@@ -87,7 +88,9 @@ class SphinxCase(CaseReading):
         return None if name is None else str(self.inputs / name)
 
     def question(self, asking: Mapping[str, Any], name: str = "question") -> Sample:
-        """A request for an answer as a conversation."""
+        """A request as a conversation; it may have its answer already."""
+        if asking["qas"][-1][1] is not None:
+            return self.finished(asking, name)
         return asked(asking["qas"], self.picture(asking.get("image")), name)
 
     def finished(self, facts: Mapping[str, Any], name: str = "conversation") -> Sample:

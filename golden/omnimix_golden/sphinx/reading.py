@@ -22,6 +22,9 @@ class SphinxReading(SphinxCase):
     """Cases of the family `sphinx`."""
 
     family = "sphinx"
+    about = frozenset(
+        {"checkpoint_dtype", "encoder_dims", "max_seq_len", "nested_under_model_key", "precision"}
+    )
     sections: ClassVar[Mapping[str, Section]] = {
         "llama_type": sphinx_model.layouts,
         "tensors": sphinx_model.pictures,
@@ -37,5 +40,5 @@ class SphinxReading(SphinxCase):
         "train": sphinx_train.steps,
         "lr_schedule": sphinx_train.rates,
         "sampler": sphinx_train.sampler,
-        "quant": sphinx_train.quantised,
+        "quant": sphinx_train.layers_in_few_bits,
     }

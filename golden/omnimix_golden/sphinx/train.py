@@ -1,4 +1,4 @@
-"""SPHINX's cases: records, labels, one step of training, the sampler, the rate, what is quantised."""
+"""SPHINX's cases: records, labels, one step of training, the sampler, the rate, what is quantized."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def stage_of(file: str, name: str, hp: Mapping[str, Any], batch: int) -> Stage:
     """The shipped stage with the numbers of a case, at a rate that does not move."""
     training, _ = settings.load(file)
     shipped = next(stage for stage in training.stages if stage.name == name)
-    numbers = {"rate": hp["lr"], "decay": hp["weight_decay"], "clip": hp["clip_grad"]}
+    numbers = {"lr": hp["lr"], "weight_decay": hp["weight_decay"], "max_grad_norm": hp["clip_grad"]}
     changed = {
         "optimizer": shipped.optimizer.model_copy(update=numbers),
-        "schedule": ScheduleSpec(shape="constant", warmup=0),
-        "precision": "fp32",
-        "batch": batch,
-        "accumulate": 1,
+        "schedule": ScheduleSpec(lr_scheduler_type="constant", warmup_steps=0),
+        "bf16": False,
+        "batch_size": batch,
+        "gradient_accumulation_steps": 1,
     }
     return shipped.model_copy(update=changed)
 
@@ -124,14 +124,14 @@ def step(
     model = copy.deepcopy(reading.loaded()[0]).eval()
     hp = stated(reading, facts)
     stage = stage_of(reading.stages[name], name, hp, len(batch.ids))
-    optim.set_learning(model, stage.learns)
+    optim.set_trainable(model, stage.trainable)
     learns = [n for n, p in model.named_parameters() if p.requires_grad]
     ours = reading.foreign_names(learns)
     yield same("what learns", name, sorted(ours), sorted(facts["trainable"]))
     optimizer = optim.adamw(model, stage.optimizer)
     if "no_weight_decay" in facts:
         # With a decay of its own, since a stage's may be zero for everything.
-        groups = optim.groups(model, stage.optimizer.model_copy(update={"decay": 1.0}))
+        groups = optim.groups(model, stage.optimizer.model_copy(update={"weight_decay": 1.0}))
         spared = {
             id(p)
             for group in groups
@@ -229,7 +229,9 @@ def schedule(file: str, facts: Mapping[str, Any]) -> ScheduleSpec:
     share = float(facts["warmup_epochs"]) / float(facts["epochs"])
     final = float(facts["min_lr"]) / float(facts["lr"])
     training, _ = settings.load(file)
-    return training.stages[0].schedule.model_copy(update={"share": share, "final": final})
+    return training.stages[0].schedule.model_copy(
+        update={"warmup_ratio": share, "min_lr_ratio": final}
+    )
 
 
 def rates(reading: SphinxCase) -> Iterator[Check]:
@@ -264,8 +266,8 @@ def sampler(reading: SphinxCase) -> Iterator[Check]:
         yield same("batches", f"epoch {epoch}", found, wanted)
 
 
-def quantised(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
-    """Which linear layers are stored in few bits: the language model's.
+def layers_in_few_bits(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
+    """Which linear layers are quantized: the language model's.
 
     Args:
         more: layers of the reference's list that are left as they are here.
@@ -275,4 +277,4 @@ def quantised(reading: SphinxCase, more: Iterable[str] = ()) -> Iterator[Check]:
     names = [f"{name}.weight" for name in quantized(model.recipe)]
     found = [name.removesuffix(".weight") for name in reading.foreign_names(names)]
     wanted = facts["quantised_linear_modules"]
-    yield same("quantised", "linear layers", sorted(found), sorted({*wanted} - {*more}))
+    yield same("quantized", "linear layers", sorted(found), sorted({*wanted} - {*more}))

@@ -68,9 +68,9 @@ def answers(reading: SphinxCase) -> Iterator[Check]:
         )
 
 
-def quantised(reading: SphinxCase) -> Iterator[Check]:
+def quantized(reading: SphinxCase) -> Iterator[Check]:
     """As SPHINX's; the prompt encoder and its projection keep their precision here."""
-    yield from sphinx_train.quantised(reading, more=BROKEN)
+    yield from sphinx_train.layers_in_few_bits(reading, more=BROKEN)
     if set(BROKEN) <= set(reading.facts()["quant"]["quantised_linear_modules"]):
         reading.notes.append(
             f"the reference quantises {' and '.join(BROKEN)} too and fails there; here the prompt encoder "
@@ -82,6 +82,9 @@ class SphinxVReading(SphinxCase):
     """Cases of the family `sphinx_v`."""
 
     family = "sphinx_v"
+    about = frozenset(
+        {"checkpoint_dtype", "encoder_dims", "max_seq_len", "nested_under_model_key", "precision"}
+    )
     stages: ClassVar[Mapping[str, str]] = dict.fromkeys(("stage1", "stage2"), "sphinx_v.train.yaml")
     sections: ClassVar[Mapping[str, Section]] = {
         "llama_type": sphinx_model.layouts,
@@ -98,7 +101,7 @@ class SphinxVReading(SphinxCase):
         "train": sphinx_train.steps,
         "lr_schedule": sphinx_train.rates,
         "sampler": sphinx_train.sampler,
-        "quant": quantised,
+        "quant": quantized,
     }
 
     @property
@@ -114,6 +117,8 @@ class SphinxVReading(SphinxCase):
 
     def question(self, asking: Mapping[str, Any], name: str = "question") -> Sample:
         """The reference cuts prompts that have no place, and without prompts shows no picture either."""
+        if asking["qas"][-1][1] is not None:
+            return self.finished(asking, name)
         vps, image = asking.get("vps"), self.picture(asking.get("image"))
         if vps is None:
             return marked(asking["qas"], name=name)

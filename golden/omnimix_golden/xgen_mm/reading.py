@@ -17,6 +17,7 @@ from omnimix_golden.xgen_mm.case import XGenCase
 class XGenReading(XGenCase):
     """Cases of the family `xgen_mm`."""
 
+    about = frozenset({"backbones", "mixing_rule"})
     sections: ClassVar[Mapping[str, Section]] = {
         "mixed_order": xgen_data.mixed,
         "lengths": xgen_data.lengths,

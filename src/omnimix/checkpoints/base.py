@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from omnimix.compose.model import MultimodalLM
     from omnimix.compose.processor import Processor
+    from omnimix.language.tokenizer import Tokenizer
 
 __all__ = [
     "Beside",
@@ -101,6 +102,7 @@ class Release:
         weights: sources; together they fill every parameter exactly once.
         notes: sentences that a user should see (stock encoders in place of trained ones, ...).
         files: where files lie that steps of the recipe name.
+        tokenizer: the recipe's, where it was loaded already.
     """
 
     layout: Layout
@@ -109,6 +111,7 @@ class Release:
     weights: tuple[Weights, ...]
     notes: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
 
 
 L = TypeVar("L", bound=Layout)

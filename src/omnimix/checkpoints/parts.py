@@ -59,7 +59,7 @@ class Beside:
 def written(root: Path) -> Parts:
     """What the nearest parts.json at a checkpoint or above it says; nothing where there is none.
 
-    Places stand relative to that file, those that are not there are hub ids.
+    Places stand relative to that file.
 
     Raises:
         CheckpointError: a file that says something else.
@@ -79,13 +79,7 @@ def written(root: Path) -> Parts:
                 where=str(folder / "parts.json"),
                 hint='it is a table such as {"places": {"llm": "backbones/llm"}, "words": {}}',
             )
-        return Parts(
-            {
-                name: folder / str(place) if (folder / str(place)).exists() else str(place)
-                for name, place in brought.items()
-            },
-            facts,
-        )
+        return Parts({name: folder / str(place) for name, place in brought.items()}, facts)
     return Parts()
 
 

@@ -6,14 +6,14 @@ a tensor makes a new one only for that tensor. Nothing is ever unpickled beyond 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from omnimix import _transformers
 from omnimix.checkpoints.base import Layout, Release, Weights
 from omnimix.checkpoints.files import looks_like, tensors_of
 from omnimix.checkpoints.later import Later, later
@@ -30,7 +30,6 @@ __all__ = [
     "misfit",
     "named",
     "native_tensors",
-    "quiet",
     "tensors_of",
 ]
 
@@ -148,18 +147,21 @@ def load(
     ours, report = later_tensors(release) if waits else native_tensors(release)
     tensors: dict[str, Any] = {**ours, **(extra or {})}
     holding = holding or Holding(device)
-    with quiet():
-        # Built once: what transformers makes on the meta device is compared before it is filled.
-        model = MultimodalLM.from_pretrained(
-            None,
-            config=OmnimixConfig(recipe=release.recipe),
-            built=lambda skeleton: check(release, skeleton, tensors),
-            state_dict=tensors,
-            dtype=dtype or torch.float32,
-            **holding.words(release.recipe),
-        )
+    # Built once: what transformers makes on the meta device is compared before it is filled.
+    model = _transformers.model_from(
+        MultimodalLM,
+        OmnimixConfig(recipe=release.recipe),
+        tensors,
+        built=lambda skeleton: check(release, skeleton, tensors),
+        dtype=dtype or torch.float32,
+        **holding.words(release.recipe),
+    )
     processor = Processor.from_recipe(
-        release.recipe, release.folder, release.files, model.tokens_per_tile
+        release.recipe,
+        release.folder,
+        release.files,
+        model.tokens_per_tile,
+        release.tokenizer,
     )
     return holding.settle(model.eval()), processor, report
 
@@ -171,7 +173,7 @@ def check(release: Release, skeleton: MultimodalLM, tensors: Mapping[str, Tensor
         CheckpointError: they differ.
     """
     wanted = {name: tensor.shape for name, tensor in skeleton.state_dict().items()}
-    shared = set(getattr(skeleton, "all_tied_weights_keys", None) or {})
+    shared = _transformers.tied_names(skeleton)
     missing = sorted(wanted.keys() - tensors.keys() - shared)
     unknown = sorted(tensors.keys() - wanted.keys())
     shapes = [
@@ -181,19 +183,3 @@ def check(release: Release, skeleton: MultimodalLM, tensors: Mapping[str, Tensor
     ]
     if missing or unknown or shapes:
         raise misfit(release, missing, unknown, shapes)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bar and warnings of transformers: what is wrong becomes an error here."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()

@@ -131,18 +131,18 @@ class Positions(Rename):
 
     Attributes:
         grid: rows and columns of our grid.
-        prefix: tokens in front that have a position (class token); they are not moved.
     """
 
     grid: tuple[int, int]
-    prefix: int = 0
 
     def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         table = tensors[0]
-        side = math.isqrt(table.shape[1] - self.prefix)
+        # The grids of released encoders are square; what is over belongs to a class token in front.
+        side = math.isqrt(table.shape[1])
+        prefix = table.shape[1] - side * side
         if (side, side) == self.grid:
             return [table]
-        front, patches = table[:, : self.prefix], table[:, self.prefix :]
+        front, patches = table[:, :prefix], table[:, prefix:]
         grid = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
         moved = functional.interpolate(grid, size=self.grid, mode="bicubic", antialias=True)
         patches = moved.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)

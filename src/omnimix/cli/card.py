@@ -171,17 +171,17 @@ def _training(folder: Path) -> str:
     rows = [
         "## Data and stages",
         "",
-        "| stage | learns | data | steps | batch | rate |",
+        "| stage | trainable | data | steps | batch_size | lr |",
         "|---|---|---|---|---|---|",
     ]
     for stage in stages:
-        learns = ", ".join(stage.get("learns") or ["*"])
+        trainable = ", ".join(stage.get("trainable") or ["*"])
         data = ", ".join(dict.fromkeys(_source(part) for part in stage.get("mixture") or []))
-        steps = stage.get("steps") or f"{stage.get('epochs', '?')} epochs"
-        batch = (stage.get("batch") or 32) * (stage.get("accumulate") or 1)
-        rate = (stage.get("optimizer") or {}).get("rate", "default")
+        steps = stage.get("max_steps") or f"{stage.get('num_train_epochs', '?')} epochs"
+        batch = stage.get("batch_size") or 32
+        lr = (stage.get("optimizer") or {}).get("lr", "default")
         rows.append(
-            f"| {stage.get('name', 'train')} | `{learns}` | {data} | {steps} | {batch} | {rate} |"
+            f"| {stage.get('name', 'train')} | `{trainable}` | {data} | {steps} | {batch} | {lr} |"
         )
     return "\n".join(rows)
 

@@ -19,7 +19,8 @@ from omnimix.types import Box, Media, Point, Region, Turn, check_region
 if TYPE_CHECKING:
     from PIL import Image
 
-    from omnimix.generate.assistant import Answer, Assistant
+    from omnimix.generate.answers import Answer
+    from omnimix.generate.assistant import Assistant
 
 ANSWER_FILE = Path("answer.png")
 
@@ -96,7 +97,7 @@ def command(
         str | None,
         typer.Option(help="tensor: share the model out over the processes of torchrun."),
     ] = None,
-    quantize: Annotated[
+    quantization: Annotated[
         str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
     ] = None,
 ) -> None:
@@ -124,8 +125,10 @@ def command(
     from omnimix.generate.assistant import load
 
     places, facts = places_of(part or ()), words_of(word or ())
-    assistant = load(model, device, parts=places, parallel=parallel, quantize=quantize, **facts)
-    if assistant.team.size > 1 and not ask:
+    assistant = load(
+        model, device, parts=places, parallel=parallel, quantization=quantization, **facts
+    )
+    if assistant.process_group.size > 1 and not ask:
         raise OmnimixError(
             "a conversation at the terminal needs a single process",
             hint="under torchrun ask with --ask, which may be given again for the next turn",
@@ -159,7 +162,7 @@ def _once(
     draw: Path | None,
     as_json: bool,
 ) -> None:
-    from omnimix.generate.asking import question
+    from omnimix.generate.questions import question
 
     pictures = pictures_of(items)
     if regions:
@@ -172,7 +175,7 @@ def _once(
         answers.append(assistant.reply(history, **options))
         history.append(Turn("assistant", (answers[-1].text,)))
     seconds = time.monotonic() - started
-    if assistant.team.rank:
+    if assistant.process_group.rank:
         return  # the first process speaks for all
     answered = [found for answer in answers for found in answer.regions]
     drawn = None

@@ -17,7 +17,7 @@ from omnimix.cli.items import named
 from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
-    from omnimix.parallel.team import Team
+    from omnimix.parallel.process_group import ProcessGroup
 
 ITEMS = "omnimix.items"
 """Where a command finds its items in the order of the command line."""
@@ -61,21 +61,21 @@ class Guarded(TyperGroup):
                 )
             raise typer.Exit(1) from None
         finally:
-            team = _team()
-            if team is not None:
-                team.leave()
+            process_group = _process_group()
+            if process_group is not None:
+                process_group.leave()
 
 
-def _team() -> Team | None:
+def _process_group() -> ProcessGroup | None:
     """The processes that share the work; None where nothing has asked for several."""
-    module = sys.modules.get("omnimix.parallel.team")
+    module = sys.modules.get("omnimix.parallel.process_group")
     return None if module is None else module.current()
 
 
 def _speaks() -> bool:
     """Whether this process is the one that tells what went wrong: its first."""
-    team = _team()
-    return team is None or team.rank == 0
+    process_group = _process_group()
+    return process_group is None or process_group.rank == 0
 
 
 def say(sentence: str, debug: bool = False) -> None:

@@ -13,6 +13,7 @@ from omnimix import __version__
 from omnimix.cli import (
     chat,
     convert,
+    env,
     evaluate,
     merge,
     models,
@@ -47,6 +48,7 @@ app.command("merge")(merge.command)
 app.command("soup")(soup.command)
 app.command("serve")(serve.command)
 app.command("push")(push.command)
+app.command("env")(env.command)
 
 
 def _version(wanted: bool) -> None:

@@ -55,7 +55,7 @@ def command(
         list[str] | None,
         typer.Option("--word", metavar="NAME=VALUE", help="A fact that no file tells."),
     ] = None,
-    quantize: Annotated[
+    quantization: Annotated[
         str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
     ] = None,
 ) -> None:
@@ -78,7 +78,7 @@ def command(
             f"the package {error.name} is missing", hint="pip install 'omnimix[serve]'"
         ) from None
     from omnimix.generate.assistant import load
-    from omnimix.generate.writing import Options
+    from omnimix.generate.decoding import Options
 
     options = Options(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
@@ -87,7 +87,7 @@ def command(
     with running.listening(host, port) as listener:
         places, facts = places_of(part or ()), words_of(word or ())
         assistant = limited(
-            load(model, device, parts=places, quantize=quantize, **facts), max_pixels
+            load(model, device, parts=places, quantization=quantization, **facts), max_pixels
         )
         settings = Settings(
             Items(root, Fetcher(max_bytes) if allow_fetch else None),

@@ -133,7 +133,7 @@ class Talk:
         self._note('marked; say "the box", "the point" or "here" in your next question')
 
     def _ask(self, text: str) -> None:
-        from omnimix.generate.asking import question
+        from omnimix.generate.questions import question
 
         turn = question(text, (), self.regions, self.items)
         turns = [*self.history, turn]

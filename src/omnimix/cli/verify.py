@@ -41,10 +41,6 @@ def command(
         console.print(table(report))
         for note in report.notes:
             console.print(f"note: {note}", style="dim", markup=False)
-        if report.unread:
-            more = f" and {len(report.unread) - 3} more" if report.unread[3:] else ""
-            names = ", ".join(report.unread[:3]) + more
-            console.print(f"note: no stage looks at {names}", style="dim", markup=False)
         console.print(verdict(report), markup=False)
     if not report.passed:
         raise typer.Exit(1)
@@ -53,6 +49,8 @@ def command(
 def verdict(report: Report) -> str:
     """One line: whether it agrees, else the first stage that differs."""
     failed = report.failed
+    if failed is not None and failed.stopped:
+        return f"{report.name} stopped at the stage {failed.stage!r}, {failed.what}: {failed.note}"
     if failed is not None:
         note = f": {failed.note}" if failed.note else ""
         return (
@@ -78,6 +76,7 @@ def table(report: Report) -> Table:
     for line in report.lines():
         worst = line.worst
         mark = "[green]agrees[/]" if line.passed else "[bold red]DIFFERS[/]"
+        mark = "[bold red]STOPPED[/]" if worst.stopped else mark
         where = worst.what if worst.difference else ""
         numbers = (str(line.compared), shown(worst.difference), shown(worst.tolerance))
         found.add_row(line.stage, *numbers, where, mark)
@@ -113,6 +112,7 @@ def _check(check: Check) -> dict[str, Any]:
         "passed": check.passed,
         "difference": apart,
         "tolerance": check.tolerance,
+        "stopped": check.stopped,
         "at": check.what,
         "note": check.note,
     }

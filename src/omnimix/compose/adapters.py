@@ -34,19 +34,19 @@ class Adapter(Spec):
             the weight's rows besides.
         part: what is adapted, a pattern on names of the tree: `language`,
             `image.branches.0.encoders.0`, `*.encoders.*`.
-        rank: width of the thin matrices.
-        alpha: the product is multiplied by alpha / rank.
-        dropout: share of an adapter's inputs that is dropped in training.
-        targets: which of the part's linear layers, by the ends of their names (`q_proj`); None takes
-            all but the output head.
+        r: width of the thin matrices.
+        lora_alpha: the product is multiplied by lora_alpha / r.
+        lora_dropout: share of an adapter's inputs that is dropped in training.
+        target_modules: which of the part's linear layers, by the ends of their names (`q_proj`); None
+            takes all but the output head.
     """
 
     kind: Literal["lora", "dora"] = "lora"
     part: str = "language"
-    rank: int = Field(default=16, gt=0)
-    alpha: float = Field(default=16, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+    r: int = Field(default=16, gt=0)
+    lora_alpha: float = Field(default=16, gt=0)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | None = Field(default=None, min_length=1)
 
 
 def inject(model: nn.Module, adapters: Sequence[Adapter], head: nn.Module | None = None) -> None:
@@ -75,9 +75,9 @@ def inject(model: nn.Module, adapters: Sequence[Adapter], head: nn.Module | None
     _check_apart(chosen)
     for words, names in zip(adapters, chosen, strict=True):
         settings = LoraConfig(
-            r=words.rank,
-            lora_alpha=words.alpha,
-            lora_dropout=words.dropout,
+            r=words.r,
+            lora_alpha=words.lora_alpha,
+            lora_dropout=words.lora_dropout,
             target_modules="|".join(re.escape(name) for name in names),
             use_dora=words.kind == "dora",
             bias="none",
@@ -105,18 +105,18 @@ def _chosen(model: nn.Module, words: Adapter, head: nn.Module | None, number: in
             hint=f"names begin with {tops}; `omnimix show` prints the tree",
         )
     linear = [name for name, module in inside if is_adaptable(module) and module is not head]
-    if words.targets is None:
+    if words.target_modules is None:
         if not linear:
             raise RecipeError(f"{words.part!r} has no linear layer", where=f"{where}.part")
         return linear
     found: list[str] = []
-    for target in words.targets:
+    for target in words.target_modules:
         fits = [name for name in linear if fnmatch.fnmatchcase(f".{name}", f"*.{target}")]
         if not fits:
             ends = sorted({name.rsplit(".", 1)[-1] for name in linear})
             raise RecipeError(
                 f"no linear layer of {words.part!r} is called {target!r}",
-                where=f"{where}.targets",
+                where=f"{where}.target_modules",
                 hint=f"there are {', '.join(ends) or 'none'}; the output head takes no adapter",
             )
         found += fits
@@ -156,15 +156,15 @@ def merge(model: nn.Module) -> None:
     """Work what the adapters have learned into the weights and take the adapters out.
 
     Raises:
-        OmnimixError: weights in few bits, which cannot take it up.
+        OmnimixError: quantized weights, which cannot take it up.
     """
     found = layers(model)
     for name, layer in found.items():
         if not layer.get_base_layer().weight.is_floating_point():
             raise OmnimixError(
-                "weights in few bits cannot take up their adapters",
+                "quantized weights cannot take up their adapters",
                 where=name,
-                hint="load the model whole (without quantize) and merge that",
+                hint="load the model whole (without quantization) and merge that",
             )
     for name, layer in found.items():
         layer.merge(safe_merge=True)

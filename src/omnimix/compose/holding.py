@@ -21,7 +21,7 @@ from omnimix.registry import did_you_mean
 HEAD = "language.lm_head"
 
 SCHEMES = {"nf4": "4 bits", "int8": "8 bits"}
-"""Words of `quantize` and what a weight then takes."""
+"""Words of `quantization` and what a weight then takes."""
 
 
 class Holding:
@@ -45,7 +45,7 @@ class Holding:
 
 
 class Quantized(Holding):
-    """The language model's linear layers in few bits, through transformers and bitsandbytes.
+    """The language model's linear layers quantized, through transformers and bitsandbytes.
 
     Encoders and connectors stay as they are (SPHINX's block list, golden/specs/sphinx.md section 8), and so does
     a head that shares its table with the embeddings or gives the first of its rows alone.
@@ -111,7 +111,7 @@ def keeps_head(recipe: Recipe) -> bool:
 
 
 def quantized(recipe: Recipe) -> list[str]:
-    """Names of the linear layers that a quantised model holds in few bits."""
+    """Names of the linear layers that a quantized model holds quantized."""
     model = MultimodalLM.on_meta(recipe)
     return [
         name

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from omnimix import _transformers, versions
 from omnimix.compose import adapters, modality, recipe as recipes
 from omnimix.compose.modality import Encoded, ItemBatch, Modality
 from omnimix.compose.recipe import Recipe
@@ -97,6 +98,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             built: called with the model before anything fills it; `from_pretrained` hands it on, so that a
                 loader may look at the very skeleton that transformers then fills.
         """
+        versions.warn_of_untried()
         super().__init__(config)
         self.recipe = config.parsed()
         language_config = self.recipe.language.hf_config()
@@ -134,7 +136,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """Work the adapters into the weights: the same answers, from the recipe without adapters.
 
         Raises:
-            OmnimixError: weights in few bits, which cannot take it up.
+            OmnimixError: quantized weights, which cannot take it up.
         """
         adapters.merge(self)
         self._become(self.recipe.without_adapters())
@@ -272,10 +274,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         ready: dict[str, Any] = super().prepare_inputs_for_generation(
             input_ids, **{name: one for name, one in caches.items() if one is not None}, **kwargs
         )
-        # Told by the tokens, not by the cache: where only their end is run, the holes before it are
-        # filled already; where all are run (the prompt, or no cache at all), they are to be filled.
-        run = ready.get("input_ids")
-        ready["items"] = None if run is not None and run.shape[1] < input_ids.shape[1] else items
+        ready["items"] = items if _transformers.run_whole(input_ids, ready) else None
         return ready
 
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:

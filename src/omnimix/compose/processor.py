@@ -72,12 +72,14 @@ class Processor:
         folder: str | Path | None = None,
         files: Mapping[str, Path] | None = None,
         tokens_per_tile: dict[str, int] | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> Processor:
         """With the tokenizer that the recipe names, found in `folder` or beside the shipped recipes.
 
         Args:
             files: where files lie that steps name, when not under these names in the folder.
             tokens_per_tile: of the built model, where there is one.
+            tokenizer: the one that the recipe names, where it was loaded already.
 
         Raises:
             RecipeError: the recipe names no tokenizer, or it is not there.
@@ -89,7 +91,7 @@ class Processor:
                 hint="add tokenizer: {kind: fast, path: tokenizer.json}",
             )
         folders = [*([Path(folder)] if folder is not None else []), recipes.FOLDER]
-        tokenizer = recipe.tokenizer.load([*folders, Path("/")])
+        tokenizer = tokenizer or recipe.tokenizer.load([*folders, Path("/")])
         looked: list[Place] = [*([files] if files else []), *folders]
         return cls(recipe, tokenizer, tokens_per_tile, looked)
 

@@ -16,16 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.convert.report import Check, Report, close, same
-from omnimix.convert.verifying import Reading
-from omnimix.errors import CheckpointError
-from omnimix.generate import folder as folders
+from omnimix.convert.report import Check, close, same
 from omnimix.types import Media, Sample, Turn
 
 CERTIFICATE = "certificate.json"
@@ -110,38 +106,3 @@ def _version(name: str) -> str:
         return version(name)
     except ModuleNotFoundError:
         return "not installed"
-
-
-def verify_model(folder: Path) -> Report:
-    """Ask a model folder its own probe again; of a mixed one, compute the norms again.
-
-    Raises:
-        CheckpointError: a certificate or probe that cannot be read, or a model that cannot be loaded.
-    """
-    try:
-        facts = json.loads((folder / CERTIFICATE).read_text(encoding="utf-8"))
-        if facts.get("kind") == "soup":
-            from omnimix.convert.mixing import verify_soup
-
-            return verify_soup(folder, facts)
-        expected = load_file(folder / PROBE)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"the golden numbers cannot be read ({error})",
-            where=str(folder),
-            hint="convert the model again",
-        ) from None
-    place = folder / str(facts.get("model", "."))
-    model, processor = folders.read(place, torch.device("cpu"))
-    found = answers(model, processor, expected["picture"].numpy())
-    return Report(folder.resolve().name, compare(found, expected))
-
-
-class CertificateReading(Reading):
-    """A model folder that `omnimix convert` or `omnimix soup` wrote."""
-
-    def recognise(self, folder: Path) -> bool:
-        return (folder / CERTIFICATE).is_file()
-
-    def verify(self, folder: Path, stop: bool) -> Report:
-        return verify_model(folder)

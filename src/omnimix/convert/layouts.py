@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from omnimix.checkpoints.base import Parts
+from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.convert import certificate
 from omnimix.convert.report import Check
@@ -17,6 +20,7 @@ from omnimix.generate import folder as folders
 from omnimix.registry import CHECKPOINTS, did_you_mean
 
 NATIVE = "native"
+_CPU = torch.device("cpu")
 
 
 def convert(
@@ -35,7 +39,7 @@ def convert(
         to: `native`, or a family of `CHECKPOINTS`.
         parts: of a released checkpoint, what it does not hold.
         merge: work the adapters into the weights first.
-        options: words of the layout: `shards` of SPHINX.
+        options: words of the layout, `shards` for instance.
 
     Returns:
         The comparisons, which `certificate.json` in the folder records.
@@ -45,6 +49,32 @@ def convert(
             merge, or the numbers differ.
     """
     place = Path(out)
+    _check(place, to, options)
+    found, recognised = folders.look(source)
+    model, processor = folders.read(found, _CPU, parts=parts, recognised=recognised)
+    expected = certificate.probe(model, processor)
+    if merge:
+        processor = _merged(model, processor, found)
+    came = f"{recognised[0].name}, {recognised[1].kind}" if recognised is not None else NATIVE
+    was_there = place.exists()
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        if to == NATIVE:
+            model.save_pretrained(place)
+            processor.save_pretrained(place)
+        else:
+            CHECKPOINTS.load(to)().write(model, processor, place, **options)
+        del model  # two of them need not fit
+        return _proven(place, expected, {"from": came, "to": to})
+    except BaseException:
+        shutil.rmtree(place)
+        if was_there:
+            place.mkdir()
+        raise
+
+
+def _check(place: Path, to: str, options: Mapping[str, Any]) -> None:
+    """Refuse what cannot be written, before anything is read."""
     if to != NATIVE and to not in CHECKPOINTS:
         raise CheckpointError(
             f"unknown layout {to!r}", hint=did_you_mean(to, [NATIVE, *CHECKPOINTS])
@@ -60,44 +90,31 @@ def convert(
         raise CheckpointError(
             "the folder to write to is not empty", where=str(place), hint="name a new folder"
         )
-    found, recognised = folders.look(source)
-    cpu = torch.device("cpu")
-    model, processor = folders.read(found, cpu, parts=parts, recognised=recognised)
-    expected = certificate.probe(model, processor)
-    if merge:
-        if not model.recipe.adapters:
-            raise CheckpointError(
-                "the model has no adapters to merge",
-                where=str(found),
-                hint="use it as it is, or name the folder of the model with adapters",
-            )
-        model.merge()
-        processor = Processor(model.recipe, processor.tokenizer, model.tokens_per_tile)
-    was_there = place.exists()
-    place.mkdir(parents=True, exist_ok=True)
-    try:
-        if to == NATIVE:
-            model.save_pretrained(place)
-            processor.save_pretrained(place)
-        else:
-            CHECKPOINTS.load(to)().write(model, processor, place, **options)
-        del model
-        again, processor = folders.read(place, cpu)
-        answers = certificate.answers(again, processor, expected["picture"].numpy())
-        checks = certificate.compare(answers, expected)
-        wrong = next((check for check in checks if not check.passed), None)
-        if wrong is not None:
-            raise CheckpointError(
-                f"the converted model differs at {wrong.stage} by {wrong.difference:.1e}",
-                where=str(place),
-                hint="nothing was kept; report this with the recipe",
-            )
-        came = f"{recognised[0].name}, {recognised[1].kind}" if recognised is not None else NATIVE
-        facts = {"from": came, "to": to, "recipe": processor.recipe.name}
-        certificate.write(place, expected, checks, facts)
-        return checks
-    except BaseException:
-        shutil.rmtree(place)
-        if was_there:
-            place.mkdir()
-        raise
+
+
+def _merged(model: MultimodalLM, processor: Processor, found: Path) -> Processor:
+    """Work the adapters into the weights; the processor of the model without them."""
+    if not model.recipe.adapters:
+        raise CheckpointError(
+            "the model has no adapters to merge",
+            where=str(found),
+            hint="use it as it is, or name the folder of the model with adapters",
+        )
+    model.merge()
+    return Processor(model.recipe, processor.tokenizer, model.tokens_per_tile)
+
+
+def _proven(place: Path, expected: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Check]:
+    """Read a written folder back, ask it the probe, and put the certificate into it."""
+    model, processor = folders.read(place, _CPU)
+    answers = certificate.answers(model, processor, expected["picture"].numpy())
+    checks = certificate.compare(answers, expected)
+    wrong = next((check for check in checks if not check.passed), None)
+    if wrong is not None:
+        raise CheckpointError(
+            f"the converted model differs at {wrong.stage} by {wrong.difference:.1e}",
+            where=str(place),
+            hint="nothing was kept; report this with the recipe",
+        )
+    certificate.write(place, expected, checks, {**facts, "recipe": processor.recipe.name})
+    return checks

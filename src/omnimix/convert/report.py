@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ class Check:
         difference: the largest absolute one; for texts and ids the number of places that differ.
         tolerance: the largest that is allowed.
         note: what differs, in words.
+        stopped: whether nothing could be compared; the note says why.
     """
 
     stage: str
@@ -28,10 +29,16 @@ class Check:
     difference: float
     tolerance: float = 0.0
     note: str = ""
+    stopped: bool = False
 
     @property
     def passed(self) -> bool:
         return self.difference <= self.tolerance  # a difference that is no number fails
+
+
+def stopped(stage: str, note: str, what: str = "all of it") -> Check:
+    """A stage that came to no comparison, which counts as one that failed."""
+    return Check(stage, what, math.inf, 0.0, note, stopped=True)
 
 
 def close(stage: str, what: str, found: Tensor | None, expected: Tensor, tolerance: float) -> Check:
@@ -110,7 +117,7 @@ class Report:
     Attributes:
         name: of the case.
         checks: in the order they were made; they end with the first stage that differs.
-        unread: golden tensors that no stage looked at.
+        unread: golden tensors that no stage looked at, those that are left out on purpose among them.
         notes: sentences for the reader.
     """
 
@@ -128,6 +135,19 @@ class Report:
     def passed(self) -> bool:
         """Whether everything agrees; a case in which nothing could be compared does not pass."""
         return bool(self.checks) and self.failed is None
+
+    def take(self, checks: Iterable[Check], stop: bool) -> None:
+        """Make these comparisons.
+
+        Args:
+            stop: end behind the first stage that differs.
+        """
+        failed = self.failed.stage if self.failed else ""
+        for check in checks:
+            if stop and failed and check.stage != failed:
+                return
+            self.checks.append(check)
+            failed = failed or ("" if check.passed else check.stage)
 
     def lines(self) -> list[Line]:
         """One line a stage, in order."""

@@ -9,6 +9,9 @@ from omnimix.convert.report import Report
 from omnimix.errors import CheckpointError
 from omnimix.registry import READINGS
 
+GOLDEN = "golden"
+"""The row of who reads golden cases; the checkout's package `golden/` brings it."""
+
 DEVELOPERS = "golden cases are read in a checkout of omnimix: `pip install -e golden` there"
 """What a user is told who has the library alone."""
 
@@ -54,5 +57,5 @@ def verify(path: str | Path, stop: bool = True) -> Report:
         "no golden numbers lie there",
         where=str(folder),
         hint="name a model folder that `omnimix convert` wrote"
-        + (" or a case folder" if len(readings) > 1 else f"; {DEVELOPERS}"),
+        + (" or a case folder" if GOLDEN in READINGS else f"; {DEVELOPERS}"),
     )

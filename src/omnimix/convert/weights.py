@@ -1,7 +1,7 @@
 """Weights of two models with equal recipes, interpolated: theta = beta * A + (1 - beta) * B.
 
-SPHINX's "domain mix" (golden/specs/sphinx.md section 8). Tensors are read, mixed in float32 and written a piece at
-a time, so that neither model has to fit into the memory.
+The "domain mix" of arXiv 2311.07575. Tensors are read, mixed in float32 and written a piece at a time, so that
+neither model has to fit into the memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnimix import _transformers
 from omnimix.checkpoints import writing
 from omnimix.checkpoints.base import Layout, Release, Weights
 from omnimix.checkpoints.later import Later
@@ -120,7 +121,7 @@ def opened(place: str, release: Release, whole: bool = True) -> Opened:
     """
     tensors, _ = later_tensors(release)
     skeleton = MultimodalLM.on_meta(release.recipe)
-    tied = set(getattr(skeleton, "all_tied_weights_keys", None) or {})
+    tied = _transformers.tied_names(skeleton)
     wanted = {n: t.shape for n, t in skeleton.state_dict().items() if n not in tied}
     missing = sorted(wanted.keys() - tensors.keys())
     if missing and whole:

@@ -1,4 +1,4 @@
-"""Long texts as lists of short documents, as multi_token's document modality wants them."""
+"""Long texts as lists of short documents, as encoders of documents want them."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Llava(SourceSpec):
         images: folder that picture paths are relative to; default the file's own. Paths that lead out of
             it are refused.
         marks: `strict` refuses a record whose marks and pictures differ in number; `loose` drops surplus
-            marks and puts pictures without one in front of the first question (Prismatic, where a mark has
+            marks and puts pictures without one in front of the first question (arXiv 2402.07865, where a mark has
             no place anyway).
     """
 

@@ -1,7 +1,7 @@
 """In which order a trainer reads the records of a finite dataset, one epoch and one rank at a time.
 
 Orders are pure functions of the seed, so that a run can be repeated and resumed; they give what the
-published trainers' samplers give (golden/specs/prismatic.md section 10).
+published trainers' samplers give.
 """
 
 from __future__ import annotations

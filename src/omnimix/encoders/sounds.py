@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features, Own
-from omnimix.encoders.transformers import config_of, restore_ids
+from omnimix.encoders.transformers import config_of
 
 
 class WhisperTower(Encoder):
@@ -21,10 +22,10 @@ class WhisperTower(Encoder):
 
     def __init__(self, spec: Whisper) -> None:
         super().__init__()
-        from transformers import WhisperModel
+        from transformers import AutoModel
 
         config = config_of({"model_type": "whisper", **spec.config})
-        whole = WhisperModel._from_config(config, attn_implementation="sdpa")
+        whole = AutoModel.from_config(config, attn_implementation="sdpa")
         self.start = int(config.decoder_start_token_id)
         self.frames = spec.reads == "frames"
         self.model: Any = nn.ModuleDict({"encoder": whole.encoder}) if self.frames else whole

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
-from omnimix.encoders.transformers import config_of, restore_ids
+from omnimix.encoders.transformers import config_of
 from omnimix.errors import RecipeError
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
 from omnimix.errors import RecipeError
 
@@ -57,18 +58,6 @@ class VisionTower(Encoder):
 
     def init_non_persistent_buffers(self) -> None:
         restore_ids(self)
-
-
-def restore_ids(tower: nn.Module) -> None:
-    """Make transformers' tables of positions and types anew, which no state dict holds."""
-    for module in tower.modules():
-        positions = getattr(module, "position_ids", None)
-        if isinstance(positions, Tensor):
-            fresh = torch.arange(positions.shape[-1], device=positions.device)
-            positions.copy_(fresh.expand_as(positions))
-        types = getattr(module, "token_type_ids", None)
-        if isinstance(types, Tensor):
-            types.zero_()
 
 
 def config_of(words: dict[str, Any]) -> Any:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
-from omnimix.encoders.transformers import restore_ids
 
 _TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 8}
 

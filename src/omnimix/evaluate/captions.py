@@ -1,6 +1,6 @@
 """Captions against references: CIDEr (Vedantam et al. 2015) in the form of the COCO caption code.
 
-METEOR needs its authors' Java program and its tables and is not offered. Golden: sphinx_v/metrics.
+METEOR needs its authors' Java program and its tables and is not offered.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TypeAlias
 
+from omnimix.evaluate.measure import Measure, Reference, Score
+from omnimix.generate.answers import Answer
+
 ORDERS = 4
 """N-grams of one to so many words."""
 
 SIGMA = 6.0
 """Of the penalty for another length."""
+
+BEST = 10.0
+"""Of a caption that is its only reference."""
 
 Grams: TypeAlias = Counter[tuple[str, ...]]
 
@@ -83,4 +89,14 @@ def _similar(ours: Grams, truth: Grams, having: Counter[tuple[str, ...]], items:
         norms = math.hypot(*a.values()) * math.hypot(*b.values())
         shared = sum(min(value, b.get(gram, 0.0)) * b.get(gram, 0.0) for gram, value in a.items())
         found.append(shared / norms if norms else shared)
-    return 10 * fmean(found) * math.exp(-(apart**2) / (2 * SIGMA**2))
+    return BEST * fmean(found) * math.exp(-(apart**2) / (2 * SIGMA**2))
+
+
+class Cider(Measure):
+    """CIDEr of all captions; it needs several records, since rare words weigh by how few records have them."""
+
+    def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
+        given = {str(i): answer.text for i, answer in enumerate(predictions)}
+        truths = {str(i): reference.texts for i, reference in enumerate(references)}
+        value, each = cider(given, truths)
+        return Score(value, tuple(each[item] for item in given), ceiling=None)

@@ -1,14 +1,16 @@
-"""Referring expressions: is the box of an answer the right one (golden/specs/sphinx.md section 7).
-
-Golden: sphinx/metrics, `rec_iou`.
-"""
+"""Referring expressions (RefCOCO, arXiv 1608.00272): is the box of an answer the right one."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
+from omnimix.errors import SampleError
+from omnimix.evaluate.measure import Each, Reference
+from omnimix.generate.answers import Answer
 from omnimix.types import Box
+
+ENOUGH = 0.5
+"""Intersection over union from which on a box counts."""
 
 _BRACKET = re.compile(r"\[(.*?)\]")
 _NOWHERE = Box(0.0, 0.0, 0.0, 0.0)
@@ -20,12 +22,12 @@ def answered_box(answer: str) -> Box:
     Where no bracket is whole, the text before the first `]` is read, since a prompt may have opened it.
     Anything that is not four numbers is an empty box, which is never right.
     """
-    found = _BRACKET.search(answer)
-    words = (found.group(1) if found else answer.split("]")[0]).split(",")
-    if len(words) != 4:
+    bracket = _BRACKET.search(answer)
+    numbers = (bracket.group(1) if bracket else answer.split("]")[0]).split(",")
+    if len(numbers) != 4:
         return _NOWHERE
     try:
-        return Box(*map(float, words))
+        return Box(*map(float, numbers))
     except ValueError:
         return _NOWHERE
 
@@ -36,22 +38,38 @@ def squared(box: Box, width: int, height: int) -> Box:
     return Box(box.x1 + right, box.y1 + down, box.x2 + right, box.y2 + down)
 
 
-def is_right(answer: str, box: Box, width: int, height: int, least: float = 0.5) -> bool:
+def is_right(answer: str, box: Box, width: int, height: int) -> bool:
     """Whether the first box of an answer covers the true one.
 
     Args:
         answer: with fractions of the padded square.
         box: the true one in pixels of the picture.
         width, height: of the picture in pixels.
-        least: intersection over union from which on it counts.
     """
     side = max(width, height)
-    found = answered_box(answer)
-    shown = Box(found.x1 * side, found.y1 * side, found.x2 * side, found.y2 * side)
-    return shown.iou(squared(box, width, height)) >= least
+    given = answered_box(answer)
+    shown = Box(given.x1 * side, given.y1 * side, given.x2 * side, given.y2 * side)
+    return shown.iou(squared(box, width, height)) >= ENOUGH
 
 
-def accuracy(rows: Iterable[tuple[str, Box, int, int]], least: float = 0.5) -> float:
-    """The share of right answers; each row is what `is_right` takes. 0 where there are none."""
-    right = [is_right(*row, least=least) for row in rows]
-    return sum(right) / len(right) if right else 0.0
+class Referring(Each):
+    """The share of answers whose first box overlaps the true one by half.
+
+    The box is what the model's own convention reads. Where that reads none, the first bracket counts as
+    fractions of the padded square, half open ones too: so do the published scripts.
+    """
+
+    pictured = True
+
+    def one(self, prediction: Answer, reference: Reference) -> float:
+        if len(reference.boxes) != 1:
+            raise SampleError(
+                f"the record has {len(reference.boxes)} boxes where one is right",
+                where=reference.name,
+                hint='let its last turn hold one: {"box": [left, top, right, bottom]}',
+            )
+        (true,) = reference.boxes
+        for given in prediction.boxes:
+            if isinstance(given, Box):
+                return float(given.iou(true) >= ENOUGH)
+        return float(is_right(prediction.text, true, *reference.size))

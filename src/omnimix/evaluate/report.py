@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from omnimix.errors import OmnimixError
-from omnimix.generate.assistant import Answer, Assistant
+from omnimix.generate.answers import Answer
+from omnimix.generate.assistant import Assistant
 from omnimix.types import Sample
 
 Progress: TypeAlias = Callable[[str, int, int], None]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,23 @@ import torch
 
 from omnimix.checkpoints.base import Parts
 from omnimix.compose.batch import Batch
+from omnimix.compose.model import MultimodalLM
 from omnimix.compose.pointing import readable
+from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
-from omnimix.generate import folder, placing
-from omnimix.generate.answer import Answer, Conversation
-from omnimix.generate.asking import Asked, conversation_of, given, question as asked
-from omnimix.generate.prompted import Prompted
-from omnimix.generate.prompting import plain
-from omnimix.generate.streaming import Stream, tokens
-from omnimix.generate.writing import Endings, Options, cut, endings, settled
+from omnimix.errors import OmnimixError
+from omnimix.generate import devices, folder
+from omnimix.generate.answers import Answer, Stream
+from omnimix.generate.decoding import Decoder, Options
+from omnimix.generate.questions import (
+    Asked,
+    Conversation,
+    conversation_of,
+    given,
+    question as asked,
+)
+from omnimix.generate.stopping import Endings, cut, end_tokens, settled
+from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import Reading
 from omnimix.types import Box, Media, Part, Point, Region, Sample
 
@@ -33,7 +39,7 @@ def load(
     dtype: torch.dtype | None = None,
     parts: Mapping[str, str | Path] | None = None,
     parallel: str | None = None,
-    quantize: str | None = None,
+    quantization: str | None = None,
     **words: Any,
 ) -> Assistant:
     """A model that ships with omnimix, one from a folder of `save_pretrained`, or a released checkpoint.
@@ -49,37 +55,62 @@ def load(
             folder in the hub's layout, by the part's name (`llm`, `dino` ...).
         parallel: `tensor` shares the model out over the processes that `torchrun` started; in a single
             process it changes nothing.
-        quantize: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
+        quantization: `nf4` or `int8` holds the language model's linear layers in 4 or 8 bits.
         words: facts about the parts that no file tells (`image_size` ...).
 
     Raises:
-        OmnimixError: a package, GPU or count of processes that does not fit `parallel` or `quantize`.
+        OmnimixError: a package, GPU or count of processes that does not fit `parallel` or `quantization`.
         RegistryError: unknown name, with the nearest known one.
         CheckpointError: a folder that holds no model, or weights that do not fit.
     """
     dtype = dtype or torch.float32
-    chosen, holding, team = placing.place(device, dtype, parallel, quantize)
-    with team.agreed():
+    chosen, holding, process_group = devices.place(device, dtype, parallel, quantization)
+    with process_group.agreed():
         place = folder.locate(name_or_folder)
     brought = Parts({**place.parts, **(parts or {})}, words)
-    with team.together():
+    with process_group.together():
         held = folder.read(place.folder, chosen, dtype, brought, holding, place.recognised)
-    with team.agreed():
-        return Assistant(*held, team)
+    with process_group.agreed():
+        return Assistant(*held, process_group)
 
 
-class Assistant(Prompted):
+class Assistant:
     """Asks a model.
 
     The options of `Options` (max_new_tokens, temperature, top_p, seed, stop) go as keywords to every
-    method.
+    method. A family's face holds an assistant and speaks through its last four methods: `weave`, `batch`,
+    `endings` and `decoder`.
     """
+
+    def __init__(
+        self, model: MultimodalLM, processor: Processor, process_group: ProcessGroup | None = None
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.process_group = process_group or ProcessGroup()
 
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
         device: torch.device = next(self.model.parameters()).device
         return device
+
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Assistant:
+        """Move the model, change its floating type, or both; returns the assistant itself.
+
+        Raises:
+            OmnimixError: quantized weights, or cut over processes, stay where they were loaded.
+        """
+        if self.process_group.size > 1 or getattr(self.model, "is_quantized", False):
+            held = "cut over processes" if self.process_group.size > 1 else "quantized"
+            raise OmnimixError(
+                f"weights that are {held} cannot be moved",
+                hint="name the device and dtype when the model is loaded",
+            )
+        devices.move(self.model, device, dtype)
+        return self
 
     def answer(
         self,
@@ -93,7 +124,7 @@ class Assistant(Prompted):
         media: Sequence[Media] = (),
         **generation: Any,
     ) -> str:
-        """The answer's text to one question; see `omnimix.generate.asking` for where everything goes.
+        """The answer's text to one question; see `omnimix.generate.questions` for where everything goes.
 
         Args:
             question: the text, or text and `Media` in reading order.
@@ -127,7 +158,7 @@ class Assistant(Prompted):
     ) -> list[Answer]:
         """Answers in the order of the conversations; those of like length are written together."""
         options = Options(**generation)
-        woven = [self._weave(conversation, options) for conversation in conversations]
+        woven = [self.weave(conversation, options) for conversation in conversations]
         order = sorted(range(len(woven)), key=lambda i: len(woven[i]))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), max(batch_size, 1)):
@@ -143,7 +174,7 @@ class Assistant(Prompted):
         has been written so far, its regions included, is at any time the stream's `answer`.
         """
         options = Options(**generation)
-        woven = self._weave(conversation, options)
+        woven = self.weave(conversation, options)
         stops = self.stops(options)
         ids: list[int] = []
 
@@ -154,7 +185,7 @@ class Assistant(Prompted):
 
     def regions_in(self, text: str, conversation: Conversation) -> Reading:
         """What an answer's text points at, in pixels of the conversation's last picture."""
-        return self._reading(text, self._weave(conversation, Options(max_new_tokens=1)))
+        return self._reading(text, self.weave(conversation, Options(max_new_tokens=1)))
 
     def boxes_in(self, text: str, conversation: Conversation) -> list[Box | Point]:
         """The boxes and points among `regions_in`."""
@@ -162,10 +193,10 @@ class Assistant(Prompted):
         return [region for region in found if isinstance(region, Box | Point)]
 
     def _pieces(self, woven: Woven, options: Options, ids: list[int]) -> Generator[str, None, None]:
-        batch = self._batch([woven])
-        ended = self._endings(batch, options)
+        batch = self.batch([woven])
+        ended = self.endings(batch, options)
         sent = ""
-        for token in self._tokens(batch, options, ended):
+        for token in self.decoder.tokens(batch, options, ended):
             ids.append(token)
             text = settled(self.processor.tokenizer.decode(ids), ended.stops)
             if len(text) > len(sent):
@@ -177,29 +208,10 @@ class Assistant(Prompted):
         if len(text) > len(sent):
             yield text[len(sent) :]
 
-    def _tokens(self, batch: Batch, options: Options, ended: Endings) -> Iterator[int]:
-        """Token after token of a batch of one; closing the iterator ends the writing."""
-        return tokens(partial(self._generate, batch, options, ended), ended)
-
-    def _bare(self) -> Assistant:
-        """An assistant that takes prompts as they stand."""
-        return Assistant(self.model, plain(self.processor), self.team)
-
-    def _weave(self, conversation: Conversation, options: Options) -> Woven:
-        if not isinstance(conversation, Sample):
-            conversation = Sample(tuple(conversation), "question")
-        with self.team.agreed():
-            return self.processor.weave(
-                conversation, True, options.max_new_tokens, pointing=options.pointing
-            )
-
-    def _batch(self, woven: Sequence[Woven]) -> Batch:
-        return self.processor.batch(woven, "left").to(self.device)
-
     def _write(self, woven: Sequence[Woven], options: Options) -> list[Answer]:
-        batch = self._batch(woven)
-        ended = self._endings(batch, options)
-        ids = self._generate(batch, options, ended)
+        batch = self.batch(woven)
+        ended = self.endings(batch, options)
+        ids = self.decoder.write(batch, options, ended)
         return [
             self._answer(row[:length], sequence, ended.stops, length is not None)
             for row, sequence, length in zip(ids, woven, ended.lengths, strict=True)
@@ -230,49 +242,32 @@ class Assistant(Prompted):
     def ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
         """Whether an answer came to an end by itself."""
         tokenizer = self.processor.tokenizer
-        if ids and ids[-1] in endings(tokenizer, stops):
+        if ids and ids[-1] in end_tokens(tokenizer, stops):
             return True
         return bool(stops) and cut(tokenizer.decode(ids), stops)[1]
 
-    def _endings(self, batch: Batch, options: Options) -> Endings:
+    def weave(self, conversation: Conversation, options: Options) -> Woven:
+        """A conversation as tokens, with room for an answer of these options."""
+        if not isinstance(conversation, Sample):
+            conversation = Sample(tuple(conversation), "question")
+        with self.process_group.agreed():
+            return self.processor.weave(
+                conversation, True, options.max_new_tokens, pointing=options.pointing
+            )
+
+    def batch(self, woven: Sequence[Woven]) -> Batch:
+        """Conversations side by side on the model's device, padded on the left."""
+        return self.processor.batch(woven, "left").to(self.device)
+
+    def endings(self, batch: Batch, options: Options) -> Endings:
+        """What watches for the end of each row's answer."""
         tokenizer = self.processor.tokenizer
         stops = self.stops(options)
-        ends = endings(tokenizer, stops)
+        ends = end_tokens(tokenizer, stops)
         rows, prompt = batch.input_ids.shape
         return Endings(tokenizer, stops, ends, prompt, rows)
 
-    def _generate(
-        self, batch: Batch, options: Options, ended: Endings, streamer: Any = None
-    ) -> list[list[int]]:
-        """The one place where tokens are written: new ids of every row."""
-        pad = self.processor.tokenizer.pad
-        seed = options.seed
-        if self.team.size > 1:
-            self.team.same("input", placing.fingerprint(batch))
-            if options.temperature > 0:
-                seed = self.team.seed(seed)
-            if streamer is not None:
-                # A caller may end the writing on one rank; the others must not wait for its next token.
-                ended.asked = self.team.any
-        together = self.team.together()
-        with together, _seeded(seed, self.device), torch.inference_mode():
-            ids = self.model.generate(
-                **batch.inputs(),
-                generation_config=options.config(sorted(ended.ends), pad),
-                stopping_criteria=[ended],
-                streamer=streamer,
-            )
-        written: list[list[int]] = ids[:, ended.prompt :].tolist()
-        return written
-
-
-@contextlib.contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Chance from a seed, and the caller's own chance untouched; without a seed nothing changes."""
-    if seed is None:
-        yield
-        return
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+    @property
+    def decoder(self) -> Decoder:
+        """What writes the tokens."""
+        return Decoder(self.model, self.processor.tokenizer.pad, self.process_group)

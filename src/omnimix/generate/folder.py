@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from omnimix import _transformers
 from omnimix.checkpoints import base, reading, releases
 from omnimix.checkpoints.base import Parts, Recognised
 from omnimix.compose.holding import Holding
@@ -125,7 +126,7 @@ def read(
     holding = holding or Holding(device)
     words = holding.words(processor.recipe)
     try:
-        with reading.quiet():
+        with _transformers.quiet():
             model, report = MultimodalLM.from_pretrained(
                 folder, dtype=dtype, output_loading_info=True, local_files_only=True, **words
             )

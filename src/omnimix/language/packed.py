@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omnimix import _transformers
+
 NAME = "omnimix"
 
 
@@ -35,13 +37,9 @@ def attention(
     `seen` holds for each segment `[tokens, tokens]`, true where a token sees another; without it a token
     sees all before it.
     """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
     if cu_seq_lens_q is None:
-        whole: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **words
-        )
-        return whole
+        given = (module, query, key, value, attention_mask)
+        return _transformers.sdpa(*given, scaling=scaling, dropout=dropout, **words)
     grouped = query.shape[1] != key.shape[1]
     # One split a tensor: the gradient of many slices would be many tensors of full size.
     lengths = cu_seq_lens_q.diff().tolist()
@@ -57,8 +55,4 @@ def attention(
 
 def register() -> None:
     """Make the name known to transformers; calling it again changes nothing."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    _transformers.register_attention(NAME, attention)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
@@ -183,8 +182,3 @@ def _readable(html: str) -> str:
     lines = [" ".join(line.split()) for line in soup.get_text().split("\n")]
     body = "\n".join(line for line in lines if line)
     return f"{title}\n{body}" if title and not body.startswith(title) else body
-
-
-def document_file(path: str | Path) -> Media:
-    """A document by the path of its file; as a `str` in `Media.document` it would be a text."""
-    return Media.document(Path(path), label=str(path))

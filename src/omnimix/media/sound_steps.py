@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from omnimix import _transformers
 from omnimix.errors import MediaError, RecipeError
 from omnimix.media.audio import Sound
 from omnimix.media.opening import needed
@@ -153,11 +154,8 @@ def _bands(
     frequencies: int, bins: int, lowest: float, highest: float, rate: int, kind: str | None
 ) -> Float[Tensor, "frequencies bins"]:
     """Mel filters: Slaney's, of equal area, or the plain ones of HTK."""
-    from transformers.audio_utils import mel_filter_bank
-
-    scale = "slaney" if kind == "slaney" else "htk"
-    found = mel_filter_bank(frequencies, bins, lowest, highest, rate, norm=kind, mel_scale=scale)
-    return torch.from_numpy(np.asarray(found, dtype=np.float32))
+    found = _transformers.mel_filters(frequencies, bins, lowest, highest, rate, kind)
+    return torch.from_numpy(found)
 
 
 class ImageBindSound(SoundStep):

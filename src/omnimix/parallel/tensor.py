@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed as dist, nn
 
+from omnimix import _transformers
 from omnimix.compose.holding import Holding
 from omnimix.compose.modality import Branch
 from omnimix.compose.model import MultimodalLM
@@ -65,13 +66,7 @@ class TensorParallel(Holding):
         Raises:
             ParallelError: the language model cannot be cut into so many parts.
         """
-        from transformers.distributed import DistributedConfig
-
-        return {
-            "distributed_config": DistributedConfig(
-                tp_size=self.size, tp_plan=plan(recipe, self.size)
-            )
-        }
+        return _transformers.cut_words(self.size, plan(recipe, self.size))
 
     def settle(self, model: MultimodalLM) -> MultimodalLM:
         spread = Spread(self.rank, self.size)
@@ -88,13 +83,13 @@ def plan(recipe: Recipe, size: int) -> dict[str, str]:
         ParallelError: transformers knows no plan for it, or its heads or widths do not divide.
     """
     model = MultimodalLM.on_meta(recipe)
-    found: dict[str, str] = dict(model.tp_plan or {})
+    found: dict[str, str] = _transformers.cuts(model)
     kind = recipe.language.hf_config().get_text_config().model_type
     if not any(name.startswith("language.") and ".layers." in name for name in found):
         raise ParallelError(
             f"transformers has no tensor-parallel plan for language models of the type {kind!r}",
             where="language.config.model_type",
-            hint="run it in one process, or load it with quantize",
+            hint="run it in one process, or load it with quantization",
         )
     if recipe.language.head is not None:
         # A head that gives the first of its rows alone cannot be cut by rows.

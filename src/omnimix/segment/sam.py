@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from omnimix.checkpoints.reading import quiet
+from omnimix._transformers import quiet
 from omnimix.errors import CheckpointError, RegionError
 from omnimix.media.image import ImageOpener
 from omnimix.media.region import samples

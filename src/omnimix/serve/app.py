@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from omnimix.data.placeholders import conversation, published
 from omnimix.errors import OmnimixError, SampleError
-from omnimix.generate.writing import Options
+from omnimix.generate.decoding import Options
 from omnimix.serve.answers import refusal, said
 from omnimix.serve.engine import Engine
 from omnimix.serve.items import Forbidden, Items

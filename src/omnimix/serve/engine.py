@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from omnimix.compose.recipe import Recipe
-from omnimix.generate.assistant import Answer, Assistant
-from omnimix.generate.writing import Options
+from omnimix.generate.answers import Answer
+from omnimix.generate.assistant import Assistant
+from omnimix.generate.decoding import Options
 from omnimix.media.opening import Opener
 from omnimix.media.several import Several
 from omnimix.types import Sample
@@ -93,7 +94,7 @@ def limited(assistant: Assistant, max_pixels: int | None) -> Assistant:
     for name, spec in recipe.modalities.items():
         modalities[name] = spec.model_copy(update={"opens": _capped(spec.opens, max_pixels)})
     held = assistant.processor.with_recipe(recipe.model_copy(update={"modalities": modalities}))
-    return Assistant(assistant.model, held, assistant.team)
+    return Assistant(assistant.model, held, assistant.process_group)
 
 
 def _capped(opens: Opener, most: int) -> Opener:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
 
+from omnimix import _transformers
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import TrainError
 
@@ -74,8 +75,8 @@ def state_of(place: Path) -> dict[str, Any]:
 RESUMED = "train into another folder, or use the recipe this run began with"
 
 
-def few_bits(model: nn.Module) -> list[str]:
-    """Names of the layers that are held in few bits."""
+def quantized(model: nn.Module) -> list[str]:
+    """Names of the layers that are held quantized."""
     return [
         name
         for name, module in model.named_modules()
@@ -84,9 +85,9 @@ def few_bits(model: nn.Module) -> list[str]:
 
 
 def learnable(model: MultimodalLM) -> dict[str, Tensor]:
-    """All weights but those in few bits, which a run reads from where it started; shared ones once."""
-    held = tuple(f"{name}." for name in few_bits(model))
-    shared = set(getattr(model, "all_tied_weights_keys", None) or {})
+    """All weights but the quantized ones, which a run reads from where it started; shared ones once."""
+    held = tuple(f"{name}." for name in quantized(model))
+    shared = _transformers.tied_names(model)
     return {
         name: tensor.contiguous()
         for name, tensor in model.state_dict().items()
@@ -95,14 +96,14 @@ def learnable(model: MultimodalLM) -> dict[str, Tensor]:
 
 
 def load_weights(place: Path, model: MultimodalLM, hint: str = RESUMED) -> None:
-    """Fill the model, strictly; weights in few bits stay as they are."""
-    held = tuple(f"{name}." for name in few_bits(model))
+    """Fill the model, strictly; quantized weights stay as they are."""
+    held = tuple(f"{name}." for name in quantized(model))
     try:
         if not held:
             load_model(model, str(place / WEIGHTS))
             return
         found = model.load_state_dict(load_file(place / WEIGHTS), strict=False)
-        shared = set(getattr(model, "all_tied_weights_keys", None) or {})
+        shared = _transformers.tied_names(model)
         missing = [n for n in found.missing_keys if not n.startswith(held) and n not in shared]
         if missing or found.unexpected_keys:
             raise RuntimeError(f"other names: {(missing or found.unexpected_keys)[0]}")

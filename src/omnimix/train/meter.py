@@ -55,14 +55,14 @@ class Meter:
         self.samples += done.samples
         self.targets += done.targets
         last = step + 1 == self.steps
-        if (step + 1) % self.stage.log_every and not last:
+        if (step + 1) % self.stage.logging_steps and not last:
             return
         mean = float(torch.stack(self.losses).mean())
         if mean != mean:
             raise TrainError(
                 f"the loss of step {step + 1} is not a number",
                 where=str(self.out),
-                hint="lower optimizer.rate, or resume from the last checkpoint with another one",
+                hint="lower optimizer.lr, or resume from the last checkpoint with another one",
             )
         seconds = time.perf_counter() - self.began
         self.note(

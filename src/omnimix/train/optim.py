@@ -26,14 +26,14 @@ def fits(name: str, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(name, each) for each in patterns)
 
 
-def set_learning(model: nn.Module, patterns: Sequence[str]) -> int:
+def set_trainable(model: nn.Module, patterns: Sequence[str]) -> int:
     """Freeze and unfreeze by name; the first pattern that matches wins, `-pattern` freezes.
 
     Returns:
         Number of learned parameters.
 
     Raises:
-        TrainError: a pattern that matches nothing, weights in few bits, or nothing left to learn.
+        TrainError: a pattern that matches nothing, quantized weights, or nothing left to learn.
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
@@ -45,14 +45,16 @@ def set_learning(model: nn.Module, patterns: Sequence[str]) -> int:
         learns = match is not None and not match.startswith("-")
         if learns and not parameter.is_floating_point():
             raise TrainError(
-                f"{name} is held in few bits and cannot learn (it is meant by {match!r})",
-                where="learns",
-                hint="let adapters and connectors learn, or leave quantize out",
+                f"{name} is quantized and cannot learn (it is meant by {match!r})",
+                where="trainable",
+                hint="let adapters and connectors learn, or leave quantization out",
             )
         parameter.requires_grad_(learns)
         learned += parameter.numel() if learns else 0
     if not learned:
-        raise TrainError("nothing is left to learn", where="learns", hint="name a part that learns")
+        raise TrainError(
+            "nothing is left to learn", where="trainable", hint="name a part that learns"
+        )
     return learned
 
 
@@ -60,12 +62,12 @@ def _unmatched(model: nn.Module, pattern: str) -> TrainError:
     tops = ", ".join(name for name, _ in model.named_children())
     hint = f"names begin with {tops}; `omnimix show` prints the tree"
     if pattern.removeprefix("-") == "adapters":
-        hint = "give the recipe some: adapters: [{part: language, rank: 16}]"
-    return TrainError(f"the pattern {pattern!r} matches no parameter", where="learns", hint=hint)
+        hint = "give the recipe some: adapters: [{part: language, r: 16}]"
+    return TrainError(f"the pattern {pattern!r} matches no parameter", where="trainable", hint=hint)
 
 
 def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
-    """Parameter groups: matrices decay, vectors do not, embeddings as `spares` says; rates by name."""
+    """Parameter groups: matrices decay, vectors do not, embeddings as `no_weight_decay` says; rates by name."""
     table: dict[tuple[float, float], list[nn.Parameter]] = {}
     embeddings = {
         id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
@@ -73,17 +75,17 @@ def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        factor = next((f for p, f in spec.rates.items() if fits(name, p)), 1.0)
-        if isinstance(spec.spares, tuple):
-            plain = any(fits(name, pattern) for pattern in spec.spares)
+        factor = next((f for p, f in spec.lr_scale.items() if fits(name, p)), 1.0)
+        if isinstance(spec.no_weight_decay, tuple):
+            plain = any(fits(name, pattern) for pattern in spec.no_weight_decay)
         else:
             vector = parameter.ndim <= 1 or name.endswith(".bias")
-            plain = spec.spares != "nothing" and vector
-        if spec.spares == "embeddings":
+            plain = spec.no_weight_decay != "nothing" and vector
+        if spec.no_weight_decay == "embeddings":
             plain = plain or id(parameter) in embeddings or "pos_embed" in name
-        table.setdefault((0.0 if plain else spec.decay, factor), []).append(parameter)
+        table.setdefault((0.0 if plain else spec.weight_decay, factor), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "factor": factor, "lr": spec.rate * factor}
+        {"params": parameters, "weight_decay": decay, "factor": factor, "lr": spec.lr * factor}
         for (decay, factor), parameters in table.items()
     ]
 
@@ -93,7 +95,7 @@ def adamw(model: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
     device = next(model.parameters()).device
     return torch.optim.AdamW(
         groups(model, spec),
-        lr=spec.rate,
+        lr=spec.lr,
         betas=spec.betas,
         eps=spec.eps,
         fused=device.type == "cuda",
@@ -104,27 +106,33 @@ def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:
     """The learning rate of a step (from 0): warm-up, hold, fall."""
     if schedule.exact:
         return _exact(step, steps, peak, schedule)
-    warmup = schedule.warmup if schedule.share is None else int(steps * schedule.share)
+    warmup = (
+        schedule.warmup_steps
+        if schedule.warmup_ratio is None
+        else int(steps * schedule.warmup_ratio)
+    )
     if schedule.zero_first:
-        return peak * _from_zero(step, steps, warmup, schedule.shape)
+        return peak * _from_zero(step, steps, warmup, schedule.lr_scheduler_type)
     if step < warmup:
         return peak * (step + 1) / warmup
     start = max(warmup, int(steps * schedule.hold))
     if step < start:
         return peak
     progress = (step - start) / max(1, steps - start)
-    low = schedule.final * peak
-    return low + (peak - low) * _fallen(min(progress, 1.0), schedule.shape)
+    low = schedule.min_lr_ratio * peak
+    return low + (peak - low) * _fallen(min(progress, 1.0), schedule.lr_scheduler_type)
 
 
 def _exact(step: float, steps: int, peak: float, schedule: ScheduleSpec) -> float:
-    """SPHINX's rate: from nothing to the peak in a share of the steps, then down to `final`."""
-    warmup = schedule.warmup if schedule.share is None else steps * schedule.share
+    """SPHINX's rate: from nothing to the peak in a share of the steps, then down to `min_lr_ratio`."""
+    warmup = (
+        schedule.warmup_steps if schedule.warmup_ratio is None else steps * schedule.warmup_ratio
+    )
     if step < warmup:
         return peak * step / warmup
     progress = min((step - warmup) / max(1e-9, steps - warmup), 1.0)
-    low = schedule.final * peak
-    return low + (peak - low) * _fallen(progress, schedule.shape)
+    low = schedule.min_lr_ratio * peak
+    return low + (peak - low) * _fallen(progress, schedule.lr_scheduler_type)
 
 
 def _fallen(progress: float, shape: str) -> float:
@@ -137,7 +145,7 @@ def _fallen(progress: float, shape: str) -> float:
 
 
 def _from_zero(step: int, steps: int, warmup: int, shape: str) -> float:
-    """Prismatic's factor: nothing at step 0, and behind the last step the cosine rises again."""
+    """The factor of arXiv 2402.07865's trainer: nothing at step 0, and behind the last step the cosine rises again."""
     if step == 0:
         return 0.0
     if step < warmup:

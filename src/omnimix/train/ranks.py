@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, distributed as dist, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from omnimix.parallel.team import Team
+from omnimix.parallel.process_group import ProcessGroup
 
 BUCKET = 25 * 2**20
 """Bytes of gradients that travel at once."""
@@ -28,12 +28,12 @@ ONE_PRESS = 3.0
 """Seconds in which further signals belong to the same press of Ctrl-C: torchrun passes it on once more."""
 
 
-def add_gradients(team: Team, learned: Sequence[nn.Parameter]) -> None:
+def add_gradients(process_group: ProcessGroup, learned: Sequence[nn.Parameter]) -> None:
     """Every gradient becomes the sum over the ranks; one that no rank has stays None."""
-    if team.size == 1 or not learned:
+    if process_group.size == 1 or not learned:
         return
     device = learned[0].device
-    with team.together():
+    with process_group.together():
         has = torch.tensor([p.grad is not None for p in learned], dtype=torch.int32, device=device)
         dist.all_reduce(has, dist.ReduceOp.MAX)
         used = [p for p, any_ in zip(learned, has.tolist(), strict=True) if any_]
@@ -62,26 +62,28 @@ def _buckets(gradients: Iterable[Tensor]) -> list[list[Tensor]]:
     return done
 
 
-def added(team: Team, values: Tensor) -> Tensor:
+def added(process_group: ProcessGroup, values: Tensor) -> Tensor:
     """The sum over the ranks."""
-    if team.size > 1:
+    if process_group.size > 1:
         values = values.clone()
-        with team.together():
+        with process_group.together():
             dist.all_reduce(values)
     return values
 
 
-def level_statistics(team: Team, model: nn.Module) -> None:
+def level_statistics(process_group: ProcessGroup, model: nn.Module) -> None:
     """Running statistics of batch norms become the mean over the ranks, each of which saw its share alone."""
-    norms = [] if team.size == 1 else [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    norms = (
+        [] if process_group.size == 1 else [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    )
     found = [b for norm in norms for b in norm.buffers() if b.is_floating_point()]
     counts = [b for norm in norms for b in norm.buffers() if not b.is_floating_point()]
     if not found:
         return
-    with team.together():
+    with process_group.together():
         flat = torch.cat([buffer.flatten() for buffer in found])
         dist.all_reduce(flat)
-        flat /= team.size
+        flat /= process_group.size
         for buffer, piece in zip(found, flat.split([b.numel() for b in found]), strict=True):
             buffer.copy_(piece.view_as(buffer))
         if counts:
@@ -106,13 +108,13 @@ class Stop:
     In a single process nothing is held back.
     """
 
-    def __init__(self, team: Team) -> None:
-        self.team = team
+    def __init__(self, process_group: ProcessGroup) -> None:
+        self.process_group = process_group
         self.pressed: float | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
-        if self.team.size > 1 and threading.current_thread() is threading.main_thread():
+        if self.process_group.size > 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._hear)
         return self
@@ -137,5 +139,5 @@ class Stop:
         Raises:
             KeyboardInterrupt: somebody has pressed; on all ranks at once.
         """
-        if self.team.size > 1 and self.team.any(self.pressed is not None):
+        if self.process_group.size > 1 and self.process_group.any(self.pressed is not None):
             raise KeyboardInterrupt

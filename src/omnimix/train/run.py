@@ -21,8 +21,8 @@ from omnimix.compose.recipe import Recipe
 from omnimix.data.mixture import NO_RECORD, Batches, Dropped, Mixture, Read, loader
 from omnimix.data.ordered import RoundBatches
 from omnimix.errors import SampleError, TrainError
-from omnimix.parallel import team as teams
-from omnimix.parallel.team import Team
+from omnimix.parallel import process_group as process_groups
+from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import checkpoint, optim, settings, start
 from omnimix.train.meter import Meter
 from omnimix.train.ranks import Stop, fingerprint
@@ -71,15 +71,15 @@ def train(
         RecipeError, TrainError, SampleError: what, where, and the way out.
     """
     training, folder = settings.load(path, overrides)
-    team = teams.join()
-    place = Path(out) if out is not None else folder / training.out
+    process_group = process_groups.join()
+    place = Path(out) if out is not None else folder / training.output_dir
     if not resume and checkpoint.checkpoints(place):
         raise TrainError(
             "the folder holds checkpoints of an earlier run",
             where=str(place),
             hint="resume it, or name another folder with --out",
         )
-    return Run(training, folder, place, listener, team).run()
+    return Run(training, folder, place, listener, process_group).run()
 
 
 class Run:
@@ -91,15 +91,15 @@ class Run:
         folder: Path,
         out: Path,
         listener: Listener | None,
-        team: Team,
+        process_group: ProcessGroup,
     ) -> None:
-        self.team = team
-        self.stop = Stop(team)
-        with team.agreed():
+        self.process_group = process_group
+        self.stop = Stop(process_group)
+        with process_group.agreed():
             self._build(training, folder, out, listener)
-        team.same("training files", training.dump())
-        if team.size > 1:
-            team.same("starting weights", fingerprint(self.model))
+        process_group.same("training files", training.dump())
+        if process_group.size > 1:
+            process_group.same("starting weights", fingerprint(self.model))
 
     def _build(
         self, training: Training, folder: Path, out: Path, listener: Listener | None
@@ -109,8 +109,8 @@ class Run:
         self.out = out
         self.listener = listener
         self.dropped = Dropped()
-        if training.start is not None:
-            start.check_start(start.find(folder, training.start))
+        if training.initial_checkpoint is not None:
+            start.check_start(start.find(folder, training.initial_checkpoint))
         recipe, recipe_folder = training.model(folder)
         torch.manual_seed(training.seed)
         # Of several ranks each has the GPU that `join` chose for it.
@@ -120,17 +120,17 @@ class Run:
         )
         self.processor = Processor.from_recipe(recipe, recipe_folder)
         self.model = self._begun(recipe)
-        if training.quantize is None:
+        if training.quantization is None:
             self.model.to(self.device)
 
     def _begun(self, recipe: Recipe) -> MultimodalLM:
         words = self.training
-        if words.start is None:
+        if words.initial_checkpoint is None:
             return MultimodalLM.from_recipe(recipe, start=True)
-        place = start.find(self.folder, words.start)
-        if words.quantize is None:
+        place = start.find(self.folder, words.initial_checkpoint)
+        if words.quantization is None:
             return start.started(place, recipe)
-        return start.in_few_bits(place, recipe, words.quantize, self.device)
+        return start.quantized(place, recipe, words.quantization, self.device)
 
     def run(self) -> Result:
         """All stages, from wherever the newest checkpoint stands."""
@@ -138,10 +138,10 @@ class Run:
             return self._run()
 
     def _run(self) -> Result:
-        with self.team.agreed():
+        with self.process_group.agreed():
             self.out.mkdir(parents=True, exist_ok=True)
         done = checkpoint.checkpoints(self.out)
-        self.team.same("checkpoints in the run's folder", [path.name for path in done])
+        self.process_group.same("checkpoints in the run's folder", [path.name for path in done])
         at = checkpoint.state_of(done[-1]) if done else {"stage": 0, "step": 0}
         self._write_run(resumed=bool(done))
         total = 0
@@ -164,17 +164,17 @@ class Run:
     ) -> tuple[bool, int]:
         """One stage; returns whether it was finished and how many steps ran."""
         if resumed is not None:
-            with self.team.agreed():
+            with self.process_group.agreed():
                 checkpoint.load_weights(resumed, self.model)
-        learned = optim.set_learning(self.model, stage.learns)
+        learned = optim.set_trainable(self.model, stage.trainable)
         optimizer = optim.adamw(self.model, stage.optimizer)
         # Opening a loader draws a random number, so the random state is set after it.
         plan = self._plan(number, stage, first)
         parts = loader(plan.batches, self._workers(), pin=self.device.type == "cuda")
         # Ranks drop out each for itself.
-        torch.manual_seed(self.training.seed + number + APART * self.team.rank)
+        torch.manual_seed(self.training.seed + number + APART * self.process_group.rank)
         if resumed is not None:
-            checkpoint.load_optimizer(resumed, optimizer, self.team.rank)
+            checkpoint.load_optimizer(resumed, optimizer, self.process_group.rank)
         self.model.train()
         meter = Meter(number, stage, plan.steps, learned, self.out, self.note)
         step = first
@@ -183,7 +183,7 @@ class Run:
             for step in range(first, plan.steps):
                 held = self._held()
                 self.stop.look()
-                if step and step > first and step % stage.save_every == 0:
+                if step and step > first and step % stage.save_steps == 0:
                     self._save(optimizer, number, step)
                 done = self._step(stage, step, plan.horizon, parts, optimizer)
                 meter.step(step, done, self.dropped.count)
@@ -218,39 +218,48 @@ class Run:
         return max(steps, default=first)
 
     def _workers(self) -> int:
-        workers = self.training.workers
+        workers = self.training.num_workers
         return os.cpu_count() or 1 if workers is None else workers
 
     def _plan(self, number: int, stage: Stage, first: int) -> _Plan:
-        size, rest = divmod(stage.batch, stage.accumulate)
+        size, rest = divmod(stage.batch_size, stage.gradient_accumulation_steps)
         if rest or not size:
             raise TrainError(
-                f"a batch of {stage.batch} cannot be cut into {stage.accumulate} equal parts",
+                f"a batch_size of {stage.batch_size} cannot be cut into "
+                f"{stage.gradient_accumulation_steps} equal micro-batches",
                 where=f"stages.{number}",
-                hint="make batch a multiple of accumulate",
+                hint="make batch_size a multiple of gradient_accumulation_steps",
             )
         processor = self.processor
         if stage.template is not None:
             processor = processor.with_template(stage.template)
-        rank, world = self.team.rank, self.team.size
+        rank, world = self.process_group.rank, self.process_group.size
         if size < world:
             raise TrainError(
                 f"{size} records at a time cannot be shared by {world} processes",
                 where=f"stages.{number}",
-                hint="make batch larger or accumulate smaller",
+                hint="make batch_size larger or gradient_accumulation_steps smaller",
             )
         share = (rank, world)
         if stage.order == "mixture":
-            assert stage.steps is not None
+            assert stage.max_steps is not None
             mixture = Mixture(stage.mixture, self.folder, self.training.seed + number)
-            count = (stage.steps - first) * stage.accumulate
-            done = first * stage.accumulate
-            batches = Batches(mixture, processor, size, done, count, stage.pack, stage.cut, share)
-            return _Plan(batches, stage.steps, stage.steps)
+            count = (stage.max_steps - first) * stage.gradient_accumulation_steps
+            done = first * stage.gradient_accumulation_steps
+            batches = Batches(
+                mixture, processor, size, done, count, stage.packing, stage.max_length, share
+            )
+            return _Plan(batches, stage.max_steps, stage.max_steps)
         source = stage.mixture[0].data.open(self.folder)
         rounds = stage.rounds(source, self.training.seed)
         ordered = RoundBatches(
-            source, rounds, processor, first * stage.accumulate, stage.pack, stage.cut, share
+            source,
+            rounds,
+            processor,
+            first * stage.gradient_accumulation_steps,
+            stage.packing,
+            stage.max_length,
+            share,
         )
         return _Plan(ordered, rounds.steps, rounds.horizon)
 
@@ -265,8 +274,8 @@ class Run:
         """One optimizer step on the next parts."""
         batches: list[Batch | None] = []
         dropped: list[str] = []
-        with self.team.agreed():
-            for _ in range(stage.accumulate):
+        with self.process_group.agreed():
+            for _ in range(stage.gradient_accumulation_steps):
                 batch, left_out = next(parts)
                 batches.append(batch)
                 dropped += left_out
@@ -279,7 +288,7 @@ class Run:
             horizon,
             batches,
             lambda: self._autocast(stage),
-            team=self.team,
+            process_group=self.process_group,
         )
 
     def _drop(self, dropped: list[str], some: bool) -> None:
@@ -288,7 +297,7 @@ class Run:
         Raises:
             SampleError: no rank has a record that can be used.
         """
-        said = self.team.gather("dropped", (dropped, some))
+        said = self.process_group.gather("dropped", (dropped, some))
         for sentences, _ in said:
             self.dropped.count += len(sentences)
             self.dropped.first += sentences[: max(0, 5 - len(self.dropped.first))]
@@ -296,13 +305,13 @@ class Run:
             raise SampleError(f"{NO_RECORD}; the first says: {self.dropped.first[0]}")
 
     def _autocast(self, stage: Stage) -> AbstractContextManager[Any]:
-        if stage.precision == "bf16" and quick_bf16(self.device):
+        if stage.bf16 and quick_bf16(self.device):
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
     def _save(self, optimizer: torch.optim.Optimizer, number: int, step: int) -> None:
         state = {"stage": number, "step": step, "seed": self.training.seed}
-        chance = self.team.gather("chance", checkpoint.chance())
+        chance = self.process_group.gather("chance", checkpoint.chance())
         with self._first_alone() as first:
             if first:
                 checkpoint.save(self.out, self.model, optimizer, state, chance)
@@ -310,11 +319,11 @@ class Run:
     @contextmanager
     def _first_alone(self) -> Iterator[bool]:
         """Around what one rank does for all: True on the first, and the others wait for it."""
-        with self.team.agreed():
-            yield self.team.rank == 0
+        with self.process_group.agreed():
+            yield self.process_group.rank == 0
 
     def _write_run(self, resumed: bool) -> None:
-        if self.team.rank:
+        if self.process_group.rank:
             return
         (self.out / "training.yaml").write_text(config.to_yaml(self.training.dump()))
         with (self.out / "run.jsonl").open("a") as file:
@@ -325,8 +334,8 @@ class Run:
         with self._first_alone() as first:
             if first:
                 model, words = self.model, self.training
-                if words.quantize is not None and words.start is not None:
-                    place = start.find(self.folder, words.start)
+                if words.quantization is not None and words.initial_checkpoint is not None:
+                    place = start.find(self.folder, words.initial_checkpoint)
                     model = start.made_whole(model, place, model.recipe)
                 model.save_pretrained(self.out / "model")
                 self.processor.save_pretrained(self.out / "model")
@@ -334,7 +343,7 @@ class Run:
 
     def note(self, line: dict[str, Any]) -> None:
         """Append a line of metrics and tell the listener; the first rank alone does."""
-        if self.team.rank:
+        if self.process_group.rank:
             return
         with (self.out / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -343,7 +352,7 @@ class Run:
         try:
             self.listener(line)
         except KeyboardInterrupt:
-            if self.team.size == 1:
+            if self.process_group.size == 1:
                 raise
             self.stop.press()
 

@@ -25,109 +25,113 @@ class OptimizerSpec(Spec):
     """AdamW (Loshchilov and Hutter 2019).
 
     Attributes:
-        rate: peak learning rate.
-        rates: factors on the rate by name pattern, first match counts.
-        decay: weight decay on matrices.
-        spares: what has no decay: `embeddings` and everything that is no matrix, or `vectors` (biases and
-            norms) alone, or `nothing`; or patterns on parameter names.
-        clip: largest norm of the gradient; None does not clip.
-        clip_parts: clip after every part of a step, as xGen-MM's trainer does, what was gathered before it
-            included; else once, when the gradient is whole.
+        lr: peak learning rate.
+        lr_scale: factors on the learning rate by name pattern, first match counts.
+        weight_decay: of matrices.
+        no_weight_decay: what has none: `embeddings` and everything that is no matrix, or `vectors` (biases
+            and norms) alone, or `nothing`; or patterns on parameter names.
+        max_grad_norm: largest norm of the gradient; None does not clip.
+        clip_micro_batches: clip after every micro-batch of a step (arXiv 2408.08872), what was gathered
+            before it included; else once, when the gradient is whole.
     """
 
-    rate: float = Field(default=1e-3, gt=0)
-    rates: dict[str, float] = {}
+    lr: float = Field(default=1e-3, gt=0)
+    lr_scale: dict[str, float] = {}
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
-    decay: float = 0.05
-    spares: Literal["embeddings", "vectors", "nothing"] | tuple[str, ...] = "embeddings"
-    clip: float | None = 1.0
-    clip_parts: bool = False
+    weight_decay: float = 0.05
+    no_weight_decay: Literal["embeddings", "vectors", "nothing"] | tuple[str, ...] = "embeddings"
+    max_grad_norm: float | None = 1.0
+    clip_micro_batches: bool = False
 
 
 class ScheduleSpec(Spec):
-    """Linear warm-up, then a fall to `final`, held at the peak until `hold`.
+    """Linear warm-up, then a fall to `min_lr_ratio`, held at the peak until `hold`.
 
     Attributes:
-        shape: how the rate falls: as a cosine, in a straight line, or not at all.
-        warmup: steps of warm-up.
-        share: warm-up as a share of the steps, in place of `warmup`.
+        lr_scheduler_type: how the rate falls: as a cosine, in a straight line, or not at all.
+        warmup_steps: steps of warm-up.
+        warmup_ratio: warm-up as a share of the steps, in place of `warmup_steps`.
         hold: share of the steps before the rate begins to fall; abilities that switch on late want a
             late fall.
-        final: last rate as a share of the peak.
+        min_lr_ratio: last rate as a share of the peak.
         zero_first: step k of w takes k/w of the rate, the very first step none at all even without
-            warm-up, and behind the last step the cosine goes on (Prismatic); `hold` and `final` have no
-            part in it.
+            warm-up, and behind the last step the cosine goes on (arXiv 2402.07865); `hold` and
+            `min_lr_ratio` have no part in it.
         exact: a share of warm-up is not rounded to whole steps, step k of w takes k/w of the rate, and the
-            cosine ends at `final` (SPHINX, which reckons in fractions of an epoch).
+            cosine ends at `min_lr_ratio` (arXiv 2311.07575 reckons in fractions of an epoch).
     """
 
-    shape: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: int = Field(default=100, ge=0)
-    share: float | None = Field(default=None, ge=0, lt=1)
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(default=100, ge=0)
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
     zero_first: bool = False
     exact: bool = False
     hold: float = Field(default=0.0, ge=0, lt=1)
-    final: float = Field(default=0.0, ge=0, le=1)
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
 
 
 class Stage(Spec):
     """What learns, from which mixture, for how long, under which objective.
 
     Attributes:
-        learns: patterns on parameter names (`*` matches anything), names of parts (`language`, `image`), or
-            the words `adapters`, `connectors` and `encoders`; the first that matches a name wins, a
-            leading `-` means frozen.
+        trainable: patterns on parameter names (`*` matches anything), names of modules (`language`,
+            `image`), or the words `adapters`, `connectors` and `encoders`; the first that matches a name
+            wins, a leading `-` means frozen, and so is what no pattern matches.
         mixture: datasets and their shares.
-        steps: optimizer steps.
-        epochs: rounds over the dataset in place of `steps`, for the orders that have rounds.
+        max_steps: optimizer steps.
+        num_train_epochs: rounds over the dataset in place of `max_steps`, for the orders that have rounds.
         order: `mixture` draws from all datasets for ever; `shuffled`, `like_length` (little
             is padded), and the published `by_modality`, `by_length` and `by_kind` read one finite dataset in
             rounds (see `omnimix.data.orders` and `length_groups`).
         template: another style than the recipe's for this stage, `caption` for instance.
-        cut: most text tokens of a sample; what is over is dropped. Without it nothing is ever cut.
-        batch: samples of one optimizer step.
-        accumulate: parts in which a batch passes through the model.
-        drop_last: leave out the parts at the end of an epoch that do not make a whole step, for the orders that
-            have rounds; else they make a step of their own, divided by as many parts as the others.
-        pack: samples one after another in one row instead of padded.
-        precision: `bf16` under autocast where the device is quick at it, else `fp32`.
-        save_every: steps between checkpoints.
-        log_every: steps between lines of metrics.
+        max_length: most text tokens of a sample; what is over is dropped. Without it nothing is ever cut.
+        batch_size: samples of one optimizer step, of all processes and micro-batches together; what other
+            trainers call `per_device_train_batch_size` is `batch_size / gradient_accumulation_steps /
+            processes`.
+        gradient_accumulation_steps: micro-batches in which a batch passes through the model.
+        drop_last: leave out the micro-batches at the end of an epoch that do not make a whole step, for the
+            orders that have rounds; else they make a step of their own, divided by as many as the others.
+        packing: samples one after another in one row instead of padded.
+        bf16: mixed precision under autocast where the device is quick at it; else, and elsewhere, float32.
+        save_steps: steps between checkpoints.
+        logging_steps: steps between lines of metrics.
     """
 
     name: str = "train"
-    learns: tuple[str, ...] = ("*",)
+    trainable: tuple[str, ...] = ("*",)
     mixture: tuple[MixturePart, ...] = Field(min_length=1)
     objective: Annotated[SerializeAsAny[Objective], part(OBJECTIVES)] = Field(
         default="sft", validate_default=True
     )
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
-    steps: int | None = Field(default=None, gt=0)
-    epochs: int | None = Field(default=None, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    num_train_epochs: int | None = Field(default=None, gt=0)
     order: Order = "mixture"
     template: Annotated[Template, by_name] | None = None
-    cut: int | None = Field(default=None, gt=0)
-    batch: int = Field(default=32, gt=0)
-    accumulate: int = Field(default=1, gt=0)
+    max_length: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=32, gt=0)
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
     drop_last: bool = True
-    pack: bool = False
-    precision: Literal["bf16", "fp32"] = "bf16"
-    save_every: int = Field(default=500, gt=0)
-    log_every: int = Field(default=10, gt=0)
+    packing: bool = False
+    bf16: bool = True
+    save_steps: int = Field(default=500, gt=0)
+    logging_steps: int = Field(default=10, gt=0)
 
     @model_validator(mode="after")
     def _length(self) -> Self:
-        if self.order == "mixture" and (self.steps is None or self.epochs is not None):
-            raise ValueError("a mixture has no end: give steps, not epochs")
-        if self.steps is None and self.epochs is None:
-            raise ValueError("give steps or epochs")
+        if self.order == "mixture" and (
+            self.max_steps is None or self.num_train_epochs is not None
+        ):
+            raise ValueError("a mixture has no end: give max_steps, not num_train_epochs")
+        if self.max_steps is None and self.num_train_epochs is None:
+            raise ValueError("give max_steps or num_train_epochs")
         if self.order != "mixture" and len(self.mixture) != 1:
             raise ValueError(f"the order {self.order!r} reads a single dataset")
         apart = any(words.apart for words in self.mixture)
-        if apart and (not self.pack or self.cut is not None or self.order != "mixture"):
-            raise ValueError("apart needs pack: true, the order 'mixture', and no cut")
+        if apart and (not self.packing or self.max_length is not None or self.order != "mixture"):
+            raise ValueError("apart needs packing: true, the order 'mixture', and no max_length")
         return self
 
     def rounds(self, source: Source, seed: int) -> Rounds:
@@ -139,10 +143,10 @@ class Stage(Spec):
         return Rounds(
             source,
             self.order,
-            self.batch,
-            self.accumulate,
-            self.epochs,
-            self.steps,
+            self.batch_size,
+            self.gradient_accumulation_steps,
+            self.num_train_epochs,
+            self.max_steps,
             seed,
             drop_last=self.drop_last,
         )
@@ -154,28 +158,31 @@ class Training(Spec):
     Attributes:
         recipe: the model, by shipped name or file.
         set: dotted overrides of the recipe.
-        start: folder of a model to start from, or the name of a shipped one; None starts fresh.
-        quantize: hold the language model of `start` in few bits (`nf4`, `int8`), where adapters learn and it
-            does not (QLoRA); the finished model has its weights whole again.
+        initial_checkpoint: folder of a model to begin with, or the name of a shipped one; None begins
+            with fresh weights.
+        quantization: hold the language model of `initial_checkpoint` quantized (`nf4`, `int8`) and frozen,
+            with trainable adapters beside it (QLoRA); the finished model has its weights whole again.
         seed: of weights and mixture.
-        workers: processes that prepare batches; None takes one per core.
-        out: folder of the run.
+        num_workers: processes that prepare batches; None takes one per core.
+        output_dir: folder of the run.
     """
 
     name: str
     recipe: str
     set: tuple[str, ...] = ()
-    start: str | None = None
-    quantize: Literal["nf4", "int8"] | None = None
+    initial_checkpoint: str | None = None
+    quantization: Literal["nf4", "int8"] | None = None
     seed: int = 0
-    workers: int | None = Field(default=None, ge=0)
-    out: str
+    num_workers: int | None = Field(default=None, ge=0)
+    output_dir: str
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _few_bits(self) -> Self:
-        if self.quantize is not None and self.start is None:
-            raise ValueError("quantize needs start: weights in few bits cannot begin from nothing")
+    def _quantized(self) -> Self:
+        if self.quantization is not None and self.initial_checkpoint is None:
+            raise ValueError(
+                "quantization needs initial_checkpoint: quantized weights cannot begin from nothing"
+            )
         return self
 
     def model(self, folder: Path) -> tuple[Recipe, Path]:

@@ -1,4 +1,4 @@
-"""Where a run begins: fresh weights, a finished model, or one that is held in few bits."""
+"""Where a run begins: fresh weights, a finished model, or one that is quantized."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from omnimix.errors import TrainError
 from omnimix.generate import folder as folders
 from omnimix.train.checkpoint import WEIGHTS, learnable, load_weights
 
-STARTED = "start from a model of the same recipe, or leave 'start' out to begin with fresh weights"
+STARTED = "start from a model of the same recipe, or leave 'initial_checkpoint' out to begin with fresh weights"
 
 
 def find(folder: Path, words: str) -> Path:
-    """The folder that `start` names: a path counted from `folder`, else a shipped model's name."""
+    """The folder that `initial_checkpoint` names: a path counted from `folder`, else a shipped model's name."""
     beside = folder / words
     return folders.FOLDER / words if not beside.exists() and words in folders.shipped() else beside
 
@@ -34,14 +34,14 @@ def check_start(place: Path) -> None:
         what = "is a file" if place.exists() else "does not exist"
         raise TrainError(
             f"the folder to start from {what}",
-            where=f"start: {place}",
+            where=f"initial_checkpoint: {place}",
             hint="name a shipped model, or a model folder counted from the training file's own",
         )
     if not (place / WEIGHTS).is_file():
         present = ", ".join(sorted(path.name for path in place.iterdir())[:6])
         raise TrainError(
             f"the folder to start from has no {WEIGHTS} (it holds {present or 'nothing'})",
-            where=f"start: {place}",
+            where=f"initial_checkpoint: {place}",
             hint="a finished run keeps its model in its folder 'model'",
         )
 
@@ -78,8 +78,8 @@ def _names(place: Path) -> list[str]:
         ) from None
 
 
-def in_few_bits(place: Path, recipe: Recipe, scheme: str, device: torch.device) -> MultimodalLM:
-    """As `started`, with the language model in few bits and adapters to learn beside it.
+def quantized(place: Path, recipe: Recipe, scheme: str, device: torch.device) -> MultimodalLM:
+    """As `started`, with the language model quantized and adapters to learn beside it.
 
     Raises:
         TrainError: a recipe without adapters, or a start of another recipe.
@@ -87,9 +87,9 @@ def in_few_bits(place: Path, recipe: Recipe, scheme: str, device: torch.device) 
     """
     if not recipe.adapters:
         raise TrainError(
-            "a model in few bits learns through adapters, and the recipe has none",
-            where="quantize",
-            hint="add adapters: [{part: language, rank: 16}] to the recipe",
+            "a quantized model learns through adapters, and the recipe has none",
+            where="quantization",
+            hint="add adapters: [{part: language, r: 16}] to the recipe",
         )
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model, _ = folders.read(place, device, holding=Quantized(scheme, device, dtype))
@@ -103,7 +103,7 @@ def in_few_bits(place: Path, recipe: Recipe, scheme: str, device: torch.device) 
 
 
 def made_whole(model: MultimodalLM, place: Path, recipe: Recipe) -> MultimodalLM:
-    """What was learned in few bits, on the whole weights of the start."""
+    """What was learned beside quantized weights, on the whole weights of the start."""
     whole = started(place, recipe)
     whole.eval()
     found = whole.load_state_dict(learnable(model), strict=False)

@@ -13,11 +13,11 @@ from torch import Tensor
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import TrainError
-from omnimix.parallel.team import Team
+from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import optim, ranks
 from omnimix.train.settings import Stage
 
-ALONE = Team()
+ALONE = ProcessGroup()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def optimizer_step(
     batches: Sequence[Batch | None],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     look: Callable[[], None] | None = None,
-    team: Team = ALONE,
+    process_group: ProcessGroup = ALONE,
 ) -> Stepped:
     """Gradients of all parts, clip, and one move of the weights.
 
@@ -61,13 +61,13 @@ def optimizer_step(
         batches: parts of the step's batch, on any device; of several ranks this one's share, None where
             it has no record.
         look: called when the gradients are whole and not clipped yet.
-        team: the ranks that take the step together. What is divided by, clipped and reported is the
+        process_group: the ranks that take the step together. What is divided by, clipped and reported is the
             whole batch's, so that the number of ranks changes nothing.
 
     Raises:
         TrainError: no learned token in the whole step.
     """
-    targets, seen = _counts(team, batches)
+    targets, seen = _counts(process_group, batches)
     if not sum(targets):
         raise TrainError(
             f"step {step} has no learned token",
@@ -75,18 +75,18 @@ def optimizer_step(
             hint="look at a record with `omnimix show RECIPE --sample FILE`",
         )
     device = next(model.parameters()).device
-    rate = optim.rate(step, horizon, stage.optimizer.rate, stage.schedule)
+    rate = optim.rate(step, horizon, stage.optimizer.lr, stage.schedule)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
     losses: list[Tensor] = []
     norms: list[Tensor] = []
     learned = [p for group in optimizer.param_groups for p in group["params"]]
-    most = stage.optimizer.clip or float("inf")
+    most = stage.optimizer.max_grad_norm or float("inf")
     counts = stage.objective.counts(targets)
     for batch, count in zip(batches, counts, strict=True):
         losses.append(torch.zeros((), device=device))
         if batch is not None:
-            with team.together():
+            with process_group.together():
                 moved = batch.to(device, non_blocking=True)
                 with autocast():
                     part = stage.objective.loss(model, moved, count)
@@ -95,19 +95,21 @@ def optimizer_step(
                 ):  # not so where only an image's connector learns, and there is none
                     part.backward()
             losses[-1] = part.detach().float()
-        if stage.optimizer.clip_parts and len(losses) < len(batches):
-            ranks.add_gradients(team, learned)
+        if stage.optimizer.clip_micro_batches and len(losses) < len(batches):
+            ranks.add_gradients(process_group, learned)
             norms.append(torch.nn.utils.clip_grad_norm_(learned, most))
-            if team.rank:  # the first rank alone carries the sum on, or it would be added up again
+            if (
+                process_group.rank
+            ):  # the first rank alone carries the sum on, or it would be added up again
                 optimizer.zero_grad(set_to_none=True)
-    ranks.add_gradients(team, learned)
+    ranks.add_gradients(process_group, learned)
     if look is not None:
         look()
     norms.append(torch.nn.utils.clip_grad_norm_(learned, most))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    ranks.level_statistics(team, model)
-    whole = ranks.added(team, torch.stack(losses))
+    ranks.level_statistics(process_group, model)
+    whole = ranks.added(process_group, torch.stack(losses))
     parts = [
         loss * (count / max(own, 1))
         for loss, count, own in zip(whole, counts, targets, strict=True)
@@ -115,11 +117,11 @@ def optimizer_step(
     return Stepped(whole.sum(), parts, norms[-1], norms, rate, seen, sum(targets))
 
 
-def _counts(team: Team, batches: Sequence[Batch | None]) -> tuple[list[int], int]:
+def _counts(process_group: ProcessGroup, batches: Sequence[Batch | None]) -> tuple[list[int], int]:
     """Learned tokens of each part, and records of all parts, on all ranks together."""
     own = [0 if batch is None else batch.targets for batch in batches]
     seen = sum(len(batch.ids) for batch in batches if batch is not None)
-    said = team.gather("counts", (own, seen))
+    said = process_group.gather("counts", (own, seen))
     return [sum(column) for column in zip(*(one for one, _ in said), strict=True)], sum(
         many for _, many in said
     )

@@ -19,7 +19,7 @@ from omnimix.data.mixture import Batches, Mixture, MixturePart
 from omnimix.data.ordered import RoundBatches, Rounds
 from omnimix.data.sources import Source
 from omnimix.families.xgen_mm.records import XgenSft
-from omnimix.generate.asking import interleaved
+from omnimix.generate.questions import interleaved
 from omnimix.train import optim
 from omnimix.train.settings import Stage
 from omnimix.train.step import optimizer_step
@@ -168,11 +168,11 @@ def test_a_part_without_a_record_changes_nothing(processor: Processor, tmp_path:
         "mixture": [{"data": {"kind": "xgen_sft", "data_path": {"d.json": 3}}}],
         "objective": {"kind": "sft", "average": "part"},
         "order": "shuffled",
-        "batch": 2,
-        "accumulate": 2,
-        "epochs": 1,
+        "batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 1,
         "drop_last": False,
-        "precision": "fp32",
+        "bf16": False,
     }
     stage = validate(Stage, words, "stage")
     rounds = stage.rounds(source, 0)

@@ -126,10 +126,10 @@ def adapters(lora: Lora) -> list[dict[str, Any]]:
         {
             "kind": "lora",
             "part": "language",
-            "rank": lora.rank,
-            "alpha": lora.scale * lora.rank,
-            "dropout": lora.dropout,
-            "targets": list(lora.targets),
+            "r": lora.rank,
+            "lora_alpha": lora.scale * lora.rank,
+            "lora_dropout": lora.dropout,
+            "target_modules": list(lora.targets),
         }
     ]
 

@@ -32,7 +32,7 @@ from omnimix.prompts import chat_template
 
 CANNOT = "the recipe cannot be expressed as a multi_token model"
 LLM = "backbones/llm"
-NO_RANK = {"rank": 1, "alpha": 1.0, "dropout": 0.0}
+NO_RANK = {"r": 1, "lora_alpha": 1.0, "lora_dropout": 0.0}
 """The adapter of a model without one: of rank 1 and zero, since the reference opens no folder without."""
 
 
@@ -96,7 +96,7 @@ def _lora_words(recipe: Recipe) -> dict[str, Any] | None:
             where=recipe.name,
             hint="merge them first: omnimix merge FOLDER OUT",
         )
-    return {"rank": first.rank, "alpha": first.alpha, "dropout": first.dropout}
+    return {"r": first.r, "lora_alpha": first.lora_alpha, "lora_dropout": first.lora_dropout}
 
 
 def _projectors(state: Mapping[str, Tensor], names: Mapping[str, str], out: Path) -> Path:
@@ -159,11 +159,11 @@ def _adapter_config(lora: Mapping[str, Any], targets: Iterable[str]) -> dict[str
         "init_lora_weights": True,
         "layers_pattern": None,
         "layers_to_transform": None,
-        "lora_alpha": lora["alpha"],
-        "lora_dropout": lora["dropout"],
+        "lora_alpha": lora["lora_alpha"],
+        "lora_dropout": lora["lora_dropout"],
         "modules_to_save": None,
         "peft_type": "LORA",
-        "r": lora["rank"],
+        "r": lora["r"],
         "revision": None,
         "target_modules": sorted({target.rpartition(".")[2] for target in targets}),
         "task_type": "CAUSAL_LM",

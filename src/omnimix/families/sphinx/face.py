@@ -18,9 +18,10 @@ import torch
 from omnimix.compose.batch import Batch
 from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.errors import ContextError, SampleError
-from omnimix.generate.asking import as_media
 from omnimix.generate.assistant import Assistant, load
-from omnimix.generate.writing import Endings, Options
+from omnimix.generate.decoding import Options
+from omnimix.generate.questions import Conversation, as_media
+from omnimix.generate.stopping import Endings
 from omnimix.language.tokenizer import Tokenizer
 from omnimix.types import Part, Sample, Turn
 
@@ -66,7 +67,7 @@ class SphinxModel(Assistant):
         Args:
             llama_type, llama_config, tokenizer_path: in place of what is found in the folders.
             max_seq_len: most positions of a sequence, the picture's included.
-            words: further parts of the family, see `omnimix.families.sphinx.reader`; `parallel` and `quantize`
+            words: further parts of the family, see `omnimix.families.sphinx.reader`; `parallel` and `quantization`
                 of `omnimix.load`.
 
         Raises:
@@ -84,7 +85,7 @@ class SphinxModel(Assistant):
             **{name: value for name, value in said.items() if value is not None},
             **words,
         )
-        return cls(found.model, found.processor, found.team)
+        return cls(found.model, found.processor, found.process_group)
 
     def generate_response(
         self,
@@ -119,11 +120,13 @@ class SphinxModel(Assistant):
         self, conversations: Sequence[Sample], options: Options
     ) -> list[tuple[list[int], list[int]]]:
         """For each conversation the ids that were written, and those of them before the ending."""
-        batch = self._batch([self._weave(sample, options) for sample in conversations])
-        ended = self._endings(batch, options)
+        batch = self.batch([self.weave(sample, options) for sample in conversations])
+        ended = self.endings(batch, options)
         assert isinstance(ended, TokenEndings)
         found = []
-        for row, length in zip(self._generate(batch, options, ended), ended.lengths, strict=True):
+        for row, length in zip(
+            self.decoder.write(batch, options, ended), ended.lengths, strict=True
+        ):
             ids = row[:length]
             found.append((ids, ids if length is None else ended.without(ids)))
         return found
@@ -141,12 +144,12 @@ class SphinxModel(Assistant):
         As in the reference only the end token ends it; whoever shows it cuts at the end signal (`shown`).
         """
         options = self.options(max_gen_len, temperature, top_p, seed)
-        batch = self._batch([self._weave(conversation, options)])
+        batch = self.batch([self.weave(conversation, options)])
         eos = self.processor.tokenizer.eos
         ended = TokenEndings(self.processor.tokenizer, [[eos]] if eos is not None else [], batch)
         decode = self.processor.tokenizer.decode
         ids: list[int] = []
-        for token in self._tokens(batch, options, ended):
+        for token in self.decoder.tokens(batch, options, ended):
             if token == eos:
                 break
             ids.append(token)
@@ -169,7 +172,7 @@ class SphinxModel(Assistant):
             turns = (*conversation.turns, Turn("assistant", (option,)))
             batch = processor.batch([processor.weave(Sample(turns, conversation.id))])
             batch = batch.to(self.device)
-            with self.team.together(), torch.inference_mode():
+            with self.process_group.together(), torch.inference_mode():
                 logits = self.model(**batch.inputs()).logits[0, :-1].float()
             target = batch.labels[0, 1:]
             places = target != IGNORE
@@ -185,9 +188,9 @@ class SphinxModel(Assistant):
         """The reference's arguments as ours."""
         return Options(max_new_tokens=max_gen_len, temperature=temperature, top_p=top_p, seed=seed)
 
-    def _weave(self, conversation: Any, options: Options) -> Woven:
+    def weave(self, conversation: Conversation, options: Options) -> Woven:
         sample = conversation if isinstance(conversation, Sample) else Sample(tuple(conversation))
-        with self.team.agreed():
+        with self.process_group.agreed():
             room = self.room(sample, options.max_new_tokens)
             return self.processor.weave(sample, True, 0, keep=room)
 
@@ -210,7 +213,7 @@ class SphinxModel(Assistant):
             )
         return left
 
-    def _endings(self, batch: Batch, options: Options) -> Endings:
+    def endings(self, batch: Batch, options: Options) -> Endings:
         tokenizer = self.processor.tokenizer
         signals = self.processor.recipe.template.stop if options.stop is None else options.stop
         return TokenEndings(tokenizer, stop_sequences(tokenizer, signals), batch, signals)

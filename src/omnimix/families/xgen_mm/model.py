@@ -16,7 +16,7 @@ from omnimix.families.xgen_mm import write
 from omnimix.families.xgen_mm.recipe import MARKS, facts_of
 from omnimix.families.xgen_mm.tokens import Tokenizer
 from omnimix.generate.assistant import Assistant
-from omnimix.generate.writing import endings
+from omnimix.generate.stopping import endings
 from omnimix.media.tensor_steps import Normalize
 from omnimix.media.tiling import AnyRes
 from omnimix.registry import did_you_mean

@@ -1,70 +1,18 @@
-"""While a model writes: options, where an answer ends, and which text is settled already."""
+"""Where an answer ends: tokens and strings that end it, and which of a growing text is settled already."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria
+from transformers import StoppingCriteria
 
-from omnimix.errors import OmnimixError
 from omnimix.language.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class Options:
-    """How an answer is written.
-
-    Attributes:
-        max_new_tokens: the most tokens of an answer; they are kept free in the context.
-        temperature: 0 takes the likeliest token every time.
-        top_p: with a temperature, only the likeliest tokens that together reach this share.
-        min_new_tokens: the fewest tokens of an answer; it does not end before.
-        seed: of the sampling; the same seed and batch give the same answer.
-        stop: strings that end the answer and are cut from it; None takes the template's.
-        pointing: how drawn regions reach the model: `tokens` of their own, coordinates in `text`, `marks` on
-            the picture; None takes what the recipe can do best.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    min_new_tokens: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] | None = None
-    pointing: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise OmnimixError(
-                f"max_new_tokens is {self.max_new_tokens}", hint="an answer needs at least 1"
-            )
-        if self.temperature < 0:
-            raise OmnimixError(
-                f"the temperature is {self.temperature:g}", hint="give 0 (greedy) or more"
-            )
-        if not 0 < self.top_p <= 1:
-            raise OmnimixError(f"top_p is {self.top_p:g}", hint="give a share above 0, at most 1")
-
-    def config(self, ends: Sequence[int], pad: int) -> GenerationConfig:
-        """The same in the words of transformers."""
-        words: dict[str, Any] = {"do_sample": self.temperature > 0}
-        if self.temperature > 0:
-            words |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-        if self.min_new_tokens:
-            words["min_new_tokens"] = self.min_new_tokens
-        return GenerationConfig(
-            max_new_tokens=self.max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=list(ends) or None,
-            **words,
-        )
-
-
-def endings(tokenizer: Tokenizer, stops: Sequence[str]) -> tuple[int, ...]:
+def end_tokens(tokenizer: Tokenizer, stops: Sequence[str]) -> tuple[int, ...]:
     """Tokens that end an answer: the end token, and stop strings that are a single token."""
     ends = set() if tokenizer.eos is None else {tokenizer.eos}
     ends |= {i for i in tokenizer.specials if tokenizer.decode([i], specials=True) in stops}

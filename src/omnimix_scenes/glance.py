@@ -11,9 +11,11 @@ the language model has only to read them.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,6 +23,33 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.modality import Encoded
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.sequence import IGNORE
+from omnimix.train.objectives import Objective
+
+
+class Glance(Objective):
+    """The helper loss alone, or beside that of the text.
+
+    Attributes:
+        weight: of the helper loss.
+        text: whether the answers' own cross entropy is added. Without it encoders and connectors learn and
+            the language model does not run.
+    """
+
+    kind: Literal["glance"] = "glance"
+    weight: float = Field(default=1.0, gt=0)
+    text: bool = False
+
+    def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
+        encoded = model.encode(batch.items)
+        helper = self.weight * glance(model, batch, encoded) * batch.targets / count
+        if not self.text:
+            return helper
+        inputs = batch.inputs(mask=False)
+        # Items are encoded once for both losses.
+        inputs["inputs_embeds"] = model.fill(batch.input_ids, encoded, batch.items)
+        output = model(**inputs, labels=batch.labels, num_items_in_batch=count)
+        loss: Tensor = output.loss
+        return loss + helper
 
 
 def glance(model: MultimodalLM, batch: Batch, encoded: dict[str, Encoded]) -> Tensor:

@@ -20,7 +20,8 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.convert import certificate
 from omnimix.errors import CheckpointError
-from omnimix.families.prismatic import folder as prismatic
+from omnimix.families.prismatic import folder as prismatic, recipe as prismatic_recipe
+from omnimix.families.prismatic.prompted import Prompted
 from omnimix.generate import folder as folders
 from omnimix.generate.assistant import Assistant
 from tests.cases import case_path
@@ -34,6 +35,11 @@ def case() -> Path:
 @pytest.fixture(scope="module")
 def assistant(case: Path) -> Assistant:
     return omnimix.load(case / "checkpoint")
+
+
+@pytest.fixture
+def prompted(assistant: Assistant) -> Prompted:
+    return Prompted(assistant)
 
 
 @pytest.fixture
@@ -53,10 +59,10 @@ def rewritten(path: Path, **words: Any) -> None:
 
 
 def test_layouts_are_recognised_by_what_is_inside(run: Path) -> None:
-    for place in (run, run / "checkpoint", run / "checkpoint/checkpoints/latest-checkpoint.pt"):
+    for place in (run / "checkpoint", run / "checkpoint/checkpoints/latest-checkpoint.pt"):
         found = base.recognise(place)
         assert found is not None and found[0].name == "prismatic", place
-    assert base.recognise(run / "inputs") is None
+    assert base.recognise(run / "inputs") is None and base.recognise(run) is None
     assert base.open_release(run / "checkpoint_align").layout.kind == "align run"
     assert base.open_release(run / "checkpoint").layout.kind == "finetuned run"
 
@@ -73,14 +79,14 @@ def test_a_step_file_stands_in_for_the_latest(run: Path) -> None:
 
 
 def test_every_key_is_accounted_for(case: Path) -> None:
-    _, _, report = reading.load(base.open_release(case))
+    _, _, report = reading.load(base.open_release(case / "checkpoint"))
     assert report.used > 60
     assert report.unused and all("block" in reason for reason in report.unused.values())
 
 
 def test_weights_stay_in_the_mapped_file(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is copied that is not changed, so loading takes hardly more memory than the model."""
-    release = base.open_release(case)
+    release = base.open_release(case / "checkpoint")
     tensors, report = reading.native_tensors(release)
     monkeypatch.setattr(reading, "native_tensors", lambda _: (dict(tensors), report))
     model, _, _ = reading.load(release)
@@ -152,6 +158,7 @@ def test_missing_and_unexpected_keys_stand_in_one_sentence(run: Path) -> None:
 def test_missing_parts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     shutil.rmtree(run / "backbones" / "llm")
+    (run / "parts.json").unlink()
     with pytest.raises(CheckpointError, match=r"lmsys/vicuna-7b-v1\.5.*--part llm=FOLDER"):
         base.open_release(run / "checkpoint")
 
@@ -179,35 +186,35 @@ def test_another_family_is_no_prismatic_one() -> None:
 
 
 def test_parts_may_be_named(run: Path, tmp_path: Path, case: Path) -> None:
-    (run / "case.json").unlink()
+    (run / "parts.json").unlink()
     parts = {"llm": run / "backbones/llm", "vision": run / "backbones/vision/clip.safetensors"}
     args = {"vision": {"embed_dim": 32, "depth": 4, "num_heads": 2}}
     found = omnimix.load(run / "checkpoint", parts=parts, image_size=84, vision=args)
-    assert found.processor.recipe == base.open_release(case).recipe
+    assert found.processor.recipe == base.open_release(case / "checkpoint").recipe
 
 
-def test_a_builder_writes_the_prompts_that_generate_takes(assistant: Assistant, case: Path) -> None:
+def test_a_builder_writes_the_prompts_that_generate_takes(prompted: Prompted, case: Path) -> None:
     facts = json.loads((case / "case.json").read_text())
     for request in facts["requests"]:
-        builder = assistant.prompt_builder(request["system_prompt"])
+        builder = prompted.prompt_builder(request["system_prompt"])
         for i, turn in enumerate(request["turns"]):
             builder.add_turn(("human", "gpt")[i % 2], turn)
         assert builder.get_prompt() == request["prompt"]
         image = case / "inputs" / request["image"]
-        text = assistant.generate(image, builder.get_prompt(), max_new_tokens=14, min_length=1)
+        text = prompted.generate(image, builder.get_prompt(), max_new_tokens=14, min_length=1)
         assert text == request["generated_text"]
         for words, expected in request["string_probabilities"].items():
-            (shares,) = assistant.generate_batch(
+            (shares,) = prompted.generate_batch(
                 [image], [request["prompt"]], return_string_probabilities=words.split("|")
             )
             assert shares == pytest.approx(expected, abs=1e-5)
 
 
-def test_faces_refuse_what_cannot_be(assistant: Assistant) -> None:
+def test_faces_refuse_what_cannot_be(prompted: Prompted) -> None:
     with pytest.raises(omnimix.OmnimixError, match="1 pictures for 2 prompts"):
-        assistant.generate_batch([None], ["a", "b"])
+        prompted.generate_batch([None], ["a", "b"])
     with pytest.raises(omnimix.OmnimixError, match="tokens of this model, not one"):
-        assistant.generate_batch([None], ["a"], return_string_probabilities=["giraffes and more"])
+        prompted.generate_batch([None], ["a"], return_string_probabilities=["giraffes and more"])
 
 
 def test_chat_and_show_open_a_run(case: Path) -> None:
@@ -246,19 +253,24 @@ def test_other_ids_are_written_and_opened(
     """Random stand-ins of ids without a golden case go there and back with equal logits."""
     size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     base_config = {**BASES[llm], **size, "num_attention_heads": 2, "rope_theta": 5000.0}
-    facts = {
-        "model_id": "standin",
-        "vision_backbone_id": vision,
-        "llm_backbone_id": llm,
-        "arch_specifier": arch,
-        "image_resize_strategy": strategy,
-        "llm_max_length": 300,
-    }
     tokens = case_path("prismatic/text_and_data/tokenizers")
     folder = tokens / ("phi-2" if llm.startswith("phi") else "llama2")
-    parts = list(prismatic.VISION[vision][1])
-    words = {"image_size": 64, "vision": dict.fromkeys(parts, SHRUNK)}
-    recipe = prismatic.make_recipe(facts, base_config, folder, words)
+    known = prismatic_recipe.LLMS[llm]
+    words = prismatic_recipe.Words(
+        "standin",
+        vision,
+        llm,
+        arch,
+        strategy,
+        300,
+        llm=base_config,
+        tokens=prismatic_recipe.tokenizer(known, False).load([folder]).size,
+        tidy=False,
+        patches=(64 // (16 if vision in ("clip-vit-b", "in1k-vit-l") else 14)) ** 2,
+        image_size=64,
+        vision=dict.fromkeys(prismatic_recipe.VISION[vision][1], SHRUNK),
+    )
+    recipe = prismatic_recipe.recipe(words)
     assert recipe.language.hf_config().rope_parameters["rope_theta"] == 5000.0
     torch.manual_seed(0)
     model = MultimodalLM.from_recipe(recipe).eval()

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from omnimix.compose.batch import Batch
-from omnimix.compose.model import MultimodalLM
-from omnimix.compose.processor import Processor
-from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import SampleError
-from omnimix.generate import placing
-from omnimix.generate.answer import Answer, Conversation
-from omnimix.generate.prompting import PromptBuilder, written
-from omnimix.generate.writing import Options
-from omnimix.parallel.team import Team
+from omnimix.families.prismatic.prompting import PromptBuilder, plain, written
+from omnimix.generate.assistant import Assistant
+from omnimix.generate.decoding import Options, fingerprint
+from omnimix.generate.questions import Conversation
 
 
-class Prompted(abc.ABC):
-    """The part of an assistant that works on prompts as text."""
+class Prompted:
+    """Prompts as text, answered by an assistant.
 
-    model: MultimodalLM
-    processor: Processor
-    team: Team
+    Args:
+        assistant: what answers.
+    """
 
-    def __init__(self, model: MultimodalLM, processor: Processor, team: Team | None = None) -> None:
-        self.model = model
-        self.processor = processor
-        self.team = team or Team()
-
-    @abc.abstractmethod
-    def reply(self, conversation: Conversation, **generation: Any) -> Answer:
-        """The answer to the last user turn of a conversation."""
-
-    @abc.abstractmethod
-    def _bare(self) -> Prompted:
-        """The same model for prompts as they stand."""
-
-    @abc.abstractmethod
-    def _weave(self, conversation: Conversation, options: Options) -> Woven: ...
-
-    @abc.abstractmethod
-    def _batch(self, woven: Sequence[Woven]) -> Batch: ...
+    def __init__(self, assistant: Assistant) -> None:
+        self.assistant = assistant
+        self.processor = assistant.processor
 
     def prompt_builder(self, system: str | None = None) -> PromptBuilder:
         """For those who build prompts as text: turns in the model's own style."""
@@ -108,7 +87,8 @@ class Prompted(abc.ABC):
                 f"{len(images)} pictures for {len(texts)} prompts",
                 hint="give one for each, or None",
             )
-        bare = self._bare()
+        model = self.assistant
+        bare = Prompted(Assistant(model.model, plain(self.processor), model.process_group))
         recipe = self.processor.recipe
         samples = [
             written(recipe, text, _many(image)) for image, text in zip(images, texts, strict=True)
@@ -120,7 +100,9 @@ class Prompted(abc.ABC):
         for sample in samples:
             text_ids = self.processor.tokenizer.encode(sample.turns[0].text())[0]
             least = max(0, min_length - len(text_ids) - recipe.template.bos)
-            answers.append(bare.reply(sample, **{"min_new_tokens": least, **options}).text)
+            answers.append(
+                bare.assistant.reply(sample, **{"min_new_tokens": least, **options}).text
+            )
         return answers
 
     def probabilities(self, conversation: Conversation, words: Sequence[str]) -> list[float]:
@@ -133,10 +115,13 @@ class Prompted(abc.ABC):
             SampleError: a word that is not one token.
         """
         ids = [self.token_of(word) for word in words]
-        batch = self._batch([self._weave(conversation, Options(max_new_tokens=1))])
-        self.team.same("input", placing.fingerprint(batch) if self.team.size > 1 else "")
-        with self.team.together(), torch.inference_mode():
-            logits = self.model(**batch.inputs()).logits[0, -1].float()
+        process_group = self.assistant.process_group
+        batch = self.assistant.batch(
+            [self.assistant.weave(conversation, Options(max_new_tokens=1))]
+        )
+        process_group.same("input", fingerprint(batch) if process_group.size > 1 else "")
+        with process_group.together(), torch.inference_mode():
+            logits = self.assistant.model(**batch.inputs()).logits[0, -1].float()
         shares: list[float] = logits.softmax(-1)[ids].div(logits.softmax(-1)[ids].sum()).tolist()
         return shares
 

@@ -11,9 +11,9 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE
-from omnimix.train.glance import bags, glance
-from omnimix.train.objectives import Glance, Sft
+from omnimix.train.objectives import Sft
 from omnimix.types import Box, Media, Point, Sample, Turn
+from omnimix_scenes.glance import Glance, bags, glance
 
 
 def sample(*exchanges: tuple[Point | Box | None, str], colour: str = "red") -> Sample:
@@ -113,7 +113,7 @@ def test_beside_the_loss_of_the_text(tiny_model: MultimodalLM, tiny_processor: P
     batch = tiny_processor([sample((Point(9, 9), "a red ring"), (None, "yes"))])
     with torch.no_grad():
         plain = Sft().loss(tiny_model, batch, batch.targets)
-        both = Sft(glance=0.5).loss(tiny_model, batch, batch.targets)
+        both = Glance(weight=0.5, text=True).loss(tiny_model, batch, batch.targets)
         helper = glance(tiny_model, batch, tiny_model.encode(batch.items))
     torch.testing.assert_close(both, plain + 0.5 * helper)
 

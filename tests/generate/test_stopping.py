@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from omnimix.errors import OmnimixError
-from omnimix.generate.writing import Options, cut, settled
+from omnimix.generate.decoding import Options
+from omnimix.generate.stopping import cut, settled
 
 
 def test_the_first_stop_string_cuts() -> None:

@@ -7,10 +7,9 @@ from typing import Any
 
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.errors import SampleError
-from omnimix.generate.asking import as_media
+from omnimix.generate.questions import as_media, interleaved
 from omnimix.prompts.template import Form, Template
-from omnimix.types import Part, Sample, Turn
+from omnimix.types import Sample, Turn
 
 MARK = "<image>"
 _ROLES = {"human": "user", "gpt": "assistant"}
@@ -83,7 +82,7 @@ def written(recipe: Recipe, prompt: str, images: Sequence[Any]) -> Sample:
     """A ready prompt and its pictures as a sample.
 
     Pictures stand at their marks `<image>` where the recipe has them inside the text; where they have a
-    place of their own (Prismatic), marks are text.
+    place of their own, marks are text.
 
     Raises:
         SampleError: marks and pictures differ in number.
@@ -93,13 +92,4 @@ def written(recipe: Recipe, prompt: str, images: Sequence[Any]) -> Sample:
     inside = name is not None and recipe.modalities[name].place == "inline"
     if not inside or (MARK not in prompt and len(pictures) <= 1):
         return Sample((Turn("user", (*pictures, prompt)),), "prompt")
-    texts = prompt.split(MARK)
-    if len(texts) - 1 != len(pictures):
-        raise SampleError(
-            f"{len(texts) - 1} marks {MARK} in the prompt for {len(pictures)} pictures",
-            hint="write one mark for each picture",
-        )
-    parts: list[Part] = [texts[0]]
-    for picture, text in zip(pictures, texts[1:], strict=True):
-        parts += [picture, text]
-    return Sample((Turn("user", tuple(parts)),), "prompt")
+    return Sample((interleaved(prompt, pictures, MARK),), "prompt")

@@ -1,15 +1,12 @@
-"""What comes back: an answer with what it points at."""
+"""What comes back: an answer with what it points at, whole or while it is written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from omnimix.prompts.coordinates import Skipped
-from omnimix.types import Box, Point, Region, Sample, Turn
-
-Conversation: TypeAlias = Sample | Sequence[Turn]
+from omnimix.types import Box, Point, Region
 
 
 @dataclass(frozen=True)
@@ -38,3 +35,35 @@ class Answer:
     def boxes(self) -> tuple[Box | Point, ...]:
         """The boxes and points among the regions."""
         return tuple(region for region in self.regions if isinstance(region, Box | Point))
+
+
+class Stream(Iterator[str]):
+    """An answer while it is written: its pieces of text, and at any time what there is of it.
+
+    Args:
+        pieces: the text, piece by piece.
+        answer: makes the answer of what has been written; told whether the writing is over.
+    """
+
+    def __init__(
+        self, pieces: Generator[str, None, None], answer: Callable[[bool], Answer]
+    ) -> None:
+        self._pieces = pieces
+        self._answer = answer
+        self._done = False
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self._done = True
+            raise
+
+    def close(self) -> None:
+        """End the writing."""
+        self._pieces.close()
+
+    @property
+    def answer(self) -> Answer:
+        """What has been written so far."""
+        return self._answer(self._done)

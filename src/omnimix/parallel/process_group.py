@@ -28,7 +28,7 @@ LOOK = 0.5
 """Seconds between two looks for an error of another rank, on CUDA."""
 
 
-class Team:
+class ProcessGroup:
     """A single process: nothing has to be agreed upon."""
 
     rank = 0
@@ -68,7 +68,7 @@ class Team:
         """At the end of the work, well or not: wait until the first rank has told what there is to tell."""
 
 
-class Ranks(Team):
+class Ranks(ProcessGroup):
     """Several processes.
 
     Args:
@@ -216,27 +216,31 @@ class Ranks(Team):
         threading.Thread(target=look, daemon=True).start()
 
 
-_team: Team | None = None
+_process_group: ProcessGroup | None = None
 
 
-def current() -> Team:
-    """The team of this process; alone where nobody has called `join`."""
-    return _team or Team()
+def current() -> ProcessGroup:
+    """The process group of this process; alone where nobody has called `join`."""
+    return _process_group or ProcessGroup()
 
 
-def join() -> Team:
+def join() -> ProcessGroup:
     """Meet the other processes that `torchrun` started; alone where there are none.
 
     Raises:
         ParallelError: more processes on a machine than it has GPUs, or a back end that is missing.
     """
-    global _team
-    if isinstance(_team, Ranks) and _team.failed is None and dist.is_initialized():
-        return _team
+    global _process_group
+    if (
+        isinstance(_process_group, Ranks)
+        and _process_group.failed is None
+        and dist.is_initialized()
+    ):
+        return _process_group
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        _team = Team()
-        return _team
+        _process_group = ProcessGroup()
+        return _process_group
     if not dist.is_available():
         raise ParallelError(
             "this build of torch has no torch.distributed", hint="install torch from pytorch.org"
@@ -252,7 +256,7 @@ def join() -> Team:
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), store, control)
     if cuda:
         ranks.watch()
-    _team = ranks
+    _process_group = ranks
     return ranks
 
 

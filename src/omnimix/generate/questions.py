@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from omnimix.errors import SampleError
-from omnimix.generate.answer import Conversation
 from omnimix.types import Box, Mask, Media, Part, Point, Polygon, Region, Sample, Stroke, Turn
+
+Conversation: TypeAlias = Sample | Sequence[Turn]
+"""Turns of which the last asks."""
 
 Asked: TypeAlias = str | Sequence[Part] | Sequence[Turn] | Sample
 """A question in any form."""
@@ -116,8 +118,8 @@ def given(**items: Any) -> list[Media]:
 def interleaved(text: str, images: Sequence[Any], mark: str = "<image>") -> Turn:
     """A user's turn with pictures anywhere in the text: each `mark` is one of them, in order.
 
-    This is how users of xGen-MM write a prompt: `"<image>\nIs it like this one? <image>"`. Inside omnimix
-    no text ever stands for a picture, so the marks end here.
+    Many models' users write a prompt so: `"<image>\nIs it like this one? <image>"`. Inside omnimix no text
+    ever stands for a picture, so the marks end here.
 
     Raises:
         SampleError: marks and pictures differ in number.

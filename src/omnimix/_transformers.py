@@ -1,0 +1,120 @@
+"""Every place where omnimix leans on transformers beyond what its documentation promises.
+
+A release of transformers may move any of this without a word. `tests/contracts/test_transformers_seams.py`
+holds one test for each, so that the next move breaks one test, and its name says what moved. A test also
+refuses imports from inside transformers anywhere else.
+
+Nothing here is imported before it is used: the command line starts without transformers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bar and warnings of transformers: what is wrong becomes an error of ours."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def tied_names(model: nn.Module) -> set[str]:
+    """Names in a state dict that share another name's tensor, and that a file therefore leaves out."""
+    return set(getattr(model, "all_tied_weights_keys", None) or {})
+
+
+def restore_ids(tower: nn.Module) -> None:
+    """Make transformers' tables of positions and types anew, which no state dict holds."""
+    for module in tower.modules():
+        positions = getattr(module, "position_ids", None)
+        if isinstance(positions, Tensor):
+            fresh = torch.arange(positions.shape[-1], device=positions.device)
+            positions.copy_(fresh.expand_as(positions))
+        types = getattr(module, "token_type_ids", None)
+        if isinstance(types, Tensor):
+            types.zero_()
+
+
+def model_from(cls: Any, config: Any, tensors: Mapping[str, Any], **words: Any) -> Any:
+    """`from_pretrained` of tensors that are at hand already.
+
+    A tensor may be anything with `get_shape()` and `[...]` (a slice of a safetensors file has these too):
+    it is then read when its turn comes, and of a weight that is cut over processes the own part alone.
+    The model's `_init_weights` is called for what no tensor fills.
+    """
+    with quiet():
+        return cls.from_pretrained(None, config=config, state_dict=tensors, **words)
+
+
+def run_whole(input_ids: Tensor, ready: Mapping[str, Any]) -> bool:
+    """Whether a step of generation runs all tokens: at the prompt, and always where there is no cache.
+
+    Told by the tokens: `prepare_inputs_for_generation` hands on only those that the cache does not hold.
+    The cache itself comes under another name from release to release (`past_key_values` up to 5.23,
+    `cache` from 5.24), so nothing is read off it.
+
+    Args:
+        input_ids: all tokens so far.
+        ready: what `prepare_inputs_for_generation` of transformers made of them.
+    """
+    run = ready.get("input_ids")
+    return run is None or run.shape[1] == input_ids.shape[1]
+
+
+def register_attention(name: str, attention: Callable[..., Any]) -> None:
+    """Make an attention function known, with the masks of SDPA; calling it again changes nothing.
+
+    Keyword arguments that a language model does not know are handed on to it.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def sdpa(*tensors: Tensor | nn.Module | None, **words: Any) -> tuple[Tensor, None]:
+    """The SDPA of transformers: module, query, key, value, mask; all of `[batch, heads, tokens, width]`."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    found: tuple[Tensor, None] = sdpa_attention_forward(*tensors, **words)
+    return found
+
+
+def cuts(model: Any) -> dict[str, str]:
+    """The tensor-parallel plan of a model: names with `*` for the layer's number, and styles."""
+    return dict(model.tp_plan or {})
+
+
+def cut_words(size: int, plan: Mapping[str, str]) -> dict[str, Any]:
+    """What `from_pretrained` is told to cut a model over `size` processes."""
+    from transformers.distributed import DistributedConfig
+
+    return {"distributed_config": DistributedConfig(tp_size=size, tp_plan=dict(plan))}
+
+
+def mel_filters(
+    frequencies: int, bins: int, lowest: float, highest: float, rate: int, kind: str | None
+) -> np.ndarray:
+    """Mel filters `[frequencies, bins]`: `slaney`, of equal area, or None, the plain ones of HTK."""
+    from transformers.audio_utils import mel_filter_bank
+
+    scale = "slaney" if kind == "slaney" else "htk"
+    found = mel_filter_bank(frequencies, bins, lowest, highest, rate, norm=kind, mel_scale=scale)
+    return np.asarray(found, dtype=np.float32)

@@ -1,0 +1,103 @@
+"""What a measure is: answers of a model and what would have been right, summed up as one number."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import ClassVar
+
+from omnimix.errors import SampleError
+from omnimix.generate.answers import Answer
+from omnimix.types import Box, Media, Sample
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is right for one question.
+
+    Attributes:
+        texts: any of them is right.
+        boxes: in pixels of the picture.
+        size: width and height of that picture; (0, 0) where there is none.
+        group: the part of the data set that the question belongs to; empty where there are none.
+        name: of the record, for messages.
+    """
+
+    texts: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    group: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number for all answers.
+
+    Attributes:
+        value: of all of them.
+        each: for every answer; empty where the measure gives no such numbers.
+        groups: the same number for each group of the data set.
+        ceiling: the value of answers that are all right; None where it is not bounded.
+    """
+
+    value: float
+    each: tuple[float, ...] = ()
+    groups: tuple[tuple[str, float], ...] = ()
+    ceiling: float | None = 1.0
+
+
+class Measure(abc.ABC):
+    """A row of the table `measures`."""
+
+    max_new_tokens: ClassVar[int] = 64
+    """How long an answer it needs."""
+
+    pictured: ClassVar[bool] = False
+    """Whether a reference needs its picture's size."""
+
+    @abc.abstractmethod
+    def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
+        """How right the answers are, the k-th against the k-th reference.
+
+        Raises:
+            SampleError: a reference that this measure can make nothing of.
+        """
+
+
+class Each(Measure):
+    """A measure that is the mean over the answers."""
+
+    @abc.abstractmethod
+    def one(self, prediction: Answer, reference: Reference) -> float:
+        """How right one answer is, 0 to 1."""
+
+    def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
+        pairs = zip(predictions, references, strict=True)
+        each = tuple(self.one(answer, reference) for answer, reference in pairs)
+        return Score(fmean(each) if each else 0.0, each)
+
+
+def reference_of(sample: Sample, size: tuple[int, int] = (0, 0)) -> Reference:
+    """What a record says is right: its last turn, and `references` and `group` of its `meta`.
+
+    Raises:
+        SampleError: its last turn is no answer.
+    """
+    if not sample.turns or sample.turns[-1].role != "assistant":
+        raise SampleError(
+            "the record ends without an answer, so that nothing says what is right",
+            where=sample.id,
+            hint="let the last turn be the assistant's",
+        )
+    answer = sample.turns[-1]
+    stated = sample.meta.get("references")
+    texts = (answer.text().strip(),) if stated is None else tuple(map(str, stated))
+    boxes = tuple(
+        part.data
+        for part in answer.content
+        if isinstance(part, Media) and isinstance(part.data, Box)
+    )
+    return Reference(texts, boxes, size, str(sample.meta.get("group", "")), sample.id)

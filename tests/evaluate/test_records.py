@@ -1,0 +1,131 @@
+"""A file of records scored: what is asked, what counts as right, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from omnimix.cli.main import app
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.errors import OmnimixError, SampleError
+from omnimix.evaluate.measure import Reference, reference_of
+from omnimix.evaluate.records import open_records, score_records
+from omnimix.generate.answers import Answer
+from omnimix.generate.assistant import Assistant
+from omnimix.registry import MEASURES
+from omnimix.types import Box, Media, Sample, Turn
+
+
+class Fixed(Assistant):
+    """Gives the answers it is made with and keeps what it was asked."""
+
+    def __init__(self, model: MultimodalLM, processor: Processor, answers: Sequence[Answer]):
+        super().__init__(model, processor)
+        self.answers = list(answers)
+        self.asked: list[Sample] = []
+
+    def reply_many(self, samples: Any, batch_size: int = 32, **_: Any) -> list[Answer]:
+        start = len(self.asked)
+        self.asked += samples
+        return self.answers[start : len(self.asked)]
+
+
+def said(text: str, *boxes: Box) -> Answer:
+    return Answer(text, boxes, 1, True)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    Image.new("RGB", (80, 40), "red").save(tmp_path / "red.png")
+    rows = [
+        {
+            "id": str(i),
+            "turns": [
+                {"role": "user", "content": [{"image": "red.png"}, "Which colour?"]},
+                {"role": "assistant", "content": [answer]},
+            ],
+            "meta": {"references": [answer, "scarlet"]} if i == 1 else {},
+        }
+        for i, answer in enumerate(["red", "crimson", {"box": [0, 0, 40, 40]}])
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_answers_are_compared_with_the_last_turns(
+    records: Path, tiny_model: MultimodalLM, tiny_processor: Processor
+) -> None:
+    fixed = Fixed(tiny_model, tiny_processor, [said("Red"), said("scarlet"), said("blue")])
+    seen: list[tuple[int, int]] = []
+    source = open_records(records)
+    scored = score_records(
+        fixed, source, MEASURES.load("exact")(), "exact", None, 2, lambda *at: seen.append(at)
+    )
+    assert all(sample.turns[-1].role == "user" for sample in fixed.asked)
+    assert scored.score.each == (1, 1, 0) and seen == [(2, 3), (3, 3)]
+    data = scored.to_dict()
+    assert data["n"] == 3 and data["low"] < data["score"] == 0.6667 < data["high"]
+    two = Fixed(tiny_model, tiny_processor, [said("red"), said("red")])
+    assert score_records(two, source, MEASURES.load("cider")(), "cider", 2).interval() is None
+
+
+def test_boxes_lie_in_the_pixels_of_the_picture(
+    records: Path, tiny_model: MultimodalLM, tiny_processor: Processor
+) -> None:
+    lines = records.read_text().splitlines()
+    records.write_text("\n".join([lines[2]] * 2))
+    answers = [said("", Box(0, 0, 40, 39)), said("[0.0, 0.25, 0.5, 0.75]")]
+    scored = score_records(
+        Fixed(tiny_model, tiny_processor, answers),
+        open_records(records),
+        MEASURES.load("referring")(),
+        "referring",
+    )
+    assert scored.score.each == (1, 1)
+
+
+def test_records_in_the_form_of_llava(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Is it?"}, {"from": "gpt", "value": " yes "}]
+    (tmp_path / "a.json").write_text(json.dumps([{"id": "7", "conversations": turns}]))
+    sample = open_records(tmp_path / "a.json")[0]
+    assert reference_of(sample) == Reference(("yes",), name="7")
+
+
+def test_what_cannot_be_scored_is_refused(
+    records: Path, tiny_model: MultimodalLM, tiny_processor: Processor, tmp_path: Path
+) -> None:
+    with pytest.raises(SampleError, match="there is no such file"):
+        open_records(tmp_path / "nothing.jsonl")
+    with pytest.raises(SampleError, match="ends without an answer"):
+        reference_of(Sample((Turn("user", (Media.image("a.png"), "Well?")),), "7"))
+    fixed = Fixed(tiny_model, tiny_processor, [])
+    with pytest.raises(OmnimixError, match="no record to ask"):
+        score_records(fixed, open_records(records), MEASURES.load("exact")(), "exact", 0)
+
+
+def test_the_command(records: Path) -> None:
+    run = CliRunner().invoke
+    lines = records.read_text().splitlines()
+    records.write_text("\n".join(lines[:2]))
+    asked = ["evaluate", "nano", str(records), "--measure", "exact", "--limit", "1"]
+    result = run(app, [*asked, "--json"])
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert data["measure"] == "exact" and data["model"] == "nano" and data["n"] == 1
+    shown = run(app, asked)
+    assert shown.exit_code == 0 and "nano by exact" in shown.stdout
+    for wrong, sentence in [
+        ([*asked[:3], "--measure", "exakt"], "Did you mean 'exact'"),
+        ([*asked, "--tasks", "count"], "--tasks is a matter of benchmarks"),
+        (asked[:3], "Say how it is scored: --measure exact"),
+    ]:
+        result = run(app, wrong)
+        assert result.exit_code == 2 and sentence in " ".join(result.stderr.split()), result.output
