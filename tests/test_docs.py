@@ -84,6 +84,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     examples = ROOT / "examples"
     if examples.is_dir():
         shutil.copytree(examples, tmp_path / "examples")
+    (tmp_path / "golden").symlink_to(ROOT / "golden")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     names: dict[str, Any] = {"__name__": "__main__"}

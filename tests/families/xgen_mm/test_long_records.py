@@ -166,7 +166,7 @@ def test_a_part_without_a_record_changes_nothing(processor: Processor, tmp_path:
     source = opened(tmp_path, *({"id": str(i), **talk} for i in range(3)))
     words = {
         "mixture": [{"data": {"kind": "xgen_sft", "data_path": {"d.json": 3}}}],
-        "objective": {"kind": "sft", "average": "part"},
+        "objective": {"kind": "sft", "average": "micro_batch"},
         "order": "shuffled",
         "batch_size": 2,
         "gradient_accumulation_steps": 2,
@@ -180,7 +180,7 @@ def test_a_part_without_a_record_changes_nothing(processor: Processor, tmp_path:
     batches = RoundBatches(source, rounds, processor)
     parts = [batches[i][0] for i in (2, 3)]
     assert parts[1] is None
-    optim.set_learning(model, ("language.*",))
+    optim.set_trainable(model, ("language.*",))
     alone = parts[0]
     assert alone is not None
     model(**alone.inputs(), labels=alone.labels).loss.backward()

@@ -16,7 +16,7 @@ from omnimix.families.xgen_mm import write
 from omnimix.families.xgen_mm.recipe import MARKS, facts_of
 from omnimix.families.xgen_mm.tokens import Tokenizer
 from omnimix.generate.assistant import Assistant
-from omnimix.generate.stopping import endings
+from omnimix.generate.stopping import end_tokens
 from omnimix.media.tensor_steps import Normalize
 from omnimix.media.tiling import AnyRes
 from omnimix.registry import did_you_mean
@@ -145,7 +145,7 @@ class XGenMMPerceiver:
             woven.append(self._woven(kept, self._items(rows[i], sizes[i])))
         batch = assistant.processor.batch(woven, "left").to(assistant.device)
         words = self._generation(generation)
-        with assistant.team.together(), torch.inference_mode():
+        with torch.inference_mode():
             ids = assistant.model.generate(**batch.inputs(), **words)
         return ids[:, batch.input_ids.shape[1] :]
 
@@ -215,7 +215,7 @@ class XGenMMPerceiver:
                     f"generate knows no word {word!r}", hint=did_you_mean(word, known)
                 )
         processor = self.assistant.processor
-        ends = endings(processor.tokenizer, processor.recipe.template.stop)
+        ends = end_tokens(processor.tokenizer, processor.recipe.template.stop)
         words = {"eos_token_id": list(ends), "pad_token_id": processor.tokenizer.pad}
         words |= {word: value for word, value in given.items() if value is not None}
         if not words.get("do_sample"):
