@@ -1,6 +1,7 @@
 """Every code block of README.md and docs/*.md runs as it stands.
 
-Blocks of a file run in order in one namespace, in a folder of their own that holds a copy of `examples`.
+Blocks of a file run in order in one namespace, in a folder of their own that holds a copy of `examples` and the
+golden cases.
 Of shell blocks the lines that call `omnimix` are run. A block after `<!-- skip: reason -->` is left out
 and listed.
 """

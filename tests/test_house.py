@@ -77,10 +77,9 @@ STILL_NAMING: frozenset[str] = frozenset(
         "prompts/templates/vicuna_v15.yaml",
         "prompts/templates/xgen_base.yaml",
         "train/optim.py",
-        "train/settings.py",
     ]
 )
-STILL_MORE_LINES = 2400
+STILL_MORE_LINES = 3000
 """So many lines above the limit."""
 
 

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from omnimix.convert.report import Check, Report, number, same, stopped
+from omnimix.convert.report import Check, Verdict, number, same, stopped
 from omnimix.errors import CheckpointError, OmnimixError
 from omnimix.evaluate import (
     captions,
@@ -157,7 +157,7 @@ MEASURES: Mapping[str, Callable[[Facts], Iterator[Check]]] = {
 """The words of metrics.json to what is compared."""
 
 
-def verify(folder: Path, stop: bool) -> Report:
+def verify(folder: Path, stop: bool) -> Verdict:
     """Compare our measures with the numbers of a folder.
 
     Raises:
@@ -170,11 +170,11 @@ def verify(folder: Path, stop: bool) -> Report:
         raise CheckpointError(f"{FILE} cannot be read ({error})", where=str(path)) from None
     if not isinstance(facts, dict):
         raise CheckpointError(f"{FILE} holds no table of words", where=str(path))
-    report = Report(f"{folder.resolve().parent.name}/{folder.resolve().name}")
-    report.take(_checks(facts), stop)
+    verdict = Verdict(f"{folder.resolve().parent.name}/{folder.resolve().name}")
+    verdict.take(_checks(facts), stop)
     if "region_caption" in facts:
-        report.notes.append("METEOR needs its authors' Java program and is not compared")
-    return report
+        verdict.notes.append("METEOR needs its authors' Java program and is not compared")
+    return verdict
 
 
 def _checks(facts: Mapping[str, Facts]) -> Iterator[Check]:

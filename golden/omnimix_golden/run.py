@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from omnimix.checkpoints.reading import Report as Loaded
-from omnimix.convert.report import Check, Report, stopped
+from omnimix.convert.report import Check, Verdict, stopped
 from omnimix.convert.verifying import Reading
 from omnimix.errors import CheckpointError, OmnimixError
 from omnimix_golden import metrics
@@ -135,7 +135,7 @@ class GoldenReading(Reading):
     def recognise(self, folder: Path) -> bool:
         return any((folder / name).is_file() for name in ("case.json", metrics.FILE))
 
-    def verify(self, folder: Path, stop: bool) -> Report:
+    def verify(self, folder: Path, stop: bool) -> Verdict:
         if not (folder / "case.json").is_file():
             return metrics.verify(folder, stop)
         case = Case(folder)
@@ -145,7 +145,7 @@ class GoldenReading(Reading):
             case.close()
 
 
-def _report(case: Case, stop: bool) -> Report:
+def _report(case: Case, stop: bool) -> Verdict:
     if case.family not in FAMILIES:
         raise CheckpointError(
             f"cases of the family {case.family!r} cannot be read",
@@ -154,7 +154,7 @@ def _report(case: Case, stop: bool) -> Report:
         )
     module, _, name = FAMILIES[case.family].partition(":")
     reading: CaseReading = getattr(importlib.import_module(module), name)(case)
-    report = Report(case.name)
+    report = Verdict(case.name)
     report.take(reading.checks(), stop)
     if report.failed is None or not stop:
         # What nobody looked at is known only behind the last section; an empty case stays an empty one.

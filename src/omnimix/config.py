@@ -35,7 +35,7 @@ class Spec(BaseModel):
             for word in value:
                 if word in cls.model_fields:
                     continue
-                renamed = new_name(cls.__mro__, str(word))
+                renamed = new_name((one.__name__ for one in cls.__mro__), str(word))
                 unknown = f"unknown word {word!r}; {did_you_mean(str(word), cls.model_fields)}"
                 context: dict[str, Any] = {"message": renamed or unknown}
                 if renamed:
@@ -43,9 +43,16 @@ class Spec(BaseModel):
                 raise PydanticCustomError("unknown_word", "{message}", context)
         return value
 
-    def dump(self) -> dict[str, Any]:
-        """Plain data that validates to an equal model; defaults are left out, `kind` is kept."""
-        data = self.model_dump(mode="json", exclude_defaults=True)
+    def dump(self, defaults: bool = False) -> dict[str, Any]:
+        """Plain data that validates to an equal model.
+
+        Args:
+            defaults: write them out, as everything that is saved does, so that a default that changes later
+                changes no saved model. Without them the data is short; `kind` is kept at every depth.
+        """
+        data = self.model_dump(mode="json", exclude_defaults=not defaults)
+        if defaults:
+            return data
         kinds: dict[str, Any] = _with_kinds(self, data)
         return kinds
 

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 RENAMED: dict[str, dict[str, str]] = {
+    "load": {"quantize": "quantization"},
     "Training": {
         "start": "initial_checkpoint",
-        "quantization": "quantization",
+        "quantize": "quantization",
         "workers": "num_workers",
         "out": "output_dir",
     },
@@ -44,8 +47,59 @@ RENAMED: dict[str, dict[str, str]] = {
         "dropout": "lora_dropout",
         "targets": "target_modules",
     },
+    "Recipe": {"context": "model_max_length"},
+    "CausalLM": {"attention": "attn_implementation"},
+    "FastTokenizer": {
+        "bos": "bos_token",
+        "eos": "eos_token",
+        "pad": "pad_token",
+        "added": "extra_special_tokens",
+        "tidy": "clean_up_tokenization_spaces",
+    },
+    "SentencePieceTokenizer": {"added": "extra_special_tokens", "pad": "pad_token"},
+    "SlowLlama": {
+        "bos": "bos_token",
+        "eos": "eos_token",
+        "unk": "unk_token",
+        "pad": "pad_token",
+        "added": "added_tokens",
+        "marks": "extra_special_tokens",
+    },
+    "AddedToken": {"text": "content"},
+    "Template": {"stop": "stop_strings"},
+    "Resize": {"filter": "interpolation"},
+    "SmartResize": {"filter": "interpolation", "least": "min_pixels", "most": "max_pixels"},
+    "ResizeCrop": {"filter": "interpolation", "shorter": "shortest_edge"},
+    "AnyRes": {"filter": "interpolation"},
+    "Tokenize": {"most": "max_length", "overlap": "stride", "multiple": "pad_to_multiple_of"},
+    "LogMel": {
+        "rate": "sampling_rate",
+        "bins": "feature_size",
+        "seconds": "chunk_length",
+        "window": "n_fft",
+        "hop": "hop_length",
+    },
+    "ClapMel": {
+        "rate": "sampling_rate",
+        "bins": "feature_size",
+        "seconds": "max_length_s",
+        "window": "fft_window_size",
+        "hop": "hop_length",
+        "lowest": "frequency_min",
+        "highest": "frequency_max",
+    },
+    "ImageBindSound": {"rate": "sampling_rate", "bins": "num_mel_bins"},
+    "VideoOpener": {"frames": "num_frames", "per_second": "fps"},
+    "Clip": {"frames": "num_frames"},
+    "TimmEncoder": {"size": "img_size"},
+    "Blip2QFormer": {
+        "vision": "vision_config",
+        "qformer": "qformer_config",
+        "queries": "num_query_tokens",
+    },
+    "XClip": {"vision": "vision_config", "width": "projection_dim"},
 }
-"""For each class of settings the old words and what they are called now."""
+"""For each class of settings, and for calls that take any word, the old words and what they are called now."""
 
 HINTS = {
     "precision": " (true or false)",
@@ -73,15 +127,15 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 """Words of other trainers for what has a word here."""
 
 
-def new_name(classes: tuple[type, ...], word: str) -> str | None:
-    """A sentence that says how a word of a class of settings is called now; None for any other word.
+def new_name(places: Iterable[str], word: str) -> str | None:
+    """A sentence that says how a word is called now; None for any other word.
 
     Args:
-        classes: the class and those that it is made from, in order.
+        places: names of the class of settings and of those that it is made from, in order.
     """
-    for cls in classes:
+    for place in places:
         for table, when in ((RENAMED, "now"), (ELSEWHERE, "here")):
-            new = table.get(cls.__name__, {}).get(word)
+            new = table.get(place, {}).get(word)
             if new is not None:
                 return f"`{word}` is called `{new}` {when}{HINTS.get(word, '')}"
     return None

@@ -19,7 +19,7 @@ ROUND: list[tuple[Rule, list[Tensor]]] = [
     (Rename("a.*", "b.*"), [numbers(2, 3)]),
     (Stack(("up", "down"), "both", (2, 1)), [numbers(2, 3), numbers(1, 3)]),
     (Change("a", "b", lambda t: t.T, lambda t: t.T), [numbers(2, 3)]),
-    (Positions("p", "q", (2, 2), 1), [numbers(1, 5, 3)]),
+    (Positions("p", "q", (2, 2)), [numbers(1, 5, 3)]),
     (Rows("e", "f", 3), [numbers(3, 2)]),
 ]
 
@@ -43,7 +43,7 @@ def test_stacked_tables_drop_and_fill_spare_rows() -> None:
 
 def test_positions_are_resampled_and_the_class_token_is_not() -> None:
     table = torch.cat([torch.full((1, 1, 2), 9.0), torch.ones(1, 16, 2)], dim=1).half()
-    (found,) = Positions("p", "q", (3, 3), 1).read([table])
+    (found,) = Positions("p", "q", (3, 3)).read([table])
     assert found.shape == (1, 10, 2) and found.dtype == torch.half
     assert found[0, 0].tolist() == [9.0, 9.0]
     torch.testing.assert_close(found[:, 1:].float(), torch.ones(1, 9, 2))

@@ -28,7 +28,7 @@ def _branch(kind: str, tokens: int, steps: list, index: int = 0, **words: object
 def recipe_of_senses() -> Recipe:
     """Pictures, speech, sounds, videos, documents, and what ImageBind takes."""
     square = {"kind": "resize", "size": 32}
-    hear = {"kind": "imagebind_sound", "bins": 36, "frames": 46, "clips": 2, "seconds": 1}
+    hear = {"kind": "imagebind_sound", "num_mel_bins": 36, "frames": 46, "clips": 2, "seconds": 1}
     small = {"kind": "resize", "size": 28}
     # The encoder's dictionary of kinds is that of the contract tests.
     kinds = {
@@ -36,7 +36,14 @@ def recipe_of_senses() -> Recipe:
         "audio": {"opens": "audio", "steps": [hear]},
         "document": {
             "opens": "document",
-            "steps": [{"kind": "tokenize", "path": "words.json", "most": 16, "multiple": 4}],
+            "steps": [
+                {
+                    "kind": "tokenize",
+                    "path": "words.json",
+                    "max_length": 16,
+                    "pad_to_multiple_of": 4,
+                }
+            ],
         },
     }
     modalities = {
@@ -48,7 +55,9 @@ def recipe_of_senses() -> Recipe:
         "speech": {
             "opens": "audio",
             "branches": _branch(
-                "whisper", 3, [{"kind": "log_mel", "bins": 8, "seconds": 2, "hop": 1600}]
+                "whisper",
+                3,
+                [{"kind": "log_mel", "feature_size": 8, "chunk_length": 2, "hop_length": 1600}],
             ),
         },
         "sound": {
@@ -59,19 +68,19 @@ def recipe_of_senses() -> Recipe:
                 [
                     {
                         "kind": "clap_mel",
-                        "bins": 16,
-                        "rate": 8000,
-                        "seconds": 2,
-                        "hop": 80,
-                        "highest": 4e3,
+                        "feature_size": 16,
+                        "sampling_rate": 8000,
+                        "max_length_s": 2,
+                        "hop_length": 80,
+                        "frequency_max": 4e3,
                     }
                 ],
                 1,
             ),
         },
         "video": {
-            "opens": {"kind": "video", "frames": 3},
-            "steps": [square, {"kind": "clip", "frames": 3}],
+            "opens": {"kind": "video", "num_frames": 3},
+            "steps": [square, {"kind": "clip", "num_frames": 3}],
             "branches": _branch("xclip", 3, [_NORM]),
         },
         "document": {

@@ -28,7 +28,7 @@ def recipe() -> Recipe:
         (
             *TINY,
             "modalities={image: {opens: image, branches: [{encoders: [{kind: timm, model: convnext_atto, "
-            "size: 64, args: {depths: [1, 1, 1, 1], dims: [4, 8, 12, 16]}, steps: [{kind: normalize, "
+            "img_size: 64, args: {depths: [1, 1, 1, 1], dims: [4, 8, 12, 16]}, steps: [{kind: normalize, "
             "mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}]}], connector: {kind: perceiver, latents: 3, "
             "depth: 1, heads: 2, dim_head: 4}}]}}",
         ),

@@ -36,11 +36,14 @@ def test_a_file_and_a_model_folder_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("contxt=3", r"nano\.yaml: unknown word 'contxt'; did you mean 'context'"),
+        (
+            "model_max_lenght=3",
+            r"nano\.yaml: unknown word 'model_max_lenght'; did you mean 'model_max_length'",
+        ),
         ("modalities.image.limmit=3", r"modalities\.image: unknown word 'limmit'.*'limit'"),
         (
-            "modalities.image.branches.0.encoders.0.sise=3",
-            r"modalities\.image\.branches\.0\.encoders\.0: unknown word 'sise'.*'size'",
+            "modalities.image.branches.0.encoders.0.img_sise=3",
+            r"modalities\.image\.branches\.0\.encoders\.0: unknown word 'img_sise'.*'img_size'",
         ),
         (
             "modalities.image.branches.0.connector.kind=mpl",
@@ -48,7 +51,7 @@ def test_a_file_and_a_model_folder_are_found(tmp_path: Path) -> None:
         ),
         ("modalities.image.steps.0={fill: [1, 2, 3]}", r"steps\.0: a step needs a word 'kind'"),
         ("modalities.image.steps.0.fill=[1, 2]", r"steps\.0\.fill.*required"),
-        ("context=many", r"nano\.yaml: context: .*integer"),
+        ("model_max_length=many", r"nano\.yaml: model_max_length: .*integer"),
         ("template=vicunna_v15", r"template: .*unknown template 'vicunna_v15'.*vicuna_v15"),
         ("language.config=3", r"language\.config: .*dictionary"),
     ],
@@ -81,7 +84,7 @@ def test_overrides_reach_everything() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("context", "written path.to.word=value"),
+        ("model_max_length", "written path.to.word=value"),
         ("=3", "written path.to.word=value"),
         ("a.2=1", "'2' is no place in a list of 2"),
         ("a.x=1", "'x' is no place in a list of 2"),

@@ -39,38 +39,45 @@ _CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16]}
 
 EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "steps": {
-        "resize": [{"size": 32}, {"size": [40, 24], "filter": "bilinear"}],
-        "smart_resize": [{}, {"factor": 8, "least": 64, "most": 4096}],
+        "resize": [{"size": 32}, {"size": [40, 24], "interpolation": "bilinear"}],
+        "smart_resize": [{}, {"factor": 8, "min_pixels": 64, "max_pixels": 4096}],
         "pad": [{}, {"fill": [1, 2, 3]}],
         "letterbox": [{"size": 32}],
-        "resize_crop": [{"size": 32}, {"size": 32, "shorter": 40, "rounding": "floor"}],
+        "resize_crop": [{"size": 32}, {"size": 32, "shortest_edge": 40, "rounding": "floor"}],
         "crop": [{"size": 16}, {"size": [20, 90]}],
         "anyres": [{"size": 16}, {"size": 16, "grids": [[1, 1], [4, 1]]}],
         "normalize": [_HALF],
         "renormalize": [{**_HALF, **_OTHER}],
         "quadrants": [{"size": 32}, {"size": 16, "per_side": 4}],
         "tensor_resize": [{"size": 24}, {"size": 80, "mode": "nearest", "half": True}],
-        "clip": [{}, {"frames": 1}],
-        "log_mel": [{}, {"bins": 16, "seconds": 2}],
-        "clap_mel": [{}, {"fusion": False, "seconds": 1}],
-        "imagebind_sound": [{}, {"clips": 2, "bins": 32, "frames": 90}],
-        "tokenize": [{"path": "tokenizer.json"}, {"path": "vocab.txt", "chunks": 3, "most": 16}],
+        "clip": [{}, {"num_frames": 1}],
+        "log_mel": [{}, {"feature_size": 16, "chunk_length": 2}],
+        "clap_mel": [{}, {"fusion": False, "max_length_s": 1}],
+        "imagebind_sound": [{}, {"clips": 2, "num_mel_bins": 32, "frames": 90}],
+        "tokenize": [
+            {"path": "tokenizer.json"},
+            {"path": "vocab.txt", "chunks": 3, "max_length": 16},
+        ],
     },
     "encoders": {
         "timm": [
-            {"model": "vit_tiny_patch16_224", "size": 32, "args": _TIMM},
+            {"model": "vit_tiny_patch16_224", "img_size": 32, "args": _TIMM},
             {
                 "model": "vit_tiny_patch16_224",
-                "size": 48,
+                "img_size": 48,
                 "layer": -2,
                 "norm": False,
                 "args": _TIMM,
             },
-            {"model": "vit_tiny_patch16_224", "size": 32, "stem": "conv", "args": _TIMM},
-            {"model": "vit_tiny_patch16_224", "size": 32, "stem": "residual", "args": _TIMM},
-            {"model": "vit_small_patch14_reg4_dinov2", "size": 28, "args": _TIMM},
-            {"model": "eva02_tiny_patch14_224", "size": 28, "args": {**_TIMM, "img_size": 28}},
-            {"model": "convnext_atto", "size": 64, "args": {**_CONVNEXT, "head_norm_first": True}},
+            {"model": "vit_tiny_patch16_224", "img_size": 32, "stem": "conv", "args": _TIMM},
+            {"model": "vit_tiny_patch16_224", "img_size": 32, "stem": "residual", "args": _TIMM},
+            {"model": "vit_small_patch14_reg4_dinov2", "img_size": 28, "args": _TIMM},
+            {"model": "eva02_tiny_patch14_224", "img_size": 28, "args": {**_TIMM, "img_size": 28}},
+            {
+                "model": "convnext_atto",
+                "img_size": 64,
+                "args": {**_CONVNEXT, "head_norm_first": True},
+            },
         ],
         "transformers": [
             {"config": {"model_type": "clip_vision_model", **_TOWER}},
@@ -80,14 +87,14 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         ],
         "blip2_qformer": [
             {
-                "queries": 3,
-                "vision": _TOWER,
-                "qformer": {**_VIT, "num_attention_heads": 2, "encoder_hidden_size": 16},
+                "num_query_tokens": 3,
+                "vision_config": _TOWER,
+                "qformer_config": {**_VIT, "num_attention_heads": 2, "encoder_hidden_size": 16},
             }
         ],
         "whisper": [{"config": _WHISPER}, {"config": _WHISPER, "reads": "frames"}],
         "clap": [{"config": _CLAP}, {"config": {**_CLAP, "enable_fusion": True}}],
-        "xclip": [{"vision": _XCLIP, "width": 12}],
+        "xclip": [{"vision_config": _XCLIP, "projection_dim": 12}],
         "text": [{"config": _BERT}],
         "imagebind": [_BIND, {**_BIND, "text": None}, {**_BIND, "vision": None}],
         "points_boxes": [{"width": 16}, {"width": 32, "slots": 4}],
@@ -120,25 +127,32 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "image": [{}, {"max_side": 100, "alpha": "white"}],
         "region": [{}, {"free": "box", "decimals": 3}],
         "audio": [{}, {"max_seconds": 3.0}],
-        "video": [{}, {"frames": 4, "sampling": "window", "end": 9}],
+        "video": [{}, {"num_frames": 4, "sampling": "window", "end": 9}],
         "document": [{}, {"max_pages": 2}],
         "several": [{"kinds": {"image": {"opens": "image", "steps": [{"kind": "pad"}]}}}],
     },
     "languages": {
         "causal_lm": [
             {"config": _LLAMA},
-            {"config": _LLAMA, "attention": "eager"},
+            {"config": _LLAMA, "attn_implementation": "eager"},
             {"config": _LLAMA, "head": {"bias": True, "width": 30}},
         ]
     },
     "tokenizers": {
-        "fast": [{"path": "tokenizer.json"}, {"path": "t.json", "bos": "<s>", "pad": "<pad>"}],
-        "sentencepiece": [{"path": "tokenizer.model", "added": ["<PAD>"], "pad": "<PAD>"}],
-        "slow_llama": [{"path": "t.model", "added": [{"text": "<e>", "id": 9, "rstrip": True}]}],
+        "fast": [
+            {"path": "tokenizer.json"},
+            {"path": "t.json", "bos_token": "<s>", "pad_token": "<pad>"},
+        ],
+        "sentencepiece": [
+            {"path": "tokenizer.model", "extra_special_tokens": ["<PAD>"], "pad_token": "<PAD>"}
+        ],
+        "slow_llama": [
+            {"path": "t.model", "added_tokens": [{"content": "<e>", "id": 9, "rstrip": True}]}
+        ],
     },
     "objectives": {
         "glance": [{}, {"weight": 0.5, "text": True}],
-        "sft": [{}, {"average": "part"}],
+        "sft": [{}, {"average": "micro_batch"}],
     },
     "datasets": {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],

@@ -103,7 +103,7 @@ def test_encoders_give_what_they_declare(row: str, words: dict[str, Any] | None)
 def inputs_of(row: str, made: Any, encoder: Any) -> list[Tensor]:
     """Tiles of every kind that an encoder takes, two of each."""
     if row in INPUT_SIDE:
-        side = getattr(made, "size", INPUT_SIDE[row])
+        side = getattr(made, "img_size", INPUT_SIDE[row])
         return [numbers(2, 3, side, side)]
     if row in INPUT_SHAPES or row in INPUT_IDS:
         shapes = INPUT_SHAPES.get(row, [])

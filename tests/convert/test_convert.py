@@ -65,7 +65,7 @@ def test_a_changed_model_is_found_out(native: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_expressed_is_said(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be expressed as a Prismatic model"):
+    with pytest.raises(CheckpointError, match="cannot be expressed as Prismatic"):
         convert("nano", tmp_path / "out", "prismatic")
     assert not (tmp_path / "out").exists()
 

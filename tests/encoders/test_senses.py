@@ -19,7 +19,7 @@ from omnimix.encoders.videos import XClip
 from tests.contracts.examples import EXAMPLES
 
 CLAP = EXAMPLES["encoders"]["clap"][1]["config"]
-XCLIP = EXAMPLES["encoders"]["xclip"][0]["vision"]
+XCLIP = EXAMPLES["encoders"]["xclip"][0]["vision_config"]
 WHISPER = EXAMPLES["encoders"]["whisper"][0]["config"]
 
 
@@ -59,7 +59,7 @@ def test_xclip_is_the_video_side_of_xclip() -> None:
     config = XCLIPConfig(text_config=text, vision_config=XCLIP, projection_dim=12)
     config.prompt_num_attention_heads = 2
     whole = shaken(XCLIPModel(config))
-    ours = XClip(vision=XCLIP, width=12).build().eval()
+    ours = XClip(vision_config=XCLIP, projection_dim=12).build().eval()
     state = whole.state_dict()
     ours.load_state_dict({key: state[key] for key in ours.state_dict()})
     tiles = torch.randn(2, 3, 3, 32, 32)

@@ -50,7 +50,7 @@ MODELS: list[tuple[str, int, Features]] = [
 
 @pytest.mark.parametrize(("model", "size", "wanted"), MODELS, ids=[row[0] for row in MODELS])
 def test_sizes_are_those_of_the_features(model: str, size: int, wanted: Features) -> None:
-    encoder = built("meta", model=model, size=size)
+    encoder = built("meta", model=model, img_size=size)
     assert encoder.features == wanted
     found = encoder(torch.zeros(2, 3, size, size, device="meta"))
     assert found.shape == (2, wanted.tokens, wanted.width)
@@ -59,7 +59,7 @@ def test_sizes_are_those_of_the_features(model: str, size: int, wanted: Features
 @pytest.mark.parametrize("model", ["swin_tiny_patch4_window7_224", "resnet18"])
 def test_maps_are_read_row_by_row(model: str) -> None:
     """With channels first or last, a token is one place of the map."""
-    encoder = built("cpu", model=model, size=64)
+    encoder = built("cpu", model=model, img_size=64)
     pixels = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         whole = encoder.trunk.forward_features(pixels)
@@ -71,7 +71,7 @@ def test_maps_are_read_row_by_row(model: str) -> None:
 def test_weights_are_those_that_timm_draws() -> None:
     """Looking at the sizes first draws no random number."""
     torch.manual_seed(3)
-    encoder = built("cpu", model="vit_tiny_patch16_224", size=64)
+    encoder = built("cpu", model="vit_tiny_patch16_224", img_size=64)
     torch.manual_seed(3)
     plain = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64, global_pool="")
     other = plain.state_dict()
@@ -89,7 +89,7 @@ def test_a_transformer_without_class_token_pools_nothing() -> None:
 
 def test_the_last_norm_of_a_pooling_transformer_is_kept() -> None:
     """eva02 and beit pool, then normalise; without pooling the norm belongs to every token."""
-    encoder = built("cpu", model="eva02_tiny_patch14_224", size=28)
+    encoder = built("cpu", model="eva02_tiny_patch14_224", img_size=28)
     with torch.no_grad():
         found = encoder(torch.rand(1, 3, 28, 28))
     assert found.mean(-1).abs().max() < 1e-4  # a fresh layer norm
@@ -99,8 +99,11 @@ def test_the_last_norm_of_a_pooling_transformer_is_kept() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"model": "halonet26t", "size": 192}, r"cannot take tiles of 192 px .*own size is 256"),
-        ({"model": "crossvit_9_240", "size": 240}, "neither a map nor a row of tokens"),
+        (
+            {"model": "halonet26t", "img_size": 192},
+            r"cannot take tiles of 192 px .*own size is 256",
+        ),
+        ({"model": "crossvit_9_240", "img_size": 240}, "neither a map nor a row of tokens"),
         ({"model": "swin_tiny_patch4_window7_224", "layer": -2}, "no plain row of blocks"),
         ({"model": "resnet18", "layer": -2}, "no plain row of blocks"),
         ({"model": "vit_tiny_patch16_224", "layer": -13}, "outside a trunk of 12 blocks"),

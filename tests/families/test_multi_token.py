@@ -294,7 +294,12 @@ def test_clap_of_a_hub_folder(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(sizes))
     encoder, spec = encoder_of("audio_clap", tmp_path)
     (step,) = spec.branches[0].encoders[0].steps
-    assert (step.rate, step.bins, step.seconds, step.hop) == (24000, 8, 2, 240)  # type: ignore[attr-defined]
+    assert (step.sampling_rate, step.feature_size, step.chunk_length, step.hop_length) == (
+        24000,
+        8,
+        2,
+        240,
+    )  # type: ignore[attr-defined]
     tiles = torch.randn(2, 4, 40, 8)
     with torch.inference_mode():
         wanted = model.get_audio_features(tiles, is_longer=torch.ones(2, 1, dtype=torch.bool))

@@ -156,7 +156,9 @@ def test_rows_of_the_published_scripts_are_samples(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pieces() -> Tokenizer:
     folder = case_path("multi_token/audio_document_mix/backbones/thenlper/gte-large")
-    return FastTokenizer(path="tokenizer.json", pad="[PAD]", tidy=True).load([folder])
+    return FastTokenizer(
+        path="tokenizer.json", pad_token="[PAD]", clean_up_tokenization_spaces=True
+    ).load([folder])
 
 
 TEXT = (

@@ -66,18 +66,20 @@ def test_a_seed_repeats_and_leaves_other_chance_alone(
 
 def test_stop_strings_end_and_are_cut(assistant: Assistant, questions: list[Sample]) -> None:
     words = {"max_new_tokens": 24, "temperature": 1.5, "seed": 5}
-    whole = assistant.reply(questions[0], stop=(), **words)
+    whole = assistant.reply(questions[0], stop_strings=(), **words)
     assert len(whole.text) > 6
     stop = whole.text[3:5]
-    stopped = assistant.reply(questions[0], stop=(stop,), **words)
+    stopped = assistant.reply(questions[0], stop_strings=(stop,), **words)
     assert stopped.text == whole.text[: whole.text.index(stop)].strip()
     assert stopped.finished
     assert stopped.tokens < whole.tokens
-    assert "".join(assistant.stream(questions[0], stop=(stop,), **words)) == stopped.text
+    assert "".join(assistant.stream(questions[0], stop_strings=(stop,), **words)) == stopped.text
 
 
 def test_a_stream_can_be_closed_early(assistant: Assistant, questions: list[Sample]) -> None:
-    pieces = assistant.stream(questions[0], max_new_tokens=400, temperature=2.0, seed=0, stop=())
+    pieces = assistant.stream(
+        questions[0], max_new_tokens=400, temperature=2.0, seed=0, stop_strings=()
+    )
     next(pieces)
     pieces.close()
     with pytest.raises(StopIteration):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from omnimix.cli.main import app
-from omnimix.convert.report import Check, Report, close, number, same
+from omnimix.convert.report import Check, Verdict, close, number, same
 from omnimix.convert.verifying import verify
 from omnimix.errors import CheckpointError
 from tests.cases import case_path
@@ -235,7 +235,7 @@ def test_comparisons() -> None:
 
 
 def test_the_worst_of_a_stage_is_shown() -> None:
-    report = Report("r", [Check("a", "x", 1e-6, 1e-5), Check("a", "y", 1e-7, 1e-8)])
+    report = Verdict("r", [Check("a", "x", 1e-6, 1e-5), Check("a", "y", 1e-7, 1e-8)])
     assert report.failed is not None and report.failed.what == "y"
     assert [line.compared for line in report.lines()] == [2]
-    assert not Report("empty").passed
+    assert not Verdict("empty").passed

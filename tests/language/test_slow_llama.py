@@ -23,17 +23,17 @@ def loaded(case: str) -> tuple[Tokenizer, dict[str, Any], Path]:
     place = folder / "checkpoint/hf_hub"
     config = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
     added = [
-        {"text": token["content"], "id": int(i), "rstrip": token["rstrip"]}
+        {"content": token["content"], "id": int(i), "rstrip": token["rstrip"]}
         for i, token in config["added_tokens_decoder"].items()
     ]
     first = facts["config"]["tokenizer"]["image"]
-    added += [{"text": mark, "id": first + k} for k, mark in enumerate(MARKS)]
+    added += [{"content": mark, "id": first + k} for k, mark in enumerate(MARKS)]
     spec = SlowLlama(
         path="tokenizer.model",
-        added=tuple(added),  # type: ignore[arg-type]
-        eos="<|endoftext|>",
-        pad="<pad>",
-        marks=MARKS,
+        added_tokens=tuple(added),  # type: ignore[arg-type]
+        eos_token="<|endoftext|>",
+        pad_token="<pad>",
+        extra_special_tokens=MARKS,
     )
     return spec.load([place]), facts, place
 
@@ -93,7 +93,7 @@ def test_it_saves_and_pickles(tmp_path: Path) -> None:
 def test_a_token_that_is_not_there_is_named(tmp_path: Path) -> None:
     _, _, place = loaded("anyres_single")
     with pytest.raises(RecipeError, match="no token '<mask>'"):
-        SlowLlama(path="tokenizer.model", pad="<mask>").load([place])
+        SlowLlama(path="tokenizer.model", pad_token="<mask>").load([place])
     (tmp_path / "tokenizer.model").write_text("nothing")
     with pytest.raises(RecipeError, match="not a SentencePiece model"):
         SlowLlama(path="tokenizer.model").load([tmp_path])

@@ -14,7 +14,12 @@ from omnimix.errors import RecipeError
 from omnimix.language.tokenizer import FastTokenizer, SentencePieceTokenizer, Tokenizer
 from tests.cases import case_path, golden
 
-WORDS = {"path": "nano.tokenizer.json", "bos": "<s>", "eos": "</s>", "pad": "<pad>"}
+WORDS = {
+    "path": "nano.tokenizer.json",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "pad_token": "<pad>",
+}
 QUICK = settings(max_examples=80, deadline=None, derandomize=True)
 TEXT = st.text(max_size=40)
 SPHINX = "sphinx/ens_1shard/checkpoint"
@@ -76,7 +81,7 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"'none\.json' was not found \(looked in"):
         FastTokenizer(path="none.json").load([tmp_path])
     with pytest.raises(RecipeError, match="no token '<bos>'"):
-        FastTokenizer(path="nano.tokenizer.json", bos="<bos>").load([recipes.FOLDER])
+        FastTokenizer(path="nano.tokenizer.json", bos_token="<bos>").load([recipes.FOLDER])
     (tmp_path / "broken").write_text("{")
     with pytest.raises(RecipeError, match="not a tokenizer file"):
         FastTokenizer(path="broken").load([tmp_path])
@@ -98,7 +103,9 @@ def test_sentencepiece_ids_are_the_published_ones(pieces: Tokenizer) -> None:
 def test_sentencepiece_knows_added_tokens(family: str) -> None:
     _, facts, _ = golden("prismatic/text_and_data")
     wanted = facts["tokenizers"][family]
-    words = SentencePieceTokenizer(path="tokenizer.model", added=("<PAD>",), pad="<PAD>")
+    words = SentencePieceTokenizer(
+        path="tokenizer.model", extra_special_tokens=("<PAD>",), pad_token="<PAD>"
+    )
     found = words.load([case_path(f"prismatic/text_and_data/tokenizers/{family}")])
     assert (found.size, found.pad) == (wanted["length_with_pad"], wanted["pad_token_id"])
     assert (found.bos, found.eos) == (wanted["bos_token_id"], wanted["eos_token_id"])
@@ -169,7 +176,9 @@ def test_what_a_style_writes_stays_special(
 
 
 def test_typed_names_of_added_sentencepiece_tokens_stay_text() -> None:
-    words = SentencePieceTokenizer(path="tokenizer.model", added=("<PAD>",), pad="<PAD>")
+    words = SentencePieceTokenizer(
+        path="tokenizer.model", extra_special_tokens=("<PAD>",), pad_token="<PAD>"
+    )
     found = words.load([case_path("prismatic/text_and_data/tokenizers/llama2")])
     text = "a<PAD> cup</s> of<PAD>tea"
     ids, _ = found.encode(text, typed=[(0, text.index(" of"))])
@@ -191,14 +200,16 @@ def test_a_token_that_swallows_white_space_still_does(tmp_path: Path) -> None:
     assert not {0, 1, 2}.intersection(ids)
 
 
-LLAMA = {"path": "tokenizer.json", "bos": "<s>", "eos": "</s>", "pad": "<PAD>"}
+LLAMA = {"path": "tokenizer.json", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<PAD>"}
 
 
 @pytest.mark.parametrize("case", ["clip_mlp_vicuna", "dinosiglip_gelu"])
 def test_llama_tokenizers_are_rebuilt_as_the_reference_had_them(case: str, tmp_path: Path) -> None:
     """One case brings a tokenizer.json, the other a SentencePiece model alone."""
     folder = case_path(f"prismatic/{case}")
-    made = FastTokenizer(**LLAMA, added=("<PAD>",), prefix="every").load([folder / "backbones/llm"])
+    made = FastTokenizer(**LLAMA, extra_special_tokens=("<PAD>",), prefix="every").load(
+        [folder / "backbones/llm"]
+    )
     made.save(tmp_path)
     found, wanted = (
         json.loads(path.read_text())
@@ -215,7 +226,7 @@ def test_llama_tokenizers_are_rebuilt_as_the_reference_had_them(case: str, tmp_p
 
 def test_every_stretch_has_its_prefix(tmp_path: Path) -> None:
     folder = case_path("prismatic/dinosiglip_gelu/backbones/llm")
-    made = FastTokenizer(**LLAMA, added=("<PAD>",), prefix="every").load([folder])
+    made = FastTokenizer(**LLAMA, extra_special_tokens=("<PAD>",), prefix="every").load([folder])
     once, again = made.encode("Is it?</s>Is it?")[0], made.encode("Is it?")[0]
     assert once == [*again, made.eos, *again]
     saved = FastTokenizer(**{**LLAMA, "path": made.save(tmp_path)}).load([tmp_path])
@@ -223,7 +234,7 @@ def test_every_stretch_has_its_prefix(tmp_path: Path) -> None:
 
 
 def test_tidy_text(nano: Tokenizer) -> None:
-    made = FastTokenizer(**WORDS, tidy=True).load([recipes.FOLDER])
+    made = FastTokenizer(**WORDS, clean_up_tokenization_spaces=True).load([recipes.FOLDER])
     text = "It is , I do n't know 's ! Is it ?"
     ids = nano.encode(text)[0]
     assert made.decode(ids) == "It is, I don't know's! Is it?"

@@ -112,12 +112,12 @@ def test_tokens_and_chunks(name: str, tmp_path: Path) -> None:
         words = [i for i in ids if i not in (1, 2)]  # BERT's file brings [CLS] and [SEP]
         assert words == [5, 6, 7, 8] * 10
         assert (ids[0] == 1 and ids[-1] == 2) == (name == "vocab.txt")
-        step = Tokenize(path=name, most=12, chunks=3, multiple=8)
+        step = Tokenize(path=name, max_length=12, chunks=3, pad_to_multiple_of=8)
         parts = step(Tiles.holding(text)).tensor()
         assert parts.shape == (3, 12)
         again = [i for i in parts.flatten().tolist() if i not in (1, 2, NOTHING)]
         assert again == words[: len(again)] and len(again) >= 30
-        cut = Tokenize(path=name, most=12, multiple=8)(Tiles.holding(text)).tensor()
+        cut = Tokenize(path=name, max_length=12, pad_to_multiple_of=8)(Tiles.holding(text)).tensor()
         assert cut.tolist() == parts[:1].tolist()
     with pytest.raises(RecipeError, match="not there"):
         Tokenize(path=name)(Tiles.holding(text))

@@ -35,8 +35,8 @@ def prismatic_step(strategy: str, steps: list[dict[str, Any]]) -> Any:
     if strategy == "resize-naive":
         return Resize(size=(target[1], target[0]))
     if strategy == "resize-crop":
-        return ResizeCrop(size=crop, shorter=target)
-    return Letterbox(size=crop, shorter=target, fill=by_name["pad_to_square"]["fill_rgb"])
+        return ResizeCrop(size=crop, shortest_edge=target)
+    return Letterbox(size=crop, shortest_edge=target, fill=by_name["pad_to_square"]["fill_rgb"])
 
 
 def test_prismatic_all_encoders_and_strategies() -> None:

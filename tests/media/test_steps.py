@@ -28,14 +28,14 @@ from omnimix.media.tiling import AnyRes
 
 CHAINS: list[tuple[Step, ...]] = [
     (Resize(size=64),),
-    (Resize(size=(80, 48), filter="bilinear"),),
+    (Resize(size=(80, 48), interpolation="bilinear"),),
     (Pad(), Resize(size=64)),
     (Letterbox(size=64),),
-    (Letterbox(size=56, shorter=62),),
-    (ResizeCrop(size=48, shorter=64),),
+    (Letterbox(size=56, shortest_edge=62),),
+    (ResizeCrop(size=48, shortest_edge=64),),
     (ResizeCrop(size=48, rounding="floor"),),
     (CentreCrop(size=(60, 300)),),
-    (Pad(), ResizeCrop(size=56, shorter=64), CentreCrop(size=50)),
+    (Pad(), ResizeCrop(size=56, shortest_edge=64), CentreCrop(size=50)),
     (AnyRes(size=64),),
 ]
 
@@ -109,7 +109,7 @@ def test_long_strips_do_not_exhaust_memory(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_shorter_below_size_is_refused() -> None:
     with pytest.raises(ValidationError, match="less than size"):
-        ResizeCrop(size=224, shorter=200)
+        ResizeCrop(size=224, shortest_edge=200)
 
 
 @pytest.mark.parametrize("kind", [Resize, ResizeCrop, Letterbox, CentreCrop, AnyRes])

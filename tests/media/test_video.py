@@ -70,7 +70,7 @@ def test_files_of_every_format(format: str, codec: str, tmp_path: Path) -> None:
     path = tmp_path / "film.txt"
     path.write_bytes(content)
     for data in (content, str(path), path):
-        found = numbers(data, frames=4)
+        found = numbers(data, num_frames=4)
         assert np.abs(np.array(found) - [0, 13, 26, 39]).max() <= 1
 
 
@@ -88,9 +88,9 @@ def film_mjpeg() -> bytes:
 
 
 def test_which_frames_are_taken() -> None:
-    assert numbers(FILM, frames=5) == [0, 10, 20, 29, 39]
-    assert numbers(FILM, frames=1) == [0]
-    assert numbers(FILM, sampling="rate", frames=8, per_second=2.0) == [
+    assert numbers(FILM, num_frames=5) == [0, 10, 20, 29, 39]
+    assert numbers(FILM, num_frames=1) == [0]
+    assert numbers(FILM, sampling="rate", num_frames=8, fps=2.0) == [
         0,
         5,
         10,
@@ -100,12 +100,12 @@ def test_which_frames_are_taken() -> None:
         30,
         35,
     ]
-    assert numbers(FILM, sampling="rate", frames=3, per_second=2.0) == [0, 5, 10]
+    assert numbers(FILM, sampling="rate", num_frames=3, fps=2.0) == [0, 5, 10]
     assert numbers(FILM, sampling="window", end=20) == [12, 13, 14, 15, 16, 17, 18, 19]
     drawn = numbers(FILM, sampling="window", seed=1)
     assert drawn == numbers(FILM, sampling="window", seed=1)
     assert np.diff(drawn).tolist()[:-1] == [1] * 6
-    assert numbers(film(3), frames=6) == [0, 0, 1, 1, 2, 2]
+    assert numbers(film(3), num_frames=6) == [0, 0, 1, 1, 2, 2]
 
 
 def test_the_window_is_the_published_rule() -> None:
@@ -135,7 +135,7 @@ def test_scenes_begin_where_most_changes() -> None:
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_image(picture)))
         container.mux(stream.encode(None))
-    frames = VideoOpener(sampling="scene", frames=3).open(Media.video(file.getvalue()))
+    frames = VideoOpener(sampling="scene", num_frames=3).open(Media.video(file.getvalue()))
     middles = [frame.getpixel((30, 20)) for frame in frames]
     assert [max(m) > 100 for m in middles] == [False, True, True]
     assert middles[1][0] > 200 and middles[2][0] < 60
@@ -144,8 +144,8 @@ def test_scenes_begin_where_most_changes() -> None:
 @pytest.mark.parametrize("turn", [90, 180, 270])
 def test_frames_are_turned_upright(turn: int) -> None:
     content = film(4, turn=turn)
-    (plain,) = VideoOpener(frames=1, rotate=False).open(Media.video(content))
-    (upright,) = VideoOpener(frames=1).open(Media.video(content))
+    (plain,) = VideoOpener(num_frames=1, rotate=False).open(Media.video(content))
+    (upright,) = VideoOpener(num_frames=1).open(Media.video(content))
     assert plain.size == (64, 48)
     clockwise = plain.rotate(-turn, expand=True)
     assert upright.size == clockwise.size
@@ -158,7 +158,7 @@ def test_no_more_frames_are_held_than_asked_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         VideoOpener, "_upright", lambda self, frame: made.append(1) or upright(self, frame)
     )
-    numbers(film(100), frames=3)
+    numbers(film(100), num_frames=3)
     assert len(made) == 3
 
 
@@ -167,17 +167,17 @@ def test_pictures_in_a_row(tmp_path: Path) -> None:
         shade(i).save(tmp_path / f"frame{i}.png")
     (tmp_path / ".hidden").write_text("no picture")
     wanted = [0, 4, 7, 11]
-    assert numbers(tmp_path, frames=4) == wanted  # frame10 stands behind frame9
-    assert numbers([shade(i) for i in range(12)], frames=4) == wanted
-    assert numbers([str(tmp_path / f"frame{i}.png") for i in range(12)], frames=4) == wanted
-    assert numbers(np.stack([np.asarray(shade(i)) for i in range(12)]), frames=4) == wanted
+    assert numbers(tmp_path, num_frames=4) == wanted  # frame10 stands behind frame9
+    assert numbers([shade(i) for i in range(12)], num_frames=4) == wanted
+    assert numbers([str(tmp_path / f"frame{i}.png") for i in range(12)], num_frames=4) == wanted
+    assert numbers(np.stack([np.asarray(shade(i)) for i in range(12)]), num_frames=4) == wanted
     with pytest.raises(MediaError, match="differ in size"):
-        numbers([shade(0), shade(1, (32, 48))], frames=2)
+        numbers([shade(0), shade(1, (32, 48))], num_frames=2)
     with pytest.raises(MediaError, match="0 pictures"):
         numbers([])
     (tmp_path / "frame5.png").write_bytes(b"")
     with pytest.raises(MediaError, match=r"picture 6.*empty"):
-        numbers(tmp_path, frames=12)
+        numbers(tmp_path, num_frames=12)
 
 
 HALF = film(200, format="matroska")
@@ -207,7 +207,7 @@ def test_what_is_refused(name: str) -> None:
     if name == "too many pixels":
         words["max_pixels"] = 20_000
     if name == "half of it gone":
-        words["frames"] = 30
+        words["num_frames"] = 30
     with pytest.raises(MediaError, match=message) as caught:
         VideoOpener(**words).open(Media.video(data, label="the film"))
     assert caught.value.where == "the film"
@@ -224,13 +224,13 @@ def test_a_sound_with_the_name_of_a_video(tmp_path: Path) -> None:
 
 
 def test_a_clip_is_one_tile() -> None:
-    opener = VideoOpener(frames=4)
+    opener = VideoOpener(num_frames=4)
     tiles = opener.tiles(opener.open(Media.video(FILM)))
     assert len(tiles.pictures) == 4
-    crop, clip = ResizeCrop(size=32, filter="bilinear"), Clip(frames=4)
+    crop, clip = ResizeCrop(size=32, interpolation="bilinear"), Clip(num_frames=4)
     norm = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     one = norm(clip(crop(tiles))).tensor()
     assert one.shape == (1, 4, 3, 32, 32)
     torch.testing.assert_close(one[0], norm(crop(tiles)).tensor())
     with pytest.raises(RecipeError, match="got 4 frames, it makes one tile of 8"):
-        Clip(frames=8)(tiles)
+        Clip(num_frames=8)(tiles)

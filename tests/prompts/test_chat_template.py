@@ -45,7 +45,7 @@ def test_chatml_has_a_system_turn_and_no_begin_token() -> None:
     style = chat_template.read(CHATML, "<s>", "<|im_end|>")
     assert not style.bos
     assert style.system == Form(before="<|im_start|>system\n", after="<|im_end|>\n")
-    assert style.stop == ("<|im_end|>",)
+    assert style.stop_strings == ("<|im_end|>",)
     asked = Sample(TALK.turns[:1], "talk")
     assert style.text(asked, True) == "<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\n"
 
@@ -62,7 +62,7 @@ def test_a_first_question_of_its_own_and_trimmed_texts() -> None:
         first_user=Form(before="A chat.\nQ: ", after="\nA: "),
         user=Form(before="Q: ", after="\nA: "),
         assistant=Form(after="</s>\n"),
-        stop=("</s>",),
+        stop_strings=("</s>",),
         tokenize="turns",
         contents="special",
     )

@@ -20,11 +20,11 @@ STRATEGIES: dict[str, list[dict[str, Any]]] = {
     "pad": [{"kind": "pad"}, {"kind": "resize", "size": 448}],
     "letterbox": [{"kind": "letterbox", "size": 384}],
     "resize": [{"kind": "resize", "size": [512, 320]}],
-    "resize_crop": [{"kind": "resize_crop", "size": 224, "shorter": 256}],
+    "resize_crop": [{"kind": "resize_crop", "size": 224, "shortest_edge": 256}],
     "crop": [{"kind": "crop", "size": 300}],
     "tiles": [{"kind": "anyres", "size": 336, "grids": [[1, 2], [2, 1], [2, 2]]}],
     "smart_resize": [{"kind": "smart_resize"}],
-    "smart_resize_32": [{"kind": "smart_resize", "factor": 32, "most": 200000}],
+    "smart_resize_32": [{"kind": "smart_resize", "factor": 32, "max_pixels": 200000}],
 }
 
 STEPS_ACROSS = {

@@ -43,7 +43,7 @@ def test_every_shipped_template_renders(name: str) -> None:
     assert written(pieces).startswith("<bos>") == style.bos
     end = style.assistant.after + ("<eos>" if style.eos else "")
     assert written(pieces, learned=True) == style.assistant.lead + "A cup." + end
-    assert style.stop, "a style names what ends an answer"
+    assert style.stop_strings, "a style names what ends an answer"
     opened = style.pieces(talk("What?"), open_answer=True)
     before = style.assistant.before
     assert written(opened).endswith(before.rstrip() if style.strip_prompt else before)

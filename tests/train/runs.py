@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 Write = Callable[..., Path]
-MEASURED = ("stage", "step", "steps", "loss", "rate", "norm", "samples", "targets", "learns")
+MEASURED = ("stage", "step", "steps", "loss", "lr", "grad_norm", "samples", "targets", "trainable")
 
 
 def record(i: int) -> str:

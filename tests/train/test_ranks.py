@@ -66,7 +66,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     audio = {
         "opens": "audio",
-        "steps": [{"kind": "log_mel", "bins": 8, "seconds": 1, "hop": 1600}],
+        "steps": [{"kind": "log_mel", "feature_size": 8, "chunk_length": 1, "hop_length": 1600}],
         "branches": [{"encoders": [listener], "connector": "linear"}],
     }
     recipe["modalities"] = {"image": image, "audio": audio}

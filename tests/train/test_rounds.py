@@ -56,7 +56,7 @@ def test_rounds_train_and_resume(rounds: Path, tmp_path: Path) -> None:
     # Three records with a picture fill two batches of two, two without fill one; twice. Five shuffled
     # records make two whole steps.
     assert [line["steps"] for line in lines] == [6] * 6 + [2] * 2
-    assert lines[0]["rate"] == 0.0 and lines[1]["rate"] > 0
+    assert lines[0]["lr"] == 0.0 and lines[1]["lr"] > 0
     assert whole.finished and whole.dropped.count == 0
     assert not train(rounds, out=tmp_path / "cut", listener=stop_at(0, 3)).finished
     assert train(rounds, out=tmp_path / "cut").finished

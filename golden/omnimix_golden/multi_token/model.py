@@ -133,7 +133,7 @@ class _Request:
                 if found is None or wanted is None:
                     continue
                 sound: Any = spec.opens.open(asked[int(found[1] or 0)])  # type: ignore[attr-defined]
-                rate = int(spec.branches[0].encoders[0].steps[0].rate)  # type: ignore[attr-defined]
+                rate = int(spec.branches[0].encoders[0].steps[0].sampling_rate)  # type: ignore[attr-defined]
                 wave = torch.from_numpy(resampled(sound.mono(), sound.rate, rate))
                 some = wave[: len(wanted)] if "_first" in name else wave
                 tolerance = self.reading.tolerance("preprocessed")

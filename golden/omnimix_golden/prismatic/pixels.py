@@ -93,7 +93,10 @@ def _described(steps: Any) -> Iterator[dict[str, Any]]:
         if step.kind == "letterbox":
             yield {"op": "pad_to_square", "fill_rgb": list(step.fill)}
         naive = step.kind == "resize"
-        yield {"op": "resize", "size": [step.size] * 2 if naive else step.shorter or step.size}
+        yield {
+            "op": "resize",
+            "size": [step.size] * 2 if naive else step.shortest_edge or step.size,
+        }
         yield {"op": "center_crop", "size": [step.size, step.size]}
 
 

@@ -168,7 +168,7 @@ class XGenCase(CaseReading):
         """
         spec = processor.recipe.tokenizer
         assert isinstance(spec, SlowLlama)
-        numbers = {token.text: token.id for token in spec.added}
+        numbers = {token.content: token.id for token in spec.added_tokens}
         mark, holder = numbers[MARKS[0]], numbers[MARKS[1]]
         ids: list[int] = []
         labels: list[int] = []

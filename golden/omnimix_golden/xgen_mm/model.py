@@ -263,7 +263,7 @@ def answers(reading: XGenCase) -> Iterator[Check]:
         yield same("prompt", name, shown, facts.get("prompts", shown))
         woven = [processor.weave(one, opened(one), target=False) for one in samples]
         yield from _prompt(reading, model, processor, woven, f"gen/{name}", name)
-        stops = processor.recipe.template.stop
+        stops = processor.recipe.template.stop_strings
         ends = list(end_tokens(processor.tokenizer, stops))
         yield from _written(reading, model, processor, woven, asked, f"gen/{name}", name, ends)
         stored = reading.case.get(f"gen/{name}/generated_ids")

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+from omnimix.checkpoints.releases import wings
 from omnimix.config import Spec, read_yaml, validate
 
 TABLE = Path(__file__).parent / "licences.yaml"
@@ -35,7 +36,14 @@ class _Table(Spec):
 
 @cache
 def _table() -> _Table:
-    return validate(_Table, read_yaml(TABLE), TABLE.name)
+    table = validate(_Table, read_yaml(TABLE), TABLE.name)
+    own = {part: name for path in wings() for part, name in _own(path).items()}
+    return table.model_copy(update={"parts": {**table.parts, **own}})
+
+
+def _own(path: Path) -> dict[str, str]:
+    """Licences of the parts that a family keeps beside its releases."""
+    return dict(read_yaml(path).get("licences") or {})
 
 
 def known() -> Mapping[str, Licence]:

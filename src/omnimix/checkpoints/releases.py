@@ -1,6 +1,6 @@
 """Released models by id: what they are made of, and where their files lie.
 
-The list is data (`releases.yaml`); this module reads it without torch, so that `omnimix models` is there at
+The lists are data (`families/<family>/releases.yaml`); this module reads them without torch, so that `omnimix models` is there at
 once. An id becomes local files through `fetch`: from a folder of models that the user names, else from the
 hub, resumable and cached by `huggingface_hub`, never on the wire where `HF_HUB_OFFLINE` is set.
 """
@@ -14,14 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnimix.checkpoints import hub
 from omnimix.config import Spec, read_yaml, validate
 from omnimix.errors import CheckpointError, RegistryError
-from omnimix.registry import did_you_mean
+from omnimix.registry import FAMILIES, did_you_mean
 
 if TYPE_CHECKING:
     from omnimix.checkpoints.base import Recognised
-
-FILE = Path(__file__).with_name("releases.yaml")
 
 ROOT = "OMNIMIX_MODELS"
 """Environment variable: a folder with released models, looked into before the hub."""
@@ -37,6 +36,9 @@ class Family(Spec):
         repo: on the hub, where all releases share one.
         files: that a release needs, as patterns inside its folder.
         reader: the row of `registry.CHECKPOINTS` that opens it, where that has another name.
+        folder: inside the repository, where a release names none; `{id}` stands for its id.
+        procedure: how they were trained, where a release says nothing else.
+        width: bytes of a number in the files, which the size of a release follows from.
     """
 
     title: str
@@ -46,6 +48,9 @@ class Family(Spec):
     repo: str = ""
     files: tuple[str, ...]
     reader: str | None = None
+    folder: str = ""
+    procedure: str | None = None
+    width: int | None = None
 
 
 class Encoder(Spec):
@@ -93,11 +98,29 @@ class Row(Spec):
     resize: str | None = None
     data: str | None = None
     epochs: float | None = None
-    procedure: str = "single-stage"
+    procedure: str | None = None
     parameters: int | None = None
     bytes: int | None = None
     later: bool = False
     note: str | None = None
+
+
+class Wing(Spec):
+    """A file of releases.
+
+    Attributes:
+        families: what releases share, by family.
+        encoders, languages: parts by the family's own names; `parts` of an encoder are those that a
+            checkpoint does not hold.
+        licences: see `omnimix.checkpoints.licences`.
+        releases: the rows, by family.
+    """
+
+    families: dict[str, Family]
+    encoders: dict[str, Encoder]
+    languages: dict[str, Language]
+    licences: dict[str, str] = {}
+    releases: dict[str, tuple[Row, ...]]
 
 
 @dataclass(frozen=True)
@@ -158,47 +181,27 @@ class Local:
 
 @cache
 def _all() -> dict[str, Released]:
-    words = dict(read_yaml(FILE))
-    families = _table(words.pop("families"), Family)
-    encoders = _table(words.pop("encoders"), Encoder)
-    languages = _table(words.pop("languages"), Language)
-    found: dict[str, Released] = {}
-    for family, rows in words.items():
-        for row in (validate(Row, row, FILE.name) for row in rows):
-            assert row.id not in found, f"{row.id} stands twice in {FILE.name}"
-            found[row.id] = _released(
-                row, family, families[family], encoders[row.encoder], languages[row.language]
-            )
-    # Prismatic's registry sends one id to another release's folder (golden/specs/prismatic.md 11.7); what one gets
-    # there is that other release, so its size is told.
-    for id, release in found.items():
-        other = found.get(release.folder)
-        if other is not None and other.id != id:
-            sizes = {"parameters": other.parameters, "bytes": other.bytes}
-            found[id] = Released(**{**vars(release), **sizes})
-    return found
+    known: dict[str, Released] = {}
+    for path in wings():
+        wing = validate(Wing, read_yaml(path), f"{path.parent.name}/{path.name}")
+        for family, rows in wing.releases.items():
+            for row in rows:
+                assert row.id not in known, f"{row.id} stands twice, the second time in {path}"
+                known[row.id] = _released(row, family, wing)
+    return known
 
 
-def _table(words: Any, kind: Any) -> dict[str, Any]:
-    return {name: validate(kind, row, f"{FILE.name}: {name}") for name, row in words.items()}
+def wings() -> list[Path]:
+    """The file of every family that has released models."""
+    return sorted(FAMILIES.glob("*/releases.yaml"))
 
 
-def _released(
-    row: Row, family: str, about: Family, encoder: Encoder, language: Language
-) -> Released:
-    parameters, size = row.parameters, row.bytes
-    if family == "prismatic":
-        # A run folder holds projector and language model in float32, and names the folder by the id.
-        if parameters is None:
-            assert language.parameters is not None and encoder.width is not None
-            parameters = language.parameters + _projector(
-                row.connector, encoder.width, language.width
-            )
-            size = 4 * parameters
-        folder = row.folder or row.id
-        trained = row.procedure
-    else:
-        folder, trained = row.folder or "", None
+def _released(row: Row, family: str, wing: Wing) -> Released:
+    about, encoder = wing.families[family], wing.encoders[row.encoder]
+    language = wing.languages[row.language]
+    size = row.bytes
+    if size is None and row.parameters is not None and about.width is not None:
+        size = about.width * row.parameters
     parts = dict(encoder.parts)
     if language.hub is not None:
         parts["llm"] = language.hub
@@ -214,26 +217,15 @@ def _released(
         resize=row.resize,
         data=row.data,
         epochs=row.epochs,
-        procedure=trained,
-        parameters=parameters,
+        procedure=row.procedure or about.procedure,
+        parameters=row.parameters,
         bytes=size,
         repo=row.repo or about.repo,
-        folder=folder,
+        folder=row.folder or about.folder.format(id=row.id),
         files=row.files or about.files,
         parts=parts,
         note=row.note,
     )
-
-
-def _projector(arch: str, width: int, out: int) -> int:
-    """Parameters of Prismatic's projectors (golden/specs/prismatic.md section 4)."""
-    if arch.endswith("fused-gelu-mlp"):
-        sizes = [(width, 4 * width), (4 * width, out), (out, out)]
-    elif arch.endswith("gelu-mlp"):
-        sizes = [(width, out), (out, out)]
-    else:
-        sizes = [(width, out)]
-    return sum(a * b + b for a, b in sizes)
 
 
 def releases(family: str | None = None, grep: str | None = None) -> list[Released]:
@@ -404,7 +396,9 @@ def _from_hub(release: Released, root: Path | None = None) -> Path:
     looked = f"not below {root}, and " if root is not None else ""
     size = f", {release.bytes / 1e9:.0f} GB" if release.bytes else ""
     try:
-        snapshot = snapshot_download(release.repo, allow_patterns=wanted, local_files_only=offline)
+        snapshot = snapshot_download(
+            release.repo, allow_patterns=wanted, local_files_only=offline, **hub.words()
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         state = "the hub is switched off by HF_HUB_OFFLINE and its cache has no such model"

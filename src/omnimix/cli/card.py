@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from omnimix import config
 from omnimix.checkpoints import licences
 from omnimix.errors import OmnimixError
 
@@ -127,7 +128,7 @@ def _tokens(recipe: Recipe, counted: Counted) -> str:
     table = ["| modality | opens | place | tokens of an item |", "|---|---|---|---|", *rows]
     size = f"{millions(counted.total)} parameters" if not counted.problems else ""
     parts = [f"{part} {millions(number)}" for part, number in counted.parameters.items()]
-    context = recipe.context or recipe.language.config.get("max_position_embeddings")
+    context = recipe.model_max_length or recipe.language.config.get("max_position_embeddings")
     facts = [size, *parts, f"context {context} tokens" if context else ""]
     return "\n".join(
         [
@@ -226,6 +227,5 @@ def _own(folder: Path) -> str:
 
 
 def _recipe(recipe: Recipe) -> str:
-    from omnimix.compose import recipe as recipes
 
-    return f"## Recipe\n\n```yaml\n{recipes.dump(recipe).strip()}\n```"
+    return f"## Recipe\n\n```yaml\n{config.to_yaml(recipe.dump()).strip()}\n```"

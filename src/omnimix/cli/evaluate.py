@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from omnimix.evaluate.records import Scored
-    from omnimix.evaluate.report import Report
+    from omnimix.evaluate.report import Scores
 
 
 def command(
@@ -79,7 +79,7 @@ def _benchmark(
     tasks: list[str] | None,
     batch_size: int,
     device: str | None,
-) -> Report:
+) -> Scores:
     from omnimix.evaluate.report import evaluate
     from omnimix.generate.assistant import load
     from omnimix.registry import BENCHMARKS
@@ -154,7 +154,7 @@ def records_table(scored: Scored, model: str) -> Table:
     return made
 
 
-def table(report: Report, model: str) -> Table:
+def table(report: Scores, model: str) -> Table:
     """The report to read."""
     from rich import box
     from rich.table import Table

@@ -144,7 +144,7 @@ def tree(recipe: Recipe, counted: Counted) -> Tree:
             beside.add(f"{adapter.part}: {escape(_words(adapter))}")
         _problem(beside, counted, "adapters")
     named = recipe.tokenizer.path if recipe.tokenizer else "none named"
-    limit = recipe.context or config.get("max_position_embeddings", "unknown")
+    limit = recipe.model_max_length or config.get("max_position_embeddings", "unknown")
     top.add(f"[bold cyan]tokenizer[/]  {escape(named)}")
     top.add(f"[bold cyan]template[/]  {escape(recipe.template.name)}, context {limit} tokens")
     top.add(f"[bold cyan]regions[/]  {_pointing(recipe)}")

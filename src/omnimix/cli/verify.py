@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from omnimix.convert.report import Check, Report
+    from omnimix.convert.report import Check, Verdict
 
 
 def command(
@@ -46,7 +46,7 @@ def command(
         raise typer.Exit(1)
 
 
-def verdict(report: Report) -> str:
+def verdict(report: Verdict) -> str:
     """One line: whether it agrees, else the first stage that differs."""
     failed = report.failed
     if failed is not None and failed.stopped:
@@ -62,7 +62,7 @@ def verdict(report: Report) -> str:
     return f"{report.name} agrees: {len(report.checks)} comparisons in {len(report.lines())} stages"
 
 
-def table(report: Report) -> Table:
+def table(report: Verdict) -> Table:
     """One row a stage."""
     from rich import box
     from rich.table import Table
@@ -90,7 +90,7 @@ def shown(value: float) -> str:
     return f"{value:.0f}" if value == int(value) and value < 1e6 else f"{value:.1e}"
 
 
-def as_data(report: Report) -> dict[str, Any]:
+def as_data(report: Verdict) -> dict[str, Any]:
     """The same for machines; a difference beyond measure is null."""
     failed = report.failed
     return {

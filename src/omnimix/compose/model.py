@@ -40,7 +40,9 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
         **words: Any,
     ) -> None:
         self._checked = recipe if isinstance(recipe, Recipe) else None
-        self.recipe = recipe.dump() if isinstance(recipe, Recipe) else dict(recipe or {})
+        self.recipe = (
+            recipe.dump(defaults=True) if isinstance(recipe, Recipe) else dict(recipe or {})
+        )
         # transformers sorts all words when it writes them, and the order of the modalities has a meaning.
         senses = self.recipe.get("modalities", {})
         self.modality_order = list(modality_order or senses)
@@ -61,7 +63,7 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
 
     def become(self, recipe: Recipe) -> None:
         """Take another recipe."""
-        self._checked, self.recipe = recipe, recipe.dump()
+        self._checked, self.recipe = recipe, recipe.dump(defaults=True)
 
     def to_dict(self) -> dict[str, Any]:
         words: dict[str, Any] = super().to_dict()
@@ -161,7 +163,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     def context(self) -> int | None:
         """Most tokens of one sequence."""
         limit = getattr(self.language.config, "max_position_embeddings", None)
-        return self.recipe.context or limit
+        return self.recipe.model_max_length or limit
 
     def get_input_embeddings(self) -> nn.Module:
         found: nn.Module = self.language.get_input_embeddings()

@@ -51,7 +51,7 @@ class Processor:
             with torch.device("meta"):
                 parts = modality.build(recipe.modalities, int(config.hidden_size))
             tokens_per_tile = {name: part.tokens_per_tile for name, part in parts.items()}
-        context = recipe.context or getattr(config, "max_position_embeddings", None)
+        context = recipe.model_max_length or getattr(config, "max_position_embeddings", None)
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.weave = Weaver(recipe, tokenizer, tokens_per_tile, context, folders)

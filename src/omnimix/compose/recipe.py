@@ -53,7 +53,7 @@ class Recipe(Spec):
         template: a style by name or in place.
         modalities: the senses by name, in order; a later one may look at an earlier one. One that is null
             is left out, so that a recipe can drop a sense of its base.
-        context: most tokens of one sequence; None takes the language model's own limit.
+        model_max_length: most tokens of one sequence; None takes the language model's own limit.
         coordinates: how boxes and points are written in text, by a convention of `CODECS`.
         marks: for a model that knows neither tokens for regions nor coordinates: regions are drawn on the
             picture with numbers. See `omnimix.compose.pointing`.
@@ -66,7 +66,7 @@ class Recipe(Spec):
     tokenizer: Annotated[SerializeAsAny[TokenizerSpec], part(TOKENIZERS)] | None = None
     template: Annotated[Template, by_name] = Template()
     modalities: dict[str, ModalitySpec] = {}
-    context: int | None = None
+    model_max_length: int | None = None
     coordinates: Annotated[SerializeAsAny[Codec], part(CODECS), BeforeValidator(_fractions)] = (
         Coordinates()
     )
@@ -163,8 +163,8 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML that `parse` reads back to an equal one."""
-    return config.to_yaml(recipe.dump())
+    """The recipe as YAML that `parse` reads back to an equal one, its defaults written out."""
+    return config.to_yaml(recipe.dump(defaults=True))
 
 
 _NAMES = frozenset({"name", "about"})

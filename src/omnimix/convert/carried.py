@@ -10,13 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from omnimix.convert import certificate, mixing
-from omnimix.convert.report import Report
+from omnimix.convert.report import Verdict
 from omnimix.convert.verifying import Reading
 from omnimix.errors import CheckpointError
 from omnimix.generate import folder as folders
 
 
-def verify_model(folder: Path) -> Report:
+def verify_model(folder: Path) -> Verdict:
     """Ask a model folder its own probe again; of a mixed one, compute the norms again.
 
     Raises:
@@ -36,7 +36,7 @@ def verify_model(folder: Path) -> Report:
     place = folder / str(facts.get("model", "."))
     model, processor = folders.read(place, torch.device("cpu"))
     answers = certificate.answers(model, processor, expected["picture"].numpy())
-    return Report(folder.resolve().name, certificate.compare(answers, expected))
+    return Verdict(folder.resolve().name, certificate.compare(answers, expected))
 
 
 class CertificateReading(Reading):
@@ -45,5 +45,5 @@ class CertificateReading(Reading):
     def recognise(self, folder: Path) -> bool:
         return (folder / certificate.CERTIFICATE).is_file()
 
-    def verify(self, folder: Path, stop: bool) -> Report:
+    def verify(self, folder: Path, stop: bool) -> Verdict:
         return verify_model(folder)

@@ -18,7 +18,7 @@ from omnimix.compose.model import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import difference
 from omnimix.convert import certificate, weights as mixing
-from omnimix.convert.report import Check, Report, number
+from omnimix.convert.report import Check, Verdict, number
 from omnimix.convert.weights import Mixer, Opened, Weighting
 from omnimix.errors import CheckpointError
 from omnimix.generate import folder as folders
@@ -154,7 +154,7 @@ def _agreed(a: Opened, b: Opened) -> Processor:
 
 def _save_words(mixer: Mixer, processor: Processor, place: Path) -> None:
     """Everything of a model folder but the weights."""
-    config = OmnimixConfig(recipe=processor.recipe.dump())
+    config = OmnimixConfig(recipe=processor.recipe)
     config.architectures = ["MultimodalLM"]
     floats = [s.dtype for s in mixer.sketches.values() if s.is_floating_point()]
     config.dtype = max(set(floats), key=floats.count) if floats else torch.float32
@@ -188,7 +188,7 @@ def _facts(mixer: Mixer, weighting: Weighting, dtype: str, files: list[Path]) ->
     }
 
 
-def verify_soup(folder: Path, facts: Mapping[str, Any]) -> Report:
+def verify_soup(folder: Path, facts: Mapping[str, Any]) -> Verdict:
     """Compute the norms of a mixed model again.
 
     Raises:
@@ -207,4 +207,4 @@ def verify_soup(folder: Path, facts: Mapping[str, Any]) -> Report:
         wanted = float(expected.get(part, {}).get("result", math.nan))
         found = math.sqrt(mixer.sums[part].result) if part in mixer.sums else math.nan
         checks.append(number("norms", part, found, wanted, TOLERANCE * max(wanted, 1.0)))
-    return Report(folder.resolve().name, checks)
+    return Verdict(folder.resolve().name, checks)

@@ -111,7 +111,7 @@ class Line:
 
 
 @dataclass
-class Report:
+class Verdict:
     """All comparisons of one case.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from pathlib import Path
 
-from omnimix.convert.report import Report
+from omnimix.convert.report import Verdict
 from omnimix.errors import CheckpointError
 from omnimix.registry import READINGS
 
@@ -24,7 +24,7 @@ class Reading(abc.ABC):
         """Whether the folder carries this kind of proof, judged by the names of its files."""
 
     @abc.abstractmethod
-    def verify(self, folder: Path, stop: bool) -> Report:
+    def verify(self, folder: Path, stop: bool) -> Verdict:
         """Compare the folder with the numbers that it carries.
 
         Args:
@@ -35,7 +35,7 @@ class Reading(abc.ABC):
         """
 
 
-def verify(path: str | Path, stop: bool = True) -> Report:
+def verify(path: str | Path, stop: bool = True) -> Verdict:
     """Check a folder that carries golden numbers.
 
     Args:

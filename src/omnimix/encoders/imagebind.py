@@ -219,7 +219,7 @@ class _TextFront(nn.Module):
         if tiles.shape[1] > self.pos_embed.shape[1]:
             raise RecipeError(
                 f"a text of {tiles.shape[1]} tokens is longer than {self.pos_embed.shape[1]}",
-                hint="lower the word 'most' of the step tokenize",
+                hint="lower the word 'max_length' of the step tokenize",
             )
         found: Tensor = self.token_embedding(tiles.clamp(min=0))
         placed: Tensor = found + self.pos_embed[:, : tiles.shape[1]]

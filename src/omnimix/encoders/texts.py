@@ -33,7 +33,7 @@ class TextTower(Encoder):
         if self.most is not None and tiles.shape[1] > self.most:
             raise RecipeError(
                 f"a text of {tiles.shape[1]} tokens is longer than the encoder's {self.most}",
-                hint="lower the word 'most' of the step tokenize",
+                hint="lower the word 'max_length' of the step tokenize",
             )
         there = tiles >= 0
         states: Tensor = self.tower(

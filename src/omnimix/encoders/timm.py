@@ -152,12 +152,12 @@ class TimmTrunk(Encoder):
         self.trunk.eval()
         try:
             with torch.no_grad():
-                found = self._run(torch.zeros(1, 3, spec.size, spec.size))
+                found = self._run(torch.zeros(1, 3, spec.img_size, spec.img_size))
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             native = self.trunk.default_cfg.get("input_size", (3, "?", "?"))[-1]
             raise RecipeError(
-                f"timm's {spec.model} cannot take tiles of {spec.size} px ({reason})",
+                f"timm's {spec.model} cannot take tiles of {spec.img_size} px ({reason})",
                 hint=f"its own size is {native}",
             ) from None
         finally:
@@ -223,7 +223,7 @@ def _fitted(spec: TimmEncoder) -> tuple[dict[str, Any], Any]:
     args: dict[str, Any] = {**spec.args, "num_classes": 0}
     if spec.stem in _STEMS:
         args["embed_layer"] = _STEMS[spec.stem]
-    sized = {"img_size": spec.size}
+    sized = {"img_size": spec.img_size}
     for ours in ({**sized, "global_pool": ""}, sized, {}):
         unpooled = "global_pool" in ours and "global_pool" not in args
         try:
@@ -237,7 +237,7 @@ def _fitted(spec: TimmEncoder) -> tuple[dict[str, Any], Any]:
                 continue
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise RecipeError(
-                f"timm's {spec.model} cannot be built for tiles of {spec.size} px ({reason})"
+                f"timm's {spec.model} cannot be built for tiles of {spec.img_size} px ({reason})"
             ) from None
         if unpooled and not _pools_tokens(trunk):
             continue
@@ -274,7 +274,7 @@ class TimmEncoder(EncoderSpec):
 
     Attributes:
         model: timm's name, `vit_large_patch14_reg4_dinov2` for instance.
-        size: side of a tile in pixels; handed to every model that is built for a size.
+        img_size: side of a tile in pixels; handed to every model that is built for a size.
         layer: index of the last block that runs; -2 is the second to last (Prismatic, LLaVA).
         norm: whether the trunk's final norm is applied.
         stem: `conv` puts overlapping convolutions in place of the patch embedding, `residual` a small
@@ -285,7 +285,7 @@ class TimmEncoder(EncoderSpec):
 
     kind: Literal["timm"] = "timm"
     model: str
-    size: int = 224
+    img_size: int = 224
     layer: int = -1
     norm: bool = True
     stem: Literal["patch", "conv", "residual"] = "patch"

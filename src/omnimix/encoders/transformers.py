@@ -113,16 +113,16 @@ class QFormerTower(Encoder):
         from transformers import Blip2Config, Blip2QFormerModel, Blip2VisionModel
 
         config = Blip2Config(
-            vision_config=dict(spec.vision),
-            qformer_config=dict(spec.qformer),
-            num_query_tokens=spec.queries,
+            vision_config=dict(spec.vision_config),
+            qformer_config=dict(spec.qformer_config),
+            num_query_tokens=spec.num_query_tokens,
         )
         self.vision_model = Blip2VisionModel(config.vision_config)
         self.query_tokens = nn.Parameter(
-            torch.zeros(1, spec.queries, config.qformer_config.hidden_size)
+            torch.zeros(1, spec.num_query_tokens, config.qformer_config.hidden_size)
         )
         self.qformer = Blip2QFormerModel(config.qformer_config)
-        self.features = Features(spec.queries, int(config.qformer_config.hidden_size))
+        self.features = Features(spec.num_query_tokens, int(config.qformer_config.hidden_size))
 
     def forward(self, tiles: Shaped[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles n d"]:
         seen = self.vision_model(pixel_values=tiles).last_hidden_state
@@ -134,18 +134,18 @@ class QFormerTower(Encoder):
 
 
 class Blip2QFormer(EncoderSpec):
-    """BLIP-2's vision model and Q-Former: `queries` tokens per tile.
+    """BLIP-2's vision model and Q-Former: `num_query_tokens` tokens per tile.
 
     Attributes:
-        vision: words of transformers' Blip2VisionConfig.
-        qformer: words of transformers' Blip2QFormerConfig.
-        queries: number of learned queries.
+        vision_config: words of transformers' Blip2VisionConfig.
+        qformer_config: words of transformers' Blip2QFormerConfig.
+        num_query_tokens: number of learned queries.
     """
 
     kind: Literal["blip2_qformer"] = "blip2_qformer"
-    vision: dict[str, Any] = {}
-    qformer: dict[str, Any] = {}
-    queries: int = 32
+    vision_config: dict[str, Any] = {}
+    qformer_config: dict[str, Any] = {}
+    num_query_tokens: int = 32
 
     def build(self, source: Features | None = None) -> Encoder:
         return QFormerTower(self)

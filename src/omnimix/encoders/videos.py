@@ -25,15 +25,17 @@ class XClipTower(Encoder):
         from transformers import XCLIPConfig, XCLIPModel
 
         # The text side is built as small as it can be, and dropped.
-        text = {**_TEXT, "num_attention_heads": 1, "projection_dim": spec.width}
+        text = {**_TEXT, "num_attention_heads": 1, "projection_dim": spec.projection_dim}
         config = XCLIPConfig(
-            text_config=text, vision_config=dict(spec.vision), projection_dim=spec.width
+            text_config=text,
+            vision_config=dict(spec.vision_config),
+            projection_dim=spec.projection_dim,
         )
         whole = XCLIPModel(config)
         self.vision_model: nn.Module = whole.vision_model
         self.visual_projection: nn.Module = whole.visual_projection
         self.mit: nn.Module = whole.mit
-        self.features = Features(1, spec.width)
+        self.features = Features(1, spec.projection_dim)
 
     def forward(self, tiles: Float[Tensor, "tiles frames 3 h w"]) -> Float[Tensor, "tiles 1 d"]:
         seen = self.vision_model(pixel_values=tiles.flatten(0, 1)).pooler_output
@@ -49,13 +51,13 @@ class XClip(EncoderSpec):
     """X-CLIP's video side; the step `clip` makes what it sees, of `num_frames` frames.
 
     Attributes:
-        vision: words of transformers' XCLIPVisionConfig; `mit_hidden_size` is the width.
-        width: of the joint space.
+        vision_config: words of transformers' XCLIPVisionConfig; `mit_hidden_size` is the width.
+        projection_dim: of the joint space.
     """
 
     kind: Literal["xclip"] = "xclip"
-    vision: dict[str, Any] = {}
-    width: int = 512
+    vision_config: dict[str, Any] = {}
+    projection_dim: int = 512
 
     def build(self, source: Features | None = None) -> Encoder:
         return XClipTower(self)

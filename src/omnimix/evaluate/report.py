@@ -55,7 +55,7 @@ class TaskScore:
 
 
 @dataclass(frozen=True)
-class Report:
+class Scores:
     """Scores of one model on one benchmark.
 
     Attributes:
@@ -109,7 +109,7 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     progress: Progress | None = None,
     batch_size: int = 32,
-) -> Report:
+) -> Scores:
     """Ask a model the questions of a benchmark, greedily.
 
     Args:
@@ -136,7 +136,7 @@ def evaluate(
         task: _task(assistant, benchmark, task, limit, swap_pictures, progress, batch_size)
         for task in tasks or benchmark.tasks
     }
-    return Report(
+    return Scores(
         benchmark.name,
         found,
         model=assistant.processor.recipe.name,

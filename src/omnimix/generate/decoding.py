@@ -33,7 +33,7 @@ class Options:
         top_p: with a temperature, only the likeliest tokens that together reach this share.
         min_new_tokens: the fewest tokens of an answer; it does not end before.
         seed: of the sampling; the same seed and batch give the same answer.
-        stop: strings that end the answer and are cut from it; None takes the template's.
+        stop_strings: strings that end the answer and are cut from it; None takes the template's.
         pointing: how drawn regions reach the model: `tokens` of their own, coordinates in `text`, `marks` on
             the picture; None takes what the recipe can do best.
     """
@@ -43,7 +43,7 @@ class Options:
     top_p: float = 1.0
     min_new_tokens: int = 0
     seed: int | None = None
-    stop: tuple[str, ...] | None = None
+    stop_strings: tuple[str, ...] | None = None
     pointing: str | None = None
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
-from omnimix.language import packed
+from omnimix.language import config_words, packed
 from omnimix.language.head import HeadSpec
 
 
@@ -19,14 +19,14 @@ class CausalLM(Spec):
     Attributes:
         config: words of a transformers configuration, `model_type` among them.
         weights: a hub id or folder whose weights are the starting point of training.
-        attention: `sdpa` knows packed batches; any other name is handed to transformers.
+        attn_implementation: `sdpa` knows packed batches; any other name is handed to transformers.
         head: what sets the output head apart: a bias, fewer logits than rows.
     """
 
     kind: Literal["causal_lm"] = "causal_lm"
     config: dict[str, Any]
     weights: str | None = None
-    attention: str = "sdpa"
+    attn_implementation: str = "sdpa"
     head: HeadSpec | None = None
 
     def hf_config(self) -> Any:
@@ -40,18 +40,20 @@ class CausalLM(Spec):
                 hint="llama, mistral or phi3 for instance",
             )
         try:
-            return AutoConfig.for_model(**self.config)
+            made = AutoConfig.for_model(**self.config)
         except (ValueError, TypeError) as error:
             line = str(error).splitlines()[0]
             raise RecipeError(
                 f"transformers cannot make the configuration ({line})", where="language.config"
             ) from None
+        config_words.check(made, self.config, "language.config")
+        return made
 
     def build(self) -> nn.Module:
         """The model with fresh weights, on the current default device."""
         from transformers import AutoModelForCausalLM
 
-        attention = packed.NAME if self.attention == "sdpa" else self.attention
+        attention = packed.NAME if self.attn_implementation == "sdpa" else self.attn_implementation
         packed.register()
         model: nn.Module = AutoModelForCausalLM.from_config(
             self.hf_config(), attn_implementation=attention

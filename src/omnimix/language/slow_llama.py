@@ -27,12 +27,12 @@ class AddedToken(Spec):
     """A token that is cut out of the text before SentencePiece sees it.
 
     Attributes:
-        text: how it is written.
+        content: how it is written.
         id: its row in the embedding.
         lstrip, rstrip: whether it swallows the white space before or behind it.
     """
 
-    text: str
+    content: str
     id: int
     lstrip: bool = False
     rstrip: bool = False
@@ -42,18 +42,18 @@ class SlowLlama(TokenizerSpec):
     """A SentencePiece `tokenizer.model` and its added tokens, encoded as the slow Llama tokenizer does.
 
     Attributes:
-        added: all added tokens with their ids, those inside the model's vocabulary too.
-        bos, eos, unk, pad: the tokens that begin, end, stand for the unknown and fill.
-        marks: further special tokens; specials are left out of decoded text, other added tokens stay.
+        added_tokens: all added tokens with their ids, those inside the model's vocabulary too.
+        bos_token, eos_token, unk_token, pad_token: the tokens that begin, end, stand for the unknown and fill.
+        extra_special_tokens: further special tokens; specials are left out of decoded text, other added tokens stay.
     """
 
     kind: Literal["slow_llama"] = "slow_llama"
-    added: tuple[AddedToken, ...] = ()
-    bos: str = "<s>"
-    eos: str = "</s>"
-    unk: str = "<unk>"
-    pad: str | None = None
-    marks: tuple[str, ...] = ()
+    added_tokens: tuple[AddedToken, ...] = ()
+    bos_token: str = "<s>"  # noqa: S105
+    eos_token: str = "</s>"  # noqa: S105
+    unk_token: str = "<unk>"  # noqa: S105
+    pad_token: str | None = None
+    extra_special_tokens: tuple[str, ...] = ()
 
     def load(self, folders: Sequence[Path]) -> Tokenizer:
         return _SlowLlama(self, self.find(folders))
@@ -67,23 +67,25 @@ class _SlowLlama:
             self._load(self._file.read_bytes())
         except (OSError, RuntimeError) as error:
             raise RecipeError(f"not a SentencePiece model ({error})", where=str(path)) from None
-        self._added = {token.text: token for token in spec.added}
+        self._added = {token.content: token for token in spec.added_tokens}
         self._finder = finder(dict.fromkeys(self._added, ("", "")))
-        self._words = {token.id: token.text for token in spec.added}
-        top = max((token.id for token in spec.added), default=-1) + 1
+        self._words = {token.id: token.content for token in spec.added_tokens}
+        top = max((token.id for token in spec.added_tokens), default=-1) + 1
         self.base = int(self._model.vocab_size())  # ids of the model itself
         self.size = max(self.base, top)
-        self.bos: int | None = self._id(spec.bos)
-        self.eos: int | None = self._id(spec.eos)
-        self._unk = self._id(spec.unk)
-        self.pad = self._id(spec.pad or spec.eos)
-        marks = {self._id(word) for word in spec.marks}
-        self.specials = frozenset({self._id(spec.bos), self._id(spec.eos), self._unk, self.pad})
+        self.bos: int | None = self._id(spec.bos_token)
+        self.eos: int | None = self._id(spec.eos_token)
+        self._unk = self._id(spec.unk_token)
+        self.pad = self._id(spec.pad_token or spec.eos_token)
+        marks = {self._id(word) for word in spec.extra_special_tokens}
+        self.specials = frozenset(
+            {self._id(spec.bos_token), self._id(spec.eos_token), self._unk, self.pad}
+        )
         self.specials |= marks
         # Those stand apart in decoded text, with a space on both sides.
         self._apart = {i for i in self._words if i not in self.specials}
         self._apart |= {i for i in marks if i >= self.base}
-        self._unknown_pieces = len(self._model.encode(spec.unk))
+        self._unknown_pieces = len(self._model.encode(spec.unk_token))
 
     def _load(self, data: bytes) -> None:
         from sentencepiece import SentencePieceProcessor
@@ -99,7 +101,7 @@ class _SlowLlama:
             raise RecipeError(
                 f"the tokenizer has no token {word!r}",
                 where=str(self._file),
-                hint="name it in tokenizer.added with its id",
+                hint="name it in tokenizer.added_tokens with its id",
             )
         return found
 
@@ -146,7 +148,7 @@ class _SlowLlama:
     def _pieces(self, text: str) -> Iterator[tuple[int, int]]:
         """Ids of a stretch without added tokens, and where in it each begins."""
         # SentencePiece drops or joins leading spaces unless something stands before them.
-        guard = self._spec.unk if text.startswith((_SPACE, " ")) else ""
+        guard = self._spec.unk_token if text.startswith((_SPACE, " ")) else ""
         coded = self._model.encode(guard + text, out_type="offset_mapping")
         skipped = self._unknown_pieces if guard else 0
         for i, (begin, _) in zip(coded["ids"][skipped:], coded["offsets"][skipped:], strict=True):

@@ -75,21 +75,21 @@ class FastTokenizer(TokenizerSpec):
     Where only a SentencePiece `tokenizer.model` lies there (Llama, Vicuna), it is turned into one.
 
     Attributes:
-        bos, eos, pad: the tokens that begin, end and fill a sequence; None where there is none.
-        added: special tokens beyond the file's own, in order; one that it has already is left alone.
+        bos_token, eos_token, pad_token: the tokens that begin, end and fill a sequence; None where there is none.
+        extra_special_tokens: special tokens beyond the file's own, in order; one that it has already is left alone.
         prefix: `every` puts "▁" before every stretch between special tokens, as transformers 4 did with
             Llama's tokenizers; `file` does what the file says.
-        tidy: take the space before punctuation and contractions out of decoded text, as transformers did
-            where a tokenizer's configuration asks for `clean_up_tokenization_spaces` (Phi-2).
+        clean_up_tokenization_spaces: take the space before punctuation and contractions out of decoded text, as transformers did
+            where a tokenizer's configuration asks for it (Phi-2).
     """
 
     kind: Literal["fast"] = "fast"
-    bos: str | None = None
-    eos: str | None = None
-    pad: str | None = None
-    added: tuple[str, ...] = ()
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
+    extra_special_tokens: tuple[str, ...] = ()
     prefix: Literal["file", "every"] = "file"
-    tidy: bool = False
+    clean_up_tokenization_spaces: bool = False
 
     def load(self, folders: Sequence[Path]) -> Tokenizer:
         return _Fast(self, self.find(folders))
@@ -125,14 +125,14 @@ class _Fast:
             except Exception as error:  # the library raises bare Exception
                 raise RecipeError(f"not a tokenizer file ({error})", where=str(file)) from None
         self._file = file
-        self._tidy = spec.tidy
+        self._tidy = spec.clean_up_tokenization_spaces
         if spec.prefix == "every":
             llama_bpe.prefix_every_piece(self._fast)
-        new = [word for word in spec.added if self._fast.token_to_id(word) is None]
+        new = [word for word in spec.extra_special_tokens if self._fast.token_to_id(word) is None]
         self._fast.add_special_tokens([AddedToken(word, normalized=False) for word in new])
         self.size = self._fast.get_vocab_size()
-        self.bos, self.eos = (self._id(word) for word in (spec.bos, spec.eos))
-        pad = self._id(spec.pad)
+        self.bos, self.eos = (self._id(word) for word in (spec.bos_token, spec.eos_token))
+        pad = self._id(spec.pad_token)
         self.pad = pad if pad is not None else self.eos or 0
         added = self._fast.get_added_tokens_decoder()
         self.specials = frozenset(i for i, token in added.items() if token.special)
@@ -201,12 +201,12 @@ class SentencePieceTokenizer(TokenizerSpec):
     """A SentencePiece `tokenizer.model` with its own control tokens (Llama, Mistral).
 
     Attributes:
-        added: tokens beyond the model's vocabulary, in order; they are cut out of the text first.
+        extra_special_tokens: tokens beyond the model's vocabulary, in order; they are cut out of the text first.
     """
 
     kind: Literal["sentencepiece"] = "sentencepiece"
-    added: tuple[str, ...] = ()
-    pad: str | None = None
+    extra_special_tokens: tuple[str, ...] = ()
+    pad_token: str | None = None
 
     def load(self, folders: Sequence[Path]) -> Tokenizer:
         return _SentencePiece(self, self.find(folders))
@@ -222,14 +222,14 @@ class _SentencePiece:
         except (OSError, RuntimeError) as error:
             raise RecipeError(f"not a SentencePiece model ({error})", where=str(path)) from None
         base = self._model.vocab_size()
-        self._added = {word: base + i for i, word in enumerate(spec.added)}
+        self._added = {word: base + i for i, word in enumerate(spec.extra_special_tokens)}
         self._words = {i: word for word, i in self._added.items()}
         self._pattern = finder(dict.fromkeys(self._added, ("", "")))
         self.size = base + len(self._added)
         self.bos = _known(self._model.bos_id())
         self.eos = _known(self._model.eos_id())
         unknown = self._model.unk_id()
-        self.pad = self._added[spec.pad] if spec.pad else unknown
+        self.pad = self._added[spec.pad_token] if spec.pad_token else unknown
         control = (i for i in (self.bos, self.eos, unknown) if i is not None)
         self.specials = frozenset([*control, *self._added.values()])
 

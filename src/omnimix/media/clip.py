@@ -19,19 +19,19 @@ class Clip(Step):
     behind it work on all frames alike.
 
     Attributes:
-        frames: how many the encoder wants; None takes any number.
+        num_frames: how many the encoder wants; None takes any number.
     """
 
     kind: Literal["clip"] = "clip"
-    frames: Annotated[int, Gt(0)] | None = None
+    num_frames: Annotated[int, Gt(0)] | None = None
 
     def __call__(self, tiles: Tiles) -> Tiles:
         """Raises RecipeError where there are no pictures, or not as many as wanted."""
         count = len(tiles.pictures)
-        if not count or (self.frames is not None and count != self.frames):
+        if not count or (self.num_frames is not None and count != self.num_frames):
             raise RecipeError(
                 f"the step clip got {count} frames"
-                + (f", it makes one tile of {self.frames}" if self.frames else ""),
+                + (f", it makes one tile of {self.num_frames}" if self.num_frames else ""),
                 hint="say how many frames the opener takes",
             )
         arrays = np.stack([np.asarray(picture) for picture in tiles.pictures])

@@ -56,68 +56,70 @@ def resampled(
 
 
 class LogMel(SoundStep):
-    """Whisper's spectrogram: log10 of Mel bands, at most 8 below the loudest, scaled; `[1, bins, frames]`.
+    """Whisper's spectrogram: log10 of Mel bands, at most 8 below the loudest, scaled; `[1, feature_size, frames]`.
 
     Attributes:
-        rate: of the model in Hz.
-        bins: Mel bands.
-        seconds: a shorter sound is filled with silence, a longer one cut.
-        window: samples of a frame.
-        hop: samples from one frame to the next.
+        sampling_rate: of the model in Hz.
+        feature_size: Mel bands.
+        chunk_length: seconds; a shorter sound is filled with silence, a longer one cut.
+        n_fft: samples of a frame.
+        hop_length: samples from one frame to the next.
     """
 
     kind: Literal["log_mel"] = "log_mel"
-    rate: Whole = 16_000
-    bins: Whole = 80
-    seconds: Whole = 30
-    window: Whole = 400
-    hop: Whole = 160
+    sampling_rate: Whole = 16_000
+    feature_size: Whole = 80
+    chunk_length: Whole = 30
+    n_fft: Whole = 400
+    hop_length: Whole = 160
 
     def hear(self, sound: Sound) -> Float[Tensor, "1 bins frames"]:
-        length = self.seconds * self.rate
-        samples = resampled(sound.mono(), sound.rate, self.rate)[:length]
+        length = self.chunk_length * self.sampling_rate
+        samples = resampled(sound.mono(), sound.rate, self.sampling_rate)[:length]
         wave = functional.pad(torch.from_numpy(samples), (0, length - len(samples)))
-        window = torch.hann_window(self.window)
-        spectrum = torch.stft(wave, self.window, self.hop, window=window, return_complex=True)
-        bands = _bands(self.window // 2 + 1, self.bins, 0.0, 8000.0, self.rate, "slaney")
+        window = torch.hann_window(self.n_fft)
+        spectrum = torch.stft(wave, self.n_fft, self.hop_length, window=window, return_complex=True)
+        bands = _bands(
+            self.n_fft // 2 + 1, self.feature_size, 0.0, 8000.0, self.sampling_rate, "slaney"
+        )
         mel = bands.T @ spectrum[:, :-1].abs().square()
         logs = mel.clamp(min=1e-10).log10()
         return ((logs.clamp(min=float(logs.max()) - 8) + 4) / 4)[None]
 
 
 class ClapMel(SoundStep):
-    """CLAP's spectrogram in dB, `[1, channels, frames, bins]`.
+    """CLAP's spectrogram in dB, `[1, channels, frames, feature_size]`.
 
     A shorter sound is repeated whole as often as it fits and filled with silence. With `fusion` there are
     four channels: four times the same, or, of a longer sound, the whole squeezed and three parts of it,
     which are drawn with `seed`, so that a sound always gives the same. Without, a longer one gives one part.
 
     Attributes:
-        rate: of the model in Hz.
-        bins: Mel bands.
-        seconds: that it looks at.
-        window: samples of a frame.
-        hop: samples from one frame to the next.
-        lowest: lower end of the bands in Hz.
-        highest: upper end of the bands in Hz.
+        sampling_rate: of the model in Hz.
+        feature_size: Mel bands.
+        max_length_s: seconds that it looks at.
+        fft_window_size: samples of a frame.
+        hop_length: samples from one frame to the next.
+        frequency_min: lower end of the bands in Hz.
+        frequency_max: upper end of the bands in Hz.
         fusion: four channels or one.
         seed: of the parts of a longer sound.
     """
 
     kind: Literal["clap_mel"] = "clap_mel"
-    rate: Whole = 48_000
-    bins: Whole = 64
-    seconds: Whole = 10
-    window: Whole = 1024
-    hop: Whole = 480
-    lowest: float = 50.0
-    highest: float = 14_000.0
+    sampling_rate: Whole = 48_000
+    feature_size: Whole = 64
+    max_length_s: Whole = 10
+    fft_window_size: Whole = 1024
+    hop_length: Whole = 480
+    frequency_min: float = 50.0
+    frequency_max: float = 14_000.0
     fusion: bool = True
     seed: int = 0
 
     def hear(self, sound: Sound) -> Float[Tensor, "1 channels frames bins"]:
-        samples = resampled(sound.mono(), sound.rate, self.rate)
-        most = self.seconds * self.rate
+        samples = resampled(sound.mono(), sound.rate, self.sampling_rate)
+        most = self.max_length_s * self.sampling_rate
         draw = np.random.RandomState(self.seed)
         if len(samples) <= most:
             samples = np.tile(samples, most // len(samples))
@@ -128,23 +130,32 @@ class ClapMel(SoundStep):
         mel = self._decibels(samples)
         if not self.fusion:
             return mel[None, None]
-        frames = most // self.hop + 1
+        frames = most // self.hop_length + 1
         if len(mel) <= frames:
             return mel.expand(4, -1, -1)[None]
         thirds = np.array_split(np.arange(len(mel) - frames + 1), 3)
         starts = [int(draw.choice(third)) if len(third) else 0 for third in thirds]
         whole = functional.interpolate(
-            mel[None, None], size=[frames, self.bins], mode="bilinear", align_corners=False
+            mel[None, None], size=[frames, self.feature_size], mode="bilinear", align_corners=False
         )[0, 0]
         return torch.stack([whole, *(mel[start : start + frames] for start in starts)])[None]
 
     def _decibels(self, samples: np.ndarray) -> Float[Tensor, "frames bins"]:
         kind = None if self.fusion else "slaney"
-        bands = _bands(self.window // 2 + 1, self.bins, self.lowest, self.highest, self.rate, kind)
+        bands = _bands(
+            self.fft_window_size // 2 + 1,
+            self.feature_size,
+            self.frequency_min,
+            self.frequency_max,
+            self.sampling_rate,
+            kind,
+        )
         # In double precision: dB of near silence would show the rounding otherwise.
         wave = torch.from_numpy(samples.astype(np.float64))
-        window = torch.hann_window(self.window, dtype=torch.float64)
-        spectrum = torch.stft(wave, self.window, self.hop, window=window, return_complex=True)
+        window = torch.hann_window(self.fft_window_size, dtype=torch.float64)
+        spectrum = torch.stft(
+            wave, self.fft_window_size, self.hop_length, window=window, return_complex=True
+        )
         mel = bands.double().T @ spectrum.abs().square()
         return (10 * mel.clamp(min=1e-10).log10()).T.float()
 
@@ -166,8 +177,8 @@ class ImageBindSound(SoundStep):
     (golden case multi_token/imagebind_three_kinds).
 
     Attributes:
-        rate: of the model in Hz.
-        bins: Mel bands.
+        sampling_rate: of the model in Hz.
+        num_mel_bins: Mel bands.
         clips: how many, spread evenly from beginning to end.
         seconds: of a clip.
         frames: a clip gives so many; missing ones are 0 before scaling.
@@ -176,8 +187,8 @@ class ImageBindSound(SoundStep):
     """
 
     kind: Literal["imagebind_sound"] = "imagebind_sound"
-    rate: Whole = 16_000
-    bins: Whole = 128
+    sampling_rate: Whole = 16_000
+    num_mel_bins: Whole = 128
     clips: Whole = 3
     seconds: Whole = 2
     frames: Whole = 204
@@ -185,17 +196,17 @@ class ImageBindSound(SoundStep):
     std: Annotated[float, Gt(0)] = 9.138
 
     def hear(self, sound: Sound) -> Float[Tensor, "1 clips 1 bins frames"]:
-        wave = sinc(torch.from_numpy(sound.channels), sound.rate, self.rate).clone()
-        if wave.shape[1] < _WINDOW * self.rate // 1000:
+        wave = sinc(torch.from_numpy(sound.channels), sound.rate, self.sampling_rate).clone()
+        if wave.shape[1] < _WINDOW * self.sampling_rate // 1000:
             raise MediaError(
                 f"the sound has {wave.shape[1]} samples, less than one frame of {_WINDOW} ms",
                 hint="give a longer one",
             )
         done = []
-        for start, end in self._places(wave.shape[1] / self.rate):
-            clip = wave[:, int(start * self.rate) : int(end * self.rate)]
+        for start, end in self._places(wave.shape[1] / self.sampling_rate):
+            clip = wave[:, int(start * self.sampling_rate) : int(end * self.sampling_rate)]
             clip -= clip.mean()  # changes `wave`
-            bank = kaldi(clip[0], self.rate, self.bins).T[:, : self.frames]
+            bank = kaldi(clip[0], self.sampling_rate, self.num_mel_bins).T[:, : self.frames]
             bank = functional.pad(bank, (0, self.frames - bank.shape[1]))
             done.append((bank - self.mean) / self.std)
         return torch.stack(done)[None, :, None]

@@ -56,16 +56,16 @@ class Resize(PictureStep):
 
     Attributes:
         size: side of a square, or width and height, in pixels.
-        filter: how pixels are mixed.
+        interpolation: how pixels are mixed.
     """
 
     kind: Literal["resize"] = "resize"
     size: Side | tuple[Side, Side]
-    filter: Filter = "bicubic"
+    interpolation: Filter = "bicubic"
 
     def picture(self, picture: Image.Image) -> Image.Image:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return picture.resize(size, resample(self.filter))
+        return picture.resize(size, resample(self.interpolation))
 
 
 class SmartResize(PictureStep):
@@ -76,16 +76,16 @@ class SmartResize(PictureStep):
 
     Attributes:
         factor: side of the patches that are merged into one token: 28 (Qwen2-VL, 2.5), 32 (Qwen3-VL).
-        least: fewest pixels.
-        most: most pixels.
-        filter: how pixels are mixed.
+        min_pixels: fewest pixels.
+        max_pixels: most pixels.
+        interpolation: how pixels are mixed.
     """
 
     kind: Literal["smart_resize"] = "smart_resize"
     factor: Side = 28
-    least: Annotated[int, Gt(0)] = 56 * 56
-    most: Annotated[int, Gt(0)] = 28 * 28 * 1280
-    filter: Filter = "bicubic"
+    min_pixels: Annotated[int, Gt(0)] = 56 * 56
+    max_pixels: Annotated[int, Gt(0)] = 28 * 28 * 1280
+    interpolation: Filter = "bicubic"
 
     longest: ClassVar[int] = 200
 
@@ -101,17 +101,17 @@ class SmartResize(PictureStep):
                 hint=f"one side may be at most {self.longest} times the other; crop it",
             )
         sides = [round(side / self.factor) * self.factor for side in (width, height)]
-        if sides[0] * sides[1] > self.most:
-            shrink = math.sqrt(width * height / self.most)
+        if sides[0] * sides[1] > self.max_pixels:
+            shrink = math.sqrt(width * height / self.max_pixels)
             steps = [math.floor(side / shrink / self.factor) for side in (width, height)]
             sides = [max(1, step) * self.factor for step in steps]
-        elif sides[0] * sides[1] < self.least:
-            grow = math.sqrt(self.least / (width * height))
+        elif sides[0] * sides[1] < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (width * height))
             sides = [math.ceil(side * grow / self.factor) * self.factor for side in (width, height)]
         return sides[0], sides[1]
 
     def picture(self, picture: Image.Image) -> Image.Image:
-        return picture.resize(self.fitted(*picture.size), resample(self.filter))
+        return picture.resize(self.fitted(*picture.size), resample(self.interpolation))
 
 
 class Pad(PictureStep):
@@ -170,26 +170,28 @@ class ResizeCrop(PictureStep):
 
     Attributes:
         size: side of the square in pixels.
-        shorter: length of the shorter side before the crop; `size` where not given. timm's
-            `crop_pct` c is `shorter = floor(size / c)`.
-        filter: how pixels are mixed.
+        shortest_edge: length of the shorter side before the crop; `size` where not given. timm's
+            `crop_pct` c is `shortest_edge = floor(size / c)`.
+        interpolation: how pixels are mixed.
         rounding: see `CentreCrop`.
     """
 
     kind: Literal["resize_crop"] = "resize_crop"
     size: Side
-    shorter: Side | None = None
-    filter: Filter = "bicubic"
+    shortest_edge: Side | None = None
+    interpolation: Filter = "bicubic"
     rounding: Rounding = "even"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.shorter is not None and self.shorter < self.size:
-            raise ValueError(f"shorter ({self.shorter}) is less than size ({self.size})")
+        if self.shortest_edge is not None and self.shortest_edge < self.size:
+            raise ValueError(
+                f"shortest_edge ({self.shortest_edge}) is less than size ({self.size})"
+            )
         return self
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
-        shorter = self.shorter or self.size
+        shorter = self.shortest_edge or self.size
         if width <= height:
             return shorter, int(shorter * height / width)
         return int(shorter * width / height), shorter
@@ -205,7 +207,7 @@ class ResizeCrop(PictureStep):
         wide, high = self._resized(width, height)
         if wide * high > MOST_PIXELS:
             return self._window_only(picture)
-        return self._crop().picture(picture.resize((wide, high), resample(self.filter)))
+        return self._crop().picture(picture.resize((wide, high), resample(self.interpolation)))
 
     def _window_only(self, picture: Image.Image) -> Image.Image:
         """The same, but only the pixels that stay are computed: a long strip has billions."""
@@ -217,7 +219,7 @@ class ResizeCrop(PictureStep):
             min((left + w) * width, float(width)),
             min((top + h) * height, float(height)),
         )
-        return picture.resize((self.size, self.size), resample(self.filter), box=box)
+        return picture.resize((self.size, self.size), resample(self.interpolation), box=box)
 
 
 class Letterbox(ResizeCrop):

@@ -24,28 +24,28 @@ NOTHING = -1
 class Tokenize(RawStep):
     """A text as ids `[chunks, tokens]` with the special tokens that the tokenizer puts around it.
 
-    The width is a multiple of `multiple`, so that few shapes occur; what is left is `NOTHING`. A longer
+    The width is a multiple of `pad_to_multiple_of`, so that few shapes occur; what is left is `NOTHING`. A longer
     text is cut, or goes on in further chunks, each of which becomes a tile with tokens of its own.
 
     Attributes:
         path: `tokenizer.json`, BERT's `vocab.txt`, or CLIP's `bpe_simple_vocab_16e6.txt.gz`; beside the
             model.
-        most: tokens of a chunk, special ones included.
+        max_length: tokens of a chunk, special ones included.
         chunks: most chunks of a text; what lies behind is left away, as the published code does.
-        overlap: tokens that a chunk repeats of the one before.
-        multiple: of the width.
+        stride: tokens that a chunk repeats of the one before.
+        pad_to_multiple_of: of the width.
     """
 
     kind: Literal["tokenize"] = "tokenize"
     path: str
-    most: Annotated[int, Gt(2)] = 512
+    max_length: Annotated[int, Gt(2)] = 512
     chunks: Annotated[int, Gt(0)] = 1
-    overlap: Annotated[int, Ge(0)] = 0
-    multiple: Annotated[int, Gt(0)] = 64
+    stride: Annotated[int, Ge(0)] = 0
+    pad_to_multiple_of: Annotated[int, Gt(0)] = 64
 
     @model_validator(mode="after")
     def _moves_on(self) -> Tokenize:
-        if self.overlap > self.most // 2:
+        if self.stride > self.max_length // 2:
             raise ValueError("chunks that overlap by more than half do not get on")
         return self
 
@@ -58,10 +58,13 @@ class Tokenize(RawStep):
                 f"the step tokenize works on texts, got {type(raw).__name__.lower()}",
                 hint="use it in a modality that opens documents",
             )
-        whole = _loaded(found(self.path), self.most, self.overlap).encode(raw)
+        whole = _loaded(found(self.path), self.max_length, self.stride).encode(raw)
         chunks = [chunk.ids for chunk in [whole, *whole.overflowing][: self.chunks]]
         longest = max(len(ids) for ids in chunks)
-        width = min(-(-longest // self.multiple) * self.multiple, max(self.most, longest))
+        width = min(
+            -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of,
+            max(self.max_length, longest),
+        )
         ids = torch.full((len(chunks), max(width, 1)), NOTHING)
         for row, chunk in enumerate(chunks):
             ids[row, : len(chunk)] = torch.tensor(chunk, dtype=torch.long)

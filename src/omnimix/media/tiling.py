@@ -28,14 +28,14 @@ class AnyRes(Step):
         size: side of every tile in pixels.
         grids: columns and rows to choose from; on a full tie the earlier one is taken.
         fill: colour around a picture that does not fill its grid.
-        filter: how pixels are mixed.
+        interpolation: how pixels are mixed.
     """
 
     kind: Literal["anyres"] = "anyres"
     size: Side
     grids: Annotated[tuple[Grid, ...], MinLen(1)] = GRIDS
     fill: Colour = BLACK
-    filter: Filter = "bicubic"
+    interpolation: Filter = "bicubic"
 
     def best_grid(self, width: int, height: int) -> Grid:
         """The grid that keeps most of the picture's pixels, then the one that wastes the least."""
@@ -58,7 +58,7 @@ class AnyRes(Step):
         else:
             size = (min(math.ceil(width * scale_y), wide), high)
         canvas = Image.new("RGB", (wide, high), self.fill)
-        resized = picture.resize(size, resample(self.filter))
+        resized = picture.resize(size, resample(self.interpolation))
         canvas.paste(resized, ((wide - size[0]) // 2, (high - size[1]) // 2))
         return canvas
 
@@ -82,5 +82,5 @@ class AnyRes(Step):
             for row in range(grid[1])
             for column in range(grid[0])
         ]
-        whole = picture.resize((s, s), resample(self.filter))
+        whole = picture.resize((s, s), resample(self.interpolation))
         return replace(tiles, pictures=(whole, *cut), grid=grid)

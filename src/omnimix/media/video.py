@@ -38,12 +38,12 @@ class VideoOpener(MediaOpener):
     """Frames of a video, or of a sequence of pictures of one size.
 
     Attributes:
-        frames: how many are taken; with `rate` at most so many.
+        num_frames: how many are taken; with `rate` at most so many.
         sampling: `even` spreads them from the first to the last; `rate` takes `per_second` of them, evenly;
             `scene` takes the first and those that differ most from the one before; `window` takes a row of
             neighbours, by the rule of the published X-CLIP modality: the last of `frames` indices that are
             spread over the `frames` frames before `end`.
-        per_second: of the sampling `rate`.
+        fps: of the sampling `rate`.
         end: of the sampling `window`, the frame behind the last; None draws it with `seed`, where the
             published code draws it anew each time.
         seed: of that draw.
@@ -55,9 +55,9 @@ class VideoOpener(MediaOpener):
     """
 
     kind: Literal["video"] = "video"
-    frames: Annotated[int, Gt(0)] = 8
+    num_frames: Annotated[int, Gt(0)] = 8
     sampling: Literal["even", "rate", "scene", "window"] = "even"
-    per_second: Annotated[float, Gt(0)] = 1.0
+    fps: Annotated[float, Gt(0)] = 1.0
     end: Annotated[int, Ge(1)] | None = None
     seed: int = 0
     rotate: bool = True
@@ -117,9 +117,9 @@ class VideoOpener(MediaOpener):
             width, height = stream.codec_context.width, stream.codec_context.height
             if width < 1 or height < 1:
                 raise MediaError("the video has no pixels", where=where, hint="check its source")
-            if width * height * self.frames > self.max_pixels:
+            if width * height * self.num_frames > self.max_pixels:
                 raise MediaError(
-                    f"{self.frames} frames of {width} x {height} pixels are more than "
+                    f"{self.num_frames} frames of {width} x {height} pixels are more than "
                     f"{self.max_pixels} pixels",
                     where=where,
                     hint="make it smaller, take fewer frames, or raise max_pixels",
@@ -173,32 +173,32 @@ class VideoOpener(MediaOpener):
                     where=where,
                     hint="use sampling: even",
                 )
-            count = min(self.frames, max(1, int(total / per_second * self.per_second)))
-            step = per_second / self.per_second
+            count = min(self.num_frames, max(1, int(total / per_second * self.fps)))
+            step = per_second / self.fps
             if count * step > total:  # fewer frames in a second than are asked for
                 step = total / count
             return [min(int(i * step), total - 1) for i in range(count)]
-        spread = np.linspace(0, total - 1, self.frames).round()
+        spread = np.linspace(0, total - 1, self.num_frames).round()
         return [int(i) for i in spread]
 
     def _window(self, total: int, where: str) -> list[int]:
-        if total <= self.frames:
+        if total <= self.num_frames:
             raise MediaError(
-                f"the video has {total} frames; more than {self.frames} are needed",
+                f"the video has {total} frames; more than {self.num_frames} are needed",
                 where=where,
                 hint="give a longer one, or use sampling: even",
             )
         end = self.end
         if end is None:
-            end = int(np.random.RandomState(self.seed).randint(self.frames, total))
-        if not self.frames <= end <= total:
+            end = int(np.random.RandomState(self.seed).randint(self.num_frames, total))
+        if not self.num_frames <= end <= total:
             raise MediaError(
-                f"no window of {self.frames} frames ends at {end} in a video of {total}",
+                f"no window of {self.num_frames} frames ends at {end} in a video of {total}",
                 where=where,
                 hint="choose another 'end'",
             )
-        start = end - self.frames
-        spread = np.clip(np.linspace(start, end, num=self.frames), start, end - 1)
+        start = end - self.num_frames
+        spread = np.clip(np.linspace(start, end, num=self.num_frames), start, end - 1)
         return [int(i) for i in spread.astype(np.int64)]
 
     def _decoded(self, container: Any, stream: Any, where: str) -> Iterator[Any]:
@@ -243,14 +243,16 @@ class VideoOpener(MediaOpener):
                 small = frame.reformat(_THUMB, _THUMB, "gray").to_ndarray().astype(np.float32)
                 if before is not None:
                     change = (float(np.abs(small - before).mean()), -i)
-                    keep = heapq.heappush if len(changes) < self.frames - 1 else heapq.heappushpop
-                    if self.frames > 1:
+                    keep = (
+                        heapq.heappush if len(changes) < self.num_frames - 1 else heapq.heappushpop
+                    )
+                    if self.num_frames > 1:
                         keep(changes, change)
                 before = small
         if before is None:
             raise MediaError("the video has no frames", where=where, hint="check its source")
         found = sorted([0, *(-i for _, i in changes)])
-        return found + [found[-1]] * (self.frames - len(found))
+        return found + [found[-1]] * (self.num_frames - len(found))
 
     def _sequence(self, pictures: Sequence[Any], where: str) -> list[Image.Image]:
         """Pictures as frames; with the sampling `rate` they count as one a second."""

@@ -48,7 +48,7 @@ def read(jinja: str, bos: str | None, eos: str | None, name: str = "chat templat
         "bos": begins,
         "user": user,
         "assistant": Form(lead=asked[len(opened) :], after=tail),
-        "stop": (eos,) if eos else (),
+        "stop_strings": (eos,) if eos else (),
         "tokenize": "turns",
         "contents": "special",
         "strip": spaced not in write([spaced], True),

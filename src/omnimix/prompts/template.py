@@ -38,7 +38,7 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Hole:
-    """A place for an item."""
+    """A place for an item; a key by itself, as `Media` is."""
 
     media: Media
     answer: bool = False
@@ -84,7 +84,7 @@ class Template(Spec):
         first_user: form of the first user turn where it differs.
         default_system: the system text where the sample brings none.
         drop_system: leave a system text out where the style has no system turn, instead of refusing it.
-        stop: strings that end an answer.
+        stop_strings: strings that end an answer.
         tokenize: `pieces` tokenizes every stretch alone, `whole` the text between two items at once,
             `turns` the same of every question and every answer alone.
         training: how a finished conversation is tokenized: `same` as a prompt; `turns` every turn alone,
@@ -113,7 +113,7 @@ class Template(Spec):
     first_user: Form | None = None
     default_system: str | None = None
     drop_system: bool = False
-    stop: tuple[str, ...] = ()
+    stop_strings: tuple[str, ...] = ()
     tokenize: Literal["pieces", "whole", "turns"] = "whole"
     training: Literal["same", "turns", "stripped"] = "same"
     contents: Literal["text", "special"] = "text"
@@ -336,15 +336,15 @@ def named(name: str) -> Template:
     return validate(Template, {"name": name, **read_yaml(path)}, str(path.name))
 
 
+def _files() -> dict[str, Path]:
+    """The general styles, and those that the families keep in their own folders."""
+    paths = [*FAMILIES.glob("*/templates/*.yaml"), *FOLDER.glob("*.yaml")]
+    return {path.stem: path for path in paths}
+
+
 def names() -> list[str]:
     """Names of the templates that ship."""
     return sorted(_files())
-
-
-def _files() -> dict[str, Path]:
-    """Templates by name: those of everybody, and those that only one family's models know."""
-    found = [*FOLDER.glob("*.yaml"), *FAMILIES.glob("*/templates/*.yaml")]
-    return {path.stem: path for path in found}
 
 
 def resolve(value: Any) -> Any:

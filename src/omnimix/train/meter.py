@@ -39,7 +39,7 @@ class Meter:
         self.steps = steps
         self.out = out
         self.note = note
-        self.head = {"stage": number, "name": stage.name, "steps": steps, "learns": learned}
+        self.head = {"stage": number, "name": stage.name, "steps": steps, "trainable": learned}
         self.began = time.perf_counter()
         self.losses: list[Tensor] = []
         self.samples = 0
@@ -70,8 +70,8 @@ class Meter:
                 **self.head,
                 "step": step + 1,
                 "loss": round(mean, 5),
-                "rate": done.rate,
-                "norm": round(float(done.norm), 4),
+                "lr": done.rate,
+                "grad_norm": round(float(done.norm), 4),
                 "samples": self.samples,
                 "targets": self.targets,
                 "seconds": round(seconds, 3),

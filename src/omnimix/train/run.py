@@ -325,7 +325,7 @@ class Run:
     def _write_run(self, resumed: bool) -> None:
         if self.process_group.rank:
             return
-        (self.out / "training.yaml").write_text(config.to_yaml(self.training.dump()))
+        (self.out / "training.yaml").write_text(config.to_yaml(self.training.dump(defaults=True)))
         with (self.out / "run.jsonl").open("a") as file:
             file.write(json.dumps(describe_run(self.training.seed, self.device, resumed)) + "\n")
 

@@ -52,10 +52,15 @@ def loaded() -> tuple[MultimodalLM, Processor]:
 def full() -> MultimodalLM:
     """The release at its real size, without memory."""
     added = tuple(
-        AddedToken(text=text, id=32000 + i)
+        AddedToken(content=text, id=32000 + i)
         for i, text in enumerate(["<|endoftext|>", *(f"<{i}>" for i in range(11)), *MARKS])
     )
-    tokenizer = SlowLlama(path="tokenizer.model", added=added, eos="<|endoftext|>", marks=MARKS)
+    tokenizer = SlowLlama(
+        path="tokenizer.model",
+        added_tokens=added,
+        eos_token="<|endoftext|>",
+        extra_special_tokens=MARKS,
+    )
     facts = Facts(
         text={"sliding_window": 2047},
         vision=xgen_recipe.VISION,

@@ -70,7 +70,7 @@ def clip(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None
     shorter, size = (_side(processor.get(word), side) for word in ("size", "crop_size"))
     step["size"] = size
     if shorter != size:
-        step["shorter"] = shorter
+        step["shortest_edge"] = shorter
     normal = encoder["steps"][0]
     for word, ours in (("image_mean", "mean"), ("image_std", "std")):
         normal[ours] = list(processor.get(word) or normal[ours])
@@ -120,7 +120,7 @@ def clip_files(words: Mapping[str, Any]) -> dict[str, Any]:
             "image_mean": list(normal["mean"]),
             "image_std": list(normal["std"]),
             "resample": 3,
-            "size": int(step.get("shorter", size)),
+            "size": int(step.get("shortest_edge", size)),
         },
     }
 
@@ -147,11 +147,11 @@ _WHISPER_WORDS = (
     "scale_embedding",
 )
 _MEL_WORDS = {
-    "feature_size": "bins",
-    "sampling_rate": "rate",
-    "chunk_length": "seconds",
-    "n_fft": "window",
-    "hop_length": "hop",
+    "feature_size": "feature_size",
+    "sampling_rate": "sampling_rate",
+    "chunk_length": "chunk_length",
+    "n_fft": "n_fft",
+    "hop_length": "hop_length",
 }
 """Words of Whisper's feature extractor and of the step `log_mel`."""
 
@@ -221,7 +221,7 @@ def bert(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None
     most = min(512, int(config.get("max_position_embeddings") or 512))
     step = encoder["steps"][0]
     if most != 512:
-        step["most"] = most
+        step["max_length"] = most
     step["path"] = f"document.{_tokenizer(place, told).name}"
 
 
@@ -287,13 +287,13 @@ _CLAP_WORDS = (
     "projection_hidden_act",
 )
 _CLAP_STEP = {
-    "sampling_rate": "rate",
-    "feature_size": "bins",
-    "max_length_s": "seconds",
-    "fft_window_size": "window",
-    "hop_length": "hop",
-    "frequency_min": "lowest",
-    "frequency_max": "highest",
+    "sampling_rate": "sampling_rate",
+    "feature_size": "feature_size",
+    "max_length_s": "max_length_s",
+    "fft_window_size": "fft_window_size",
+    "hop_length": "hop_length",
+    "frequency_min": "frequency_min",
+    "frequency_max": "frequency_max",
 }
 """Words of CLAP's feature extractor and of the step `clap_mel`."""
 
@@ -356,18 +356,18 @@ def xclip(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> Non
     config = places.config(place, "video encoder")
     vision = _inner(config, "vision_config", "xclip_vision_model")
     encoder = _encoder(words)
-    encoder["vision"] = _chosen(vision, _XCLIP_WORDS)
+    encoder["vision_config"] = _chosen(vision, _XCLIP_WORDS)
     encoder["width"] = int(config.get("projection_dim") or 512)
     frames = int(vision.get("num_frames") or 8)
-    words["opens"]["frames"] = frames
+    words["opens"]["num_frames"] = frames
     resize, clip_step = words["steps"]
-    clip_step["frames"] = frames
+    clip_step["num_frames"] = frames
     processor = read_json(place / "preprocessor_config.json") or {}
     size = int(vision.get("image_size") or 224)
     shorter, side = (_side(processor.get(word), size) for word in ("size", "crop_size"))
     resize["size"] = side
     if shorter != side:
-        resize["shorter"] = shorter
+        resize["shortest_edge"] = shorter
     normal = encoder["steps"][0]
     for word, ours in (("image_mean", "mean"), ("image_std", "std")):
         normal[ours] = list(processor.get(word) or normal[ours])
@@ -396,12 +396,12 @@ def xclip_files(words: Mapping[str, Any]) -> dict[str, Any]:
         "config.json": {
             "model_type": "xclip",
             "projection_dim": encoder["width"],
-            "vision_config": dict(encoder["vision"]),
+            "vision_config": dict(encoder["vision_config"]),
         },
         "preprocessor_config.json": {
             "crop_size": {"height": size, "width": size},
             "image_mean": list(normal["mean"]),
             "image_std": list(normal["std"]),
-            "size": {"shortest_edge": int(resize.get("shorter", size))},
+            "size": {"shortest_edge": int(resize.get("shortest_edge", size))},
         },
     }

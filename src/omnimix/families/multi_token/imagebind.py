@@ -69,7 +69,7 @@ def sized(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> Non
         table = shapes["modality_preprocessors.text.token_embedding.weight"]
         context = shapes["modality_preprocessors.text.pos_embed"][1]
         encoder |= {"vocabulary": table[0], "context": context}
-        step = {"kind": "tokenize", "path": WORDS, "most": context}
+        step = {"kind": "tokenize", "path": WORDS, "max_length": context}
         kinds["document"] = {"opens": "document", "steps": [step]}
 
 

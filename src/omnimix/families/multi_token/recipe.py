@@ -94,12 +94,12 @@ def tokenizer(llm: Path) -> dict[str, Any]:
     return {
         "kind": "fast",
         "path": "tokenizer.json",
-        "bos": bos or "<s>",
-        "eos": eos or "</s>",
-        "pad": unk or "<unk>",
+        "bos_token": bos or "<s>",
+        "eos_token": eos or "</s>",
+        "pad_token": unk or "<unk>",
         # Every stretch begins with a space, as transformers 4 did it for all tokenizers of Llama's kind.
         "prefix": "every",
-        "tidy": bool(words.get("clean_up_tokenization_spaces")),
+        "clean_up_tokenization_spaces": bool(words.get("clean_up_tokenization_spaces")),
     }
 
 

@@ -177,7 +177,7 @@ def _tokenizer(recipe: Recipe) -> dict[str, Any]:
         CheckpointError: a style that no chat template writes.
     """
     spec = recipe.tokenizer
-    bos, eos, pad = (getattr(spec, word, None) for word in ("bos", "eos", "pad"))
+    bos, eos, pad = (getattr(spec, f"{word}_token", None) for word in ("bos", "eos", "pad"))
     style = recipe.template
     jinja = chat_template.written(style)
     again = chat_template.read(jinja, bos, eos, "chat_template")
@@ -191,7 +191,7 @@ def _tokenizer(recipe: Recipe) -> dict[str, Any]:
         "eos_token": eos,
         "unk_token": pad,
         "chat_template": jinja,
-        "clean_up_tokenization_spaces": bool(getattr(spec, "tidy", False)),
+        "clean_up_tokenization_spaces": bool(getattr(spec, "clean_up_tokenization_spaces", False)),
         "legacy": True,
         "tokenizer_class": "LlamaTokenizer",
     }

@@ -171,7 +171,7 @@ class Prismatic(Family[Run, Words]):
             raise self.refusal(recipe, f"it has the modalities {has}, not image alone")
         recipes.vision_of(recipe)
         encoder: Any = recipe.modalities["image"].branches[0].encoders[0]
-        return recipes.words_of(recipe, (int(encoder.size) // names.patch(encoder)) ** 2)
+        return recipes.words_of(recipe, (int(encoder.img_size) // names.patch(encoder)) ** 2)
 
     def put(
         self, words: Words, model: MultimodalLM, processor: Processor, out: Path, **options: Any

@@ -102,7 +102,7 @@ def parameter_names(recipe: Recipe, names: Iterable[str]) -> tuple[dict[str, str
 def vision_table(index: int, encoder: Any, patch: int, prefix: str = "") -> Table:
     """Keys of a timm state dict (behind `prefix`) for the encoder at a place of the branch."""
     ours = f"{IMAGE}.encoders.{index}.trunk."
-    side = int(encoder.size) // patch
+    side = int(encoder.img_size) // patch
     return Table(
         Positions(f"{prefix}pos_embed", f"{ours}pos_embed", (side, side)),
         Ignore(f"{prefix}attn_pool.*", "the pooling head is not used"),

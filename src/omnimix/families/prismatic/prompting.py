@@ -69,7 +69,7 @@ def plain(processor: Processor) -> Processor:
     bare = Template(
         name=f"{style.name} as written",
         bos=style.bos,
-        stop=style.stop,
+        stop_strings=style.stop_strings,
         user=Form(),
         assistant=Form(),
         contents="special",  # the style has been written already

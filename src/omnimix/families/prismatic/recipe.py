@@ -152,7 +152,7 @@ def recipe(words: Words) -> Recipe:
         "template": words.known_llm.template,
         "modalities": {"image": image},
         # Their limit counts the text alone.
-        "context": words.llm_max_length + words.patches,
+        "model_max_length": words.llm_max_length + words.patches,
     }
     return config.validate(Recipe, data, "config.json: model")
 
@@ -164,12 +164,16 @@ def plain(llm: Mapping[str, Any]) -> dict[str, Any]:
 
 def tokenizer(llm: Llm, tidy: bool) -> FastTokenizer:
     """The tokenizer with the pad token that the trainer adds."""
-    words: dict[str, Any] = {"path": "tokenizer.json", "pad": llm.pad, "added": (llm.pad,)}
+    words: dict[str, Any] = {
+        "path": "tokenizer.json",
+        "pad_token": llm.pad,
+        "extra_special_tokens": (llm.pad,),
+    }
     if llm.own_begin:
-        words |= {"bos": "<s>", "eos": "</s>", "prefix": "every"}
+        words |= {"bos_token": "<s>", "eos_token": "</s>", "prefix": "every"}
     else:
-        words |= {"eos": "<|endoftext|>"}
-    return FastTokenizer(**words, tidy=tidy)
+        words |= {"eos_token": "<|endoftext|>"}
+    return FastTokenizer(**words, clean_up_tokenization_spaces=tidy)
 
 
 def _encoders(words: Words) -> Sequence[dict[str, Any]]:
@@ -180,7 +184,7 @@ def _encoders(words: Words) -> Sequence[dict[str, Any]]:
         {
             "kind": "timm",
             "model": timm.partition(".")[0],
-            "size": words.size,
+            "img_size": words.size,
             "layer": -2,
             "norm": False,
             "steps": steps(timm, words.vision_backbone_id, words.image_resize_strategy, words.size),
@@ -199,7 +203,7 @@ def steps(timm: str, vision: str, strategy: str, size: int) -> list[dict[str, An
     shorter = size if whole else math.floor(size / crop)
     first: dict[str, Any] = {"kind": STRATEGIES[strategy], "size": size}
     if strategy != "resize-naive" and shorter != size:
-        first["shorter"] = shorter
+        first["shortest_edge"] = shorter
     if strategy == "letterbox":
         first["fill"] = [int(channel * 255) for channel in mean]
     return [first, {"kind": "normalize", "mean": list(mean), "std": list(std)}]
@@ -269,7 +273,7 @@ def words_of(model: Recipe, patches: int) -> Words:
     (branch,) = model.modalities["image"].branches
     vision = vision_of(model)
     encoders: list[Any] = list(branch.encoders)
-    length = (model.context or 2048 + patches) - patches
+    length = (model.model_max_length or 2048 + patches) - patches
     return Words(
         model_id=model.name,
         vision_backbone_id=vision,
@@ -281,9 +285,9 @@ def words_of(model: Recipe, patches: int) -> Words:
         llm_max_length=length,
         llm=model.language.config,
         tokens=int(model.language.config["vocab_size"]),
-        tidy=bool(getattr(model.tokenizer, "tidy", False)),
+        tidy=bool(getattr(model.tokenizer, "clean_up_tokenization_spaces", False)),
         patches=patches,
-        image_size=int(encoders[0].size),
+        image_size=int(encoders[0].img_size),
         vision={
             part: {word: value for word, value in encoder.args.items() if word != "act_layer"}
             for part, encoder in zip(VISION[vision][1], encoders, strict=True)

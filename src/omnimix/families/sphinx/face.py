@@ -215,7 +215,11 @@ class SphinxModel(Assistant):
 
     def endings(self, batch: Batch, options: Options) -> Endings:
         tokenizer = self.processor.tokenizer
-        signals = self.processor.recipe.template.stop if options.stop is None else options.stop
+        signals = (
+            self.processor.recipe.template.stop_strings
+            if options.stop_strings is None
+            else options.stop_strings
+        )
         return TokenEndings(tokenizer, stop_sequences(tokenizer, signals), batch, signals)
 
 

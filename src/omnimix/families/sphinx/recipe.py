@@ -278,8 +278,8 @@ def _qformer(words: dict[str, Any], facts: Facts) -> None:
     )
     depth = count(sizes, f"{asks}*.")
     grid = math.isqrt(sizes[f"{vit}embeddings.position_embedding"][1] - 1)
-    words["queries"] = queries
-    words["vision"] |= {
+    words["num_query_tokens"] = queries
+    words["vision_config"] |= {
         "hidden_size": width,
         "intermediate_size": sizes[f"{vit}encoder.layers.0.mlp.fc1.weight"][0],
         "num_hidden_layers": count(sizes, f"{vit}encoder.layers.*."),
@@ -287,7 +287,7 @@ def _qformer(words: dict[str, Any], facts: Facts) -> None:
         "image_size": grid * patch,
         "patch_size": patch,
     }
-    words["qformer"] |= {
+    words["qformer_config"] |= {
         "hidden_size": inner,
         "intermediate_size": sizes[f"{asks}0.intermediate_query.dense.weight"][0],
         "num_hidden_layers": depth,

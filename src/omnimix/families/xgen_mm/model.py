@@ -107,7 +107,7 @@ class XGenMMPerceiver:
 
     def cuda(self, device: int | str | None = None) -> Self:
         """As in torch."""
-        return self.to("cuda" if device is None else torch.device("cuda", device))
+        return self.to(f"cuda:{device}" if isinstance(device, int) else device or "cuda")
 
     def eval(self) -> Self:
         """Models are loaded in this mode."""
@@ -139,14 +139,14 @@ class XGenMMPerceiver:
         rows = [_row(vision_x, i) for i in range(len(lang_x))]
         sizes = [_sizes(image_size, i) for i in range(len(lang_x))]
         woven = []
-        for i, ids in enumerate(lang_x.tolist()):
-            seen = [1] * len(ids) if attention_mask is None else attention_mask[i].tolist()
-            kept = [token for token, shown in zip(ids, seen, strict=True) if shown]
+        for i, row in enumerate(lang_x.tolist()):
+            seen = [1] * len(row) if attention_mask is None else attention_mask[i].tolist()
+            kept = [token for token, shown in zip(row, seen, strict=True) if shown]
             woven.append(self._woven(kept, self._items(rows[i], sizes[i])))
         batch = assistant.processor.batch(woven, "left").to(assistant.device)
         words = self._generation(generation)
         with torch.inference_mode():
-            ids = assistant.model.generate(**batch.inputs(), **words)
+            ids: Tensor = assistant.model.generate(**batch.inputs(), **words)
         return ids[:, batch.input_ids.shape[1] :]
 
     def _items(self, pictures: Sequence[Tensor], sizes: Sequence[Size]) -> list[Item]:
@@ -180,7 +180,7 @@ class XGenMMPerceiver:
     def _woven(self, ids: Sequence[int], items: Sequence[Item]) -> Woven:
         """The row with holes: a mark, and the placeholders that the base release puts behind it."""
         processor = self.assistant.processor
-        numbers = {token.text: token.id for token in _added(processor)}
+        numbers = {token.content: token.id for token in _added(processor)}
         mark, filler = numbers[MARKS[0]], numbers[MARKS[1]]
         waiting = iter(items)
         used: list[Item] = []
@@ -215,7 +215,7 @@ class XGenMMPerceiver:
                     f"generate knows no word {word!r}", hint=did_you_mean(word, known)
                 )
         processor = self.assistant.processor
-        ends = end_tokens(processor.tokenizer, processor.recipe.template.stop)
+        ends = end_tokens(processor.tokenizer, processor.recipe.template.stop_strings)
         words = {"eos_token_id": list(ends), "pad_token_id": processor.tokenizer.pad}
         words |= {word: value for word, value in given.items() if value is not None}
         if not words.get("do_sample"):
@@ -251,7 +251,7 @@ class XGenMMModelForConditionalGeneration(XGenMMPerceiver):
 
 
 def _added(processor: Any) -> Any:
-    return processor.recipe.tokenizer.added
+    return processor.recipe.tokenizer.added_tokens
 
 
 def _fractions(pixels: Tensor, normal: Normalize) -> Tensor:

@@ -40,8 +40,8 @@ class ImageProcessor:
     """
 
     side: int
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     grids: tuple[tuple[int, int], ...] = GRIDS
 
     @classmethod
@@ -50,7 +50,8 @@ class ImageProcessor:
         size = next(step.size for step in image.steps if isinstance(step, AnyRes | Resize))
         pixels = image.branches[0].encoders[0].steps[0]
         assert isinstance(pixels, Normalize)
-        return cls(int(size), tuple(pixels.mean), tuple(pixels.std))
+        assert isinstance(size, int)
+        return cls(size, pixels.mean, pixels.std)
 
     @cached_property
     def transforms(self) -> tuple[SimpleNamespace, ...]:

@@ -231,7 +231,7 @@ def tokenizer(folder: Path) -> tuple[SlowLlama, bool]:
         )
     added = [
         AddedToken(
-            text=token["content"],
+            content=token["content"],
             id=int(i),
             lstrip=bool(token.get("lstrip")),
             rstrip=bool(token.get("rstrip")),
@@ -244,20 +244,23 @@ def tokenizer(folder: Path) -> tuple[SlowLlama, bool]:
         # A fill token that also ends would never be learned, so the reference adds one.
         pad = "<pad>"
     for text in (pad, *MARKS):
-        if all(token.text != text for token in added):
+        if all(token.content != text for token in added):
             free = max((token.id for token in added), default=-1) + 1
-            added.append(AddedToken(text=text, id=free))
+            added.append(AddedToken(content=text, id=free))
     spec = SlowLlama(
         path="tokenizer.model",
-        added=tuple(added),
-        bos=_content(words.get("bos_token")) or "<s>",
-        eos=eos,
-        unk=_content(words.get("unk_token")) or "<unk>",
-        pad=pad,
-        marks=MARKS,
+        added_tokens=tuple(added),
+        bos_token=_content(words.get("bos_token")) or "<s>",
+        eos_token=eos,
+        unk_token=_content(words.get("unk_token")) or "<unk>",
+        pad_token=pad,
+        extra_special_tokens=MARKS,
     )
     last = sorted(added, key=lambda token: token.id)[-len(MARKS) :]
-    if tuple(token.text for token in last) != MARKS or last[-1].id - last[0].id != len(MARKS) - 1:
+    if (
+        tuple(token.content for token in last) != MARKS
+        or last[-1].id - last[0].id != len(MARKS) - 1
+    ):
         raise CheckpointError(
             f"{', '.join(MARKS)} are not the last three tokens",
             where=str(folder),
@@ -268,7 +271,7 @@ def tokenizer(folder: Path) -> tuple[SlowLlama, bool]:
 
 def marks_at(spec: SlowLlama) -> int:
     """The id of the first mark."""
-    return {token.text: token.id for token in spec.added}[MARKS[0]]
+    return {token.content: token.id for token in spec.added_tokens}[MARKS[0]]
 
 
 def _content(token: Any) -> str | None:

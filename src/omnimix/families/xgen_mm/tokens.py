@@ -28,8 +28,8 @@ class Tokenizer:
         self.model_max_length = 4096
         self._inner = spec.load([folder])
         self._bos = add_bos
-        self._numbers = {token.text: token.id for token in spec.added}
-        self._ends: str = spec.eos
+        self._numbers = {token.content: token.id for token in spec.added_tokens}
+        self._ends: str = spec.eos_token
 
     @classmethod
     def beside(cls, folder: Path) -> Tokenizer:
@@ -101,7 +101,7 @@ class Tokenizer:
             for row, gap in zip(rows, blank, strict=True)
         ]
         single = isinstance(text, str) and return_tensors is None
-        words = {"input_ids": ids, "attention_mask": seen}
+        words: dict[str, Any] = {"input_ids": ids, "attention_mask": seen}
         if single:
             words = {name: many[0] for name, many in words.items()}
         return BatchEncoding(words, tensor_type=return_tensors)
@@ -109,7 +109,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of one text."""
         ids, _ = self._inner.encode(text)
-        start = [self._number(self.spec.bos)] if self._bos else []
+        start = [self._number(self.spec.bos_token)] if self._bos else []
         return [*start, *ids]
 
     def decode(self, token_ids: Tensor | Sequence[int], skip_special_tokens: bool = False) -> str:

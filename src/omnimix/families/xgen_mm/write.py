@@ -158,7 +158,7 @@ def _preprocessor(facts: Facts) -> dict[str, Any]:
 
 
 def _generation(facts: Facts) -> dict[str, Any]:
-    ids = {token.text: token.id for token in facts.tokenizer.added}
+    ids = {token.content: token.id for token in facts.tokenizer.added_tokens}
     words = {
         "bos_token_id": facts.phi.bos_token_id,
         "eos_token_id": ids.get("<|end|>", facts.phi.eos_token_id),
@@ -174,25 +174,25 @@ def _tokenizer(facts: Facts, plain: int) -> dict[str, Any]:
         plain: ids of the SentencePiece model, in which a few of the added tokens lie.
     """
     spec = facts.tokenizer
-    own = [token for token in spec.added if token.text not in MARKS]
-    special = {spec.bos, spec.eos, spec.unk, spec.pad}
+    own = [token for token in spec.added_tokens if token.content not in MARKS]
+    special = {spec.bos_token, spec.eos_token, spec.unk_token, spec.pad_token}
     texts = {
-        "bos_token": spec.bos,
-        "eos_token": spec.eos,
-        "pad_token": spec.pad,
-        "unk_token": spec.unk,
+        "bos_token": spec.bos_token,
+        "eos_token": spec.eos_token,
+        "pad_token": spec.pad_token,
+        "unk_token": spec.unk_token,
     }
     config = {
         "add_bos_token": facts.add_bos,
         "add_eos_token": False,
         "added_tokens_decoder": {
             str(token.id): {
-                "content": token.text,
+                "content": token.content,
                 "lstrip": token.lstrip,
                 "normalized": False,
                 "rstrip": token.rstrip,
                 "single_word": False,
-                "special": token.text in special or token.rstrip,
+                "special": token.content in special or token.rstrip,
             }
             for token in own
         },
@@ -206,5 +206,5 @@ def _tokenizer(facts: Facts, plain: int) -> dict[str, Any]:
     return {
         "tokenizer_config.json": config,
         "special_tokens_map.json": texts,
-        "added_tokens.json": {token.text: token.id for token in own if token.id >= plain},
+        "added_tokens.json": {token.content: token.id for token in own if token.id >= plain},
     }
