@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 
 from omnimix.checkpoints import reading, tables
-from omnimix.checkpoints.base import Parts
+from omnimix.checkpoints.base import Parts, read_json
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.errors import CheckpointError
-from omnimix.families.xgen_mm import folder as xgen_mm
 from omnimix.families.xgen_mm.folder import Found, XGenMM
+from omnimix.families.xgen_mm.names import table
 from omnimix.families.xgen_mm.recipe import MARKS
 from omnimix.language.slow_llama import SlowLlama
 from omnimix.types import Media, Part, Sample, Turn
@@ -25,6 +26,10 @@ from omnimix_golden.parts import parts_of
 from omnimix_golden.run import CaseReading
 
 MARK = "<image>"
+
+PUBLISHED = 2048
+"""Tokens that the reference's trainer cuts a record at."""
+
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -78,6 +83,19 @@ class XGenCase(CaseReading):
         return self.case.tolerance("absolute")
 
     @cached_property
+    def limit(self) -> int:
+        """Most tokens of a training record, a picture counted as one: 2048, or less where the tokenizer says."""
+        folder = self.release().folder
+        said = (read_json(folder / "tokenizer_config.json") or {}).get(
+            "model_max_length", PUBLISHED
+        )
+        return min(PUBLISHED, int(said))
+
+    def taught(self, sample: Sample, processor: Processor) -> Woven:
+        """A training record as the reference's collator has it: cut on the right, learned from or not."""
+        return processor.weave(sample, cut=self.limit, target=False, cuts_items=True)
+
+    @cached_property
     def own_tokens(self) -> int:
         """Tokens before the three marks."""
         width = self.loaded()[1].recipe.language.head
@@ -86,12 +104,12 @@ class XGenCase(CaseReading):
 
     def foreign(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our tensors (weights, gradients) under the names of the trainer."""
-        plan = xgen_mm.table("", self.own_tokens).writing(tensors)
+        plan = table("", self.own_tokens).writing(tensors)
         return tables.write(plan, tensors)
 
     def foreign_names(self, names: Sequence[str]) -> list[str]:
         """The trainer's names of our parameters."""
-        plan = xgen_mm.table("", self.own_tokens).writing(names)
+        plan = table("", self.own_tokens).writing(names)
         return [name for move in plan.moves for name in move.foreign]
 
     # --- texts ---
@@ -111,6 +129,18 @@ class XGenCase(CaseReading):
             if piece:
                 parts.append(piece)
         return tuple(parts)
+
+    def asked(self, prompt: str, files: Sequence[str], name: str) -> Sample:
+        """A prompt of the request; one of several turns is written with the style's own marks between them."""
+        waiting = list(files)
+        turns = []
+        for i, piece in enumerate(
+            re.split(r"<\|end\|>\n(?:<\|user\|>\n)?(?:<\|assistant\|>\n)?", prompt)
+        ):
+            if piece or not i:
+                own = [waiting.pop(0) for _ in range(min(piece.count(MARK), len(waiting)))]
+                turns.append(Turn(("user", "assistant")[i % 2], self.content(piece, own)))
+        return Sample(tuple(turns), name)
 
     def sample(self, turns: Sequence[Mapping[str, str]], name: str) -> Sample:
         """A conversation of the request; any picture will do where only the text is compared."""

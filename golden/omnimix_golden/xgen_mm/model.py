@@ -58,7 +58,7 @@ def conversations(reading: XGenCase) -> Iterator[Check]:
     for name, facts in reading.case.facts["sft"].items():
         sample = reading.sample(reading.request["sft_conversations"][name], name)
         try:
-            woven = processor.weave(sample)
+            woven = reading.taught(sample, processor)
         except SampleError as error:
             # The reference masks such a sample as a whole, here it is refused: neither learns from it.
             wanted = reading.case.get(f"sft/{name}/labels")
@@ -91,7 +91,7 @@ def with_bos(reading: XGenCase) -> Iterator[Check]:
     bos = processor.with_template(processor.recipe.template.model_copy(update={"bos": True}))
     for name in reading.case.facts["sft_with_add_bos_token"]:
         sample = reading.sample(reading.request["sft_conversations"][name], name)
-        ids, _ = reading.marked(bos.weave(sample), bos)
+        ids, _ = reading.marked(reading.taught(sample, bos), bos)
         wanted = reading.case.get(f"sft_with_bos/{name}/input_ids")
         labels = reading.case.get(f"sft_with_bos/{name}/labels")
         if wanted is None or labels is None:
@@ -257,14 +257,11 @@ def answers(reading: XGenCase) -> Iterator[Check]:
     model, processor = reading.loaded()
     for asked in reading.request["generate"]:
         name = asked["name"]
-        samples = [
-            Sample((Turn("user", reading.content(text, images)),), name)
-            for text, images in _asked(asked)
-        ]
+        samples = [reading.asked(text, images, name) for text, images in _asked(asked)]
         facts = reading.case.facts["generate"].get(name, {})
-        shown = [reading.shown(sample, processor, True) for sample in samples]
+        shown = [reading.shown(one, processor, opened(one)) for one in samples]
         yield same("prompt", name, shown, facts.get("prompts", shown))
-        woven = [processor.weave(sample, True) for sample in samples]
+        woven = [processor.weave(one, opened(one), target=False) for one in samples]
         yield from _prompt(reading, model, processor, woven, f"gen/{name}", name)
         stops = processor.recipe.template.stop_strings
         ends = list(end_tokens(processor.tokenizer, stops))
@@ -277,6 +274,11 @@ def answers(reading: XGenCase) -> Iterator[Check]:
                 if word in facts:
                     text = processor.tokenizer.decode(ids, specials)
                     yield same("text", f"{name} {word}", text, facts[word][row])
+
+
+def opened(sample: Sample) -> bool:
+    """Whether the model is to answer: not where the conversation ends with an answer already."""
+    return sample.turns[-1].role != "assistant"
 
 
 def _asked(asked: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -432,7 +434,7 @@ def base_release(reading: XGenCase) -> Iterator[Check]:
     model, processor = reading.loaded(image_aspect_ratio="none")
     processor = processor.with_template(templates.named("xgen_base"))
     sample = shots(reading, facts["prompt"], facts["images"])
-    woven = processor.weave(sample, True)
+    woven = processor.weave(sample, opened(sample), target=False)
     wanted = case.get("hubbase/pixel_values")
     if wanted is not None:
         seen = encoded(model, processor.batch([woven]))
@@ -452,8 +454,9 @@ def shots(reading: XGenCase, prompt: str, images: Sequence[str]) -> Sample:
     parts = prompt.replace("<image placeholder>", "").split("<|endofchunk|>")
     for i, chunk in enumerate(parts):
         files = [waiting.pop(0) for _ in range(chunk.count("<image>"))]
-        content = reading.content(chunk, files)
-        turns.append(Turn("user", content))
+        if not chunk and i == len(parts) - 1:
+            break  # the prompt ends with a shot, not with a question
+        turns.append(Turn("user", reading.content(chunk, files)))
         if i < len(parts) - 1:
             turns.append(Turn("assistant", ("",)))
     return Sample(tuple(turns), "shots")

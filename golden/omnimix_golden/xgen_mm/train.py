@@ -21,7 +21,7 @@ from omnimix.train import optim
 from omnimix.train.settings import Stage
 from omnimix.train.step import optimizer_step
 from omnimix_golden.rows import stacked, widened
-from omnimix_golden.xgen_mm.case import XGenCase
+from omnimix_golden.xgen_mm.case import PUBLISHED, XGenCase
 from omnimix_golden.xgen_mm.model import encoded
 
 LEARNS = ("image.branches.*.connector.*", "language.*")
@@ -56,7 +56,9 @@ class _Labelled:
         self.model, self.processor = reading.loaded()
         source = records(reading, asked["json"])
         places = {str(record["id"]): i for i, record in enumerate(source.records)}
-        self.woven = [self.processor.weave(source[places[str(i)]]) for i in asked["ids"]]
+        # In the order that the case lists them, which need not be that of the file.
+        samples = [source[places[str(i)]] for i in self.facts.get("ids", asked["ids"])]
+        self.woven = [reading.taught(sample, self.processor) for sample in samples]
         self.batch = self.processor.batch(self.woven)
 
     def golden(self, name: str) -> Tensor | None:
@@ -128,6 +130,14 @@ class _Labelled:
         if index is not None and logits is not None:
             found = output.logits[index[:, 0], index[:, 1]]
             yield close("logits", self.name, found, logits, tolerance)
+        every = self.golden("logits")
+        if every is not None:
+            # What is filled in is never looked at, and the reference may fill rows further.
+            seen = self.batch.attention_mask
+            assert seen is not None
+            keep = widened(seen, every.shape[1], 0)[..., None].bool()
+            found = widened(output.logits, every.shape[1], 0).where(keep, 0)
+            yield close("logits", f"{self.name}: all", found, every.where(keep, 0), tolerance)
         loss = self.golden("loss")
         if loss is not None:
             yield close("loss", self.name, output.loss.reshape(loss.shape), loss, tolerance)
@@ -181,8 +191,10 @@ def _folders(reading: XGenCase) -> dict[str, str]:
 # --- the run ---
 
 
-def stage_of(facts: Mapping[str, Any], folders: Mapping[str, str], count: int) -> Stage:
-    """The trainer's flags as a stage of ours."""
+def stage_of(
+    facts: Mapping[str, Any], folders: Mapping[str, str], count: int, most: int = PUBLISHED
+) -> Stage:
+    """The trainer's flags as a stage of ours, its records cut at so many tokens."""
     accumulate = int(facts.get("gradient_accumulation_steps", 1))
     warmup = int(facts.get("warmup_steps", 0))
     source = {
@@ -210,10 +222,13 @@ def stage_of(facts: Mapping[str, Any], folders: Mapping[str, str], count: int) -
             "lr_scheduler_type": facts.get("scheduler", "cosine"),
         },
         "order": "shuffled",
-        "batch": int(facts["batch_size"]) * accumulate,
+        "batch_size": int(facts["batch_size"]) * accumulate,
         "gradient_accumulation_steps": accumulate,
         "bf16": False,
         "num_train_epochs": 1,
+        # The reference steps once more with what is left over at the end of an epoch.
+        "drop_last": False,
+        "max_length": most,
     }
     return config.validate(Stage, stage, "trainrun")
 
@@ -223,7 +238,7 @@ def run(reading: XGenCase) -> Iterator[Check]:
     facts = reading.case.facts["trainrun"]
     path = reading.case.folder / facts["data"]
     count = len(json.loads(path.read_text(encoding="utf-8")))
-    stage = stage_of(facts, _folders(reading), count)
+    stage = stage_of(facts, _folders(reading), count, reading.limit)
     loaded, processor = reading.loaded()
     model = copy.deepcopy(loaded).train()
     optim.set_trainable(model, stage.trainable)
@@ -239,7 +254,7 @@ def run(reading: XGenCase) -> Iterator[Check]:
     planned = int(facts.get("num_training_steps", rounds.horizon))
     if rounds.accumulate == 1:
         yield same("batches", "steps", rounds.horizon, planned)
-    given = RoundBatches(source, rounds, processor)
+    given = RoundBatches(source, rounds, processor, cut=stage.max_length)
     yield from _steps(reading, facts, stage, model, optimizer, rounds, planned, given)
 
 
@@ -272,10 +287,13 @@ def _steps(
     for step in range(rounds.steps):
         at = range(step * rounds.accumulate, (step + 1) * rounds.accumulate)
         parts = [given[i][0] for i in at]
-        if written is not None and written in at[:-1]:
+        last = max(i for i in at if rounds.parts[i])  # behind it the step is filled up
+        if written is not None and at[0] <= written < last:
             yield from _file(reading, model)  # written between two parts, before the weights move
         done = optimizer_step(model, optimizer, stage, step, planned, parts)
         for i, loss, norm in zip(at, done.parts, done.norms, strict=True):
+            if not rounds.parts[i]:
+                continue
             found: dict[str, Any] = {
                 "losses": loss,
                 "grad_norm_before_clip": norm,
@@ -287,7 +305,7 @@ def _steps(
                 if wanted is not None:
                     what = f"training part {i + 1}: {word}"
                     yield number(name, what, float(value), float(wanted[i]), tolerance)
-        if written == at[-1]:
+        if written == last:
             yield from _file(reading, model)
     yield from _final(reading, model)
 

@@ -187,6 +187,8 @@ def weight_files(place: Path, what: str) -> tuple[Path, ...]:
                 hint="copy the whole folder again",
             )
         return tuple(place / name for name in names)
+    if (place / "model.safetensors").is_file():  # other files beside it are no weights of a model
+        return (place / "model.safetensors",)
     found = sorted(place.glob("*.safetensors")) or sorted(place.glob("*.pt"))
     found = found or sorted(place.glob("pytorch_model*.bin"))
     if not found:

@@ -15,7 +15,7 @@ from omnimix.compose.items import Items, prepare
 from omnimix.compose.places import Places, Spot
 from omnimix.compose.pointing import Pointed, point, written
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.sequence import Item, Sequence, behind_first, cut_text, keep_end
+from omnimix.compose.sequence import Item, Sequence, behind_first, cut_items, cut_text, keep_end
 from omnimix.compose.strip import Strip
 from omnimix.errors import ContextError, OmnimixError, SampleError
 from omnimix.language.tokenizer import Tokenizer
@@ -60,6 +60,7 @@ class Weaver:
         target: bool = True,
         keep: int | None = None,
         pointing: str | None = None,
+        cuts_items: bool = False,
     ) -> Sequence:
         """Weave one sample.
 
@@ -73,13 +74,15 @@ class Weaver:
             keep: most text tokens; those in front are dropped, as some published models do with a prompt
                 that is too long. Items stay behind the first token that is left.
             pointing: how regions reach the model: `tokens`, `text` or `marks`; None as the recipe has it.
+            cuts_items: count each item as one token where text is cut, and cut items too; else items do not
+                count, and one that would be cut is refused.
 
         Raises:
             SampleError: no target, an item without a place, more items than places.
             ContextError: longer than the context; says by how much.
             MediaError, RegionError: an item that cannot be used.
         """
-        return self._woven(sample, {}, open_answer, room, cut, target, keep, pointing)
+        return self._woven(sample, {}, open_answer, room, cut, target, keep, pointing, cuts_items)
 
     def rounds(self, samples: Many[Sample]) -> list[Sequence]:
         """Weave several samples that may hold the same media, each of which is prepared once."""
@@ -136,11 +139,14 @@ class Weaver:
         target: bool = True,
         keep: int | None = None,
         pointing: str | None = None,
+        cuts_items: bool = False,
     ) -> Sequence:
         """As `__call__`; items are taken from `prepared`, and put there."""
         with _named(sample):
             weaving = _Weaving(self, point(self.recipe, sample, pointing), prepared)
-            sequence = weaving.sequence(open_answer, cut)
+            sequence = weaving.sequence(open_answer, None if cuts_items else cut)
+            if cut is not None and cuts_items:
+                sequence = cut_items(sequence, cut, tuple(self.recipe.modalities))
             if keep is not None:
                 sequence = keep_end(sequence, keep)
             self._check(sequence, room, target and not open_answer)

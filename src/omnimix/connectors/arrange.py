@@ -43,12 +43,11 @@ class Arrange(Spec):
 
 
 class RowBands(Arrange):
-    """xGen-MM's any-res order: the tiles' features as horizontal bands of the whole picture.
+    """The tiles' features as horizontal bands of the whole picture (arXiv 2408.08872).
 
     The tiles are joined to one map of `rows * k` by `columns * k` features, which is then cut flat
     into groups of `k * k`. With more than one column a group is therefore no tile but a run of the
-    map in reading order: released weights were trained this way (golden/specs/xgen_mm.md section 4).
-    Features of the black border, put there to fit the grid, are masked. The first tile (the whole
+    map in reading order: released weights were trained this way. Features of the black border, put there to fit the grid, are masked. The first tile (the whole
     picture) is untouched.
     """
 
@@ -77,10 +76,10 @@ class RowBands(Arrange):
 
 
 class Flat(Arrange):
-    """xGen-MM without sampling of tiles: one sequence of the first tile and the joined map of the others.
+    """One sequence of the first tile and the joined map of the others.
 
     What shows no picture is cut away instead of masked, and the connector sees the item as a whole, so that
-    a perceiver gives the same number of tokens for every picture (golden/specs/xgen_mm.md section 4).
+    a perceiver gives the same number of tokens for every picture (arXiv 2408.08872, without sampling of tiles).
     """
 
     kind: Literal["flat"] = "flat"

@@ -1,7 +1,6 @@
-"""The perceiver resampler of xGen-MM: learned latents look at the features.
+"""The perceiver resampler of Flamingo (arXiv 2204.14198): learned latents look at the features.
 
-See golden/specs/xgen_mm.md section 1. State keys are those of the released `vision_tokenizer`:
-`latents`, `layers.L.0.{norm_media,norm_latents,to_q,to_kv,to_out}`, `layers.L.1.{0,1,3}`, `norm`,
+State keys are those of OpenFlamingo and what is made from it: `latents`, `layers.L.0.{norm_media,norm_latents,to_q,to_kv,to_out}`, `layers.L.1.{0,1,3}`, `norm`,
 `projection`.
 """
 
@@ -100,7 +99,7 @@ class PerceiverResampler(Connector):
 
 
 class Perceiver(ConnectorSpec):
-    """Words of the resampler; the defaults are those that xGen-MM fixes in its code."""
+    """Words of the resampler; the defaults are the sizes of arXiv 2408.08872."""
 
     kind: Literal["perceiver"] = "perceiver"
     latents: Annotated[int, Gt(0)] = 128

@@ -1,7 +1,7 @@
-"""xGen-MM's length-grouped order: records of like length share a batch, pictures and text stay apart.
+"""LLaVA's length-grouped order (arXiv 2310.03744): records of like length share a batch, pictures and text
+stay apart.
 
-The rules (golden/specs/xgen_mm.md section 7; golden case xgen_mm/data_mixing) are kept with what is odd about them:
-the order within a modality comes from the *global* random state, which differs between ranks, so ranks
+It is the form that arXiv 2408.08872 trains with, kept with what is odd about it: the order within a modality comes from the *global* random state, which differs between ranks, so ranks
 see overlapping parts of the data; and every round ends by resetting that state to 42.
 """
 

@@ -66,6 +66,10 @@ class Mixture:
         """Whether the rounds of the sample at a place are not to see one another."""
         return self.apart[self._choose(place)[0]]
 
+    def source(self, place: int) -> Source:
+        """The dataset that stands at a place."""
+        return self.sources[self._choose(place)[0]]
+
     def _choose(self, place: int) -> tuple[int, int]:
         """Which dataset stands at a place, and its own index: how often it stood there before."""
         if len(self.sources) == 1:
@@ -187,7 +191,7 @@ class Batches(Dataset[Read]):
                 sequences.append(self._woven(place, self.draw(n, place)))
             except OmnimixError as error:
                 dropped.append(error.sentence())
-        if not sequences and world > 1:
+        if not sequences and (world > 1 or not places):
             return None, dropped
         if not sequences:
             raise SampleError(
@@ -211,8 +215,12 @@ class Batches(Dataset[Read]):
         sample = drawn(self.mixture[place], draw)
         if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
             return weave_apart(self.processor.weave, sample)
+        source = self.mixture.source(place) if isinstance(self.mixture, Mixture) else self.mixture
+        most = source.max_length if self.cut is None else self.cut
         # Where text is cut, an answer may be cut away; its record then teaches nothing.
-        return self.processor.weave(sample, cut=self.cut, target=self.cut is None)
+        return self.processor.weave(
+            sample, cut=most, target=most is None, cuts_items=source.cuts_items
+        )
 
 
 def drawn(sample: Sample, number: int) -> Sample:

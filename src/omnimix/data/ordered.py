@@ -26,8 +26,7 @@ class Rounds:
     """The parts of all steps of a stage over one finite dataset.
 
     A round may have more records than the dataset (an order fills its batches), so the steps taken may be
-    more than the `horizon` that the rate is planned for. Parts that do not make a whole step at the end of
-    a round are left out.
+    more than the `horizon` that the rate is planned for.
 
     Attributes:
         parts: for each part of each step the records it reads.
@@ -39,6 +38,8 @@ class Rounds:
         accumulate: parts of a step.
         epochs: rounds; without it as many as `steps` take.
         steps: stop after so many.
+        drop_last: leave out the parts at the end of a round that do not make a whole step; else they make
+            a step of their own, filled up with parts that hold no record.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Rounds:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        drop_last: bool = True,
     ) -> None:
         if source.length is None:
             raise TrainError(
@@ -85,6 +87,8 @@ class Rounds:
             else:
                 rows = orders.shuffled(source.length, epoch, seed, rank, world)
             parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+            if not drop_last:
+                parts += [[]] * (-len(parts) % accumulate)
             whole = len(parts) // accumulate * accumulate
             if not whole:
                 raise TrainError(

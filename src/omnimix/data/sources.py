@@ -13,9 +13,17 @@ from omnimix.types import Box, Media, Part, Point, Sample, Turn
 
 
 class Source(abc.ABC):
-    """Samples by index; endless ones have no length."""
+    """Samples by index; endless ones have no length.
+
+    Attributes:
+        max_length: most tokens of a record where the stage names no limit; None cuts nothing.
+        cuts_items: where a record is cut, whether each item counts as one token and goes with the text
+            behind the limit; else items do not count, and a record that would lose one is left out.
+    """
 
     length: int | None = None
+    max_length: int | None = None
+    cuts_items: bool = False
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Sample: ...

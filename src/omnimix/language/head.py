@@ -16,9 +16,9 @@ from omnimix.errors import RecipeError
 class HeadSpec(Spec):
     """What sets a language model's output head apart from the plain one of transformers.
 
-    xGen-MM keeps the 32064 rows of Phi-3's tables, uses the first 32012, adds three of its own and gives
-    every head row a bias (golden/specs/xgen_mm.md section 1). Here that is one table of 32067 rows, the unused ones
-    last, of which the first 32015 give logits.
+    For instance arXiv 2408.08872 keeps the 32064 rows of Phi-3's tables, uses the first 32012, adds three
+    of its own and gives every head row a bias. Here that is one table of 32067 rows, the unused ones last,
+    of which the first 32015 give logits.
 
     Attributes:
         bias: whether each row has a learned bias.

@@ -1,6 +1,6 @@
-"""The tokenizer of xGen-MM: SentencePiece under the rules of transformers' slow Llama tokenizer.
+"""SentencePiece under the rules of transformers' slow Llama tokenizer (`use_fast=False`, `legacy=False`).
 
-The rules (golden/specs/xgen_mm.md section 2), each of which changes ids that released weights have learned:
+Each of the rules changes ids that released weights have learned:
 
 1. One "▁" is put before the *whole* text; what follows an added token, or an item, gets none.
 2. Added tokens are cut out first, the longest one at each place; some swallow the white space behind them.

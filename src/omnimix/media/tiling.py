@@ -15,14 +15,14 @@ from omnimix.media.tiles import Step, Tiles
 
 Grid: TypeAlias = tuple[Side, Side]
 
-XGEN_GRIDS: tuple[Grid, ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+GRIDS: tuple[Grid, ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+"""Columns and rows that LLaVA-NeXT chooses from, and arXiv 2408.08872 after it, in this order."""
 
 
 class AnyRes(Step):
     """The whole picture squashed to a square, then the picture fitted into the best grid.
 
-    The grid's tiles follow row by row. The rule is xGen-MM's (golden/specs/xgen_mm.md section 3), which is
-    LLaVA-NeXT's too.
+    The grid's tiles follow row by row, as in LLaVA-NeXT.
 
     Attributes:
         size: side of every tile in pixels.
@@ -33,7 +33,7 @@ class AnyRes(Step):
 
     kind: Literal["anyres"] = "anyres"
     size: Side
-    grids: Annotated[tuple[Grid, ...], MinLen(1)] = XGEN_GRIDS
+    grids: Annotated[tuple[Grid, ...], MinLen(1)] = GRIDS
     fill: Colour = BLACK
     interpolation: Filter = "bicubic"
 

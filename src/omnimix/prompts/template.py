@@ -91,9 +91,8 @@ class Template(Spec):
             what stands before the answer counted to the question; `stripped` the same without white
             space at the end of a question (Prismatic: Phi's `turns`, Llama's `stripped`).
         contents: whether the name of a special token inside a turn's content is mere `text`, or `special`
-            as the style's own words are. The references of released families do not tell the two apart, and
-            goldens hold them to it: Prismatic's prompts with "</s> text" (text_and_data), xGen-MM's answer
-            with "<|end|>" inside (anyres_single), a dialogue's literal "</s>".
+            as the style's own words are. Most published training code does not tell the two apart, and weights
+            that it made have learned so.
         strip: whether white space around the contents is removed.
         strip_prompt: whether white space at the end of a prompt is removed.
         blank: what stands for an empty answer.

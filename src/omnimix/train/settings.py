@@ -90,6 +90,8 @@ class Stage(Spec):
             trainers call `per_device_train_batch_size` is `batch_size / gradient_accumulation_steps /
             processes`.
         gradient_accumulation_steps: micro-batches in which a batch passes through the model.
+        drop_last: leave out the micro-batches at the end of an epoch that do not make a whole step, for the
+            orders that have rounds; else they make a step of their own, divided by as many as the others.
         packing: samples one after another in one row instead of padded.
         bf16: mixed precision under autocast where the device is quick at it; else, and elsewhere, float32.
         save_steps: steps between checkpoints.
@@ -111,6 +113,7 @@ class Stage(Spec):
     max_length: int | None = Field(default=None, gt=0)
     batch_size: int = Field(default=32, gt=0)
     gradient_accumulation_steps: int = Field(default=1, gt=0)
+    drop_last: bool = True
     packing: bool = False
     bf16: bool = True
     save_steps: int = Field(default=500, gt=0)
@@ -145,6 +148,7 @@ class Stage(Spec):
             self.num_train_epochs,
             self.max_steps,
             seed,
+            drop_last=self.drop_last,
         )
 
 

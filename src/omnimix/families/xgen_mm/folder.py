@@ -1,133 +1,36 @@
 """xGen-MM (BLIP-3) v1.5: hub folders, trainer files under FSDP and DDP, the converter's bare state dict.
 
-See golden/specs/xgen_mm.md section 6. A trainer's file names no sizes beyond its shapes and holds no tokenizer,
-under DDP no vision encoder either; those come as parts: `llm` (a Phi-3 folder) and `vision` (a SigLIP
-folder). Words that no file tells: `num_vision_tokens`, `image_aspect_ratio`, `anyres_patch_sampling`,
-`anyres_grids` and `heads` of a resampler of another size than the released one.
+A trainer's file names no sizes beyond its shapes and holds no tokenizer, under DDP no vision encoder either;
+those come as parts: `llm` (a Phi-3 folder), `vision` (a SigLIP folder) and, where it lies apart from the
+language model, `tokenizer`. `WORDS` are the facts that no file tells.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import Beside, Family, Layout, Parts, Release, Weights, read_json
 from omnimix.checkpoints.files import Files
-from omnimix.checkpoints.tables import Ignore, Rename, Rule, Table
+from omnimix.checkpoints.tables import Table
+from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, UnsafeFileError
-from omnimix.families.xgen_mm import recipe as xgen_recipe
-from omnimix.families.xgen_mm.recipe import LM_ID, MARKS, VISION_ID, Facts
-from omnimix.media.tiling import XGEN_GRIDS
+from omnimix.families.xgen_mm import recipe as xgen_recipe, write as xgen_write
+from omnimix.families.xgen_mm.names import HUB, LATENTS, PREFIXES, SIGLIP, prefix_of, table
+from omnimix.families.xgen_mm.recipe import HALF, LM_ID, RESAMPLER, VISION, VISION_ID, Facts
+from omnimix.media.tiling import GRIDS
 
 if TYPE_CHECKING:
     from omnimix.compose.model import MultimodalLM
     from omnimix.compose.processor import Processor
 
-HUB, TRAINER, BARE = "hub folder", "trainer's file", "bare state dict"
-
-PREFIXES = {
-    "vlm.": HUB,
-    "model_state_dict.": TRAINER,
-    "model_state_dict.module.": TRAINER,
-    "": BARE,
-    "module.": BARE,
-}
-"""What stands before `vision_tokenizer.latents` in each layout; `module.` is DDP's."""
-
-TOWER = "image.branches.0.encoders.0.tower."
-CONNECTOR = "image.branches.0.connector."
-LATENTS = "vision_tokenizer.latents"
-
-_HEAD = "the pooling head of SigLIP is used by nobody"
 SUFFIXES = (".pt", ".pth", ".bin")
-CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
-
-
-@dataclass(frozen=True)
-class Decoupled(Rule):
-    """A table whose added rows are kept apart: base rows, then added ones, then the unused base rows.
-
-    Attributes:
-        base, extra: foreign names of the table and of the rows added to it.
-        ours: our name of the joined one.
-        used: how many base rows are used.
-        added: how many rows are added.
-    """
-
-    base: str
-    extra: str
-    ours: str
-    used: int
-    added: int = len(MARKS)
-
-    @property
-    def foreign(self) -> tuple[str, ...]:
-        return (self.base, self.extra)
-
-    @property
-    def native(self) -> tuple[str, ...]:
-        return (self.ours,)
-
-    def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        base, extra = tensors
-        return [torch.cat([base[: self.used], extra, base[self.used :]])]
-
-    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        (table,) = tensors
-        end = self.used + self.added
-        return [torch.cat([table[: self.used], table[end:]]), table[self.used : end].clone()]
-
-
-def table(prefix: str, used: int) -> Table:
-    """The rename table of one layout.
-
-    Args:
-        prefix: of every key, see `PREFIXES`.
-        used: rows of the language model's tables that are used (`initial_tokenizer_len`).
-    """
-    lm = f"{prefix}lang_model."
-    embed, head = "model.embed_tokens", "lm_head"
-    return Table(
-        Decoupled(
-            f"{lm}{embed}.weight",
-            f"{lm}{embed}.additional_embedding.weight",
-            f"language.{embed}.weight",
-            used,
-        ),
-        Decoupled(
-            f"{lm}{head}.weight",
-            f"{lm}{head}.additional_fc.weight",
-            f"language.{head}.weight",
-            used,
-        ),
-        Decoupled(
-            f"{lm}{head}.bias", f"{lm}{head}.additional_fc.bias", f"language.{head}.bias", used
-        ),
-        Rename(f"{lm}*", "language.*"),
-        Ignore(f"{prefix}vision_encoder.head.*", _HEAD),
-        Rename(f"{prefix}vision_encoder.*", f"{TOWER}*"),
-        Rename(f"{prefix}vision_tokenizer.*", f"{CONNECTOR}*"),
-        Ignore("optimizer_state_dict.*", "the optimizer's state is not carried over"),
-        Ignore("lr_scheduler_state_dict.*", "the schedule's state is not carried over"),
-    )
-
-
-SIGLIP = Table(
-    Ignore("vision_model.head.*", _HEAD),
-    Rename("vision_model.*", f"{TOWER}*"),
-    Ignore("text_model.*", "the text tower of SigLIP is used by nobody"),
-    Ignore("logit_scale", "belongs to SigLIP's own loss"),
-    Ignore("logit_bias", "belongs to SigLIP's own loss"),
-)
-"""A whole SigLIP model, of which the vision tower is ours."""
-
 
 WORDS = (
     "num_vision_tokens",
@@ -136,6 +39,9 @@ WORDS = (
     "anyres_grids",
     "heads",
 )
+"""Facts that no file of a trainer tells; `heads` of a resampler of another size than the released one."""
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +51,12 @@ class Found(Layout):
     Attributes:
         config: config.json of a hub folder.
         prefix: of every key of a trainer's file.
+        tensors: weights that no file of the layout holds, since a caller has them in hand.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
     prefix: str | None = None
+    tensors: Mapping[str, Tensor] | None = None
 
 
 class XGenMM(Family[Found, Facts]):
@@ -156,7 +64,7 @@ class XGenMM(Family[Found, Facts]):
 
     name = "xgen_mm"
     title = "xGen-MM"
-    part_names = ("llm", "vision")
+    part_names = ("llm", "vision", "tokenizer")
     known_words = WORDS
     layouts = (
         "a hub folder (config.json of type xgenmm, model-*.safetensors)",
@@ -165,31 +73,46 @@ class XGenMM(Family[Found, Facts]):
     )
 
     def recognise(self, path: Path) -> Found | None:
-        if path.is_dir():
-            words = read_json(path / "config.json")
-            if words is not None:
-                ours = words.get("model_type") == "xgenmm"
-                return Found(self.name, HUB, path, config=words) if ours else None
-            numbered = [(int(m[1]), p) for p in path.iterdir() if (m := CHECKPOINT.match(p.name))]
-            # The reference takes the highest number, whether it counts steps or epochs.
-            if numbered:
-                return self._file(max(numbered)[1])
-            # The converter writes its one file under whatever name it was given.
-            alone = [p for p in path.iterdir() if p.is_file() and p.suffix in SUFFIXES]
-            return self._file(alone[0]) if len(alone) == 1 else None
         if path.is_file() and path.suffix in SUFFIXES:
             return self._file(path)
-        return None
+        if not path.is_dir():
+            return None
+        config = read_json(path / "config.json")
+        if config is not None:
+            ours = config.get("model_type") == "xgenmm"
+            return Found(self.name, HUB, path, config=config) if ours else None
+        numbered = [
+            (int(m[1]), p)
+            for p in path.iterdir()
+            if (m := re.fullmatch(xgen_write.CHECKPOINT, p.name)) is not None
+        ]
+        # The reference takes the highest number, whether it counts steps or epochs.
+        if numbered:
+            return self._file(max(numbered)[1])
+        # The converter writes its one file under whatever name it was given.
+        alone = [p for p in path.iterdir() if p.is_file() and p.suffix in SUFFIXES]
+        return self._file(alone[0]) if len(alone) == 1 else None
 
     def _file(self, path: Path) -> Found | None:
         opened = Files()
         try:
-            prefix = _prefix(opened.tensors(path))
+            prefix = prefix_of(opened.tensors(path))
         except UnsafeFileError:  # no file that this family writes
             return None
         if prefix is None:
             return None
         return Found(self.name, PREFIXES[prefix], path, (path,), opened, prefix=prefix)
+
+    def at_hand(self, state: Mapping[str, Tensor]) -> Found:
+        """A trainer's or the converter's weights that a caller has read already.
+
+        Raises:
+            CheckpointError: no weights of xGen-MM.
+        """
+        prefix = prefix_of(state)
+        if prefix is None:
+            raise _no_weights(len(state), "state_dict")
+        return Found(self.name, PREFIXES[prefix], Path("state_dict"), prefix=prefix, tensors=state)
 
     def part_of(self, layout: Found, beside: Beside) -> str | None:
         kinds = {"siglip": "vision", "siglip_vision_model": "vision", "phi3": "llm"}
@@ -198,52 +121,64 @@ class XGenMM(Family[Found, Facts]):
     def open(self, layout: Found, parts: Parts = Parts()) -> Release:  # noqa: B008  (frozen)
         hub = layout.kind == HUB
         files = places.weight_files(layout.root, "model") if hub else layout.files
-        sizes = layout.opened.sizes(files)
-        prefix = _prefix(sizes)
+        state = layout.opened.tensors(*files) if layout.tensors is None else layout.tensors
+        prefix = prefix_of(state)
         if prefix is None:
-            raise CheckpointError(
-                f"no weights of xGen-MM: there is no {LATENTS} among {len(sizes)} keys",
-                where=str(layout.root),
-                hint="copy the whole checkpoint again",
-            )
-        own = {k.removeprefix(prefix): s for k, s in sizes.items() if k.startswith(prefix)}
-        tower = any(key.startswith("vision_encoder.") for key in own)
-        folder = layout.root if hub else self._part("llm", LM_ID, parts, places.CONFIGS)
-        facts = _facts(layout, parts, own, folder, _vision(layout, parts))
+            raise _no_weights(len(state), str(layout.root))
+        shapes = {
+            k.removeprefix(prefix): tuple(tensor.shape)
+            for k, tensor in state.items()
+            if k.startswith(prefix)
+        }
+        folder = layout.root if hub else _part("llm", LM_ID, parts, places.CONFIGS)
+        names = _part("tokenizer", str(folder), parts, places.CONFIGS)
+        facts = _facts(layout, parts, shapes, folder, names)
         recipe = xgen_recipe.build(facts, _name(layout), str(layout.root))
-        weights = [Weights("checkpoint", tuple(files), table(prefix, facts.own_tokens))]
+        weights = [
+            Weights("checkpoint", tuple(files), table(prefix, facts.used), tensors=layout.tensors)
+        ]
         notes = []
-        if not tower:
-            wanted = (*places.CONFIGS, *places.WEIGHTS)
-            place = self._part("vision", VISION_ID, parts, wanted)
+        if not any(key.startswith("vision_encoder.") for key in shapes):
+            place = _part("vision", VISION_ID, parts, (*places.CONFIGS, *places.WEIGHTS))
             weights.append(Weights("vision", places.weight_files(place, "vision encoder"), SIGLIP))
             notes.append(f"the file holds no vision encoder; it was taken from {place.name}")
-        return Release(layout, recipe, folder, tuple(weights), tuple(notes))
+        return Release(layout, recipe, names, tuple(weights), tuple(notes))
 
-    def _part(self, name: str, default: str, parts: Parts, files: Sequence[str]) -> Path:
-        return places.folder(parts.places.get(name, default), name, files)
+    def recipe(self, words: Facts) -> Recipe:
+        return xgen_recipe.build(words, self.name, self.title)
 
-    def write(
-        self, model: MultimodalLM, processor: Processor, out: Path, **options: Any
+    def words_of(self, recipe: Recipe) -> Facts:
+        return xgen_recipe.facts_of(recipe)
+
+    def names(self, recipe: Recipe) -> Mapping[str, Table]:
+        used = xgen_recipe.facts_of(recipe).used
+        return {"checkpoint": table("vlm.", used), "vision": SIGLIP}
+
+    def put(
+        self, words: Facts, model: MultimodalLM, processor: Processor, out: Path, **options: Any
     ) -> list[Path]:
-        from omnimix.families.xgen_mm import write as xgen_write
-
-        return xgen_write.write(model, processor, out)
+        return xgen_write.write(words, model, processor, out)
 
 
-def vision_config(place: str | Path) -> dict[str, Any]:
+def _no_weights(count: int, where: str) -> CheckpointError:
+    return CheckpointError(
+        f"no weights of xGen-MM: there is no {LATENTS} among {count} keys",
+        where=where,
+        hint="copy the whole checkpoint again",
+    )
+
+
+def _part(name: str, default: str, parts: Parts, files: Sequence[str]) -> Path:
+    return places.folder(parts.places.get(name, default), name, files)
+
+
+def vision_words(place: str | Path) -> dict[str, Any]:
     """The vision tower's configuration; that of the release is known without its files."""
     if str(place) == VISION_ID:
-        return dict(xgen_recipe.VISION)
+        return dict(VISION)
     folder = places.folder(place, "vision", places.CONFIGS)
-    return xgen_recipe.vision_words(places.config(folder, "vision encoder"))
-
-
-def _vision(layout: Found, parts: Parts) -> dict[str, Any]:
-    words = layout.config.get("vision_encoder_config", {})
-    if "omnimix_sizes" in words and "vision" not in parts.places:
-        return dict(words["omnimix_sizes"])
-    return vision_config(parts.places.get("vision", VISION_ID))
+    whole = places.config(folder, "vision encoder")
+    return xgen_recipe.differing("siglip_vision_model", whole.get("vision_config", whole))
 
 
 def _name(layout: Found) -> str:
@@ -251,131 +186,115 @@ def _name(layout: Found) -> str:
     return root.name if layout.kind == HUB else f"{root.parent.name}/{root.stem}"
 
 
-def _prefix(keys: Mapping[str, Any] | Any) -> str | None:
-    """What stands before every key of the model; None where these are no keys of xGen-MM."""
-    for key in keys:
-        if key.endswith(LATENTS):
-            prefix = key.removesuffix(LATENTS)
-            return prefix if prefix in PREFIXES else None
-    return None
-
-
-def _facts(
-    layout: Found,
-    parts: Parts,
-    sizes: Mapping[str, tuple[int, ...]],
-    folder: Path,
-    vision: Mapping[str, Any],
-) -> Facts:
+def _facts(layout: Found, parts: Parts, shapes: Shapes, folder: Path, names: Path) -> Facts:
+    """What the files tell, and what the user says where they do not."""
     where = str(layout.root)
-    words = dict(parts.words)
-    tokenizer, first, add_bos = xgen_recipe.tokenizer(folder)
-    if layout.kind == HUB:
-        found = layout.config
-        text = found.get("text_config", {})
-        encoder = found.get("vision_encoder_config", {})
-        resampler = found.get("vision_tokenizer_config", {})
-        # The base release leaves the aspect at its default, which is a plain resize.
-        words.setdefault("image_aspect_ratio", encoder.get("image_aspect_ratio", "none"))
-        words.setdefault("anyres_patch_sampling", encoder.get("anyres_patch_sampling", False))
-        words.setdefault("num_vision_tokens", resampler.get("num_vis_tokens", 128))
-        if "heads" in resampler:
-            words.setdefault("heads", resampler["heads"])
-        own_tokens = int(text.get("initial_tokenizer_len", first))
-        if own_tokens != first:
-            raise CheckpointError(
-                f"the configuration counts {own_tokens} tokens before <image>, the tokenizer {first}",
-                where=where,
-                hint="config.json and the tokenizer must come from one release",
-            )
-    else:
+    hub = layout.kind == HUB
+    spec, add_bos = xgen_recipe.tokenizer(names)
+    words = {**(_hub_words(layout.config) if hub else {}), **parts.words}
+    text = layout.config.get("text_config", {})
+    if not hub:
         text = places.config(folder, "language model")
+    counted = int(text.get("initial_tokenizer_len", xgen_recipe.marks_at(spec)))
+    if counted != xgen_recipe.marks_at(spec):
+        raise CheckpointError(
+            f"the configuration counts {counted} tokens before <image>, the tokenizer "
+            f"{xgen_recipe.marks_at(spec)}",
+            where=where,
+            hint="config.json and the tokenizer must come from one release",
+        )
+    vision = layout.config.get("vision_encoder_config", {}).get("omnimix_sizes")
+    if vision is None or "vision" in parts.places:
+        vision = vision_words(parts.places.get("vision", VISION_ID))
     aspect = str(words.get("image_aspect_ratio", "anyres"))
-    side = int(vision["image_size"])
     processor = read_json(folder / "preprocessor_config.json") or {}
-    pixels = processor.get("grids") if aspect == "anyres" else None
-    given = words.get("anyres_grids")
-    _check_vision(sizes, vision, where)
-    return Facts(
-        text=xgen_recipe.text_words(text),
+    facts = Facts(
+        text=xgen_recipe.differing("phi3", text),
         vision=vision,
-        tokenizer=tokenizer,
-        own_tokens=first,
-        latents=_latents(sizes, words.get("num_vision_tokens"), where),
-        resampler=_resampler(sizes, words.get("heads"), where),
+        tokenizer=spec,
+        latents=_latents(shapes, words.get("num_vision_tokens"), where),
+        resampler=_resampler(shapes, words.get("heads"), where),
         aspect=aspect,
         sampling=bool(words.get("anyres_patch_sampling", True)),
-        grids=_grids(given, pixels, side, where),
-        mean=tuple(processor.get("image_mean", (0.5, 0.5, 0.5))),
-        std=tuple(processor.get("image_std", (0.5, 0.5, 0.5))),
+        mean=tuple(processor.get("image_mean", HALF)),
+        std=tuple(processor.get("image_std", HALF)),
         add_bos=add_bos,
-        chat=layout.kind != HUB or aspect in ("anyres", "pad"),
+        chat=not hub or aspect in ("anyres", "pad"),
     )
-
-
-def _grids(given: Any, pixels: Any, side: int, where: str) -> tuple[tuple[int, int], ...]:
+    _check_vision(shapes, facts, where)
+    given, pixels = words.get("anyres_grids"), processor.get("grids")
+    grids: Sequence[tuple[int, int]] = GRIDS
     if given:
-        return tuple((int(width), int(height)) for width, height in given)
-    return xgen_recipe.grids(pixels, side, where) if pixels else XGEN_GRIDS
+        grids = tuple((int(columns), int(rows)) for columns, rows in given)
+    elif pixels and aspect == "anyres":
+        grids = xgen_recipe.grids(pixels, facts.side, where)
+    return replace(facts, grids=grids)
 
 
-def _latents(sizes: Mapping[str, tuple[int, ...]], wanted: Any, where: str) -> int:
-    found = sizes[LATENTS][0]
-    if wanted is not None and int(wanted) != found:
+def _hub_words(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of `WORDS` that a hub folder tells."""
+    encoder = config.get("vision_encoder_config", {})
+    resampler = config.get("vision_tokenizer_config", {})
+    words = {
+        # The base release leaves the aspect at its default, which is a plain resize.
+        "image_aspect_ratio": encoder.get("image_aspect_ratio", "none"),
+        "anyres_patch_sampling": encoder.get("anyres_patch_sampling", False),
+        "num_vision_tokens": resampler.get("num_vis_tokens", 128),
+    }
+    return words | ({"heads": resampler["heads"]} if "heads" in resampler else {})
+
+
+def _latents(shapes: Shapes, wanted: Any, where: str) -> int:
+    held = shapes[LATENTS][0]
+    if wanted is not None and int(wanted) != held:
         raise CheckpointError(
-            f"the checkpoint holds {found} latents, but {wanted} tokens for each picture were asked for",
+            f"the checkpoint holds {held} latents, but {wanted} tokens for each picture were asked for",
             where=where,
-            hint=f"set num_vision_tokens to {found}; other latents would be random ones",
+            hint=f"set num_vision_tokens to {held}; other latents would be random ones",
         )
-    return found
+    return held
 
 
-def _resampler(sizes: Mapping[str, tuple[int, ...]], heads: Any, where: str) -> dict[str, int]:
+def _resampler(shapes: Shapes, heads: Any, where: str) -> dict[str, int]:
     """Sizes of the resampler from its shapes; only the number of heads is in none of them."""
     layer = "vision_tokenizer.layers.0."
     try:
-        inner, width = sizes[f"{layer}0.to_q.weight"]
-        hidden = sizes[f"{layer}1.1.weight"][0]
+        inner, width = shapes[f"{layer}0.to_q.weight"]
+        hidden = shapes[f"{layer}1.1.weight"][0]
     except KeyError as error:
         raise CheckpointError(
             f"the resampler is incomplete: no {error.args[0]}",
             where=where,
             hint="copy the whole checkpoint again",
         ) from None
-    ours = xgen_recipe.RESAMPLER
-    if heads is None:
-        heads = ours["heads"]
-        if inner != heads * ours["dim_head"]:
-            raise CheckpointError(
-                f"the resampler is {inner} wide, the released one {heads * ours['dim_head']}, so its "
-                "number of heads is not known",
-                where=where,
-                hint="give it as the word heads",
-            )
-    layers = {key.split(".")[2] for key in sizes if key.startswith("vision_tokenizer.layers.")}
-    return {
-        "depth": len(layers),
-        "heads": int(heads),
-        "dim_head": inner // int(heads),
-        "ff_mult": hidden // width,
-    }
+    released = RESAMPLER["heads"] * RESAMPLER["dim_head"]
+    if heads is None and inner != released:
+        raise CheckpointError(
+            f"the resampler is {inner} wide, the released one {released}, so its number of heads is "
+            "not known",
+            where=where,
+            hint="give it as the word heads",
+        )
+    heads = int(heads or RESAMPLER["heads"])
+    layers = {key.split(".")[2] for key in shapes if key.startswith("vision_tokenizer.layers.")}
+    sizes = {"depth": len(layers), "heads": heads, "dim_head": inner // heads}
+    return {**sizes, "ff_mult": hidden // width}
 
 
-def _check_vision(
-    sizes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any], where: str
-) -> None:
+def _check_vision(shapes: Shapes, facts: Facts, where: str) -> None:
     """The number of heads of a vision tower is in no shape, so its configuration must be the right one."""
-    patch = sizes.get("vision_encoder.embeddings.patch_embedding.weight")
-    places_ = sizes.get("vision_encoder.embeddings.position_embedding.weight")
-    if patch is None or places_ is None:
+    patch = shapes.get("vision_encoder.embeddings.patch_embedding.weight")
+    positions = shapes.get("vision_encoder.embeddings.position_embedding.weight")
+    if patch is None or positions is None:
         return
-    grid = int(vision["image_size"]) // int(vision["patch_size"])
-    wanted = (int(vision["hidden_size"]), int(vision["patch_size"]), grid * grid)
-    found = (patch[0], patch[2], places_[0])
-    if found != wanted:
+    tower = facts.tower
+    grid = facts.side // int(tower.patch_size)
+    wanted = (int(tower.hidden_size), int(tower.patch_size), grid * grid)
+    held = (patch[0], patch[2], positions[0])
+    if held != wanted:
         raise CheckpointError(
             "the vision encoder in the checkpoint is {} wide with patches of {} pixels and {} places, "
-            "the named one {}, {} and {}".format(*found, *wanted),
+            "the named one {}, {} and {}".format(*held, *wanted),
             where=where,
             hint="name the folder of the right one as the part vision",
         )

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from pydantic import Field
+
 from omnimix.data.sources import Source, SourceSpec, json_list
 from omnimix.errors import MediaError, SampleError
 from omnimix.media.image import ImageOpener
@@ -35,6 +37,8 @@ class XgenSft(SourceSpec):
         seed: of the draw, begun afresh for every file.
         most: most pictures of a record.
         delete: strings that are taken out of every text, since the tokenizer would read them as tokens.
+        max_length: a longer record is cut on the right, as the published trainer cuts it: before the pictures
+            are put in, so that each of them counts as one token. A stage's own limit takes its place.
     """
 
     kind: Literal["xgen_sft"] = "xgen_sft"
@@ -43,6 +47,7 @@ class XgenSft(SourceSpec):
     seed: int = 42
     most: int = 4
     delete: tuple[str, ...] = ("<s>",)
+    max_length: int = Field(default=2048, gt=0)
 
     def open(self, folder: Path) -> Source:
         return _XgenSft(self, folder)
@@ -50,6 +55,8 @@ class XgenSft(SourceSpec):
 
 class _XgenSft(Source):
     """The files are read once, pictures when they are asked for."""
+
+    cuts_items = True
 
     def __init__(self, spec: XgenSft, folder: Path) -> None:
         self.spec = spec
@@ -59,6 +66,7 @@ class _XgenSft(Source):
         for name, count in spec.data_path.items():
             found = _read(folder / name)
             self.records += [found[i] for i in drawn(len(found), count, spec.seed)]
+        self.max_length = spec.max_length
         self.length = len(self.records)
         if not self.length:
             raise SampleError("no record is asked for", where="data_path")

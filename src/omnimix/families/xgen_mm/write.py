@@ -1,10 +1,9 @@
-"""Writing xGen-MM's layouts: what its own loaders accept, key by key (golden/specs/xgen_mm.md section 6)."""
+"""Writing xGen-MM's layouts: what its own loaders accept, key by key."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,108 +13,53 @@ from torch import Tensor
 from omnimix.checkpoints import tables, writing
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.compose.recipe import Recipe
-from omnimix.errors import CheckpointError
-from omnimix.families.xgen_mm import folder as xgen_mm, recipe as xgen_recipe
-from omnimix.families.xgen_mm.recipe import MARKS, Facts
-from omnimix.language.slow_llama import SlowLlama
-from omnimix.media.tiling import XGEN_GRIDS
+from omnimix.families.xgen_mm.names import TOWER, table
+from omnimix.families.xgen_mm.recipe import MARKS, RESAMPLER, VISION, Facts
+
+CHECKPOINT = r"checkpoint_(\d+)\.pt"
+"""The name of a trainer's file."""
 
 
-def facts_of(recipe: Recipe) -> Facts:
-    """What `xgen_recipe.build` would make this very model of.
-
-    Raises:
-        CheckpointError: no xGen-MM: something in the recipe has no words there.
+def write(facts: Facts, model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
+    """The layout that the name asks for: `checkpoint_N.pt` is a trainer's file, another `.pt` the
+    converter's bare state dict, anything else a hub folder.
     """
-    refusal = CheckpointError(
-        f"the recipe {recipe.name!r} cannot be written as xGen-MM",
-        where=recipe.name,
-        hint="that takes Phi-3 with a head bias, a SigLIP tower, a perceiver, and the tokenizer slow_llama",
-    )
-    image = recipe.modalities.get("image")
-    head, tokenizer = recipe.language.head, recipe.tokenizer
-    if image is None or head is None or head.width is None or not isinstance(tokenizer, SlowLlama):
-        raise refusal
-    try:
-        facts = _facts(recipe, image.dump(), head.width, tokenizer)
-        again = xgen_recipe.build(facts, recipe.name, recipe.name)
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise refusal from None
-    same = (
-        again.modalities == recipe.modalities
-        and again.language.hf_config().to_dict() == recipe.language.hf_config().to_dict()
-        and again.language.head == head
-    )
-    if not same:
-        raise refusal
-    return facts
+    if out.suffix != ".pt":
+        return hub(facts, model, processor, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if re.fullmatch(CHECKPOINT, out.name):
+        torch.save(trainer(facts, model), out)
+    else:
+        torch.save(tensors(facts, model), out)
+    return [out]
 
 
-def _facts(recipe: Recipe, image: Mapping[str, Any], width: int, tokenizer: SlowLlama) -> Facts:
-    text = dict(recipe.language.config)
-    text.pop("model_type")
-    text["vocab_size"] = int(text["vocab_size"]) - len(MARKS)
-    if text.get("sliding_window") is not None:
-        text["sliding_window"] = int(text["sliding_window"]) - 1
-    branch = image["branches"][0]
-    encoder, connector = branch["encoders"][0], branch["connector"]
-    vision = {k: v for k, v in encoder["config"].items() if k not in _NOT_SIZES}
-    steps = image["steps"]
-    first = steps[0]
-    aspect = {"anyres": "anyres", "pad": "pad"}.get(first["kind"], "none")
-    arrange = image.get("arrange") or {}
-    pixels = encoder["steps"][0]
-    return Facts(
-        text=text,
-        vision=vision,
-        tokenizer=tokenizer,
-        own_tokens=width - len(MARKS),
-        latents=int(connector.get("latents", 128)),
-        resampler={
-            word: int(connector.get(word, default))
-            for word, default in xgen_recipe.RESAMPLER.items()
-        },
-        aspect=aspect,
-        sampling=arrange.get("kind") != "flat",
-        grids=tuple(tuple(grid) for grid in first.get("grids", XGEN_GRIDS)),
-        mean=tuple(pixels["mean"]),
-        std=tuple(pixels["std"]),
-        add_bos=recipe.template.bos,
-        chat=recipe.template.system is not None,
-    )
-
-
-_NOT_SIZES = ("model_type", "vision_use_head")
-
-
-def tensors(model: MultimodalLM, prefix: str, tower: bool = True) -> dict[str, Tensor]:
+def tensors(
+    facts: Facts, model: MultimodalLM, prefix: str = "", tower: bool = True
+) -> dict[str, Tensor]:
     """Every tensor under the foreign names.
 
     The pooling head, which nobody uses and our model does not hold, is written as zeros, so that loaders
     which count keys find all of them.
 
     Args:
-        prefix: see `xgen_mm.PREFIXES`.
+        prefix: see `names.PREFIXES`.
         tower: whether the vision encoder is written.
     """
-    facts = facts_of(model.recipe)
-    state = {k: v for k, v in model.state_dict().items() if tower or xgen_mm.TOWER not in k}
-    plan = xgen_mm.table(prefix, facts.own_tokens).writing(state)
+    state = {k: v for k, v in model.state_dict().items() if tower or TOWER not in k}
+    plan = table(prefix, facts.used).writing(state)
     assert not plan.unknown and not plan.missing, (plan.unknown, plan.missing)
-    found = tables.write(plan, state)
+    theirs = tables.write(plan, state)
     if tower:
-        like = state[f"{xgen_mm.TOWER}post_layernorm.weight"]
-        found |= {
-            f"{prefix}vision_encoder.head.{name}": like.new_zeros(shape)
-            for name, shape in _head(facts.vision).items()
-        }
-    return {name: tensor.contiguous() for name, tensor in sorted(found.items())}
+        like = state[f"{TOWER}post_layernorm.weight"]
+        for name, shape in _head(facts).items():
+            theirs[f"{prefix}vision_encoder.head.{name}"] = like.new_zeros(shape)
+    return {name: tensor.contiguous() for name, tensor in sorted(theirs.items())}
 
 
-def _head(vision: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _head(facts: Facts) -> dict[str, tuple[int, ...]]:
     """Shapes of SigLIP's pooling head."""
-    width, inner = int(vision["hidden_size"]), int(vision["intermediate_size"])
+    width, inner = int(facts.tower.hidden_size), int(facts.tower.intermediate_size)
     return {
         "probe": (1, 1, width),
         "attention.in_proj_weight": (3 * width, width),
@@ -131,67 +75,50 @@ def _head(vision: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def write(model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
-    """The layout that the name asks for: `checkpoint_N.pt` is a trainer's file, another `.pt` the
-    converter's bare state dict, anything else a hub folder.
-    """
-    if out.suffix != ".pt":
-        return hub(model, processor, out)
-    if xgen_mm.CHECKPOINT.match(out.name):
-        return [trainer(model, out)]
-    return [bare(model, out)]
-
-
-def bare(model: MultimodalLM, out: Path) -> Path:
-    """The converter's state dict without a wrapper."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(tensors(model, ""), out)
-    return out
-
-
-def trainer(model: MultimodalLM, out: Path, ddp: bool = False) -> Path:
-    """A file that the reference's trainer and notebook take, as at the end of epoch 0.
+def trainer(facts: Facts, model: MultimodalLM, ddp: bool = False) -> dict[str, Any]:
+    """What the reference's trainer and notebook take, as at the end of epoch 0.
 
     Args:
         ddp: as under DDP: keys with `module.`, the frozen vision encoder left out.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    state = tensors(model, "module." if ddp else "", tower=not ddp)
-    torch.save({"epoch": 0, "step": None, "model_state_dict": state}, out)
-    return out
+    state = tensors(facts, model, "module." if ddp else "", tower=not ddp)
+    return {"epoch": 0, "step": None, "model_state_dict": state}
 
 
-def hub(model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
+def hub(facts: Facts, model: MultimodalLM, processor: Processor, out: Path) -> list[Path]:
     """A hub folder: configuration, processor, tokenizer and shards."""
-    facts = facts_of(model.recipe)
     out.mkdir(parents=True, exist_ok=True)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    written = [
-        _json(out / "config.json", _config(facts, dtype)),
-        _json(out / "preprocessor_config.json", _preprocessor(facts)),
-        _json(out / "generation_config.json", _generation(facts)),
-        *_tokenizer(facts, processor, out),
-    ]
-    return written + writing.save(out, tensors(model, "vlm."))
+    files = {
+        "config.json": _config(facts, dtype),
+        "preprocessor_config.json": _preprocessor(facts),
+        "generation_config.json": _generation(facts),
+        **_tokenizer(facts, int(processor.tokenizer.base)),  # type: ignore[attr-defined]
+    }
+    for name, words in files.items():
+        (out / name).write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
+    model_file = out / "tokenizer.model"
+    (out / processor.tokenizer.save(out)).replace(model_file)
+    shards = writing.save(out, tensors(facts, model, "vlm."))
+    return [*(out / name for name in files), model_file, *shards]
 
 
 def _config(facts: Facts, dtype: str) -> dict[str, Any]:
-    text = {k: v for k, v in facts.text.items() if xgen_recipe.TEXT.get(k) != v}
     encoder: dict[str, Any] = {"model_type": "xgenmm_vision_encoder"}
     if facts.aspect != "none":
         encoder |= {"image_aspect_ratio": facts.aspect, "anyres_patch_sampling": facts.sampling}
     if facts.aspect == "anyres":
         encoder["anyres_grids"] = _pixels(facts)
-    if dict(facts.vision) != xgen_recipe.VISION:
+    if dict(facts.vision) != VISION:
         # The reference has one tower and so no words for its sizes; these are read back here alone.
         encoder["omnimix_sizes"] = dict(facts.vision)
     resampler: dict[str, Any] = {
         "model_type": "xgenmm_vision_tokenizer",
         "num_vis_tokens": facts.latents,
-        "vis_feature_dim": facts.vision["hidden_size"],
-        "lang_embedding_dim": facts.text["hidden_size"],
+        "vis_feature_dim": facts.tower.hidden_size,
+        "lang_embedding_dim": facts.phi.hidden_size,
     }
-    if dict(facts.resampler) != xgen_recipe.RESAMPLER:
+    if dict(facts.resampler) != RESAMPLER:
         resampler |= facts.resampler
     name = "XGenMMModelForConditionalGeneration"
     return {
@@ -203,8 +130,8 @@ def _config(facts: Facts, dtype: str) -> dict[str, Any]:
         "model_type": "xgenmm",
         "text_config": {
             "model_type": "phi3",
-            "initial_tokenizer_len": facts.own_tokens,
-            **text,
+            "initial_tokenizer_len": facts.used,
+            **facts.text,
         },
         "vision_encoder_config": encoder,
         "vision_tokenizer_config": resampler,
@@ -213,12 +140,10 @@ def _config(facts: Facts, dtype: str) -> dict[str, Any]:
 
 
 def _pixels(facts: Facts) -> list[list[int]]:
-    side = int(facts.vision["image_size"])
-    return [[width * side, height * side] for width, height in facts.grids]
+    return [[width * facts.side, height * facts.side] for width, height in facts.grids]
 
 
 def _preprocessor(facts: Facts) -> dict[str, Any]:
-    side = int(facts.vision["image_size"])
     return {
         "auto_map": {"AutoImageProcessor": "image_processing_blip_3.Blip3ImageProcessor"},
         "do_resize": True,
@@ -228,28 +153,35 @@ def _preprocessor(facts: Facts) -> dict[str, Any]:
         "image_std": list(facts.std),
         "interpolation_mode": "bicubic",
         "resize_mode": "squash",
-        "size": [side, side],
+        "size": [facts.side, facts.side],
     }
 
 
 def _generation(facts: Facts) -> dict[str, Any]:
     ids = {token.content: token.id for token in facts.tokenizer.added_tokens}
-    found = {
-        "bos_token_id": facts.text.get("bos_token_id"),
-        "eos_token_id": ids.get("<|end|>", facts.text.get("eos_token_id")),
-        "pad_token_id": facts.text.get("pad_token_id"),
+    words = {
+        "bos_token_id": facts.phi.bos_token_id,
+        "eos_token_id": ids.get("<|end|>", facts.phi.eos_token_id),
+        "pad_token_id": facts.phi.pad_token_id,
     }
-    return {word: i for word, i in found.items() if i is not None}
+    return {word: i for word, i in words.items() if i is not None}
 
 
-def _tokenizer(facts: Facts, processor: Processor, out: Path) -> list[Path]:
-    """The tokenizer as its own loader knows it; it adds the three marks itself."""
+def _tokenizer(facts: Facts, plain: int) -> dict[str, Any]:
+    """The tokenizer's files as its own loader knows them; it adds the three marks itself.
+
+    Args:
+        plain: ids of the SentencePiece model, in which a few of the added tokens lie.
+    """
     spec = facts.tokenizer
-    name = processor.tokenizer.save(out)
-    if name != "tokenizer.model":
-        shutil.move(out / name, out / "tokenizer.model")
     own = [token for token in spec.added_tokens if token.content not in MARKS]
     special = {spec.bos_token, spec.eos_token, spec.unk_token, spec.pad_token}
+    texts = {
+        "bos_token": spec.bos_token,
+        "eos_token": spec.eos_token,
+        "pad_token": spec.pad_token,
+        "unk_token": spec.unk_token,
+    }
     config = {
         "add_bos_token": facts.add_bos,
         "add_eos_token": False,
@@ -264,34 +196,15 @@ def _tokenizer(facts: Facts, processor: Processor, out: Path) -> list[Path]:
             }
             for token in own
         },
-        "bos_token": spec.bos_token,
         "clean_up_tokenization_spaces": False,
-        "eos_token": spec.eos_token,
         "legacy": False,
-        "model_max_length": facts.text.get("max_position_embeddings", 4096),
-        "pad_token": spec.pad_token,
+        "model_max_length": facts.phi.max_position_embeddings,
         "padding_side": "left",
         "tokenizer_class": "LlamaTokenizer",
-        "unk_token": spec.unk_token,
+        **texts,
     }
-    words = ("bos_token", "eos_token", "pad_token", "unk_token")
-    return [
-        out / "tokenizer.model",
-        _json(out / "tokenizer_config.json", config),
-        _json(out / "special_tokens_map.json", {word: config[word] for word in words}),
-        _json(
-            out / "added_tokens.json",
-            {token.content: token.id for token in own if token.id >= len(_plain(processor))},
-        ),
-    ]
-
-
-def _plain(processor: Processor) -> range:
-    """Ids of the SentencePiece model itself."""
-    size: int = processor.tokenizer.base  # type: ignore[attr-defined]
-    return range(size)
-
-
-def _json(path: Path, words: Mapping[str, Any]) -> Path:
-    path.write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
-    return path
+    return {
+        "tokenizer_config.json": config,
+        "special_tokens_map.json": texts,
+        "added_tokens.json": {token.content: token.id for token in own if token.id >= plain},
+    }
