@@ -1,6 +1,7 @@
 """Every code block of README.md and docs/*.md runs as it stands.
 
-Blocks of a file run in order in one namespace, in a folder of their own that holds a copy of `examples`.
+Blocks of a file run in order in one namespace, in a folder of their own that holds a copy of `examples` and the
+golden cases.
 Of shell blocks the lines that call `omnimix` are run. A block after `<!-- skip: reason -->` is left out
 and listed.
 """
@@ -84,6 +85,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     examples = ROOT / "examples"
     if examples.is_dir():
         shutil.copytree(examples, tmp_path / "examples")
+    (tmp_path / "golden").symlink_to(ROOT / "golden")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     names: dict[str, Any] = {"__name__": "__main__"}

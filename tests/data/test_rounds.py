@@ -142,3 +142,12 @@ def test_broken_files(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "talks.json").write_text(text)
     with pytest.raises(SampleError, match=said):
         Llava(path="talks.json").open(tmp_path)[0]
+
+
+def test_what_makes_no_whole_step_is_kept_apart() -> None:
+    rounds = Rounds(Fake([(False, 1)] * 5), "shuffled", batch=4, accumulate=2, epochs=2)
+    assert [len(rows) for rows in rounds.parts] == [2] * 4
+    assert {at: [len(rows) for rows in left] for at, left in rounds.left.items()} == {
+        2: [1],
+        4: [1],
+    }

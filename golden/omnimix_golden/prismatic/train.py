@@ -78,7 +78,7 @@ def stage_of(name: str, words: dict[str, Any], length: int, inputs: str) -> Stag
         "bf16": False,
     }
     limit = words.get("max_steps")
-    stage |= {"steps": int(limit)} if limit else {"epochs": int(words["epochs"])}
+    stage |= {"max_steps": int(limit)} if limit else {"num_train_epochs": int(words["epochs"])}
     stage = {word: value for word, value in stage.items() if value is not None}
     return config.validate(Stage, stage, f"training: {name}")
 
@@ -87,6 +87,23 @@ def runs(reading: PrismaticCase) -> Iterator[Check]:
     """Every run that the case describes."""
     for name, facts in reading.expected("training").items():
         yield from _Run(reading, name, facts).checks()
+
+
+def _with_left(rounds: Rounds, count: int) -> tuple[list[list[int]], list[int]]:
+    """The parts as a case counts them, and where the trained ones stand among them.
+
+    What is left at the end of an epoch makes no step; the reference reads it all the same, so a case may
+    list it between the parts of the epochs.
+    """
+    if count == len(rounds.parts):
+        return rounds.parts, list(range(count))
+    parts: list[list[int]] = []
+    places: list[int] = []
+    for i, part in enumerate(rounds.parts):
+        parts += rounds.left.get(i, [])
+        places.append(len(parts))
+        parts.append(part)
+    return parts + rounds.left.get(len(rounds.parts), []), places
 
 
 class _Run:
@@ -105,6 +122,7 @@ class _Run:
         self.recipe: Recipe = reading.loaded[1].recipe
         # For each number of each parameter the smallest gradient it got, and the rates in all.
         self.smallest: dict[str, Tensor] = {}
+        self.places: list[int] = []
         self.moved = 0.0
 
     def checks(self) -> Iterator[Check]:
@@ -119,14 +137,13 @@ class _Run:
         stage = self.stage
         rounds = stage.rounds(source, self.seed)
         batches = RoundBatches(source, rounds, processor, cut=stage.max_length)
+        parts, self.places = _with_left(rounds, self.facts["n_micro_batches"])
         woven = [
             [processor.weave(source[row], cut=stage.max_length, target=False) for row in part]
-            for part in rounds.parts
+            for part in parts
         ]
         yield same("batches", f"{self.name}: steps", rounds.steps, self.facts["steps_total"])
-        yield same(
-            "batches", f"{self.name}: parts", len(rounds.parts), self.facts["n_micro_batches"]
-        )
+        yield same("batches", f"{self.name}: parts", len(parts), self.facts["n_micro_batches"])
         for i, rows in enumerate(woven):
             yield from self._batch(i, rows)
         yield from self._steps(model, optimizer, rounds, batches)
@@ -174,7 +191,12 @@ class _Run:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(built.width)
                 fresh = branch.connector.build(1, built.width, width)
-            stored = {f"projector.{key}": t for key, t in fresh.state_dict().items()}
+            # The reference holds a linear projector as the layer itself, ours is a sequence of one.
+            alone = branch.connector.kind == "linear"
+            stored = {
+                f"projector.{key.removeprefix('0.') if alone else key}": t
+                for key, t in fresh.state_dict().items()
+            }
         tolerance = self.case.tolerance("training_parameters", "gradients")
         for name in self.case.names("init/projector.", self.file):
             expected = self._tensor(f"init/projector.{name}")
@@ -233,7 +255,7 @@ class _Run:
                 model, optimizer, self.stage, step, rounds.horizon, given, look=look
             )
             self._remember(grads, done.rate)
-            yield from self._step(step, facts, done, list(at))
+            yield from self._step(step, facts, done, [self.places[i] for i in at])
             yield from self._gradients(step, facts, grads)
             yield from self._weights(step, facts, parameters, start)
         yield from self._final(parameters)

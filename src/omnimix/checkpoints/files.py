@@ -92,7 +92,8 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     try:
         stored = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except Exception as error:
-        if isinstance(error, pickle.UnpicklingError) and _is_whole_pickle(path):
+        # Of a whole archive a refusal to unpickle speaks of what it holds, else of lost bytes.
+        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
             raise UnsafeFileError(
                 "the file holds Python objects beside tensors and is not opened, since that would "
                 "run code",
@@ -112,17 +113,6 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError) as error:
         raise _damaged(path, error) from None
-
-
-def _is_whole_pickle(path: Path) -> bool:
-    """Whether the file is one of `torch.save` (an archive with its end, or the older bare pickle).
-
-    Only then a refusal to unpickle speaks of what the file holds rather than of lost bytes.
-    """
-    if zipfile.is_zipfile(path):
-        return True
-    with path.open("rb") as file:
-        return file.read(1) == pickle.PROTO
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

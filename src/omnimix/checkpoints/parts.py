@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omnimix.checkpoints import hub
 from omnimix.checkpoints.files import looks_like, read_json
 from omnimix.errors import CheckpointError
 
@@ -146,7 +147,11 @@ def folder(place: str | Path, what: str, files: Sequence[str], revision: str | N
     try:
         return Path(
             snapshot_download(
-                name, revision=revision, allow_patterns=list(files), local_files_only=_offline()
+                name,
+                revision=revision,
+                allow_patterns=list(files),
+                local_files_only=_offline(),
+                **hub.words(),
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

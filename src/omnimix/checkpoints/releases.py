@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnimix.checkpoints import hub
 from omnimix.config import Spec, read_yaml, validate
 from omnimix.errors import CheckpointError, RegistryError
 from omnimix.registry import FAMILIES, did_you_mean
@@ -390,7 +391,9 @@ def _from_hub(release: Released, root: Path | None = None) -> Path:
     looked = f"not below {root}, and " if root is not None else ""
     size = f", {release.bytes / 1e9:.0f} GB" if release.bytes else ""
     try:
-        snapshot = snapshot_download(release.repo, allow_patterns=wanted, local_files_only=offline)
+        snapshot = snapshot_download(
+            release.repo, allow_patterns=wanted, local_files_only=offline, **hub.words()
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         state = "the hub is switched off by HF_HUB_OFFLINE and its cache has no such model"

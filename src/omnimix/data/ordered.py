@@ -30,6 +30,7 @@ class Rounds:
 
     Attributes:
         parts: for each part of each step the records it reads.
+        left: parts that made no whole step, by the number of parts before them.
         horizon: steps as planned: batches in a round times rounds, or `steps` where given.
 
     Args:
@@ -62,6 +63,7 @@ class Rounds:
         by_extent = order in ("by_modality", "by_length", "like_length")
         extents = [source.extent(i) for i in range(source.length)] if by_extent else []
         self.parts: list[list[int]] = []
+        self.left: dict[int, list[list[int]]] = {}
         size = batch // accumulate // world
         epoch = 0
         while epochs is None or epoch < epochs:
@@ -89,6 +91,8 @@ class Rounds:
                     hint="make the batch smaller",
                 )
             self.parts += parts[:whole]
+            if parts[whole:]:
+                self.left[len(self.parts)] = parts[whole:]
             epoch += 1
             if steps is not None and len(self.parts) >= steps * accumulate:
                 break
