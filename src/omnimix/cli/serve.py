@@ -14,37 +14,46 @@ from omnimix.errors import OmnimixError
 _HOME = ("127.0.0.1", "::1", "localhost")
 
 
+Host = Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all networks.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Requests may name files below this folder; default the current one where only this "
+        "machine can ask, else none."
+    ),
+]
+Fetching = Annotated[
+    bool, typer.Option("--allow-fetch", help="Requests may name public http(s) addresses.")
+]
+MaxBody = Annotated[int, typer.Option(min=1, help="The most MiB of a request.")]
+MaxItems = Annotated[int, typer.Option(min=0, help="The most items of a request.")]
+MaxPixels = Annotated[
+    int | None, typer.Option(min=1, help="The most pixels of a picture; default the recipe's.")
+]
+MaxWaiting = Annotated[
+    int, typer.Option(min=1, help="The most requests at once; one is answered, the rest wait.")
+]
+Grace = Annotated[
+    int, typer.Option(min=1, help="Seconds for waiting requests when the server is ended.")
+]
+
+
 def command(
     model: options.Model = "nano",
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all networks.")] = _HOME[
-        0
-    ],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Requests may name files below this folder; default the current one where only this "
-            "machine can ask, else none."
-        ),
-    ] = None,
-    allow_fetch: Annotated[
-        bool, typer.Option("--allow-fetch", help="Requests may name public http(s) addresses.")
-    ] = False,
+    host: Host = _HOME[0],
+    port: Port = 7860,
+    root: Root = None,
+    allow_fetch: Fetching = False,
     max_new_tokens: options.MaxNewTokens = 128,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     seed: options.Seed = None,
-    max_body: Annotated[int, typer.Option(min=1, help="The most MiB of a request.")] = 64,
-    max_items: Annotated[int, typer.Option(min=0, help="The most items of a request.")] = 64,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="The most pixels of a picture; default the recipe's.")
-    ] = None,
-    max_waiting: Annotated[
-        int, typer.Option(min=1, help="The most requests at once; one is answered, the rest wait.")
-    ] = 32,
-    grace: Annotated[
-        int, typer.Option(min=1, help="Seconds for waiting requests when the server is ended.")
-    ] = 120,
+    max_body: MaxBody = 64,
+    max_items: MaxItems = 64,
+    max_pixels: MaxPixels = None,
+    max_waiting: MaxWaiting = 32,
+    grace: Grace = 120,
     device: options.Device = None,
     part: options.Parts = None,
     word: options.Words = None,
