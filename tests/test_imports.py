@@ -157,7 +157,6 @@ STILL_IN_CIRCLES = frozenset(
     {"omnimix.families.prismatic.folder", "omnimix.families.prismatic.write"}
     | {"omnimix.families.sphinx.reader", "omnimix.families.sphinx.write"}
     | {"omnimix.families.xgen_mm.folder", "omnimix.families.xgen_mm.write"}
-    | {"omnimix.cli.chat", "omnimix.cli.talk"}
 )
 
 

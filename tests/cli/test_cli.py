@@ -14,8 +14,10 @@ from typer.testing import CliRunner, Result
 
 from omnimix.cli import models
 from omnimix.cli.guard import joined
+from omnimix.cli.items import as_items
 from omnimix.cli.main import app
 from omnimix.compose import recipe as recipes
+from omnimix.media.image import ImageOpener
 from omnimix_scenes import Scenes
 
 
@@ -380,3 +382,38 @@ def test_a_folder_of_nobody_is_refused_by_what_lies_in_it(tmp_path: Path) -> Non
     assert result.exit_code == 2, result.output
     assert "no checkpoint of a known family" in result.output.replace("\n", " ")
     assert "unknown recipe" not in result.output
+
+
+def test_a_picture_is_opened_once(
+    tiny_folder: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marks are checked, questions woven and answers drawn on the one picture that was opened."""
+    opens: list[object] = []
+    decode, read = Image.open, ImageOpener.open
+    monkeypatch.setattr(Image, "open", lambda *a, **k: opens.append("decoded") or decode(*a, **k))
+    monkeypatch.setattr(
+        ImageOpener, "open", lambda self, media: opens.append(media.data) or read(self, media)
+    )
+    words = ["--image", picture, "--box", 1, 2, 30, 40, "--ask", "What is in the box?"]
+    more = ["--ask", "And beside it?", "--draw", tmp_path / "x.png", "--max-new-tokens", 3]
+    for way in ("tokens", "text", "marks"):
+        opens.clear()
+        result = run("chat", tiny_folder, *words, *more, "--regions-as", way)
+        assert result.exit_code == 0, result.output
+        # A picture that marks were drawn on is another one, made of the first for every question.
+        assert [one for one in opens if not isinstance(one, Image.Image)] == [picture, "decoded"], (
+            way
+        )
+        assert (tmp_path / "x.png").is_file()
+
+
+def test_items_keep_their_order() -> None:
+    words = ["nano", "--image", "a.png", "--item", "pulse=p", "--audio=b.wav", "--image"]
+    assert as_items(words) == [
+        "nano",
+        "--item=image=a.png",
+        "--item",
+        "pulse=p",
+        "--item=audio=b.wav",
+        "--image",
+    ]

@@ -110,6 +110,8 @@ class Stack(Rule):
         return [torch.cat([t[:n] for t, n in zip(tensors, self.rows, strict=True)])]
 
     def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        # Their table may be longer than what is used of it (padded to a round number of rows). Those rows were
+        # cut off when read, and nobody looks at them, so zeros take their places.
         pieces = tensors[0].split(list(self.rows))
         wanted = self.stored or self.rows
         return [_to_rows(piece, rows) for piece, rows in zip(pieces, wanted, strict=True)]
@@ -127,7 +129,7 @@ class Positions(Rename):
     """A table of position embeddings `[1, prefix + n, d]`, resampled to another grid when read.
 
     Bicubic with antialiasing in float32, the prefix kept, as timm does when it loads weights for another
-    picture size (golden/specs/prismatic.md section 2). Written back it stays on our grid.
+    picture size. Written back it stays on our grid.
 
     Attributes:
         grid: rows and columns of our grid.
@@ -169,9 +171,11 @@ class Rows(Rename):
         if over <= 0:
             return [table[: self.rows]]
         shape = (over, *table.shape[1:])
+        # A manifest is mapped without memory: only the shape is asked for.
         if table.is_meta:
             return [torch.cat([table, table.new_empty(shape)])]
         chance = torch.Generator().manual_seed(self.seed)
+        # Drawn in float32 on the CPU and cast then, so that device and type do not change what is drawn.
         fresh = torch.randn(shape, generator=chance) * self.std
         return [torch.cat([table, fresh.to(table)])]
 
@@ -259,6 +263,8 @@ class Table:
         plan = Plan()
         present = list(keys)
         known = set(present)
+        # A rule that joins several tensors is met once for each of them but moves once; a dictionary keeps the
+        # order of the file, in which a mapped checkpoint is read fastest.
         groups: dict[tuple[int, str], None] = {}
         for key in present:
             place = self._place(key, side)
@@ -271,6 +277,7 @@ class Table:
         for number, star in groups:
             rule = self.rules[number]
             needed = _filled(side(rule), star)
+            # Half of a joined tensor is no tensor: the move is left out and its absent half is named.
             absent = [name for name in needed if name not in known]
             plan.missing += absent
             if not absent:
@@ -280,6 +287,7 @@ class Table:
         return plan
 
     def _place(self, key: str, side: Callable[[Rule], tuple[str, ...]]) -> tuple[int, str] | None:
+        # In order, so that an exception stands simply above the general rule that it is taken from.
         for number, rule in enumerate(self.rules):
             for pattern in side(rule):
                 star = match(pattern, key)

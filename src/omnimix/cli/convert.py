@@ -15,7 +15,7 @@ def command(
         str, typer.Argument(help="A model's name, a model folder or a released checkpoint.")
     ],
     out: Annotated[Path, typer.Argument(help="A new folder.")],
-    to: Annotated[str, typer.Option(help="native, prismatic or another family.")] = "native",
+    to: Annotated[str, typer.Option(help="native, or a family that can be written.")] = "native",
     part: Annotated[
         list[str] | None,
         typer.Option("--part", metavar="NAME=PLACE", help="A part that the checkpoint lacks."),

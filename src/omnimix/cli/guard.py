@@ -13,14 +13,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from omnimix.cli.items import named
 from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
     from omnimix.parallel.process_group import ProcessGroup
-
-ITEMS = "omnimix.items"
-"""Where a command finds its items in the order of the command line."""
 
 NUMBERS = {"--box": 4, "--point": 2}
 """Options whose numbers may stand apart (`--box 1 2 3 4`) or joined (`--box 1,2,3,4`)."""
@@ -91,13 +87,9 @@ def say(sentence: str, debug: bool = False) -> None:
 
 
 class WordsJoined(TyperCommand):
-    """A command that takes `--box 1 2 3 4` as well as `--box 1,2,3,4`, and `--sample` without a file.
-
-    It remembers the order of `--image`, `--audio` and their like.
-    """
+    """A command that takes `--box 1 2 3 4` as well as `--box 1,2,3,4`, and `--sample` without a file."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta[ITEMS] = named(args)
         return super().parse_args(ctx, joined(args))
 
 

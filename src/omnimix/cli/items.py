@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from omnimix.cli.guard import WordsJoined
 from omnimix.errors import OmnimixError
 from omnimix.types import Media
-
-if TYPE_CHECKING:
-    from omnimix.generate.assistant import Assistant
 
 WORDS = {"image": "picture", "audio": "sound", "video": "video", "document": "document"}
 """Kinds with an option and a command of their own, and what a person calls them."""
@@ -19,62 +16,49 @@ OTHER = "item"
 """The option for every other modality of a recipe: NAME=PATH."""
 
 
-def named(args: Sequence[str]) -> list[tuple[str, str]]:
-    """Kind and path of all items on a command line, in the order they stand there.
+class ItemsInOrder(WordsJoined):
+    """A command whose items stand in one list, in the order of the command line.
 
-    An option that is read into a list of its own loses its place among the others.
+    Options of different names would be read into lists of their own and lose their place among each other,
+    so `--image PATH` is read as `--item image=PATH`.
     """
-    found = []
-    options = {f"--{kind}": kind for kind in (*WORDS, OTHER)}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, as_items(args))
+
+
+def as_items(args: list[str]) -> list[str]:
+    """`--image PATH`, `--audio PATH` and their like as `--item=image=PATH`."""
+    result: list[str] = []
     rest = iter(args)
     for word in rest:
         option, equals, value = word.partition("=")
-        if option in options:
-            found.append((options[option], value if equals else next(rest, "")))
-    return found
+        kind = option.removeprefix("--")
+        if not option.startswith("--") or kind not in WORDS:
+            result.append(word)
+            continue
+        path = value if equals else next(rest, None)
+        result.append(word if path is None else f"--{OTHER}={kind}={path}")
+    return result
 
 
-def item(kind: str, text: str) -> Media:
-    """An item by its kind and path; `item` takes NAME=PATH.
+def item(text: str) -> Media:
+    """An item by its kind and path, NAME=PATH.
 
     Raises:
         OmnimixError: no such file, or no name.
     """
-    name, path = kind, text
-    if kind == OTHER:
-        name, equals, path = text.partition("=")
-        if not equals or not name.isidentifier() or not path:
-            raise OmnimixError(
-                f"an item is NAME=PATH, not {text!r}",
-                hint="NAME is a modality of the recipe; `omnimix show` lists them",
-            )
-    file = Path(path)
-    if not (file.is_file() or (kind == "video" and file.is_dir())) or not path:
+    name, equals, path = text.partition("=")
+    if not equals or not name.isidentifier() or not (path or name in WORDS):
         raise OmnimixError(
-            f"there is no such {WORDS.get(kind, 'file')}",
-            where=path or f"/{kind}",
+            f"an item is NAME=PATH, not {text!r}",
+            hint="NAME is a modality of the recipe; `omnimix show` lists them",
+        )
+    file = Path(path)
+    if not path or not (file.is_file() or (name == "video" and file.is_dir())):
+        raise OmnimixError(
+            f"there is no such {WORDS.get(name, 'file')}",
+            where=path or f"/{name}",
             hint="check the path",
         )
-    return Media.image(path) if kind == "image" else Media(name, file, label=path)
-
-
-def check_place(assistant: Assistant, media: Media) -> None:
-    """Refuse what the model takes no items of, or what cannot be opened, before a question is made of it.
-
-    Raises:
-        OmnimixError: the kinds that it takes, or what is wrong with the file.
-    """
-    from omnimix.media.opening import MediaOpener
-
-    recipe = assistant.processor.recipe
-    name = recipe.modality_for(media.kind)
-    if name is None:
-        takes = [kind for spec in recipe.modalities.values() for kind in spec.opens.takes()]
-        known = ", ".join(dict.fromkeys([*recipe.modalities, *takes]))
-        raise OmnimixError(
-            f"the model {recipe.name!r} has no place for an item of kind {media.kind!r}",
-            hint=f"it takes {known or 'text only'}",
-        )
-    opens = recipe.modalities[name].opens
-    if isinstance(opens, MediaOpener):
-        opens.open(media)
+    return Media(name, file, label=path)

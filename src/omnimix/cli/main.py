@@ -26,6 +26,7 @@ from omnimix.cli import (
     verify,
 )
 from omnimix.cli.guard import Guarded, WordsJoined
+from omnimix.cli.items import ItemsInOrder
 
 app = typer.Typer(
     cls=Guarded,
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-app.command("chat", cls=WordsJoined)(chat.command)
+app.command("chat", cls=ItemsInOrder)(chat.command)
 app.command("show", cls=WordsJoined)(show.command)
 app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)

@@ -8,25 +8,17 @@ from typing import Annotated
 
 import typer
 
-from omnimix.cli.guard import numbers
+from omnimix.cli import options
+from omnimix.cli.regions import regions_from
 from omnimix.errors import OmnimixError
-from omnimix.types import Box, Mask, Point, Region
+from omnimix.types import Mask
 
 
 def command(
     image: Annotated[str, typer.Argument(help="A picture.")],
-    box: Annotated[
-        list[str] | None,
-        typer.Option("--box", metavar="X1 Y1 X2 Y2", help="A box, in pixels; may be given again."),
-    ] = None,
-    point: Annotated[
-        list[str] | None,
-        typer.Option("--point", metavar="X Y", help="A point, in pixels; may be given again."),
-    ] = None,
-    region: Annotated[
-        list[str] | None,
-        typer.Option("--region", metavar="JSON", help="Any region as JSON, or a .json file."),
-    ] = None,
+    box: options.Boxes = None,
+    point: options.Points = None,
+    region: options.Regions = None,
     weights: Annotated[
         str | None,
         typer.Option(help="A model of the SAM family: a folder in the hub's layout, or a hub id."),
@@ -41,14 +33,10 @@ def command(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the masks as COCO's run lengths.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda ...")] = None,
+    device: options.Device = None,
 ) -> None:
     """Turn boxes, points and other regions of a picture into masks."""
-    from omnimix.cli.chat import regions_of
-
-    regions: list[Region] = [Box(*numbers(text, 4, "--box")) for text in box or ()]
-    regions += [Point(*numbers(text, 2, "--point")) for text in point or ()]
-    regions += [one for text in region or () for one in regions_of(text)]
+    regions = regions_from(box, point, region)
     if not regions:
         raise OmnimixError(
             "no region is named", hint="give one with --box X1 Y1 X2 Y2, --point X Y or --region"

@@ -7,57 +7,57 @@ from typing import Annotated
 
 import typer
 
+from omnimix.cli import options
 from omnimix.cli.guard import places_of, words_of
 from omnimix.errors import OmnimixError
 
 _HOME = ("127.0.0.1", "::1", "localhost")
 
 
+Host = Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all networks.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Requests may name files below this folder; default the current one where only this "
+        "machine can ask, else none."
+    ),
+]
+Fetching = Annotated[
+    bool, typer.Option("--allow-fetch", help="Requests may name public http(s) addresses.")
+]
+MaxBody = Annotated[int, typer.Option(min=1, help="The most MiB of a request.")]
+MaxItems = Annotated[int, typer.Option(min=0, help="The most items of a request.")]
+MaxPixels = Annotated[
+    int | None, typer.Option(min=1, help="The most pixels of a picture; default the recipe's.")
+]
+MaxWaiting = Annotated[
+    int, typer.Option(min=1, help="The most requests at once; one is answered, the rest wait.")
+]
+Grace = Annotated[
+    int, typer.Option(min=1, help="Seconds for waiting requests when the server is ended.")
+]
+
+
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A shipped model's name, or a model folder.")
-    ] = "nano",
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for all networks.")] = _HOME[
-        0
-    ],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Requests may name files below this folder; default the current one where only this "
-            "machine can ask, else none."
-        ),
-    ] = None,
-    allow_fetch: Annotated[
-        bool, typer.Option("--allow-fetch", help="Requests may name public http(s) addresses.")
-    ] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest word.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Share of likely words to choose from.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    max_body: Annotated[int, typer.Option(min=1, help="The most MiB of a request.")] = 64,
-    max_items: Annotated[int, typer.Option(min=0, help="The most items of a request.")] = 64,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="The most pixels of a picture; default the recipe's.")
-    ] = None,
-    max_waiting: Annotated[
-        int, typer.Option(min=1, help="The most requests at once; one is answered, the rest wait.")
-    ] = 32,
-    grace: Annotated[
-        int, typer.Option(min=1, help="Seconds for waiting requests when the server is ended.")
-    ] = 120,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda ...")] = None,
-    part: Annotated[
-        list[str] | None,
-        typer.Option("--part", metavar="NAME=PLACE", help="A part that a checkpoint lacks."),
-    ] = None,
-    word: Annotated[
-        list[str] | None,
-        typer.Option("--word", metavar="NAME=VALUE", help="A fact that no file tells."),
-    ] = None,
-    quantization: Annotated[
-        str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
-    ] = None,
+    model: options.Model = "nano",
+    host: Host = _HOME[0],
+    port: Port = 7860,
+    root: Root = None,
+    allow_fetch: Fetching = False,
+    max_new_tokens: options.MaxNewTokens = 128,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = None,
+    max_body: MaxBody = 64,
+    max_items: MaxItems = 64,
+    max_pixels: MaxPixels = None,
+    max_waiting: MaxWaiting = 32,
+    grace: Grace = 120,
+    device: options.Device = None,
+    part: options.Parts = None,
+    word: options.Words = None,
+    quantization: options.Quantization = None,
 ) -> None:
     """Answer over HTTP: POST /chat takes messages and items, GET /health says that it is there and what it takes.
 
@@ -80,7 +80,7 @@ def command(
     from omnimix.generate.assistant import load
     from omnimix.generate.decoding import Options
 
-    options = Options(
+    writing = Options(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
     max_bytes = max_body * 1024 * 1024
@@ -91,7 +91,7 @@ def command(
         )
         settings = Settings(
             Items(root, Fetcher(max_bytes) if allow_fetch else None),
-            options,
+            writing,
             max_bytes,
             max_items,
             max_waiting,

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
-from omnimix.cli.guard import numbers
-from omnimix.cli.items import OTHER, WORDS, check_place, item
+from omnimix.cli.items import OTHER, WORDS, item
+from omnimix.cli.regions import box, described, point, regions_of
+from omnimix.cli.session import ANSWER_FILE, Session
 from omnimix.errors import OmnimixError
-from omnimix.types import Box, Media, Point, Region, Turn
-
-if TYPE_CHECKING:
-    from omnimix.generate.assistant import Assistant
+from omnimix.types import Region
 
 HELP = """\
 /image PATH           add a picture to the next question
@@ -31,37 +28,21 @@ HELP = """\
 
 
 class Talk:
-    """One conversation at the terminal.
+    """A session in which a person types.
 
     Args:
-        assistant: who answers.
+        session: with the items and regions of the first question.
         name: of the model, for the greeting.
-        items, regions: go with the first question.
-        options: of the answers.
         draw: a file to write after every answer that has boxes.
     """
 
     def __init__(
-        self,
-        assistant: Assistant,
-        name: str,
-        items: list[Media],
-        regions: list[Region],
-        options: dict[str, Any],
-        draw: Path | None,
-        console: Console | None = None,
+        self, session: Session, name: str, draw: Path | None, console: Console | None = None
     ) -> None:
-        self.assistant = assistant
+        self.session = session
         self.name = name
-        self.options = options
         self.draw_to = draw
         self.console = console or Console(highlight=False)
-        self.history: list[Turn] = []
-        self.items = list(items)
-        self.regions = list(regions)
-        self.picture = next((one for one in reversed(items) if one.kind == "image"), None)
-        self.marked: list[Region] = []
-        self.answered: list[Region] = []
 
     def run(self) -> None:
         """Until /quit or the end of the input."""
@@ -95,53 +76,39 @@ class Talk:
         if word == "help":
             self.console.print(HELP, markup=False)
         elif word == "new":
-            self.history, self.items, self.regions = [], [], []
-            self.picture, self.marked, self.answered = None, [], []
+            self.session.forget()
             self._note("a new conversation; give its picture with /image")
-        elif word in (*WORDS, OTHER):
-            self._item(word, rest)
+        elif word in WORDS:
+            self._add(f"{word}={rest}", WORDS[word])
+        elif word == OTHER:
+            self._add(rest, "item")
         elif word == "box":
-            self._mark(Box(*numbers(rest, 4, "/box")))
+            self._mark(box(rest, "/box"))
         elif word == "point":
-            self._mark(Point(*numbers(rest, 2, "/point")))
+            self._mark(point(rest, "/point"))
         elif word == "region":
-            from omnimix.cli.chat import regions_of
-
             for region in regions_of(rest):
                 self._mark(region)
         elif word == "draw":
-            self._draw(Path(rest or "answer.png"))
+            self._draw(Path(rest or ANSWER_FILE))
         else:
             raise OmnimixError(f"unknown command '/{word}'", hint="/help lists the commands")
 
-    def _item(self, kind: str, path: str) -> None:
-        one = item(kind, path)
-        check_place(self.assistant, one)
-        self.items.append(one)
-        if kind == "image":
-            self.picture = one
-            self.regions, self.marked = [], []
-        self._note(f"the {WORDS.get(kind, 'item')} goes with your next question")
+    def _add(self, text: str, what: str) -> None:
+        self.session.add(item(text))
+        self._note(f"the {what} goes with your next question")
 
     def _mark(self, region: Region) -> None:
-        if self.picture is None:
-            raise OmnimixError("a region needs a picture", hint="add one with /image PATH")
-        from omnimix.cli.chat import check
-
-        check(self.assistant, self.picture, [region])
-        self.regions.append(region)
+        self.session.mark(region)
         self._note('marked; say "the box", "the point" or "here" in your next question')
 
     def _ask(self, text: str) -> None:
-        from omnimix.generate.questions import question
-
-        turn = question(text, (), self.regions, self.items)
-        turns = [*self.history, turn]
-        written = ""
-        pieces = self.assistant.stream(turns, **self.options)
+        turns = self.session.asking(text)
+        shown = ""
+        pieces = self.session.assistant.stream(turns, **self.session.options)
         try:
             for piece in pieces:
-                written += piece
+                shown += piece
                 self.console.print(Text(piece), end="")
         except KeyboardInterrupt:
             self.console.print(Text(" (cancelled; the question is forgotten)", style="dim"))
@@ -149,26 +116,17 @@ class Talk:
         finally:
             pieces.close()
         self.console.print()
-        self.history = [*turns, Turn("assistant", (written,))]
-        found = pieces.answer
-        self.answered = list(found.regions)
-        self.marked = self.regions or self.marked
-        self.items, self.regions = [], []
-        from omnimix.cli.chat import described
-
-        for region in self.answered:
+        answer = pieces.answer
+        self.session.answer(turns, answer, shown)
+        for region in answer.regions:
             self._note(described(region))
-        for one in found.skipped:
+        for one in answer.skipped:
             self._note(f"left out {one.text}: {one.why}")
-        if self.draw_to is not None and self.answered:
+        if self.draw_to is not None and answer.regions:
             self._draw(self.draw_to)
 
     def _draw(self, path: Path) -> None:
-        from omnimix.cli.chat import save
-
-        if self.picture is None:
-            raise OmnimixError("there is no picture to draw on", hint="add one with /image PATH")
-        save(self.assistant, path, self.picture, self.regions or self.marked, self.answered)
+        self.session.draw(path)
         self._note(f"drawn: {path}")
 
     def _note(self, text: str) -> None:

@@ -130,53 +130,70 @@ def collate(
         SpliceError: rounds apart in a batch that is not packed.
     """
     assert sequences, "a batch needs at least one sequence"
-    lengths = [len(sequence) for sequence in sequences]
-    longest = -(-max(lengths) // multiple) * multiple
-    width = sum(lengths) if pack else longest
-    rows = 1 if pack else len(sequences)
-    ids = np.full((rows, width), pad, dtype=np.int64)
-    labels = np.full((rows, width), IGNORE, dtype=np.int64)
-    mask = np.zeros((rows, width), dtype=np.int64)
-    positions = np.zeros((rows, width), dtype=np.int64)
-    branches = np.zeros((rows, width), dtype=np.int64)
     apart = any(sequence.branches is not None for sequence in sequences)
     if apart and not pack:
         raise SpliceError(
             "rounds that do not see one another stand in packed batches alone",
             where=sequences[0].id,
-            hint="set pack: true",
+            hint="set packing: true",
         )
-    starts: list[int] = []  # of each sample in the flattened ids
+    lengths = [len(sequence) for sequence in sequences]
+    # A compiled model and most kernels work anew for every width, so few different ones shall occur.
+    longest = -(-max(lengths) // multiple) * multiple
+    rows = _Rows(1 if pack else len(sequences), sum(lengths) if pack else longest, pad)
     column = 0
     for i, sequence in enumerate(sequences):
-        row = 0 if pack else i
-        at = column if pack else (longest - lengths[i] if side == "left" else 0)
-        here = slice(at, at + lengths[i])
-        ids[row, here] = sequence.ids
-        labels[row, here] = sequence.labels
-        mask[row, here] = 1
-        positions[row, here] = sequence.positions
-        if sequence.branches is not None:
-            branches[row, here] = sequence.branches
         if pack:
-            labels[row, at] = IGNORE  # its predecessor belongs to another sample
-        starts.append(row * width + at)
-        column += lengths[i]
+            rows.put(sequence, 0, column)
+            # Its predecessor in the row belongs to another sample, which says nothing about it.
+            rows.labels[0, column] = IGNORE
+            column += lengths[i]
+        else:
+            # Generation goes on at the right end of every row, so there padding stands on the left.
+            rows.put(sequence, i, longest - lengths[i] if side == "left" else 0)
     borders = np.cumsum([0, *lengths]).astype(np.int32)
     # The loss predicts a label from the token before it, so a label in the first column is never seen.
-    targets = int((labels[:, 1:] != IGNORE).sum())
+    targets = int((rows.labels[:, 1:] != IGNORE).sum())
     return Batch(
-        input_ids=torch.from_numpy(ids),
-        labels=torch.from_numpy(labels),
-        attention_mask=None if pack else torch.from_numpy(mask),
-        position_ids=torch.from_numpy(positions) if pack else None,
+        input_ids=torch.from_numpy(rows.ids),
+        labels=torch.from_numpy(rows.labels),
+        # Packed samples are told apart by borders and positions; a mask would take a square of the row.
+        attention_mask=None if pack else torch.from_numpy(rows.mask),
+        position_ids=torch.from_numpy(rows.positions) if pack else None,
         cu_seq_lens=torch.from_numpy(borders) if pack else None,
-        items=_items(sequences, starts, recipe),
+        items=_items(sequences, rows.starts, recipe),
         ids=tuple(sequence.id for sequence in sequences),
         targets=targets,
         right=side == "right",
-        branches=torch.from_numpy(branches) if apart else None,
+        branches=torch.from_numpy(rows.branches) if apart else None,
     )
+
+
+class _Rows:
+    """Rows of a batch while sequences are put into them.
+
+    Attributes:
+        starts: of each sequence, where it begins in the flattened ids.
+    """
+
+    def __init__(self, rows: int, width: int, pad: int) -> None:
+        self.ids = np.full((rows, width), pad, dtype=np.int64)
+        self.labels = np.full((rows, width), IGNORE, dtype=np.int64)
+        self.mask = np.zeros((rows, width), dtype=np.int64)
+        self.positions = np.zeros((rows, width), dtype=np.int64)
+        self.branches = np.zeros((rows, width), dtype=np.int64)
+        self.starts: list[int] = []
+
+    def put(self, sequence: Sequence, row: int, column: int) -> None:
+        """Put a sequence into a row, from a column on."""
+        here = slice(column, column + len(sequence))
+        self.ids[row, here] = sequence.ids
+        self.labels[row, here] = sequence.labels
+        self.mask[row, here] = 1
+        self.positions[row, here] = sequence.positions
+        if sequence.branches is not None:
+            self.branches[row, here] = sequence.branches
+        self.starts.append(row * self.ids.shape[1] + column)
 
 
 def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict[str, ItemBatch]:
@@ -185,6 +202,8 @@ def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict
         items = [item for sequence in sequences for item in sequence.items.get(name, [])]
         if not items:
             continue
+        # Where each token of an item goes is settled here, on the CPU: on the device a search for holes would
+        # make the host wait for it in every step.
         index = np.concatenate(
             [start + _places(s, k, name) for s, start in zip(sequences, starts, strict=True)]
         )
@@ -194,6 +213,7 @@ def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict
         for sequence in sequences:
             on += [before + item.on for item in sequence.items.get(name, [])]
             before += len(sequence.items.get(source, [])) if source else 0
+        # Items of one shape go through an encoder in one call; only where shapes differ are they parted.
         buckets = _buckets(items)
         alone = len(buckets) == 1
         found[name] = ItemBatch(

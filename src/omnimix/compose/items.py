@@ -18,7 +18,7 @@ from omnimix.types import Media
 def prepare(spec: ModalitySpec, media: Media, tokens_per_tile: int) -> Item:
     """Open one item and prepare it for every encoder of its modality."""
     assert isinstance(spec.opens, MediaOpener)
-    shared = spec.opens.tiles(spec.opens.open(media))
+    shared = spec.opens.tiles(spec.opens.once(media))
     for step in spec.steps:
         shared = step(shared)
     inputs: list[Tensor] = []

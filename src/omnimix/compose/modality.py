@@ -54,7 +54,7 @@ class ModalitySpec(Spec):
         arrange: how features of several tiles are re-arranged before the connector.
         frame: learned vectors around each tile.
         place: `inline` where the item stands in the turn, `start` right after the begin token, `second`
-            right after the first token whatever it is (Prismatic); what a turn says around it is joined.
+            right after the first token whatever it is (arXiv:2402.07865); what a turn says around it is joined.
         slots: all items of a sample share one tile of this many places, the rest filled.
         limit: most items one sample may bring; None for any number.
     """

@@ -142,7 +142,7 @@ def _drawn(recipe: Recipe, marks: Marks, sample: Sample, asked: list[Media]) -> 
     drawn: dict[Media, Media] = {}
     for index, regions in on.items():
         assert isinstance(opens, MediaOpener)
-        picture = opens.open(pictures[index])
+        picture = opens.once(pictures[index])
         for number, region in regions:
             check_region(region, picture.width, picture.height, f"region {number}")
         drawn[pictures[index]] = Media.image(

@@ -53,6 +53,7 @@ def rounds_of(sample: Sample) -> list[Sample]:
             where=sample.id,
             hint=_HINT,
         )
+    # The first question's own words behind its last item are not shared; each round has its own there.
     items = first[: max((i for i, part in enumerate(first, 1) if _is_item(part)), default=0)]
     if any(isinstance(part, Media) and not _is_item(part) for part in items):
         raise SampleError(
@@ -83,7 +84,9 @@ def shared(rounds: Many[Sequence], owner: Mapping[str, int], id: str) -> Sequenc
     """
     first = rounds[0]
     same = {name: _same([each.items.get(name, []) for each in rounds]) for name in first.items}
-    end = 0  # tokens that all rounds share
+    # What is shared ends with the last token of the last shared item; text behind it belongs to each round,
+    # even where rounds begin alike.
+    end = 0
     for name, count in same.items():
         tokens = sum(item.tokens for item in first.items[name][:count])
         if tokens:

@@ -87,6 +87,8 @@ class Sequence:
         places = np.arange(len(self.ids))
         if self.branches is None:
             return places
+        # Each round continues from what is shared as if the others were not there, so that it has the
+        # positions (and logits) of a conversation of its own.
         shared = int((self.branches == 0).sum())
         first = np.searchsorted(self.branches, self.branches)
         return np.where(self.branches == 0, places, places - first + shared)
@@ -171,6 +173,8 @@ def keep_end(sequence: Sequence, most: int) -> Sequence:
         )
     if len(text) <= most:
         return sequence
+    # The first token that is left leads, and the items follow it: where a prompt loses its beginning, the
+    # published models keep their pictures behind the first token all the same.
     kept = text[-most:]
     order = np.concatenate([kept[:1], np.flatnonzero(sequence.owner != 0), kept[1:]])
     ids, labels, owner = (part[order] for part in (sequence.ids, sequence.labels, sequence.owner))

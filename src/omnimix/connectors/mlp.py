@@ -81,7 +81,7 @@ class Mlp(ConnectorSpec):
 
 
 class FusedMlp(ConnectorSpec):
-    """Prismatic's projector for two encoders: V -> 4V -> D -> D. State keys `0.`, `2.`, `4.`."""
+    """The projector of arXiv:2402.07865 for two encoders: V -> 4V -> D -> D. State keys `0.`, `2.`, `4.`."""
 
     kind: Literal["fused_mlp"] = "fused_mlp"
 

@@ -275,7 +275,7 @@ class TimmEncoder(EncoderSpec):
     Attributes:
         model: timm's name, `vit_large_patch14_reg4_dinov2` for instance.
         img_size: side of a tile in pixels; handed to every model that is built for a size.
-        layer: index of the last block that runs; -2 is the second to last (Prismatic, LLaVA).
+        layer: index of the last block that runs; -2 is the second to last (arXiv:2402.07865, LLaVA).
         norm: whether the trunk's final norm is applied.
         stem: `conv` puts overlapping convolutions in place of the patch embedding, `residual` a small
             residual net.

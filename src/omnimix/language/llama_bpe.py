@@ -2,8 +2,7 @@
 
 transformers 4 put "▁" before every stretch of text between special tokens. transformers 5 rebuilds
 tokenizers marked `legacy: false` without it behind the first special token, which gives other ids in the
-second turn of a conversation. Models trained with the old rule need the old rule (golden/specs/prismatic.md
-section 5).
+second turn of a conversation. Models trained with the old rule need the old rule.
 """
 
 from __future__ import annotations

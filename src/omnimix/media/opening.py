@@ -11,6 +11,7 @@ import abc
 import importlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,13 @@ class Opener(Spec):
         return ()
 
 
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What an opener has made of something, in place of it as the data of a `Media`: it is not opened again."""
+
+    thing: Any
+
+
 class MediaOpener(Opener):
     """An opener of things that stand for themselves (a region, which lies on a picture, does not)."""
 
@@ -49,6 +57,10 @@ class MediaOpener(Opener):
         Raises:
             MediaError: missing, broken, of another format, beyond a limit, or an address.
         """
+
+    def once(self, media: Media) -> Any:
+        """As `open`, where that has not been done already."""
+        return media.data.thing if isinstance(media.data, Opened) else self.open(media)
 
     @abc.abstractmethod
     def tiles(self, opened: Any) -> Tiles:

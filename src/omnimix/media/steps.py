@@ -222,7 +222,7 @@ class ResizeCrop(PictureStep):
 
 
 class Letterbox(ResizeCrop):
-    """Prismatic's letterbox: the same border on both sides, then `ResizeCrop`.
+    """The letterbox of arXiv:2402.07865: the same border on both sides, then `ResizeCrop`.
 
     Where the sides differ by an odd number, the padded picture is one pixel short of a square and
     the crop takes what is over.

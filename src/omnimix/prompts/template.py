@@ -89,7 +89,7 @@ class Template(Spec):
             `turns` the same of every question and every answer alone.
         training: how a finished conversation is tokenized: `same` as a prompt; `turns` every turn alone,
             what stands before the answer counted to the question; `stripped` the same without white
-            space at the end of a question (Prismatic: Phi's `turns`, Llama's `stripped`).
+            space at the end of a question (arXiv:2402.07865: Phi's `turns`, Llama's `stripped`).
         contents: whether the name of a special token inside a turn's content is mere `text`, or `special`
             as the style's own words are. Most published training code does not tell the two apart, and weights
             that it made have learned so.

@@ -97,6 +97,7 @@ class Run:
         self.stop = Stop(process_group)
         with process_group.agreed():
             self._build(training, folder, out, listener)
+        # Ranks that differ here would train on without an error, each towards another model.
         process_group.same("training files", training.dump())
         if process_group.size > 1:
             process_group.same("starting weights", fingerprint(self.model))
@@ -112,6 +113,7 @@ class Run:
         if training.initial_checkpoint is not None:
             start.check_start(start.find(folder, training.initial_checkpoint))
         recipe, recipe_folder = training.model(folder)
+        # The seed alone decides which weights are drawn, whatever happened in this process before.
         torch.manual_seed(training.seed)
         # Of several ranks each has the GPU that `join` chose for it.
         cuda = torch.cuda.is_available()
@@ -120,6 +122,7 @@ class Run:
         )
         self.processor = Processor.from_recipe(recipe, recipe_folder)
         self.model = self._begun(recipe)
+        # Weights in few bits were made on their device and cannot leave it.
         if training.quantization is None:
             self.model.to(self.device)
 
@@ -150,6 +153,7 @@ class Run:
                 continue
             resumed = done[-1] if done and number == at["stage"] else None
             first = at["step"] if resumed else 0
+            # Checkpoints of an earlier stage are behind us: what it learned is in the model by now.
             if number > at["stage"] and done and first == 0:
                 done = []
             finished, steps = self._stage(number, stage, first, resumed)
@@ -167,6 +171,7 @@ class Run:
             with self.process_group.agreed():
                 checkpoint.load_weights(resumed, self.model)
         learned = optim.set_trainable(self.model, stage.trainable)
+        # A new optimizer for every stage: moments of parameters that learned differently would mislead.
         optimizer = optim.adamw(self.model, stage.optimizer)
         # Opening a loader draws a random number, so the random state is set after it.
         plan = self._plan(number, stage, first)
@@ -182,7 +187,9 @@ class Run:
         try:
             for step in range(first, plan.steps):
                 held = self._held()
+                # Among ranks a run is interrupted here alone, so that all end behind the same step.
                 self.stop.look()
+                # Not at the step that was just resumed: its checkpoint is the one that was read.
                 if step and step > first and step % stage.save_steps == 0:
                     self._save(optimizer, number, step)
                 done = self._step(stage, step, plan.horizon, parts, optimizer)
@@ -191,6 +198,7 @@ class Run:
         except KeyboardInterrupt:
             # The interrupted step is undone: the optimizer moves weights in one call, and what a
             # forward alone moves (running statistics, random state) is put back.
+            # The interrupt may have come behind that call, so the optimizer's own count decides.
             whole = self._whole_steps(optimizer, first)
             if whole <= step:
                 self._put_back(held)
@@ -274,6 +282,7 @@ class Run:
         """One optimizer step on the next parts."""
         batches: list[Batch | None] = []
         dropped: list[str] = []
+        # Reading fails on one rank alone (a damaged file); agreed, the others hear of it and do not wait.
         with self.process_group.agreed():
             for _ in range(stage.gradient_accumulation_steps):
                 batch, left_out = next(parts)
@@ -311,6 +320,7 @@ class Run:
 
     def _save(self, optimizer: torch.optim.Optimizer, number: int, step: int) -> None:
         state = {"stage": number, "step": step, "seed": self.training.seed}
+        # Weights are the same on all ranks, random states are not: each rank resumes with its own.
         chance = self.process_group.gather("chance", checkpoint.chance())
         with self._first_alone() as first:
             if first:
@@ -334,6 +344,7 @@ class Run:
         with self._first_alone() as first:
             if first:
                 model, words = self.model, self.training
+                # Rounding is never saved: what learned beside the few bits is put on the weights as they were.
                 if words.quantization is not None and words.initial_checkpoint is not None:
                     place = start.find(self.folder, words.initial_checkpoint)
                     model = start.made_whole(model, place, model.recipe)
@@ -352,6 +363,8 @@ class Run:
         try:
             self.listener(line)
         except KeyboardInterrupt:
+            # The listener is where most of a person's Ctrl-C land. Alone it ends this step; among ranks it waits
+            # for the next look, since the others are behind the step already.
             if self.process_group.size == 1:
                 raise
             self.stop.press()

@@ -74,33 +74,20 @@ def optimizer_step(
             where=", ".join(next((b.ids[:3] for b in batches if b is not None), ())),
             hint="look at a record with `omnimix show RECIPE --sample FILE`",
         )
-    device = next(model.parameters()).device
-    rate = optim.rate(step, horizon, stage.optimizer.lr, stage.schedule)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["factor"]
+    rate = _rated(optimizer, stage, step, horizon)
     losses: list[Tensor] = []
     norms: list[Tensor] = []
+    # In the order of the optimizer on every rank: gradients are added up by their place in it.
     learned = [p for group in optimizer.param_groups for p in group["params"]]
     most = stage.optimizer.max_grad_norm or float("inf")
     counts = stage.objective.counts(targets)
     for batch, count in zip(batches, counts, strict=True):
-        losses.append(torch.zeros((), device=device))
-        if batch is not None:
-            with process_group.together():
-                moved = batch.to(device, non_blocking=True)
-                with autocast():
-                    part = stage.objective.loss(model, moved, count)
-                if (
-                    part.requires_grad
-                ):  # not so where only an image's connector learns, and there is none
-                    part.backward()
-            losses[-1] = part.detach().float()
+        losses.append(_backward(model, batch, stage, count, autocast, process_group))
         if stage.optimizer.clip_micro_batches and len(losses) < len(batches):
             ranks.add_gradients(process_group, learned)
             norms.append(torch.nn.utils.clip_grad_norm_(learned, most))
-            if (
-                process_group.rank
-            ):  # the first rank alone carries the sum on, or it would be added up again
+            # The first rank alone carries the sum on, or it would be added up again.
+            if process_group.rank:
                 optimizer.zero_grad(set_to_none=True)
     ranks.add_gradients(process_group, learned)
     if look is not None:
@@ -115,6 +102,36 @@ def optimizer_step(
         for loss, count, own in zip(whole, counts, targets, strict=True)
     ]
     return Stepped(whole.sum(), parts, norms[-1], norms, rate, seen, sum(targets))
+
+
+def _rated(optimizer: torch.optim.Optimizer, stage: Stage, step: int, horizon: int) -> float:
+    """The rate of a step, set in the optimizer; a group may learn at a multiple of it."""
+    rate = optim.rate(step, horizon, stage.optimizer.lr, stage.schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    return rate
+
+
+def _backward(
+    model: MultimodalLM,
+    batch: Batch | None,
+    stage: Stage,
+    count: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    process_group: ProcessGroup,
+) -> Tensor:
+    """The loss of one part of a batch, its gradients added to those that are there; zero without a part."""
+    device = next(model.parameters()).device
+    if batch is None:
+        return torch.zeros((), device=device)
+    with process_group.together():
+        moved = batch.to(device, non_blocking=True)
+        with autocast():
+            loss = stage.objective.loss(model, moved, count)
+        # Nothing to learn from where only an image's connector learns, and the part holds no image.
+        if loss.requires_grad:
+            loss.backward()
+    return loss.detach().float()
 
 
 def _counts(process_group: ProcessGroup, batches: Sequence[Batch | None]) -> tuple[list[int], int]:

@@ -1,0 +1,41 @@
+"""Options that several commands have, each described once."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+Model: TypeAlias = Annotated[str, typer.Argument(help="A shipped model's name, or a model folder.")]
+Boxes: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--box", metavar="X1 Y1 X2 Y2", help="A box on the last picture, in pixels."),
+]
+Points: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--point", metavar="X Y", help="A point on the last picture, in pixels."),
+]
+Regions: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        metavar="JSON",
+        help='Any region: {"polygon": [[x, y], ...]}, {"png": "mask.png"} ..., or a .json file.',
+    ),
+]
+MaxNewTokens: TypeAlias = Annotated[int, typer.Option(help="The most tokens of an answer.")]
+Temperature: TypeAlias = Annotated[float, typer.Option(help="0 takes the likeliest word.")]
+TopP: TypeAlias = Annotated[float, typer.Option(help="Share of likely words to choose from.")]
+Seed: TypeAlias = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
+Device: TypeAlias = Annotated[str | None, typer.Option(help="cpu, cuda ...")]
+Parts: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--part", metavar="NAME=PLACE", help="A part that a checkpoint lacks."),
+]
+Words: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--word", metavar="NAME=VALUE", help="A fact that no file tells."),
+]
+Quantization: TypeAlias = Annotated[
+    str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
+]
