@@ -35,7 +35,7 @@ class Spec(BaseModel):
             for word in value:
                 if word in cls.model_fields:
                     continue
-                renamed = new_name(cls.__mro__, str(word))
+                renamed = new_name((one.__name__ for one in cls.__mro__), str(word))
                 unknown = f"unknown word {word!r}; {did_you_mean(str(word), cls.model_fields)}"
                 context: dict[str, Any] = {"message": renamed or unknown}
                 if renamed:

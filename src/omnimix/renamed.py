@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 RENAMED: dict[str, dict[str, str]] = {
+    "load": {"quantize": "quantization"},
     "Training": {
         "start": "initial_checkpoint",
-        "quantization": "quantization",
+        "quantize": "quantization",
         "workers": "num_workers",
         "out": "output_dir",
     },
@@ -96,7 +99,7 @@ RENAMED: dict[str, dict[str, str]] = {
     },
     "XClip": {"vision": "vision_config", "width": "projection_dim"},
 }
-"""For each class of settings the old words and what they are called now."""
+"""For each class of settings, and for calls that take any word, the old words and what they are called now."""
 
 HINTS = {
     "precision": " (true or false)",
@@ -124,15 +127,15 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 """Words of other trainers for what has a word here."""
 
 
-def new_name(classes: tuple[type, ...], word: str) -> str | None:
-    """A sentence that says how a word of a class of settings is called now; None for any other word.
+def new_name(places: Iterable[str], word: str) -> str | None:
+    """A sentence that says how a word is called now; None for any other word.
 
     Args:
-        classes: the class and those that it is made from, in order.
+        places: names of the class of settings and of those that it is made from, in order.
     """
-    for cls in classes:
+    for place in places:
         for table, when in ((RENAMED, "now"), (ELSEWHERE, "here")):
-            new = table.get(cls.__name__, {}).get(word)
+            new = table.get(place, {}).get(word)
             if new is not None:
                 return f"`{word}` is called `{new}` {when}{HINTS.get(word, '')}"
     return None

@@ -34,7 +34,7 @@ ROLES: tuple[str, ...] = ("system", "user", "assistant")
 
 @dataclass(frozen=True, eq=False)
 class Media:
-    """One raw thing and its kind.
+    """One raw thing and its kind. Two of them are never equal, so that each is a key by itself.
 
     Attributes:
         kind: the sense it belongs to: `image`, `audio`, `video`, `document` or `region`; or the name of a

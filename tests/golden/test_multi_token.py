@@ -15,11 +15,11 @@ from omnimix_golden.multi_token.case import token_index
 
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.sequence import Item, Sequence
+from omnimix.compose.sequence import Item
 from omnimix.compose.weave import Weaver
 from omnimix.convert.verifying import verify
 from omnimix.data.placeholders import conversation, published
-from omnimix.types import Media, Sample
+from omnimix.types import Media
 from tests.cases import case_path
 
 FOLDER = "multi_token"
@@ -122,15 +122,8 @@ NAMES = {
 class _Counting(Weaver):
     """Items are not opened: only their places count here."""
 
-    def __call__(self, sample: Sample, *args: Any, **words: Any) -> Sequence:
-        from omnimix.compose import weave
-
-        held = weave.prepare
-        weave.prepare = lambda spec, media, tokens: _blank(tokens)  # type: ignore[assignment]
-        try:
-            return super().__call__(sample, *args, **words)
-        finally:
-            weave.prepare = held
+    def prepare(self, name: str, media: Media) -> Item:
+        return _blank(self.tokens_per_tile[name])
 
 
 def _blank(tokens: int) -> Item:

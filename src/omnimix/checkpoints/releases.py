@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnimix.checkpoints import hub
-from omnimix.config import Spec, read_yaml, validate
+from omnimix.checkpoints.rows import Encoder, Family, Language, Row, Wing
+from omnimix.config import read_yaml, validate
 from omnimix.errors import CheckpointError, RegistryError
 from omnimix.registry import FAMILIES, did_you_mean
 
@@ -24,103 +25,6 @@ if TYPE_CHECKING:
 
 ROOT = "OMNIMIX_MODELS"
 """Environment variable: a folder with released models, looked into before the hub."""
-
-
-class Family(Spec):
-    """What the releases of a family share.
-
-    Attributes:
-        title: its name in print.
-        paper, arxiv: the paper's title and number; None where there is none.
-        licence: that its model cards state; None where none is stated.
-        repo: on the hub, where all releases share one.
-        files: that a release needs, as patterns inside its folder.
-        reader: the row of `registry.CHECKPOINTS` that opens it, where that has another name.
-        folder: inside the repository, where a release names none; `{id}` stands for its id.
-        procedure: how they were trained, where a release says nothing else.
-        width: bytes of a number in the files, which the size of a release follows from.
-    """
-
-    title: str
-    paper: str | None
-    arxiv: str | None
-    licence: str | None
-    repo: str = ""
-    files: tuple[str, ...]
-    reader: str | None = None
-    folder: str = ""
-    procedure: str | None = None
-    width: int | None = None
-
-
-class Encoder(Spec):
-    """An encoder by the family's own name.
-
-    Attributes:
-        size: side of a tile in pixels.
-        width: of its features (of all encoders of a pair together).
-        parts: hub ids of the weights that a checkpoint does not hold, by the part's name.
-    """
-
-    title: str
-    size: int | None = None
-    width: int | None = None
-    parts: dict[str, str] = {}
-
-
-class Language(Spec):
-    """A language model by the family's own name.
-
-    Attributes:
-        parameters: as checkpoints hold it, embeddings resized.
-        hub: where its configuration and tokenizer (and weights, where a release has none) come from.
-    """
-
-    title: str
-    width: int
-    parameters: int | None = None
-    licence: str
-    hub: str | None = None
-
-
-class Row(Spec):
-    """A released model as the file writes it; see `Released` for the words."""
-
-    id: str
-    title: str
-    names: tuple[str, ...] = ()
-    repo: str | None = None
-    folder: str | None = None
-    files: tuple[str, ...] | None = None
-    encoder: str
-    language: str
-    connector: str
-    resize: str | None = None
-    data: str | None = None
-    epochs: float | None = None
-    procedure: str | None = None
-    parameters: int | None = None
-    bytes: int | None = None
-    later: bool = False
-    note: str | None = None
-
-
-class Wing(Spec):
-    """A file of releases.
-
-    Attributes:
-        families: what releases share, by family.
-        encoders, languages: parts by the family's own names; `parts` of an encoder are those that a
-            checkpoint does not hold.
-        licences: see `omnimix.checkpoints.licences`.
-        releases: the rows, by family.
-    """
-
-    families: dict[str, Family]
-    encoders: dict[str, Encoder]
-    languages: dict[str, Language]
-    licences: dict[str, str] = {}
-    releases: dict[str, tuple[Row, ...]]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import nn
 
 from omnimix.compose.adapters import is_adapter
+from omnimix.compose.items import prepare
 from omnimix.compose.modality import Branch, Modality, ModalitySpec
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.weave import prepare
 from omnimix.encoders.base import Features
 from omnimix.errors import OmnimixError
 from omnimix.types import Media

@@ -80,31 +80,32 @@ def point(recipe: Recipe, sample: Sample, wish: str | None = None) -> Pointed:
     if chosen == "marks":
         marks = recipe.marks or Marks()
         drawn = _drawn(recipe, marks, sample, asked)
-        numbers = {id(media): marks.called(i) for i, media in enumerate(asked, start=1)}
+        numbers = {media: marks.called(i) for i, media in enumerate(asked, start=1)}
         return Pointed(_named(drawn, numbers, drop=True), regions, chosen)
     names = recipe.coordinates.names(regions) if chosen == "tokens" else None
     if names is not None:
-        called = {id(media): name for media, name in zip(asked, names, strict=True)}
+        called = {media: name for media, name in zip(asked, names, strict=True)}
         sample = _named(sample, called, drop=False)
     return Pointed(sample, regions, chosen)
 
 
-def _named(sample: Sample, names: dict[int, str], drop: bool) -> Sample:
+def _named(sample: Sample, names: dict[Media, str], drop: bool) -> Sample:
     """The sample with the name of each region behind the words in front of it.
 
     A region in front of all words of its turn gets no name where it keeps its own place (`drop` False):
-    its turn's text says by itself which ones it means, as records of SPHINX-V do.
+    its turn's text says by itself which ones it means, as records of Draw-and-Understand do
+    (arXiv:2403.20271).
     """
     turns = []
     for turn in sample.turns:
         parts: list[Part] = []
         for part in turn.content:
-            if not isinstance(part, Media) or id(part) not in names:
+            if not isinstance(part, Media) or part not in names:
                 parts.append(part)
                 continue
             spoken = any(isinstance(p, str) and p.strip() for p in parts)
             if drop or spoken:
-                parts.append(names[id(part)])
+                parts.append(names[part])
             if not drop:
                 parts.append(part)
         turns.append(Turn(turn.role, tuple(_joined(parts))))
@@ -130,24 +131,24 @@ def _drawn(recipe: Recipe, marks: Marks, sample: Sample, asked: list[Media]) -> 
             f"the recipe {recipe.name!r} takes no pictures", hint="ask without regions"
         )
     opens = recipe.modalities[name].opens
+    numbers = {media: i for i, media in enumerate(asked, start=1)}
     pictures: list[Media] = []
     on: dict[int, list[tuple[int, Region]]] = {}
     for media in sample.media():
         if media.kind == "image":
             pictures.append(media)
-        elif any(media is one for one in asked):
-            number = next(i for i, one in enumerate(asked, start=1) if one is media)
-            on.setdefault(which(media, len(pictures)), []).append((number, media.data))
-    drawn: dict[int, Media] = {}
+        elif media in numbers:
+            on.setdefault(which(media, len(pictures)), []).append((numbers[media], media.data))
+    drawn: dict[Media, Media] = {}
     for index, regions in on.items():
         assert isinstance(opens, MediaOpener)
         picture = opens.open(pictures[index])
         for number, region in regions:
             check_region(region, picture.width, picture.height, f"region {number}")
-        drawn[id(pictures[index])] = Media.image(
+        drawn[pictures[index]] = Media.image(
             marks.draw(picture, regions), label=pictures[index].label
         )
-    return _replaced(sample, lambda media: drawn.get(id(media), media))
+    return _replaced(sample, lambda media: drawn.get(media, media))
 
 
 def _replaced(sample: Sample, change: Callable[[Media], Media]) -> Sample:
@@ -156,6 +157,20 @@ def _replaced(sample: Sample, change: Callable[[Media], Media]) -> Sample:
         for turn in sample.turns
     )
     return replace(sample, turns=turns)
+
+
+def written(recipe: Recipe, regions: Sequence[Region], view: View, labels: bool) -> str:
+    """Regions on one picture as text, in the recipe's convention.
+
+    Args:
+        labels: write what they are called too, as answers do.
+
+    Raises:
+        RegionError: one that does not lie on the picture.
+    """
+    for region in regions:
+        check_region(region, *view.size)
+    return recipe.coordinates.write(regions, view, labels=labels)
 
 
 def readable(

@@ -91,6 +91,22 @@ class Sequence:
         return np.where(self.branches == 0, places, places - first + shared)
 
 
+def behind_first(sequence: Sequence, block: Sequence) -> Sequence:
+    """The sequence with a block of holes behind its first token, whatever that is."""
+
+    def joined(own: Int[np.ndarray, "n"], added: Int[np.ndarray, "m"]) -> Int[np.ndarray, "k"]:
+        return np.concatenate([own[:1], added, own[1:]])
+
+    labels = joined(sequence.labels, block.labels)
+    labels[:1] = IGNORE  # the first token is predicted from nothing
+    return replace(
+        sequence,
+        ids=joined(sequence.ids, block.ids),
+        labels=labels,
+        owner=joined(sequence.owner, block.owner),
+    )
+
+
 def cut_text(sequence: Sequence, most: int) -> Sequence:
     """The sequence without the text behind its first `most` text tokens.
 

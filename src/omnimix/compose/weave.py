@@ -6,25 +6,23 @@ import os
 from collections.abc import Iterator, Mapping, Sequence as Many
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import accumulate, groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from omnimix.compose.modality import ModalitySpec
-from omnimix.compose.pointing import point, which
+from omnimix.compose.items import Items, prepare
+from omnimix.compose.places import Places, Spot
+from omnimix.compose.pointing import Pointed, point, written
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.sequence import IGNORE, Item, Sequence, cut_text, keep_end
+from omnimix.compose.sequence import Item, Sequence, behind_first, cut_text, keep_end
+from omnimix.compose.strip import Strip
 from omnimix.errors import ContextError, OmnimixError, SampleError
 from omnimix.language.tokenizer import Tokenizer
 from omnimix.media.files import Place, looking_in
 from omnimix.media.opening import MediaOpener
-from omnimix.media.region import FILLER, RegionOpener
-from omnimix.media.tiles import Frame, Tiles, View
 from omnimix.prompts.template import Break, Hole, Piece, Text, Token
-from omnimix.types import Media, Region, Sample, check_region
+from omnimix.types import Media, Sample
 
 
 class Weaver:
@@ -72,8 +70,8 @@ class Weaver:
             cut: most text tokens; text behind them is dropped, as some published trainers do. Without
                 it nothing is ever cut.
             target: refuse a finished conversation without a token to learn.
-            keep: most text tokens; those in front are dropped, as SPHINX does with a prompt that is too
-                long. Items stay behind the first token that is left.
+            keep: most text tokens; those in front are dropped, as some published models do with a prompt
+                that is too long. Items stay behind the first token that is left.
             pointing: how regions reach the model: `tokens`, `text` or `marks`; None as the recipe has it.
 
         Raises:
@@ -81,18 +79,12 @@ class Weaver:
             ContextError: longer than the context; says by how much.
             MediaError, RegionError: an item that cannot be used.
         """
-        with _named(sample):
-            weaving = _Weaving(self, sample, {}, pointing)
-            return weaving.run(open_answer, room, cut, target, keep)
+        return self._woven(sample, {}, open_answer, room, cut, target, keep, pointing)
 
     def rounds(self, samples: Many[Sample]) -> list[Sequence]:
         """Weave several samples that may hold the same media, each of which is prepared once."""
-        opened: dict[int, Item] = {}
-        woven = []
-        for sample in samples:
-            with _named(sample):
-                woven.append(_Weaving(self, sample, opened).run())
-        return woven
+        prepared: dict[Media, Item] = {}
+        return [self._woven(sample, prepared) for sample in samples]
 
     def many(
         self, samples: Many[Sample], threads: int | None = None, **words: Any
@@ -109,35 +101,69 @@ class Weaver:
         Raises:
             OmnimixError: as for a single sample; of the first one in order that cannot be woven.
         """
-        opened = self._prepared(samples, threads or min(8, os.cpu_count() or 1))
-        woven = []
-        for sample in samples:
-            with _named(sample):
-                pointing = words.get("pointing")
-                rest = {name: word for name, word in words.items() if name != "pointing"}
-                woven.append(_Weaving(self, sample, opened, pointing).run(**rest))
-        return woven
+        prepared = self._prepared(samples, threads or min(8, os.cpu_count() or 1))
+        return [self._woven(sample, prepared, **words) for sample in samples]
 
-    def _prepared(self, samples: Many[Sample], threads: int) -> dict[int, Item]:
-        """Items by the identity of their media; what cannot be prepared is left for weaving to refuse."""
-        wanted: dict[int, tuple[str, Media]] = {}
+    def _prepared(self, samples: Many[Sample], threads: int) -> dict[Media, Item]:
+        """Items by their media; what cannot be prepared is left for weaving to refuse."""
+        wanted: dict[Media, str] = {}
         for sample in samples:
             for media in sample.media():
                 name = self.recipe.modality_for(media.kind)
                 if name and isinstance(self.recipe.modalities[name].opens, MediaOpener):
-                    wanted[id(media)] = (name, media)
+                    wanted[media] = name
         if threads < 2 or len(wanted) < 2:
             return {}
 
-        def one(name: str, media: Media) -> Item | None:
+        def one(media: Media, name: str) -> Item | None:
             try:
                 return self.prepare(name, media)
             except OmnimixError:
+                # Weaving meets it again, and says it with the sample's id and in the samples' order.
                 return None
 
         with ThreadPoolExecutor(threads) as pool:
-            found = pool.map(lambda pair: one(*pair), wanted.values())
-            return {key: item for key, item in zip(wanted, found, strict=True) if item is not None}
+            items = pool.map(one, wanted, wanted.values())
+            return {media: item for media, item in zip(wanted, items, strict=True) if item}
+
+    def _woven(
+        self,
+        sample: Sample,
+        prepared: dict[Media, Item],
+        open_answer: bool = False,
+        room: int = 0,
+        cut: int | None = None,
+        target: bool = True,
+        keep: int | None = None,
+        pointing: str | None = None,
+    ) -> Sequence:
+        """As `__call__`; items are taken from `prepared`, and put there."""
+        with _named(sample):
+            weaving = _Weaving(self, point(self.recipe, sample, pointing), prepared)
+            sequence = weaving.sequence(open_answer, cut)
+            if keep is not None:
+                sequence = keep_end(sequence, keep)
+            self._check(sequence, room, target and not open_answer)
+            return sequence
+
+    def _check(self, sequence: Sequence, room: int, target: bool) -> None:
+        over = 0 if self.context is None else len(sequence) + room - self.context
+        if over > 0:
+            parts = ", ".join(
+                f"{sum(item.tokens for item in items)} of {name}"
+                for name, items in sequence.items.items()
+            )
+            answer = f" and {room} kept for the answer" if room else ""
+            raise ContextError(
+                f"{len(sequence)} tokens ({parts or 'text only'}){answer} are {over} more than "
+                f"the context of {self.context}",
+                hint="shorten the text or send fewer items; nothing was cut",
+            )
+        if target and sequence.targets == 0:
+            raise SampleError(
+                "there is no target: no token to learn",
+                hint="end with an assistant turn that has text",
+            )
 
     def prepare(self, name: str, media: Media) -> Item:
         """One item of a modality, opened and prepared."""
@@ -157,318 +183,116 @@ def _named(sample: Sample) -> Iterator[None]:
 
 
 class _Weaving:
-    """The state of weaving one sample.
+    """One sample on its way: which items have come so far, and where each of them stands."""
 
-    `opened` holds the items that are prepared already, by the identity of their media.
-    """
-
-    def __init__(
-        self,
-        weaver: Weaver,
-        sample: Sample,
-        opened: dict[int, Item],
-        pointing: str | None = None,
-    ) -> None:
+    def __init__(self, weaver: Weaver, pointed: Pointed, prepared: dict[Media, Item]) -> None:
         self.weaver = weaver
-        self.opened = opened
         self.recipe = weaver.recipe
-        pointed = point(self.recipe, sample, pointing)
-        self.sample = pointed.sample
-        self.asked = pointed.asked
-        self.way = pointed.way
-        self.ids: list[int] = []
-        self.labels: list[int] = []
-        self.owner: list[int] = []
-        self.items: dict[str, list[Item]] = {}
-        self.pictures: list[View] = []
-        self.picture_items: list[tuple[str, int]] = []
-        self.grouped: dict[str, list[Media]] = {}
-        self.pending: list[Text] = []
-        self.begun = False  # whether text or an inline item stands in the sequence already
+        self.pointed = pointed
+        self.prepared = prepared
+        self.items = Items(self.recipe.modalities, weaver.tokens_per_tile, self._item)
+        self.spots: dict[Hole, Spot] = {}
 
-    def run(
-        self,
-        open_answer: bool = False,
-        room: int = 0,
-        cut: int | None = None,
-        target: bool = True,
-        keep: int | None = None,
-    ) -> Sequence:
-        pieces = self.recipe.template.pieces(self.sample, open_answer, self._apart)
-        holes = [piece for piece in pieces if isinstance(piece, Hole)]
-        starters, inline = self._split(holes)
-        front = self._front([hole for hole in starters if self._place(hole) == "second"])
-        starters = [hole for hole in starters if self._place(hole) != "second"]
-        started = False
-        # Neighbours that are written as text are written together: some conventions put them in one bracket.
-        for written, group in groupby(pieces, lambda piece: self._written(piece, inline)):
-            for piece in group if written is None else [tuple(group)]:
-                if not started and not (isinstance(piece, Token) and piece.name == "bos"):
-                    self._start(starters)
-                    started = True
-                if isinstance(piece, tuple):
-                    self._write([hole for hole in piece if isinstance(hole, Hole)])
-                else:
-                    self._piece(piece, inline)
-        self._flush()
+    def sequence(self, open_answer: bool, cut: int | None) -> Sequence:
+        """The whole sample as tokens and holes, the text behind `cut` of its tokens dropped."""
+        places = Places(self.recipe, self.pointed.way)
+        pieces = self.recipe.template.pieces(self.pointed.sample, open_answer, places.stands_second)
+        self.spots = places.spots(piece for piece in pieces if isinstance(piece, Hole))
+        # Items behind the first token are laid on a strip of their own: they must be open before the text,
+        # which may be written in a picture's frame, yet which token is first shows only once it is there.
+        front = self._strip()
+        self._lay_apart(front, "second")
+        sequence = self._sequence(self._laid(pieces))
         if cut is not None:
-            short = cut_text(self._sequence(), cut)
-            self.ids, self.labels, self.owner = (
-                part.tolist() for part in (short.ids, short.labels, short.owner)
-            )
-        self._insert(front)
-        sequence = self._sequence()
-        if keep is not None:
-            sequence = keep_end(sequence, keep)
-        self._check(sequence, open_answer or not target, room)
-        return sequence
+            sequence = cut_text(
+                sequence, cut
+            )  # before the front is put in: its places do not count
+        return behind_first(sequence, self._sequence(front)) if front.ids else sequence
 
-    def _sequence(self) -> Sequence:
+    def _laid(self, pieces: Many[Piece]) -> Strip:
+        """All pieces behind one another, with the items of the start behind the begin token."""
+        strip = self._strip()
+        begin = list(takewhile(_is_begin, pieces))
+        for piece in begin:
+            self._lay(strip, piece)
+        self._lay_apart(strip, "start")
+        # Neighbours that are written as text are written at once: some conventions put them in one bracket.
+        for key, group in groupby(pieces[len(begin) :], self._written_with):
+            if key is None:
+                for piece in group:
+                    self._lay(strip, piece)
+            else:
+                self._write(strip, [hole for hole in group if isinstance(hole, Hole)])
+        strip.close()
+        return strip
+
+    def _lay(self, strip: Strip, piece: Piece) -> None:
+        if isinstance(piece, Text):
+            strip.text(piece)
+        elif isinstance(piece, Break):
+            strip.close()
+        elif isinstance(piece, Token):
+            # A tokenizer without that token (many have no begin token) goes without.
+            id = getattr(self.weaver.tokenizer, piece.name)
+            strip.close()
+            if id is not None:
+                strip.token(id, piece.learned)
+        elif self.spots[piece].place == "inline":
+            name = self.spots[piece].modality
+            item = self.items.add(name, [piece.media])
+            strip.hole_in_text(self.weaver.owner[name], item.tokens)
+
+    def _lay_apart(self, strip: Strip, place: str) -> None:
+        """The items of one place outside of the text: by modality as the recipe has them, each in its order."""
+        shared: dict[str, list[Media]] = {}
+        for name in self.recipe.modalities:
+            for hole, spot in self.spots.items():
+                if (spot.modality, spot.place) != (name, place):
+                    continue
+                if spot.shared:
+                    shared.setdefault(name, []).append(hole.media)
+                else:
+                    item = self.items.add(name, [hole.media])
+                    strip.hole(self.weaver.owner[name], item.tokens)
+        # Last, since they may lie on any of the pictures.
+        for name, group in shared.items():
+            strip.hole(self.weaver.owner[name], self.items.add(name, group).tokens)
+
+    def _written_with(self, piece: Piece) -> tuple[bool, int | None] | None:
+        """For an item that is written, what its neighbours must share with it; else None."""
+        if isinstance(piece, Hole) and self.spots[piece].place == "text":
+            return piece.answer, piece.media.on
+        return None
+
+    def _write(self, strip: Strip, holes: list[Hole]) -> None:
+        """Items on one picture as text."""
+        answer = holes[0].answer
+        view = self.items.under(holes[0].media)
+        data = [hole.media.data for hole in holes]
+        strip.text(Text(written(self.recipe, data, view, answer), answer))
+
+    def _item(self, name: str, media: Media) -> Item:
+        if media not in self.prepared:
+            self.prepared[media] = self.weaver.prepare(name, media)
+        return self.prepared[media]
+
+    def _strip(self) -> Strip:
+        template = self.recipe.template
+        joined = template.tokenize != "pieces"
+        return Strip(self.weaver.tokenizer, template.unlearned, joined)
+
+    def _sequence(self, strip: Strip) -> Sequence:
         return Sequence(
-            np.asarray(self.ids, dtype=np.int64),
-            np.asarray(self.labels, dtype=np.int64),
-            np.asarray(self.owner, dtype=np.int64),
-            self.items,
-            self.sample.id,
-            tuple(self.pictures),
-            self.asked,
-            self.way,
+            np.asarray(strip.ids, dtype=np.int64),
+            np.asarray(strip.labels, dtype=np.int64),
+            np.asarray(strip.owner, dtype=np.int64),
+            self.items.by_modality,
+            self.pointed.sample.id,
+            tuple(self.items.pictures),
+            self.pointed.asked,
+            self.pointed.way,
         )
 
-    def _modality(self, media: Media) -> str | None:
-        """The modality that an item is for; None for a region that is written as text."""
-        if media.kind == "region" and self.way != "tokens":
-            return None
-        return self.recipe.modality_for(media.kind)
 
-    def _place(self, hole: Hole) -> str:
-        name = self._modality(hole.media)
-        return self.recipe.modalities[name].place if name is not None else "inline"
-
-    def _apart(self, media: Media) -> bool:
-        """Whether an item stands elsewhere than in its turn's text, whose words are then joined."""
-        return self._place(Hole(media)) == "second"
-
-    def _front(self, holes: list[Hole]) -> tuple[list[int], list[int], list[int]]:
-        """The holes that stand behind the first token, woven before the text since text may point at them."""
-        self._start(holes)
-        front = (self.ids, self.labels, self.owner)
-        self.ids, self.labels, self.owner = [], [], []
-        return front
-
-    def _insert(self, front: tuple[list[int], list[int], list[int]]) -> None:
-        """Put them there; the first token is then predicted from nothing and has no label."""
-        if not front[0]:
-            return
-        self.labels[:1] = [IGNORE]
-        for own, block in zip((self.ids, self.labels, self.owner), front, strict=True):
-            own[1:1] = block
-
-    def _split(self, holes: list[Hole]) -> tuple[list[Hole], set[int]]:
-        """Holes whose items stand at the start, and (by identity) those that stand inline."""
-        starters: list[Hole] = []
-        inline: set[int] = set()
-        counts: dict[str, int] = {}
-        for hole in holes:
-            name = self._modality(hole.media)
-            if hole.answer and hole.media.kind != "region":
-                raise SampleError(
-                    f"an answer holds an item of kind {hole.media.kind!r}",
-                    hint="only regions can stand in an answer, as coordinates",
-                )
-            if hole.answer or (name is None and hole.media.kind == "region"):
-                inline.add(id(hole))
-                continue
-            if name is None:
-                known = ", ".join(
-                    sorted({k for m in self.recipe.modalities.values() for k in m.opens.takes()})
-                )
-                raise SampleError(
-                    f"the recipe {self.recipe.name!r} has no place for an item of kind "
-                    f"{hole.media.kind!r}",
-                    hint=f"it takes {known or 'text only'}",
-                )
-            counts[name] = counts.get(name, 0) + 1
-            spec = self.recipe.modalities[name]
-            limit = spec.slots if spec.slots is not None else spec.limit
-            if limit is not None and counts[name] > limit:
-                total = sum(
-                    1 for other in holes if not other.answer and self._modality(other.media) == name
-                )
-                raise SampleError(
-                    f"{total} items of {name!r}, but the recipe {self.recipe.name!r} has places "
-                    f"for {limit}",
-                    hint="send fewer at once",
-                )
-            if spec.place != "inline" or spec.slots is not None:
-                starters.append(hole)
-            else:
-                inline.add(id(hole))
-        order = list(self.recipe.modalities)
-        starters.sort(key=lambda h: order.index(self._modality(h.media) or ""))
-        return starters, inline
-
-    def _start(self, starters: list[Hole]) -> None:
-        for hole in starters:
-            name = self._modality(hole.media)
-            assert name is not None
-            if self.recipe.modalities[name].slots is not None:
-                self.grouped.setdefault(name, []).append(hole.media)
-            else:
-                self._item(name, hole.media)
-        for name, group in self.grouped.items():
-            self._regions(name, group)
-
-    def _piece(self, piece: Piece, inline: set[int]) -> None:
-        if isinstance(piece, Break):
-            self._flush()
-        elif isinstance(piece, Text):
-            self.pending.append(piece)
-            if self.recipe.template.tokenize == "pieces":
-                self._flush()
-        elif isinstance(piece, Token):
-            self._flush()
-            found = getattr(self.weaver.tokenizer, piece.name)
-            if found is not None:
-                self._put([found], piece.learned)
-        elif id(piece) in inline:
-            name = self._modality(piece.media)
-            assert name is not None
-            self._flush()
-            self._item(name, piece.media)
-            self.begun = True
-
-    def _written(self, piece: Piece, inline: set[int]) -> tuple[bool, int | None] | None:
-        """For a region that is written as text, what its neighbours must share with it; else None."""
-        if not isinstance(piece, Hole) or id(piece) not in inline:
-            return None
-        as_text = piece.answer or self._modality(piece.media) is None
-        return (piece.answer, piece.media.on) if as_text else None
-
-    def _write(self, holes: list[Hole]) -> None:
-        """Regions on one picture as text, in the recipe's convention."""
-        first = holes[0]
-        view = self.pictures[self._index(first.media)]
-        regions: list[Region] = [hole.media.data for hole in holes]
-        for region in regions:
-            check_region(region, *view.size)
-        text = self.recipe.coordinates.write(regions, view, labels=first.answer)
-        self._piece(Text(text, first.answer), set())
-
-    def _flush(self) -> None:
-        """Tokenize the pending stretches as one text; a token belongs to the stretch it starts in."""
-        text = "".join(stretch.text for stretch in self.pending)
-        if text:
-            learned = np.concatenate(
-                [np.full(len(stretch.text), stretch.learned) for stretch in self.pending]
-            )
-            ends = list(accumulate(len(stretch.text) for stretch in self.pending))
-            typed = [
-                (end - len(stretch.text), end)
-                for stretch, end in zip(self.pending, ends, strict=True)
-                if stretch.typed
-            ]
-            ids, starts = self.weaver.tokenizer.encode(text, self.begun, typed)
-            self.begun = True
-            marks = learned[np.minimum(np.asarray(starts, dtype=int), len(text) - 1)]
-            self.ids += ids
-            never = self.recipe.template.unlearned
-            self.labels += [
-                i if mark and i not in never else IGNORE for i, mark in zip(ids, marks, strict=True)
-            ]
-            self.owner += [0] * len(ids)
-        self.pending = []
-
-    def _put(self, ids: list[int], learned: bool) -> None:
-        self.ids += ids
-        self.labels += ids if learned else [IGNORE] * len(ids)
-        self.owner += [0] * len(ids)
-
-    def _hole(self, name: str, item: Item) -> None:
-        self.items.setdefault(name, []).append(item)
-        self.ids += [self.weaver.tokenizer.pad] * item.tokens
-        self.labels += [IGNORE] * item.tokens
-        self.owner += [self.weaver.owner[name]] * item.tokens
-
-    def _item(self, name: str, media: Media) -> None:
-        if media.kind == "region" or self.recipe.modalities[name].media == "region":
-            self._regions(name, [media])
-            return
-        spec = self.recipe.modalities[name]
-        if id(media) not in self.opened:
-            self.opened[id(media)] = self.weaver.prepare(name, media)
-        item = self.opened[id(media)]
-        if spec.media == "image":
-            self.picture_items.append((name, len(self.items.get(name, []))))
-            self.pictures.append(item.view())
-        self._hole(name, item)
-
-    def _regions(self, name: str, group: list[Media]) -> None:
-        """One tile of regions: a single one, or all of a sample where the modality has slots."""
-        spec = self.recipe.modalities[name]
-        assert isinstance(spec.opens, RegionOpener)
-        rows = []
-        for media in group:
-            size, frame = self._picture(media)
-            region = spec.opens.open(media, size)
-            rows.append(spec.opens.encode(region, frame, size))
-        for _ in range((spec.slots or 1) - len(rows)):
-            rows.append(FILLER)
-        size, frame = self._picture(group[0])
-        source = spec.source()
-        on = -1
-        if source is not None:
-            owner, on = self.picture_items[self._index(group[0])]
-            if owner != source:
-                raise SampleError(f"the region lies on an item of {owner!r}, not of {source!r}")
-        tile = torch.stack(rows)[None]
-        tokens = self.weaver.tokens_per_tile[name]
-        self._hole(name, Item((tile,), tokens, size, frame, on=on))
-
-    def _index(self, media: Media) -> int:
-        """Which picture a region lies on: the one it names, else the last before it."""
-        return which(media, len(self.pictures))
-
-    def _picture(self, media: Media) -> tuple[tuple[int, int], Frame]:
-        view = self.pictures[self._index(media)]
-        return view.size, view.frame
-
-    def _check(self, sequence: Sequence, open_answer: bool, room: int) -> None:
-        context = self.weaver.context
-        if context is not None and len(sequence) + room > context:
-            over = len(sequence) + room - context
-            parts = ", ".join(
-                f"{sum(item.tokens for item in items)} of {name}"
-                for name, items in sequence.items.items()
-            )
-            answer = f" and {room} kept for the answer" if room else ""
-            raise ContextError(
-                f"{len(sequence)} tokens ({parts or 'text only'}){answer} are {over} more than "
-                f"the context of {context}",
-                hint="shorten the text or send fewer items; nothing was cut",
-            )
-        if not open_answer and sequence.targets == 0:
-            raise SampleError(
-                "there is no target: no token to learn",
-                hint="end with an assistant turn that has text",
-            )
-
-
-def prepare(spec: ModalitySpec, media: Media, tokens_per_tile: int) -> Item:
-    """Open one item and prepare it for every encoder of its modality."""
-    assert isinstance(spec.opens, MediaOpener)
-    shared = spec.opens.tiles(spec.opens.open(media))
-    for step in spec.steps:
-        shared = step(shared)
-    inputs: list[Tensor] = []
-    first: Tiles | None = None
-    for steps in spec.inputs()[0]:
-        tiles = shared
-        for step in steps:
-            tiles = step(tiles)
-        first = first or tiles
-        inputs.append(tiles.tensor())
-    assert first is not None
-    count = int(inputs[0].shape[0])
-    tokens = spec.groups(count) * tokens_per_tile
-    return Item(tuple(inputs), tokens, first.size, first.frame, first.grid)
+def _is_begin(piece: Piece) -> bool:
+    return isinstance(piece, Token) and piece.name == "bos"

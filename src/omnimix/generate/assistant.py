@@ -28,6 +28,7 @@ from omnimix.generate.questions import (
 from omnimix.generate.stopping import Endings, cut, end_tokens, settled
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import Reading
+from omnimix.renamed import new_name
 from omnimix.types import Box, Media, Part, Point, Region, Sample
 
 __all__ = ["Answer", "Assistant", "Stream", "load"]
@@ -67,6 +68,9 @@ def load(
     chosen, holding, process_group = devices.place(device, dtype, parallel, quantization)
     with process_group.agreed():
         place = folder.locate(name_or_folder)
+    for word in words:
+        if (renamed := new_name(("load",), word)) is not None:
+            raise OmnimixError(renamed)
     brought = Parts({**place.parts, **(parts or {})}, words)
     with process_group.together():
         held = folder.read(place.folder, chosen, dtype, brought, holding, place.recognised)

@@ -90,8 +90,8 @@ def question(
     elif regions:
         parts = list(_pointed(text, regions))
     placed = list(_placed(parts, media))
-    inside = {id(part) for part in placed}
-    front = [one for one in media if id(one) not in inside]
+    inside = {part for part in placed if isinstance(part, Media)}
+    front = [one for one in media if one not in inside]
     return Turn("user", (*front, *(part for part in placed if part != "" or not regions)))
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
-from omnimix.language import packed
+from omnimix.language import config_words, packed
 from omnimix.language.head import HeadSpec
 
 
@@ -40,12 +40,14 @@ class CausalLM(Spec):
                 hint="llama, mistral or phi3 for instance",
             )
         try:
-            return AutoConfig.for_model(**self.config)
+            made = AutoConfig.for_model(**self.config)
         except (ValueError, TypeError) as error:
             line = str(error).splitlines()[0]
             raise RecipeError(
                 f"transformers cannot make the configuration ({line})", where="language.config"
             ) from None
+        config_words.check(made, self.config, "language.config")
+        return made
 
     def build(self) -> nn.Module:
         """The model with fresh weights, on the current default device."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 import abc
 import importlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from omnimix.config import Spec
 from omnimix.errors import MediaError
-from omnimix.media.tiles import Step, Tiles
+from omnimix.media.tiles import Step, Tiles, View
 from omnimix.types import Media
 
 _ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
@@ -49,6 +52,21 @@ class MediaOpener(Opener):
     @abc.abstractmethod
     def tiles(self, opened: Any) -> Tiles:
         """What the steps start from."""
+
+
+class OverlayOpener(Opener):
+    """An opener of things that lie on a picture, and are read in the frame in which the model sees it."""
+
+    @abc.abstractmethod
+    def tile(self, things: Sequence[Media], views: Sequence[View], places: int) -> Tensor:
+        """Several of them as one tile `[1, places, ...]`; places that are left over are filled.
+
+        Args:
+            views: the picture under each of them.
+
+        Raises:
+            RegionError: one that does not lie on its picture.
+        """
 
 
 def name_of(media: Media, what: str) -> str:

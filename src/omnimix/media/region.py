@@ -13,6 +13,7 @@ Fractions leave 0..1 where the region crosses the border or where the steps crop
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,8 +23,8 @@ from torch import Tensor
 
 from omnimix.errors import RegionError
 from omnimix.masks import inside
-from omnimix.media.opening import Opener
-from omnimix.media.tiles import Frame
+from omnimix.media.opening import OverlayOpener
+from omnimix.media.tiles import Frame, View
 from omnimix.types import Box, Mask, Media, Point, Polygon, Region, Stroke, check_region
 
 SAMPLES = 16
@@ -34,18 +35,26 @@ FILLER: Float[Tensor, " 37"] = torch.tensor([-1.0] + [0.0] * (REGION_WIDTH - 1))
 _RASTER = 64
 
 
-class RegionOpener(Opener):
+class RegionOpener(OverlayOpener):
     """Regions: checked against their picture, then written as a row of numbers.
 
     Attributes:
         free: a free-form region (polygon, stroke, mask) keeps its `shape`, or becomes the `box` from the
-            first to the last pixel that it touches, as SPHINX-V's demo makes of a drawn layer.
+            first to the last pixel that it touches, as the demo of Draw-and-Understand
+            (arXiv:2403.20271) makes of a drawn layer.
         decimals: the fractions are rounded to so many; None keeps them as they are.
     """
 
     kind: Literal["region"] = "region"
     free: Literal["shape", "box"] = "shape"
     decimals: int | None = None
+
+    def tile(self, things: Sequence[Media], views: Sequence[View], places: int) -> Tensor:
+        rows = [
+            self.encode(self.open(media, view.size), view.frame, view.size)
+            for media, view in zip(things, views, strict=True)
+        ]
+        return torch.stack([*rows, *[FILLER] * (places - len(rows))])[None]
 
     def open(self, media: Media, size: tuple[int, int], where: str | None = None) -> Region:
         """The region, which lies on a picture of `size` = (width, height) pixels.
@@ -83,9 +92,9 @@ class RegionOpener(Opener):
 
 
 def touched(region: Polygon | Stroke | Mask, size: tuple[int, int] | None = None) -> Box:
-    """From the first to the last pixel that a drawing touches, both inclusive (golden/specs/sphinx_v.md section 5).
+    """From the first to the last pixel that a drawing touches, both inclusive.
 
-    The numbers are of pixels, so that a drawing of a single pixel has no extent.
+    The rule is that of the demo of Draw-and-Understand (arXiv:2403.20271). The numbers are of pixels, so that a drawing of a single pixel has no extent.
     """
     x1, y1, x2, y2 = region.bounds()
     if isinstance(region, Stroke):

@@ -38,7 +38,7 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Hole:
-    """A place for an item."""
+    """A place for an item; a key by itself, as `Media` is."""
 
     media: Media
     answer: bool = False

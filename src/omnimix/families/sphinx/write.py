@@ -213,9 +213,12 @@ def _words(recipe: Recipe) -> dict[str, Any]:
     ):
         if "num_heads" in args and HEADS[word].get(args[width]) != args["num_heads"]:
             given[word] = int(args["num_heads"])
-    for word, part in (("vit_heads", "vision"), ("qformer_heads", "qformer")):
-        heads = int(asks[f"{part}_config"]["num_attention_heads"])
-        if HEADS[word].get(asks[f"{part}_config"]["hidden_size"]) != heads:
+    for word, part in (
+        ("vit_heads", "vision_config"),
+        ("qformer_heads", "qformer_config"),
+    ):
+        heads = int(asks[part]["num_attention_heads"])
+        if HEADS[word].get(asks[part]["hidden_size"]) != heads:
             given[word] = heads
     activation = clip.get("args", {}).get("act_layer", "gelu")
     if activation != "gelu":
