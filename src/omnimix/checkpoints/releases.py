@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnimix.checkpoints import hub
-from omnimix.checkpoints.release_rows import Encoder, Family, Language, Row, Wing
+from omnimix.checkpoints.rows import Encoder, Family, Language, Row, Wing
 from omnimix.config import read_yaml, validate
 from omnimix.errors import CheckpointError, RegistryError
 from omnimix.registry import FAMILIES, did_you_mean

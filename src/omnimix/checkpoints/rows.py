@@ -1,4 +1,4 @@
-"""The words of a list of released models (`families/<family>/releases.yaml`)."""
+"""Words of the files in which families list their released models (`families/<family>/releases.yaml`)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Language(Spec):
 
 
 class Row(Spec):
-    """A released model as the file writes it; see `Released` for the words."""
+    """A released model as the file writes it; see `releases.Released` for the words."""
 
     id: str
     title: str
