@@ -305,7 +305,7 @@ def xclip(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> Non
     whole, vision = _network(place, "video encoder", "vision_config")
     del vision["model_type"]
     encoder["vision_config"] = vision
-    encoder["width"] = int(whole.projection_dim)
+    encoder["projection_dim"] = int(whole.projection_dim)
     frames = int(vision["num_frames"])
     words["opens"]["num_frames"] = frames
     resize, clip_step = words["steps"]
@@ -335,7 +335,7 @@ def xclip_files(words: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "config.json": {
             "model_type": "xclip",
-            "projection_dim": encoder["width"],
+            "projection_dim": encoder["projection_dim"],
             "vision_config": dict(encoder["vision_config"]),
         },
         "preprocessor_config.json": {
