@@ -63,10 +63,7 @@ def command(
 
     SIGTERM and Ctrl-C let the requests that are there come to their answers.
     """
-    if root is None and host in _HOME:
-        root = Path()
-    if root is not None and not root.is_dir():
-        raise OmnimixError("there is no such folder", where=str(root), hint="give --root a folder")
+    root = _root(root, host)
     try:
         from omnimix.serve import running, wires
         from omnimix.serve.app import Settings, create_app
@@ -100,3 +97,11 @@ def command(
         paths = ", ".join(f"POST {wire.path}" for wire in wires.wires())
         typer.echo(f"{model} answers at {running.address(listener)} ({paths}, GET /health)")
         running.run(app, listener, grace)
+
+
+def _root(named: Path | None, host: str) -> Path | None:
+    """The folder whose files requests may name; a server that only this machine can ask needs no word for it."""
+    root = Path() if named is None and host in _HOME else named
+    if root is not None and not root.is_dir():
+        raise OmnimixError("there is no such folder", where=str(root), hint="give --root a folder")
+    return root

@@ -64,28 +64,13 @@ class Rounds:
         self.accumulate = accumulate
         self.seed = seed
         self.horizon = horizon(source.length, batch, epochs, steps)
-        by_extent = order in ("by_modality", "by_length", "like_length")
-        extents = [source.extent(i) for i in range(source.length)] if by_extent else []
         self.parts: list[list[int]] = []
         self.left: dict[int, list[list[int]]] = {}
         size = batch // accumulate // world
+        in_order = _InOrder(source, order, batch, size, accumulate, seed, (rank, world))
         epoch = 0
         while epochs is None or epoch < epochs:
-            if order == "by_modality":
-                pictures, words = [e[0] for e in extents], [e[1] for e in extents]
-                rows = orders.by_modality(pictures, words, batch, epoch, seed, rank, world)
-            elif order == "by_length":
-                lengths = [words if picture else -words for picture, words in extents]
-                rows = length_groups.grouped(lengths, size, epoch, seed, rank, world, accumulate)
-            elif order == "like_length":
-                # Shares of ranks are cut out of the parts, which are the same on all of them.
-                lengths = [words + orders.PICTURE * picture for picture, words in extents]
-                rows = orders.like_length(lengths, size, epoch, seed)
-            elif order == "by_kind":
-                kinds = [source.batch_kind(i) for i in range(source.length)]
-                rows = orders.by_kind(kinds, size, epoch, seed, rank, world, accumulate)
-            else:
-                rows = orders.shuffled(source.length, epoch, seed, rank, world)
+            rows = in_order.records(epoch)
             parts = [rows[start : start + size] for start in range(0, len(rows), size)]
             if not drop_last:
                 parts += [[]] * (-len(parts) % accumulate)
@@ -109,6 +94,53 @@ class Rounds:
     def steps(self) -> int:
         """Steps that are really taken."""
         return len(self.parts) // self.accumulate
+
+
+class _InOrder:
+    """One rank's records of a finite dataset, in the order of each round."""
+
+    def __init__(
+        self,
+        source: Source,
+        order: Order,
+        batch: int,
+        size: int,
+        accumulate: int,
+        seed: int,
+        share: Share,
+    ) -> None:
+        assert source.length is not None
+        self.source = source
+        self.length = source.length
+        self.order = order
+        self.batch = batch
+        self.size = size
+        self.accumulate = accumulate
+        self.seed = seed
+        self.share = share
+        # Reading every record for its extent takes minutes in a large dataset, and is the same in all rounds.
+        by_extent = order in ("by_modality", "by_length", "like_length")
+        self.extents = [source.extent(i) for i in range(self.length)] if by_extent else []
+
+    def records(self, epoch: int) -> list[int]:
+        """Indices in the order of a round."""
+        rank, world = self.share
+        if self.order == "by_modality":
+            pictures, words = [e[0] for e in self.extents], [e[1] for e in self.extents]
+            return orders.by_modality(pictures, words, self.batch, epoch, self.seed, rank, world)
+        if self.order == "by_length":
+            lengths = [words if picture else -words for picture, words in self.extents]
+            size, accumulate = self.size, self.accumulate
+            return length_groups.grouped(lengths, size, epoch, self.seed, rank, world, accumulate)
+        if self.order == "like_length":
+            # Shares of ranks are cut out of the parts, which are the same on all of them.
+            lengths = [words + orders.PICTURE * picture for picture, words in self.extents]
+            return orders.like_length(lengths, self.size, epoch, self.seed)
+        if self.order == "by_kind":
+            kinds = [self.source.batch_kind(i) for i in range(self.length)]
+            size, accumulate = self.size, self.accumulate
+            return orders.by_kind(kinds, size, epoch, self.seed, rank, world, accumulate)
+        return orders.shuffled(self.length, epoch, self.seed, rank, world)
 
 
 class RoundBatches(Batches):
