@@ -152,7 +152,7 @@ class Positions(Rename):
 
 
 @dataclass(frozen=True)
-class Rows(Rename):
+class ResizedRows(Rename):
     """A table with another number of rows: more are drawn, surplus ones cut off.
 
     Attributes:
@@ -242,14 +242,14 @@ class Plan:
     missing: list[str] = field(default_factory=list)
 
 
-class Table:
+class RenameTable:
     """Rules in order; the first that matches has the key."""
 
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
 
-    def __add__(self, other: Table) -> Table:
-        return Table(*self.rules, *other.rules)
+    def __add__(self, other: RenameTable) -> RenameTable:
+        return RenameTable(*self.rules, *other.rules)
 
     def reading(self, keys: Iterable[str]) -> Plan:
         """The plan for turning foreign keys into ours."""

@@ -56,7 +56,7 @@ class Weaver:
         sample: Sample,
         open_answer: bool = False,
         room: int = 0,
-        cut: int | None = None,
+        max_length: int | None = None,
         target: bool = True,
         keep: int | None = None,
         pointing: str | None = None,
@@ -68,7 +68,7 @@ class Weaver:
             sample: the conversation.
             open_answer: end where the model shall write; no target is needed then.
             room: tokens to keep free for the answer.
-            cut: most text tokens; text behind them is dropped, as some published trainers do. Without
+            max_length: most text tokens; text behind them is dropped, as some published trainers do. Without
                 it nothing is ever cut.
             target: refuse a finished conversation without a token to learn.
             keep: most text tokens; those in front are dropped, as some published models do with a prompt
@@ -82,7 +82,9 @@ class Weaver:
             ContextError: longer than the context; says by how much.
             MediaError, RegionError: an item that cannot be used.
         """
-        return self._woven(sample, {}, open_answer, room, cut, target, keep, pointing, cuts_items)
+        return self._woven(
+            sample, {}, open_answer, room, max_length, target, keep, pointing, cuts_items
+        )
 
     def rounds(self, samples: Many[Sample]) -> list[Sequence]:
         """Weave several samples that may hold the same media, each of which is prepared once."""
@@ -135,7 +137,7 @@ class Weaver:
         prepared: dict[Media, Item],
         open_answer: bool = False,
         room: int = 0,
-        cut: int | None = None,
+        max_length: int | None = None,
         target: bool = True,
         keep: int | None = None,
         pointing: str | None = None,
@@ -144,9 +146,9 @@ class Weaver:
         """As `__call__`; items are taken from `prepared`, and put there."""
         with _named(sample):
             weaving = _Weaving(self, point(self.recipe, sample, pointing), prepared)
-            sequence = weaving.sequence(open_answer, None if cuts_items else cut)
-            if cut is not None and cuts_items:
-                sequence = cut_items(sequence, cut, tuple(self.recipe.modalities))
+            sequence = weaving.sequence(open_answer, None if cuts_items else max_length)
+            if max_length is not None and cuts_items:
+                sequence = cut_items(sequence, max_length, tuple(self.recipe.modalities))
             if keep is not None:
                 sequence = keep_end(sequence, keep)
             self._check(sequence, room, target and not open_answer)
@@ -199,8 +201,8 @@ class _Weaving:
         self.items = Items(self.recipe.modalities, weaver.tokens_per_tile, self._item)
         self.spots: dict[Hole, Spot] = {}
 
-    def sequence(self, open_answer: bool, cut: int | None) -> Sequence:
-        """The whole sample as tokens and holes, the text behind `cut` of its tokens dropped."""
+    def sequence(self, open_answer: bool, max_length: int | None) -> Sequence:
+        """The whole sample as tokens and holes, the text behind `max_length` of its tokens dropped."""
         places = Places(self.recipe, self.pointed.way)
         pieces = self.recipe.template.pieces(self.pointed.sample, open_answer, places.stands_second)
         self.spots = places.spots(piece for piece in pieces if isinstance(piece, Hole))
@@ -209,10 +211,9 @@ class _Weaving:
         front = self._strip()
         self._lay_apart(front, "second")
         sequence = self._sequence(self._laid(pieces))
-        if cut is not None:
-            sequence = cut_text(
-                sequence, cut
-            )  # before the front is put in: its places do not count
+        if max_length is not None:
+            # Before the front is put in: its places do not count.
+            sequence = cut_text(sequence, max_length)
         return behind_first(sequence, self._sequence(front)) if front.ids else sequence
 
     def _laid(self, pieces: Many[Piece]) -> Strip:

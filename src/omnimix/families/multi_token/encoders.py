@@ -13,7 +13,7 @@ from typing import Any
 
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import read_json
-from omnimix.checkpoints.tables import Ignore, Rename, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable
 from omnimix.encoders.transformers import config_of
 from omnimix.errors import CheckpointError
 
@@ -112,12 +112,12 @@ def _side(said: Any, default: int) -> int:
     return int(said) if said is not None else int(default)
 
 
-def clip_table(ours: str, words: Mapping[str, Any]) -> Table:
+def clip_table(ours: str, words: Mapping[str, Any]) -> RenameTable:
     encoder = _encoder(words)
     depth = int(encoder["config"]["num_hidden_layers"])
     layer = encoder.get("layer")
     behind = range(depth + 1 + layer, depth) if layer is not None else range(0)
-    return Table(
+    return RenameTable(
         Ignore("vision_model.embeddings.position_ids", "computed, not learned"),
         *(
             Ignore(f"vision_model.encoder.layers.{i}.*", "lies behind the layer that is read")
@@ -179,8 +179,8 @@ def whisper(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> N
     _hear(encoder["steps"][0], place, _MEL_WORDS)
 
 
-def whisper_table(ours: str, words: Mapping[str, Any]) -> Table:
-    return Table(
+def whisper_table(ours: str, words: Mapping[str, Any]) -> RenameTable:
+    return RenameTable(
         Ignore("proj_out.weight", "Whisper's own output head is used by nobody"),
         Rename("model.*", f"{ours}model.*"),
         Rename("encoder.*", f"{ours}model.encoder.*"),
@@ -228,8 +228,8 @@ def _tokenizer(place: Path, told: Mapping[str, Any]) -> Path:
     )
 
 
-def bert_table(ours: str, words: Mapping[str, Any]) -> Table:
-    return Table(
+def bert_table(ours: str, words: Mapping[str, Any]) -> RenameTable:
+    return RenameTable(
         Ignore("*embeddings.position_ids", "computed, not learned"),
         Ignore("pooler.*", "the pooling layer is used by nobody"),
         Ignore("bert.pooler.*", "the pooling layer is used by nobody"),
@@ -273,8 +273,8 @@ def clap(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None
         step["fusion"] = False
 
 
-def clap_table(ours: str, words: Mapping[str, Any]) -> Table:
-    return Table(
+def clap_table(ours: str, words: Mapping[str, Any]) -> RenameTable:
+    return RenameTable(
         Ignore("*.attn_mask", "computed, not learned"),
         Rename("audio_model.*", f"{ours}audio_model.*"),
         Rename("audio_projection.*", f"{ours}audio_projection.*"),
@@ -313,9 +313,9 @@ def xclip(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> Non
     _look(resize, encoder["steps"][0], place, int(vision["image_size"]))
 
 
-def xclip_table(ours: str, words: Mapping[str, Any]) -> Table:
+def xclip_table(ours: str, words: Mapping[str, Any]) -> RenameTable:
     loss = "belongs to X-CLIP's own loss"
-    return Table(
+    return RenameTable(
         Ignore("vision_model.embeddings.position_ids", "computed, not learned"),
         Rename("vision_model.*", f"{ours}vision_model.*"),
         Rename("visual_projection.*", f"{ours}visual_projection.*"),

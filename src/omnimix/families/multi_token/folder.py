@@ -28,7 +28,7 @@ from omnimix.checkpoints.base import (
     looks_like,
     read_json,
 )
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, placed
 from omnimix.families.multi_token import names as tables, write
@@ -163,7 +163,7 @@ class MultiToken(Family[Output, Words]):
     def words_of(self, recipe: Recipe) -> Words:
         return inverse(recipe)
 
-    def names(self, recipe: Recipe) -> dict[str, Table]:
+    def names(self, recipe: Recipe) -> dict[str, RenameTable]:
         theirs = {known.name: name for name, known in SENSES.items()}
         ours = {theirs[name]: name for name in recipe.modalities}
         llm = tables.base_table()

@@ -13,7 +13,7 @@ from typing import Any
 
 from omnimix.checkpoints import reading
 from omnimix.checkpoints.base import looks_like
-from omnimix.checkpoints.tables import Ignore, Rename, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable
 from omnimix.errors import CheckpointError
 
 FILE = "imagebind_huge.pth"
@@ -98,12 +98,12 @@ def _incomplete(key: str, place: Path) -> CheckpointError:
     )
 
 
-def table(ours: str, words: Mapping[str, Any]) -> Table:
+def table(ours: str, words: Mapping[str, Any]) -> RenameTable:
     (encoder,) = words["branches"][0]["encoders"]
     reads = encoder.get("text") is not None
     unused = ["depth", "thermal", "imu", *([] if reads else ["text"])]
     parts = ("preprocessors", "trunks", "heads", "postprocessors")
-    return Table(
+    return RenameTable(
         *(
             Ignore(f"modality_{part}.{name}.*", f"no {name} is asked about")
             for name in unused

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints.tables import Ignore, Rename, Rule, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable, Rule
 from omnimix.errors import CheckpointError
 
 PREFIXES = ("base_model.model.model.", "base_model.model.", "model.", "")
@@ -163,13 +163,13 @@ def _projector(name: str, keys: Mapping[str, Sequence[int]]) -> Projector:
     return Projector(len(each) or None, len(layers), int(first[1]), int(last[0]))
 
 
-def projector_table(prefix: str, modalities: Mapping[str, str]) -> Table:
+def projector_table(prefix: str, modalities: Mapping[str, str]) -> RenameTable:
     """Keys of `non_lora_trainables.bin`.
 
     Args:
         modalities: the reference's name of each modality to ours.
     """
-    return Table(
+    return RenameTable(
         *(
             Rename(f"{prefix}{theirs}_lmm_projector.*", f"{ours}.branches.0.connector.*")
             for theirs, ours in modalities.items()
@@ -177,16 +177,16 @@ def projector_table(prefix: str, modalities: Mapping[str, str]) -> Table:
     )
 
 
-def base_table() -> Table:
+def base_table() -> RenameTable:
     """Keys of the base language model alone."""
-    return Table(NOT_LEARNED, Rename("model.*", "language.model.*"), _head())
+    return RenameTable(NOT_LEARNED, Rename("model.*", "language.model.*"), _head())
 
 
 def _head() -> Rule:
     return Rename("lm_head.*", "language.lm_head.*")
 
 
-def merged_table(scale: float, targets: Iterable[str]) -> Table:
+def merged_table(scale: float, targets: Iterable[str]) -> RenameTable:
     """Keys of the base model and its adapter together, the adapter worked in.
 
     Args:
@@ -196,27 +196,27 @@ def merged_table(scale: float, targets: Iterable[str]) -> Table:
         Merged(f"model.layers.*.{name}.weight", f"language.model.layers.*.{name}.weight", scale)
         for name in targets
     ]
-    return Table(*rules) + base_table()
+    return RenameTable(*rules) + base_table()
 
 
-def kept_table(targets: Iterable[str]) -> Table:
+def kept_table(targets: Iterable[str]) -> RenameTable:
     """The same with the adapter kept beside the weights, under peft's names in a model."""
     rules: list[Rule] = []
     for name in targets:
         ours = f"language.model.layers.*.{name}"
         rules.append(Rename(f"model.layers.*.{name}.weight", f"{ours}.base_layer.weight"))
         rules.append(Rename(f"model.layers.*.{name}.bias", f"{ours}.base_layer.bias"))
-    return Table(*rules) + adapter_table() + base_table()
+    return RenameTable(*rules) + adapter_table() + base_table()
 
 
-def adapter_table(inside: str = "") -> Table:
+def adapter_table(inside: str = "") -> RenameTable:
     """Keys of an adapter.
 
     Args:
         inside: what stands for the adapter's own name; empty in files, `default.` in a living model.
     """
     model = f"{LORA}model.*"
-    return Table(
+    return RenameTable(
         *(
             Rename(f"{model}.lora_{x}.{inside}weight", f"language.model.*.lora_{x}.default.weight")
             for x in "AB"

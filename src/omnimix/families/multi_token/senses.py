@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omnimix.checkpoints import parts as places
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose import recipe as recipes
 from omnimix.compose.modality import ModalitySpec
 from omnimix.errors import CheckpointError
@@ -44,7 +44,7 @@ class Sense:
     recipe: str
     files: tuple[str, ...]
     sized: Callable[[dict[str, Any], Path, Mapping[str, Any]], None]
-    table: Callable[[str, Mapping[str, Any]], Table]
+    table: Callable[[str, Mapping[str, Any]], RenameTable]
     told: Callable[[Mapping[str, Any]], dict[str, Any]]
     carried: Callable[[Mapping[str, Any], Path], dict[str, Path]] = lambda words, place: {}
 
