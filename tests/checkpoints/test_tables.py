@@ -16,7 +16,6 @@ from omnimix.checkpoints.tables import (
     RenameTable,
     ResizedRows,
     Rule,
-    Stack,
 )
 
 
@@ -26,7 +25,6 @@ def numbers(*shape: int) -> Tensor:
 
 ROUND: list[tuple[Rule, list[Tensor]]] = [
     (Rename("a.*", "b.*"), [numbers(2, 3)]),
-    (Stack(("up", "down"), "both", (2, 1)), [numbers(2, 3), numbers(1, 3)]),
     (Change("a", "b", lambda t: t.T, lambda t: t.T), [numbers(2, 3)]),
     (Positions("p", "q", (2, 2)), [numbers(1, 5, 3)]),
     (ResizedRows("e", "f", 3), [numbers(3, 2)]),
@@ -39,15 +37,6 @@ def test_rules_come_back(rule: Rule, given: list[Tensor]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(back, given, strict=True))
     meta = rule.read([tensor.to("meta") for tensor in given])
     assert [t.shape for t in meta] == [t.shape for t in rule.read(given)]
-
-
-def test_stacked_tables_drop_and_fill_spare_rows() -> None:
-    rule = Stack(("base", "extra"), "table", (2, 1), stored=(4, 1))
-    (table,) = rule.read([numbers(4, 2), numbers(1, 2) + 50])
-    assert table.tolist() == [[0, 1], [2, 3], [50, 51]]
-    base, extra = rule.write([table])
-    assert base.tolist() == [[0, 1], [2, 3], [0, 0], [0, 0]]
-    assert extra.tolist() == [[50, 51]]
 
 
 def test_positions_are_resampled_and_the_class_token_is_not() -> None:
@@ -67,8 +56,16 @@ def test_new_rows_are_drawn_alike_every_time() -> None:
     assert torch.equal(short, numbers(4, 2)[:2])
 
 
+class Joined(Rename):
+    """Two foreign tensors that make one of ours."""
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return tuple(self.theirs.split("+"))
+
+
 def test_plans_name_what_does_not_fit() -> None:
-    table = RenameTable(Ignore("old.*", "retired"), Stack(("a.*", "b.*"), "c.*", (1, 1)))
+    table = RenameTable(Ignore("old.*", "retired"), Joined("a.*+b.*", "c.*"))
     plan = table.reading(["old.x", "a.1", "b.1", "a.2", "z"])
     assert plan.unused == {"old.x": "retired"}
     assert plan.unknown == ["z"]

@@ -61,6 +61,7 @@ class Weaver:
         keep: int | None = None,
         pointing: str | None = None,
         cuts_items: bool = False,
+        prepared: dict[Media, Item] | None = None,
     ) -> Sequence:
         """Weave one sample.
 
@@ -76,20 +77,29 @@ class Weaver:
             pointing: how regions reach the model: `tokens`, `text` or `marks`; None as the recipe has it.
             cuts_items: count each item as one token where text is cut, and cut items too; else items do not
                 count, and one that would be cut is refused.
+            prepared: items by their media, taken from here and put here.
 
         Raises:
             SampleError: no target, an item without a place, more items than places.
             ContextError: longer than the context; says by how much.
             MediaError, RegionError: an item that cannot be used.
         """
-        return self._woven(
-            sample, {}, open_answer, room, max_length, target, keep, pointing, cuts_items
-        )
+        with _named(sample):
+            weaving = _Weaving(
+                self, point(self.recipe, sample, pointing), {} if prepared is None else prepared
+            )
+            sequence = weaving.sequence(open_answer, None if cuts_items else max_length)
+            if max_length is not None and cuts_items:
+                sequence = cut_items(sequence, max_length, tuple(self.recipe.modalities))
+            if keep is not None:
+                sequence = keep_end(sequence, keep)
+            self._check(sequence, room, target and not open_answer)
+            return sequence
 
     def rounds(self, samples: Many[Sample]) -> list[Sequence]:
         """Weave several samples that may hold the same media, each of which is prepared once."""
         prepared: dict[Media, Item] = {}
-        return [self._woven(sample, prepared) for sample in samples]
+        return [self(sample, prepared=prepared) for sample in samples]
 
     def many(
         self, samples: Many[Sample], threads: int | None = None, **words: Any
@@ -107,7 +117,7 @@ class Weaver:
             OmnimixError: as for a single sample; of the first one in order that cannot be woven.
         """
         prepared = self._prepared(samples, threads or min(8, os.cpu_count() or 1))
-        return [self._woven(sample, prepared, **words) for sample in samples]
+        return [self(sample, prepared=prepared, **words) for sample in samples]
 
     def _prepared(self, samples: Many[Sample], threads: int) -> dict[Media, Item]:
         """Items by their media; what cannot be prepared is left for weaving to refuse."""
@@ -130,29 +140,6 @@ class Weaver:
         with ThreadPoolExecutor(threads) as pool:
             items = pool.map(one, wanted, wanted.values())
             return {media: item for media, item in zip(wanted, items, strict=True) if item}
-
-    def _woven(
-        self,
-        sample: Sample,
-        prepared: dict[Media, Item],
-        open_answer: bool = False,
-        room: int = 0,
-        max_length: int | None = None,
-        target: bool = True,
-        keep: int | None = None,
-        pointing: str | None = None,
-        cuts_items: bool = False,
-    ) -> Sequence:
-        """As `__call__`; items are taken from `prepared`, and put there."""
-        with _named(sample):
-            weaving = _Weaving(self, point(self.recipe, sample, pointing), prepared)
-            sequence = weaving.sequence(open_answer, None if cuts_items else max_length)
-            if max_length is not None and cuts_items:
-                sequence = cut_items(sequence, max_length, tuple(self.recipe.modalities))
-            if keep is not None:
-                sequence = keep_end(sequence, keep)
-            self._check(sequence, room, target and not open_answer)
-            return sequence
 
     def _check(self, sequence: Sequence, room: int, target: bool) -> None:
         over = 0 if self.context is None else len(sequence) + room - self.context

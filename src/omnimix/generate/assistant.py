@@ -30,7 +30,7 @@ from omnimix.generate.stopping import Endings, cut, end_tokens, settled
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import ParsedRegions
 from omnimix.renamed import new_name
-from omnimix.types import Box, Media, Part, Point, Region, Sample
+from omnimix.types import Media, Part, Region, Sample
 
 if TYPE_CHECKING:
     from torch import distributed as dist
@@ -205,11 +205,6 @@ class Assistant:
     def regions_in(self, text: str, conversation: Conversation) -> ParsedRegions:
         """What an answer's text points at, in pixels of the conversation's last picture."""
         return self._reading(text, self.weave(conversation, Options(max_new_tokens=1)))
-
-    def boxes_in(self, text: str, conversation: Conversation) -> list[Box | Point]:
-        """The boxes and points among `regions_in`."""
-        found = self.regions_in(text, conversation).regions
-        return [region for region in found if isinstance(region, Box | Point)]
 
     def _pieces(self, woven: Woven, options: Options, ids: list[int]) -> Generator[str, None, None]:
         batch = self.batch([woven])
