@@ -63,13 +63,16 @@ def command(
 
     SIGTERM and Ctrl-C let the requests that are there come to their answers.
     """
-    root = _root(root, host)
+    if root is None and host in _HOME:
+        root = Path()
+    if root is not None and not root.is_dir():
+        raise OmnimixError("there is no such folder", where=str(root), hint="give --root a folder")
     try:
         from omnimix.serve import running, wires
         from omnimix.serve.app import Settings, create_app
         from omnimix.serve.engine import OneAtATime, limited
         from omnimix.serve.fetch import Fetcher
-        from omnimix.serve.items import Items
+        from omnimix.serve.items import ItemReader
     except ModuleNotFoundError as error:
         raise OmnimixError(
             f"the package {error.name} is missing", hint="pip install 'omnimix[serve]'"
@@ -86,22 +89,9 @@ def command(
         assistant = limited(
             load(model, device, parts=places, quantization=quantization, **facts), max_pixels
         )
-        settings = Settings(
-            Items(root, Fetcher(max_bytes) if allow_fetch else None),
-            writing,
-            max_bytes,
-            max_items,
-            max_waiting,
-        )
+        items = ItemReader(root, Fetcher(max_bytes) if allow_fetch else None)
+        settings = Settings(items, writing, max_bytes, max_items, max_waiting)
         app = create_app(OneAtATime(assistant, model), settings)
         paths = ", ".join(f"POST {wire.path}" for wire in wires.wires())
         typer.echo(f"{model} answers at {running.address(listener)} ({paths}, GET /health)")
         running.run(app, listener, grace)
-
-
-def _root(named: Path | None, host: str) -> Path | None:
-    """The folder whose files requests may name; a server that only this machine can ask needs no word for it."""
-    root = Path() if named is None and host in _HOME else named
-    if root is not None and not root.is_dir():
-        raise OmnimixError("there is no such folder", where=str(root), hint="give --root a folder")
-    return root

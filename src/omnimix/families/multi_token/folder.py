@@ -28,7 +28,7 @@ from omnimix.checkpoints.base import (
     looks_like,
     read_json,
 )
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, placed
 from omnimix.families.multi_token import names as tables, recipe as inwords, write
@@ -160,7 +160,7 @@ class MultiToken(Family[Output, Words]):
     def words_of(self, recipe: Recipe) -> Words:
         return inwords.words_of(recipe)
 
-    def names(self, recipe: Recipe) -> dict[str, Table]:
+    def names(self, recipe: Recipe) -> dict[str, RenameTable]:
         ours = {THEIRS[name]: spec for name, spec in recipe.modalities.items()}
         llm = tables.base_table()
         if recipe.adapters:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omnimix.checkpoints import tables
-from omnimix.checkpoints.tables import Ignore, Rename, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable
 from omnimix.errors import CheckpointError
 from omnimix.families.sphinx.names import PREFIX, framed
 
@@ -32,9 +32,9 @@ ENCODER = f"{REGION}.branches.0.encoders.0."
 _MATRIX = "pe_layer.positional_encoding_gaussian_matrix"
 
 
-def table() -> Table:
+def table() -> RenameTable:
     """The prompt encoder, its projection and the frame around the prompts."""
-    return Table(
+    return RenameTable(
         Rename(f"{PREFIX}vp_encoder.{_MATRIX}", f"{ENCODER}matrix"),
         Rename(f"{PREFIX}vp_encoder.*", f"{ENCODER}*"),
         Rename(f"{PREFIX}vp_proj.*", f"{REGION}.branches.0.connector.*"),
@@ -52,7 +52,7 @@ SAM_FILE = "sam_vit_h_4b8939.pth"
 
 _UNUSED = "only the position code and the four labels of points and corners are taken from SAM"
 
-SAM = Table(
+SAM = RenameTable(
     Rename(f"prompt_encoder.{_MATRIX}", f"{ENCODER}matrix"),
     Rename("prompt_encoder.point_embeddings.0.weight", f"{ENCODER}point_embeddings.0.weight"),
     Rename("prompt_encoder.point_embeddings.1.weight", f"{ENCODER}point_embeddings.1.weight"),

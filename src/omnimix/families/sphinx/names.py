@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from omnimix.checkpoints.shards import Cuts
-from omnimix.checkpoints.tables import Change, Ignore, Rename, Rule, Table
+from omnimix.checkpoints.tables import Change, Ignore, Rename, RenameTable, Rule
 from omnimix.encoders import positions
 
 PREFIX = "llma."
@@ -64,10 +64,10 @@ def _turned(theirs: str, ours: str, heads: int) -> Change:
     return Change(theirs, ours, lambda w: halves(w, heads), lambda w: pairs(w, heads))
 
 
-def language(heads: int, kv_heads: int, prefix: str = PREFIX) -> Table:
+def language(heads: int, kv_heads: int, prefix: str = PREFIX) -> RenameTable:
     """Meta's keys of a Llama."""
     layer, ours = f"{prefix}layers.*.", "language.model.layers.*."
-    return Table(
+    return RenameTable(
         _turned(f"{layer}attention.wq.weight", f"{ours}self_attn.q_proj.weight", heads),
         _turned(f"{layer}attention.wk.weight", f"{ours}self_attn.k_proj.weight", kv_heads),
         *(Rename(f"{layer}{a}.weight", f"{ours}{b}.weight") for a, b in _LAYER.items()),
@@ -78,7 +78,7 @@ def language(heads: int, kv_heads: int, prefix: str = PREFIX) -> Table:
     )
 
 
-def clip(prefix: str = f"{PREFIX}clip.", ours: str = CLIP) -> Table:
+def clip(prefix: str = f"{PREFIX}clip.", ours: str = CLIP) -> RenameTable:
     """open_clip's keys of a CLIP vision tower; its text tower is used by nobody."""
     theirs = f"{prefix}visual."
     block, own = f"{theirs}transformer.resblocks.*.", f"{ours}blocks.*."
@@ -106,23 +106,23 @@ def clip(prefix: str = f"{PREFIX}clip.", ours: str = CLIP) -> Table:
     text = ("token_embedding.*", "positional_embedding", "text_projection", "transformer.*")
     rest = (*text, "ln_final.*", "logit_scale", "logit_bias", "attn_mask")
     rules += [Ignore(f"{prefix}{key}", "the text tower of CLIP is used by nobody") for key in rest]
-    return Table(*rules)
+    return RenameTable(*rules)
 
 
 _ENDS = ("weight", "bias")
 
 
-def convnext(prefix: str = f"{PREFIX}openclip_convnext_xxl.", ours: str = CONVNEXT) -> Table:
+def convnext(prefix: str = f"{PREFIX}openclip_convnext_xxl.", ours: str = CONVNEXT) -> RenameTable:
     """open_clip's ConvNeXt trunk, which is timm's; its norm stands before the pooling left out here."""
-    return Table(
+    return RenameTable(
         Rename(f"{prefix}head.norm.*", f"{ours}norm_pre.*"), Rename(f"{prefix}*", f"{ours}*")
     )
 
 
-def dino(prefix: str = f"{PREFIX}dinov2_vitg14.", ours: str = DINO) -> Table:
+def dino(prefix: str = f"{PREFIX}dinov2_vitg14.", ours: str = DINO) -> RenameTable:
     """facebookresearch's DINOv2; the gated network of a block has other names in timm."""
     block, own = f"{prefix}blocks.*.mlp.", f"{ours}blocks.*.mlp."
-    return Table(
+    return RenameTable(
         Ignore(f"{prefix}mask_token", "used in pretraining only"),
         Rename(f"{prefix}pos_embed", f"{ours}{positions.NAME}"),
         *(Rename(f"{block}w12.{end}", f"{own}fc1.{end}") for end in _ENDS),
@@ -131,9 +131,9 @@ def dino(prefix: str = f"{PREFIX}dinov2_vitg14.", ours: str = DINO) -> Table:
     )
 
 
-def framed(name: str, start: str, end: str) -> Table:
+def framed(name: str, start: str, end: str) -> RenameTable:
     """Learned vectors `[1, 1, d]` around the tokens of a modality."""
-    return Table(
+    return RenameTable(
         *(
             Change(
                 f"{PREFIX}{theirs}",
@@ -146,10 +146,10 @@ def framed(name: str, start: str, end: str) -> Table:
     )
 
 
-def image() -> Table:
+def image() -> RenameTable:
     """The four encoders, their two projections and the frame."""
     return (
-        Table(
+        RenameTable(
             Rename(f"{PREFIX}qformer.*", f"{QFORMER}*"),
             Rename(f"{PREFIX}qformer_proj.*", "image.branches.0.connector.*"),
             Rename(f"{PREFIX}visual_proj.*", "image.branches.1.connector.*"),
@@ -161,7 +161,7 @@ def image() -> Table:
     )
 
 
-def table(heads: int, kv_heads: int, *more: Table) -> Table:
+def table(heads: int, kv_heads: int, *more: RenameTable) -> RenameTable:
     """All keys of a model of the family.
 
     Args:
@@ -169,4 +169,4 @@ def table(heads: int, kv_heads: int, *more: Table) -> Table:
         more: tables of further modalities.
     """
     rules = [rule for found in (image(), *more, language(heads, kv_heads)) for rule in found.rules]
-    return Table(*rules)
+    return RenameTable(*rules)

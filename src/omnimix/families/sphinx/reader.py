@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from omnimix.checkpoints.base import Family, Layout, Parts, Release, Weights, read_json
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, placed
 from omnimix.families.sphinx import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 WORDS = ("llama_type", "max_seq_len", "clip_activation", "replicas", "over", *HEADS)
 PLACES = ("config", "tokenizer")
 
-MORE: dict[str, Table] = {sphinx_v.REGION: sphinx_v.table()}
+MORE: dict[str, RenameTable] = {sphinx_v.REGION: sphinx_v.table()}
 """Tables of modalities beside the picture, by the modality's name in the recipe."""
 
 
@@ -55,7 +55,7 @@ class Shards(Layout):
     folder: Folder
 
 
-class Sphinx(Family[Shards, Facts]):
+class SphinxFamily(Family[Shards, Facts]):
     """Released and trained SPHINX models."""
 
     name: ClassVar[str] = "sphinx"
@@ -119,7 +119,7 @@ class Sphinx(Family[Shards, Facts]):
         return sphinx_write.write(model, processor, out, int(options.get("shards", 1)))
 
 
-def recipe_table(recipe: Recipe) -> Table:
+def recipe_table(recipe: Recipe) -> RenameTable:
     """The rename table of a recipe of the family."""
     words = recipe.language.config
     more = [MORE[name] for name in recipe.modalities if name in MORE]

@@ -24,7 +24,7 @@ from omnimix.families.xgen_mm import folder as xgen_mm, recipe as xgen_recipe
 from omnimix.families.xgen_mm.model import XGenMMModelForConditionalGeneration, XGenMMPerceiver
 from omnimix.families.xgen_mm.pictures import ImageProcessor, process_images
 from omnimix.families.xgen_mm.recipe import LM_ID, VISION_ID, Facts
-from omnimix.families.xgen_mm.tokens import Tokenizer
+from omnimix.families.xgen_mm.tokens import XGenTokenizer
 from omnimix.generate import folder as folders
 from omnimix.generate.assistant import Assistant, load
 from omnimix.media.tiling import GRIDS
@@ -133,7 +133,7 @@ def create_model_and_transforms(
     gradient_checkpointing: bool = False,
     verbose: bool = True,
     **model_kwargs: Any,
-) -> tuple[XGenMMPerceiver, ImageProcessor, Tokenizer]:
+) -> tuple[XGenMMPerceiver, ImageProcessor, XGenTokenizer]:
     """Model, image processor and tokenizer, with the words of the original's function of this name.
 
     The original builds Phi-3 and a resampler of chance, which `load_state_dict` then overwrites; here the
@@ -181,7 +181,7 @@ def create_model_and_transforms(
     held = None if words.ckpt_pth is None else load(device="cpu", **words.arguments())
     side = int(xgen_recipe.tower(xgen_mm.vision_words(words.vision_encoder_path)).image_size)
     model = XGenMMPerceiver(held, reads, side, words.anyres_grids)
-    return model, ImageProcessor(side), Tokenizer.beside(folder)
+    return model, ImageProcessor(side), XGenTokenizer.beside(folder)
 
 
 def _plain(value: Any) -> Any:
@@ -255,10 +255,12 @@ class AutoTokenizer(_Hub):
     """The tokenizer of a released model."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **words: Any) -> Tokenizer:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **words: Any
+    ) -> XGenTokenizer:
         """The slow tokenizer, the three marks among its tokens."""
         cls._checked(words)
-        return Tokenizer.beside(folders.locate(pretrained_model_name_or_path).folder)
+        return XGenTokenizer.beside(folders.locate(pretrained_model_name_or_path).folder)
 
 
 class AutoImageProcessor(_Hub):

@@ -14,7 +14,7 @@ from omnimix.compose.sequence import IGNORE, Item, Sequence as Woven
 from omnimix.errors import CheckpointError, SampleError
 from omnimix.families.xgen_mm import write
 from omnimix.families.xgen_mm.recipe import MARKS, facts_of
-from omnimix.families.xgen_mm.tokens import Tokenizer
+from omnimix.families.xgen_mm.tokens import XGenTokenizer
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.stopping import end_tokens
 from omnimix.media.tensor_steps import Normalize
@@ -232,7 +232,7 @@ class XGenMMModelForConditionalGeneration(XGenMMPerceiver):
         """The model that the original's class wraps; here it is one and the same."""
         return self
 
-    def update_special_tokens(self, tokenizer: Tokenizer) -> Tokenizer:
+    def update_special_tokens(self, tokenizer: XGenTokenizer) -> XGenTokenizer:
         """The tokenizer with the three marks, which it has from the beginning."""
         return tokenizer
 
