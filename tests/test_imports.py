@@ -153,7 +153,7 @@ def _reached(graph: dict[str, set[str]], start: str) -> set[str]:
 
 
 # Circles that are still there. The list may only shrink, to nothing: what is mended must be struck off.
-STILL_IN_CIRCLES = [["omnimix.families.sphinx.reader", "omnimix.families.sphinx.write"]]
+STILL_IN_CIRCLES: list[list[str]] = []
 
 
 def test_no_import_points_up() -> None:

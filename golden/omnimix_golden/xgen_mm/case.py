@@ -18,7 +18,7 @@ from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.errors import CheckpointError
 from omnimix.families.xgen_mm.folder import Found, XGenMM
 from omnimix.families.xgen_mm.names import table
-from omnimix.families.xgen_mm.recipe import MARKS
+from omnimix.families.xgen_mm.tokenizer import MARKS
 from omnimix.language.slow_llama import SlowLlama
 from omnimix.types import Media, Part, Sample, Turn
 from omnimix_golden.case import Case
