@@ -13,7 +13,7 @@ from typing import Any
 
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import read_json
-from omnimix.checkpoints.tables import Ignore, Rename, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable
 from omnimix.compose import recipe as recipes
 from omnimix.compose.modality import ModalitySpec
 from omnimix.encoders.transformers import config_of
@@ -138,14 +138,14 @@ class Sense:
         encoder[self.config] = _told_by(getattr(whole, self.side, whole) if self.side else whole)
         return whole
 
-    def table(self, ours: str, words: Facts) -> Table:
+    def table(self, ours: str, words: Facts) -> RenameTable:
         """Keys of the encoder's file.
 
         Args:
             ours: where the encoder stands on our tree.
             words: of the modality.
         """
-        return Table(
+        return RenameTable(
             *(Ignore(pattern, "computed, not learned") for pattern in _COMPUTED),
             *(
                 Ignore(key, "a half, head or layer that nothing here reads")

@@ -28,7 +28,7 @@ from omnimix.checkpoints.base import (
     looks_like,
     read_json,
 )
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, placed
 from omnimix.families.multi_token import names as tables, recipe as inwords, write
@@ -142,7 +142,7 @@ class MultiToken(Family[Output, Words]):
     def words_of(self, recipe: Recipe) -> Words:
         return inwords.words_of(recipe)
 
-    def names(self, recipe: Recipe) -> dict[str, Table]:
+    def names(self, recipe: Recipe) -> dict[str, RenameTable]:
         ours = {THEIRS[name]: name for name in recipe.modalities}
         targets = recipe.adapters[0].target_modules or () if recipe.adapters else None
         return {

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints.tables import Ignore, Rename, Rule, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable, Rule
 from omnimix.errors import CheckpointError
 
 PREFIXES = ("base_model.model.model.", "base_model.model.", "model.", "")
@@ -84,9 +84,9 @@ def _projector(prefix: str, name: str, keys: Sizes) -> Projector:
     return Projector(tokens or None, len(layers), int(keys[f"{heads[0]}0.weight"][1]), prefix)
 
 
-def projector_table(prefix: str, modalities: Mapping[str, str]) -> Table:
+def projector_table(prefix: str, modalities: Mapping[str, str]) -> RenameTable:
     """Keys of `non_lora_trainables.bin`; `modalities` are ours by the reference's names."""
-    return Table(
+    return RenameTable(
         *(
             Rename(f"{prefix}{theirs}_lmm_projector.*", f"{ours}.branches.0.connector.*")
             for theirs, ours in modalities.items()
@@ -135,26 +135,26 @@ class Merged(Rule):
         return [weight, weight.new_zeros(1, columns), weight.new_zeros(rows, 1)]
 
 
-def base_table() -> Table:
+def base_table() -> RenameTable:
     """Keys of the base language model alone."""
-    return Table(
+    return RenameTable(
         Ignore("*.rotary_emb.inv_freq", "computed, not learned"),
         Rename("model.*", "language.model.*"),
         Rename("lm_head.*", "language.lm_head.*"),
     )
 
 
-def merged_table(scale: float, targets: Iterable[str]) -> Table:
+def merged_table(scale: float, targets: Iterable[str]) -> RenameTable:
     """Keys of the base model and its adapter together, the adapter worked in.
 
     Args:
         targets: layers with an adapter, named from their block on: `self_attn.q_proj`.
     """
     stems = [f"model.layers.*.{name}.weight" for name in targets]
-    return Table(*(Merged(stem, f"language.{stem}", scale) for stem in stems)) + base_table()
+    return RenameTable(*(Merged(stem, f"language.{stem}", scale) for stem in stems)) + base_table()
 
 
-def kept_table(targets: Iterable[str]) -> Table:
+def kept_table(targets: Iterable[str]) -> RenameTable:
     """The same with the adapter kept beside the weights, under peft's names in a model."""
     stems = [f"model.layers.*.{name}" for name in targets]
     beside = (
@@ -162,16 +162,16 @@ def kept_table(targets: Iterable[str]) -> Table:
         for stem in stems
         for kind in ("weight", "bias")
     )
-    return Table(*beside) + adapter_table() + base_table()
+    return RenameTable(*beside) + adapter_table() + base_table()
 
 
-def adapter_table(inside: str = "") -> Table:
+def adapter_table(inside: str = "") -> RenameTable:
     """Keys of an adapter.
 
     Args:
         inside: what stands for the adapter's own name; empty in files, `default.` in a living model.
     """
-    return Table(
+    return RenameTable(
         *(
             Rename(
                 f"{LORA}model.*.lora_{x}.{inside}weight",
@@ -195,7 +195,7 @@ class Lora:
     file: Path
     words: Mapping[str, Any]
 
-    def merged(self) -> Table:
+    def merged(self) -> RenameTable:
         """Keys of the base model and the adapter, the adapter worked in."""
         words = self.words
         return merged_table(words["lora_alpha"] / words["r"], words["target_modules"])
