@@ -156,7 +156,6 @@ def _reached(graph: dict[str, set[str]], start: str) -> set[str]:
 STILL_IN_CIRCLES = frozenset(
     {"omnimix.families.prismatic.folder", "omnimix.families.prismatic.write"}
     | {"omnimix.families.sphinx.reader", "omnimix.families.sphinx.write"}
-    | {"omnimix.families.xgen_mm.folder", "omnimix.families.xgen_mm.write"}
 )
 
 
