@@ -14,7 +14,7 @@ from omnimix.checkpoints import base
 from omnimix.checkpoints.tables import Ignore
 from omnimix.compose import holding, recipe as recipes
 from omnimix.errors import OmnimixError
-from omnimix.families.sphinx import reader as sphinx
+from omnimix.families.sphinx import names as sphinx
 from tests.cases import golden
 from tests.conftest import TINY
 
@@ -24,7 +24,7 @@ def test_the_block_list_of_sphinx(case: str) -> None:
     folder, facts, _ = golden(case)
     release = base.open_release(folder / "checkpoint")
     names = {f"{name}.weight" for name in holding.quantized(release.recipe)}
-    plan = sphinx.recipe_table(release.recipe).writing(names)
+    plan = sphinx.table(release.recipe).writing(names)
     theirs = {name for move in plan.moves for name in move.foreign}
     assert not any(isinstance(move.rule, Ignore) for move in plan.moves)
     assert theirs == {f"{n}.weight" for n in facts["results"]["quant"]["quantised_linear_modules"]}

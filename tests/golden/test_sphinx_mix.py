@@ -28,7 +28,7 @@ def test_the_mix_gives_the_logits_of_the_reference(name: str, tmp_path: Path) ->
     soup(folder / "checkpoint", folder / "inputs/mix_b", out, weight, partial=True)
     reading = SphinxCase(Case(folder))
     model, processor = folders.read(out, torch.device("cpu"))
-    batch = processor.batch([processor.weave(reading.finished(facts["results"]["conv"]))])
+    batch = processor.batch([processor.weave(reading.question(facts["results"]["conv"]))])
     rows = passed(model, batch)[2][0, -len(facts["results"]["conv"]["tokens"]) :]
     found = rows[-1] if name.endswith("_last") else rows
     tolerance = facts["tolerance_abs"]["logits"]

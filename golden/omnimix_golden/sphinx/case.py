@@ -13,10 +13,11 @@ from omnimix.checkpoints.base import Release
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
-from omnimix.families.sphinx import reader as sphinx
+from omnimix.families.sphinx import folder as sphinx, names as sphinx_names
 from omnimix.families.sphinx.conversation import asked, picture
 from omnimix.families.sphinx.face import Face, SPHINXModel
 from omnimix.families.sphinx.records import SphinxSource
+from omnimix.families.sphinx.shards import Shards
 from omnimix.generate.assistant import Assistant
 from omnimix.types import Media, Sample, Turn
 from omnimix_golden.case import Case, Facts
@@ -43,9 +44,9 @@ class SphinxCase(CaseReading):
         return self._facts
 
     @cached_property
-    def layout(self) -> sphinx.Shards:
+    def layout(self) -> Shards:
         """What lies in the case's checkpoint."""
-        layout = sphinx.Sphinx().recognise(self.case.folder / "checkpoint")
+        layout = sphinx.SphinxFamily().recognise(self.case.folder / "checkpoint")
         if layout is None:
             raise CheckpointError("the case holds no checkpoint", where=str(self.case.folder))
         return layout
@@ -54,7 +55,7 @@ class SphinxCase(CaseReading):
     def release(self) -> Release:
         """The case's checkpoint."""
         parts = parts_of(self.case.folder, self.case.facts)
-        return base.open_release((sphinx.Sphinx(), self.layout), parts)
+        return base.open_release((sphinx.SphinxFamily(), self.layout), parts)
 
     def loaded(self) -> tuple[MultimodalLM, Processor]:
         """Model and processor; the same ones every time."""
@@ -129,10 +130,10 @@ class SphinxCase(CaseReading):
 
     def foreign(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our tensors (weights, gradients) under the names of the trainer, in its order of rows."""
-        plan = sphinx.recipe_table(self.release.recipe).writing(tensors)
+        plan = sphinx_names.table(self.release.recipe).writing(tensors)
         return tables.write(plan, tensors)
 
     def foreign_names(self, names: Iterable[str]) -> list[str]:
         """The trainer's names of our parameters."""
-        plan = sphinx.recipe_table(self.release.recipe).writing(names)
+        plan = sphinx_names.table(self.release.recipe).writing(names)
         return [name for move in plan.moves for name in move.foreign]

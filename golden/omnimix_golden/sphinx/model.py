@@ -15,7 +15,7 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.modality import Branch
 from omnimix.compose.model import MultimodalLM
 from omnimix.convert.report import Check, close, same
-from omnimix.families.sphinx import folder as sphinx_folder, reader as sphinx
+from omnimix.families.sphinx import folder as sphinx, names, shards
 from omnimix.media.image import ImageOpener
 from omnimix.media.tensor_steps import Quadrants
 from omnimix.media.tiles import Tiles
@@ -28,7 +28,7 @@ from omnimix_golden.sphinx.case import SphinxCase
 def layouts(reading: SphinxCase) -> Iterator[Check]:
     """What was found in the folder, against what the case says of it."""
     facts, release = reading.case.facts, reading.release
-    folder = reading.layout.folder
+    folder = reading.layout
     if "model_parallel_shards" in facts:
         yield same("folder", "shards", len(folder.files), facts["model_parallel_shards"])
     found = release.recipe.language.config
@@ -122,7 +122,7 @@ def _views(reading: SphinxCase, name: str, count: int) -> list[int]:
 
 def quick(reading: SphinxCase, tiles: Tensor) -> Tensor:
     """CLIP's features with the other activation, from a model opened so."""
-    release = sphinx.Sphinx().open(
+    release = sphinx.SphinxFamily().open(
         reading.layout,
         _with_word(reading, "clip_activation", "quick_gelu"),
     )
@@ -232,9 +232,10 @@ def mixed(reading: SphinxCase) -> Iterator[Check]:
     facts = reading.facts()
     model, processor = reading.loaded()
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    (folder,) = sphinx_folder.folders([reading.inputs / "mix_b"])
-    stored, _ = sphinx_folder.whole([folder])
-    plan = sphinx.recipe_table(reading.release.recipe).reading(stored)
+    folder = shards.look(reading.inputs / "mix_b")
+    assert folder is not None
+    stored, _ = shards.whole([folder])
+    plan = names.table(reading.release.recipe).reading(stored)
     yield same("mix", "keys", len(stored), facts["mix"]["keys"])
     other = tables.read(plan, stored)
     batch = processor.batch([processor.weave(reading.question(facts["conv"]))])

@@ -93,7 +93,7 @@ class XGenCase(CaseReading):
 
     def taught(self, sample: Sample, processor: Processor) -> Woven:
         """A training record as the reference's collator has it: cut on the right, learned from or not."""
-        return processor.weave(sample, cut=self.limit, target=False, cuts_items=True)
+        return processor.weave(sample, max_length=self.limit, target=False, cuts_items=True)
 
     @cached_property
     def own_tokens(self) -> int:

@@ -18,12 +18,12 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.errors import CheckpointError
 from omnimix.families.sphinx import (
     marked as sphinx_v,
-    reader as sphinx,
+    names,
     recipe as sphinx_recipe,
     write as sphinx_write,
 )
-from omnimix.families.sphinx.names import CUTS
-from omnimix.families.sphinx.recipe import Facts
+from omnimix.families.sphinx.folder import SphinxFamily
+from omnimix.families.sphinx.names import CUTS, PROMPT_ENCODER
 from tests.cases import case_path, golden
 
 CASE = "sphinx_v/ens5_vp"
@@ -47,17 +47,19 @@ def test_every_key_of_the_release_is_one_parameter_and_back(stated: dict[str, An
     files = on_meta(stated)
     sizes = shards.Joined([*files], CUTS, list(stated["files"])).sizes
     args = stated["config"]["params.json (llama-2-13b)"]
-    recipe = sphinx_recipe.build(Facts(stated["llama_type"], args, sizes), "SPHINX-V", "test")
+    said = sphinx_recipe.words("SPHINX-V", stated["llama_type"], args, sizes)
+    recipe = sphinx_recipe.recipe(said)
     wanted = recipes.load("sphinx_v")
     assert recipe.modalities == wanted.modalities
     assert recipe.language == wanted.language
-    plan = sphinx.recipe_table(recipe).reading(sizes)
+    table = names.table(recipe)
+    plan = table.reading(sizes)
     assert not plan.unknown and not plan.missing
     assert all("clip" in key or "mask_token" in key for key in plan.unused)
     full = MultimodalLM.on_meta(recipe)
     filled = [name for move in plan.moves for name in move.native]
     assert sorted(filled) == sorted(full.state_dict())
-    written = sphinx_write.tensors(full)
+    written = sphinx_write.with_unused(SphinxFamily().foreign(table, full.state_dict(), recipe))
     assert {key: tuple(t.shape) for key, t in written.items()} == sizes
     for rank, keys in enumerate(files):
         for key, tensor in keys.items():
@@ -70,7 +72,7 @@ def test_a_folder_is_written_back_with_every_key(tmp_path: Path) -> None:
     release = base.open_release(folder / "checkpoint")
     assert release.recipe.modalities["region"] == recipes.load("sphinx_v").modalities["region"]
     model, processor, _ = reading.load(release)
-    files = sphinx_write.write(model, processor, tmp_path, 2)
+    files = SphinxFamily().write(model, processor, tmp_path, shards=2)
     assert json.loads((tmp_path / "meta.json").read_text()) == {"llama_type": facts["llama_type"]}
     for path in files[:2]:
         ours = torch.load(path, weights_only=True)["model"]
@@ -85,9 +87,9 @@ def test_a_folder_is_written_back_with_every_key(tmp_path: Path) -> None:
 def test_sam_gives_the_golden_start() -> None:
     folder, facts, expected = golden(CASE)
     found = sphinx_v.from_sam(folder / "inputs/sam_tiny.pth")
-    names = {"matrix": "pe_layer.positional_encoding_gaussian_matrix"}
-    ours = {name.removeprefix(sphinx_v.ENCODER): tensor for name, tensor in found.items()}
-    ours = {names.get(name, name): tensor for name, tensor in ours.items()}
+    renamed = {"matrix": names.MATRIX}
+    ours = {name.removeprefix(PROMPT_ENCODER): tensor for name, tensor in found.items()}
+    ours = {renamed.get(name, name): tensor for name, tensor in ours.items()}
     mapping = facts["results"]["sam_mapping"]
     assert set(ours) == {key for key, source in mapping.items() if source.startswith("prompt")}
     for key, tensor in ours.items():
@@ -103,10 +105,10 @@ def test_the_first_stage_starts_from_sphinx_and_sam() -> None:
     assert processor.weave.tokens_per_tile["region"] == 12
     state = model.state_dict()
     assert torch.equal(
-        state[f"{sphinx_v.ENCODER}matrix"],
+        state[f"{PROMPT_ENCODER}matrix"],
         expected["sam.pe_layer.positional_encoding_gaussian_matrix"],
     )
-    assert not state[f"{sphinx_v.ENCODER}up.bias"].any()
+    assert not state[f"{PROMPT_ENCODER}up.bias"].any()
     again, _ = sphinx_v.start(
         case_path("sphinx/ens5_2shard/checkpoint"), folder / "inputs/sam_tiny.pth"
     )
@@ -132,7 +134,7 @@ def test_a_start_that_cannot_be(tmp_path: Path) -> None:
 
 def test_a_prompt_encoder_that_is_missing(tmp_path: Path) -> None:
     """A folder of SPHINX that calls itself SPHINX-V."""
-    words = {"llama_type": sphinx_v.LLAMA_TYPE, "dino_heads": 2, "vit_heads": 2}
+    words = {"llama_type": "llama_ens5_vp", "dino_heads": 2, "vit_heads": 2}
     words |= {"qformer_heads": 3, "clip_heads": 3}
     with pytest.raises(CheckpointError, match=r"no such key in the shards: llma.vp_encoder.up"):
         base.open_release(case_path("sphinx/ens5_2shard/checkpoint"), Parts(words=words))

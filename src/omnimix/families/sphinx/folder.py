@@ -1,178 +1,164 @@
-"""What lies in a SPHINX folder: shards of one of three layouts, and the small files beside them."""
+"""SPHINX (LLaMA2-Accessory): folders of shards, released ones and one's own.
+
+Facts, numbers and quirks: golden/specs/sphinx.md. Everything is found under the path; each find can be replaced:
+
+    config        config.json or params.json
+    tokenizer     tokenizer.model (or a folder with one)
+    over          a further folder (or several in a list), laid over the first
+    llama_type    in place of meta.json
+    max_seq_len   most positions of a sequence; the file's own number is ignored, as by the reference
+    replicas      `first`: where shards differ in what each holds whole, the first one's are taken
+    clip_activation, clip_heads, dino_heads, vit_heads, qformer_heads: see `omnimix.families.sphinx.recipe`
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
 
-from omnimix.checkpoints import reading
-from omnimix.checkpoints.base import looks_like
-from omnimix.checkpoints.shards import APART, Joined, Laid
-from omnimix.errors import CheckpointError
-from omnimix.families.sphinx.names import CUTS, PREFIX
+from omnimix.checkpoints.base import Family, Parts, Release, Weights, read_json
+from omnimix.checkpoints.tables import RenameTable
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.compose.recipe import Recipe
+from omnimix.errors import CheckpointError, placed
+from omnimix.families.sphinx import names, recipe as recipes, shards, write
+from omnimix.families.sphinx.recipe import TYPES, Words
+from omnimix.families.sphinx.shards import Shards
+from omnimix.families.sphinx.sizes import HEADS
+from omnimix.registry import did_you_mean
 
-SAVED = re.compile(r"consolidated\.(\d+)-of-(\d+)\.model\.pth")
-DIFFERENCE = re.compile(r"consolidated\.(\d+)-of-(\d+)\.model-diff\.pth")
-META = re.compile(r"consolidated\.(\d+)\.pth")
-
-KINDS = {SAVED: "saved by its trainer", META: "Meta's own", DIFFERENCE: "a difference"}
-"""File names of a layout, and what it is called in messages."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """One folder of shards.
-
-    Attributes:
-        root: where it is.
-        files: its shards in order.
-        names: the layout, a key of `KINDS`.
-        config, meta, tokenizer: files beside them; None where there is none.
-    """
-
-    root: Path
-    files: tuple[Path, ...]
-    names: re.Pattern[str]
-    config: Path | None
-    meta: Path | None
-    tokenizer: Path | None
-
-    @property
-    def kind(self) -> str:
-        """The layout in words."""
-        count = len(self.files)
-        return f"{KINDS[self.names]}, {count} shard{'s' if count > 1 else ''}"
+SOURCE = "shards"
 
 
-def look(root: Path) -> Folder | None:
-    """What lies in a folder; None where there are no shards.
+class SphinxFamily(Family[Shards, Words]):
+    """Released and trained SPHINX models."""
 
-    Raises:
-        CheckpointError: shards that are missing, or of two ways of cutting.
-    """
-    if not root.is_dir():
-        return None
-    for names in KINDS:
-        found = sorted((path, m) for path in root.iterdir() if (m := names.fullmatch(path.name)))
-        if found:
-            files = _all_there(root, names, [(path, match) for path, match in found])
-            return Folder(
-                root,
-                files,
-                names,
-                _first(root, "config.json", "params.json"),
-                _first(root, "meta.json"),
-                _first(root, "tokenizer.model"),
-            )
-    return None
+    name = "sphinx"
+    title = "SPHINX"
+    part_names = ("config", "tokenizer", "over")
+    known_words = ("llama_type", "max_seq_len", "clip_activation", "replicas", "over", *HEADS)
+    layouts = (
+        "a folder of shards (consolidated.NN-of-MM.model.pth, tokenizer.model, config.json, meta.json)",
+    )
+    options = ("shards",)
+    dtype = torch.bfloat16
+
+    def recognise(self, path: Path) -> Shards | None:
+        shard = path.is_file() and any(names.fullmatch(path.name) for names in shards.KINDS)
+        return shards.look(path.parent if shard else path)
+
+    def laid(self, parts: Parts, over: Path) -> Parts:
+        return Parts(parts.places, {**parts.words, "over": [*_over(parts), over]})
+
+    def open(self, layout: Shards, parts: Parts) -> Release:
+        with placed(str(layout.root)):
+            for word in ("max_seq_len", *HEADS):
+                if not str(said := parts.words.get(word, 0)).isdigit():
+                    raise CheckpointError(f"{word} is {said!r}", hint="give a whole number")
+            folders = shards.stacked(layout, _over(parts))
+            llama_type = _llama_type(folders, parts.words)
+            config, args = _config(folders, parts)
+            tokenizer = _tokenizer(folders, parts)
+            stored, notes = shards.whole(folders, parts.words.get("replicas") == "first")
+        with placed(str(config)):
+            words = recipes.words(_name(layout), llama_type, args, stored.sizes, parts.words)
+            recipe = self.recipe(words)
+        files = tuple(file for folder in folders for file in folder.files)
+        weights = Weights(SOURCE, files, self.names(recipe)[SOURCE], stored)
+        return Release(layout, recipe, tokenizer.parent, (weights,), tuple(notes))
+
+    def recipe(self, words: Words) -> Recipe:
+        return recipes.recipe(words)
+
+    def names(self, recipe: Recipe) -> Mapping[str, RenameTable]:
+        return {SOURCE: names.table(recipe)}
+
+    def words_of(self, recipe: Recipe) -> Words:
+        return recipes.words_of(recipe)
+
+    def put(
+        self, words: Words, model: MultimodalLM, processor: Processor, out: Path, **options: Any
+    ) -> list[Path]:
+        table = self.names(processor.recipe)[SOURCE]
+        tensors = self.foreign(table, model.state_dict(), processor.recipe)
+        return write.folder(words, tensors, processor, out, int(options.get("shards", 1)))
 
 
-def _all_there(
-    root: Path, names: re.Pattern[str], found: Sequence[tuple[Path, re.Match[str]]]
-) -> tuple[Path, ...]:
-    """The shards in order, each number once.
+def _over(parts: Parts) -> list[Path]:
+    """The folders that are laid over the first."""
+    said = parts.places.get("over") or parts.words.get("over") or ()
+    return [Path(said)] if isinstance(said, str | Path) else [Path(one) for one in said]
 
-    Raises:
-        CheckpointError: one is missing, or files say different totals.
-    """
-    totals = {int(match[2]) for _, match in found} if names is not META else {len(found)}
-    if len(totals) > 1:
-        said = " and ".join(str(total) for total in sorted(totals))
+
+def _last(found: Sequence[Shards], what: str) -> Iterator[Path]:
+    """A small file of the folders, the uppermost first."""
+    return filter(None, (getattr(folder, what) for folder in reversed(found)))
+
+
+def _llama_type(found: Sequence[Shards], words: Mapping[str, Any]) -> str:
+    """What is said, else what the last meta.json says."""
+    kinds = ", ".join(f"{name} ({recipe})" for name, recipe in TYPES.items())
+    meta = next(_last(found, "meta"), None)
+    where, said = "llama_type", words.get("llama_type")
+    if said is None and meta is not None:
+        where, said = str(meta), (read_json(meta) or {}).get("llama_type")
+    if said is None:
+        what = "no meta.json says" if meta is None else "the meta.json does not say"
         raise CheckpointError(
-            f"the folder holds checkpoints of {said} shards side by side",
-            where=str(root),
-            hint="keep the shards of one of them alone in a folder",
+            f"{what} which llama_type the model is",
+            where=str(meta or found[-1].root),
+            hint=f"name one with --word llama_type=llama_ens5; known are {kinds}",
         )
-    total = totals.pop()
-    by_number = {int(match[1]): path for path, match in found}
-    absent = sorted(set(range(total)) - by_number.keys())
-    if absent or len(by_number) != total:
-        first = found[0][0].name
-        odd = absent[0] if absent else max(by_number)
-        name = re.sub(r"\.\d+", f".{odd:02d}", first, count=1)
-        what = f"{name} is missing" if absent else f"{name} is one too many"
+    if said not in TYPES:
+        near = did_you_mean(str(said), TYPES)
         raise CheckpointError(
-            f"{len(by_number)} of {total} shards are there: {what}",
-            where=str(root),
-            hint="copy the whole folder again",
+            f"unknown llama_type {said!r}",
+            where=where,
+            hint=near if near.startswith("did") else f"known are {kinds}",
         )
-    return tuple(by_number[i] for i in range(total))
+    return str(said)
 
 
-def _first(root: Path, *names: str) -> Path | None:
-    return next((root / name for name in names if (root / name).is_file()), None)
-
-
-def folders(roots: Sequence[Path]) -> list[Folder]:
-    """The folders of a list of paths.
-
-    Raises:
-        CheckpointError: one without shards, or a difference with nothing below it.
-    """
-    found = []
-    for root in roots:
-        folder = look(root)
-        if folder is None:
-            raise CheckpointError(
-                f"no shards of SPHINX: {looks_like(root)}",
-                where=str(root),
-                hint="a folder holds consolidated.00-of-02.model.pth and its like",
-            )
-        found.append(folder)
-    if found[0].names is DIFFERENCE:
+def _config(found: Sequence[Shards], parts: Parts) -> tuple[Path, Mapping[str, Any]]:
+    """The configuration that is named, else the last one found."""
+    path = Path(parts.places.get("config") or next(_last(found, "config"), ""))
+    if path == Path():
         raise CheckpointError(
-            "the folder holds a difference to other weights, not the weights",
-            where=str(found[0].root),
-            hint="name the folder of those weights first and this one as the part 'over'",
+            "there is neither a config.json nor a params.json",
+            where=str(found[-1].root),
+            hint="name one with --part config=FILE; Meta's params.json of the Llama will do",
         )
-    return found
+    args = read_json(path)
+    if args is None:
+        raise CheckpointError(
+            "the configuration does not exist",
+            where=str(path),
+            hint="name a config.json or params.json",
+        )
+    return path, args
 
 
-def mapped(path: Path) -> dict[str, Tensor]:
-    """The tensors of one shard by their full keys, whatever the file nests them in."""
-    stored = reading.tensors_of(path)
-    nested = f"model.{PREFIX}"
-    if any(key.startswith(nested) for key in stored):
-        inside = {k.removeprefix("model."): t for k, t in stored.items() if k.startswith("model.")}
-        return inside
-    if META.fullmatch(path.name) or not any(key.startswith(PREFIX) for key in stored):
-        return {f"{PREFIX}{key.removeprefix('model.')}": tensor for key, tensor in stored.items()}
-    return stored
+def _tokenizer(found: Sequence[Shards], parts: Parts) -> Path:
+    """The tokenizer that is named, else the last one found."""
+    path = Path(parts.places.get("tokenizer") or next(_last(found, "tokenizer"), ""))
+    if path == Path():
+        raise CheckpointError(
+            "there is no tokenizer.model",
+            where=str(found[-1].root),
+            hint="name Llama's with --part tokenizer=FILE",
+        )
+    file = path / "tokenizer.model" if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(
+            "there is no such tokenizer", where=str(path), hint="name a tokenizer.model"
+        )
+    return file.resolve()
 
 
-def whole(found: Sequence[Folder], trusting: bool = False) -> tuple[Laid, list[str]]:
-    """The tensors of folders laid one over another, joined when they are asked for, and notes.
-
-    Args:
-        trusting: take the first file's replicas however far the others are apart.
-
-    Raises:
-        CheckpointError: shards of different models in a folder.
-    """
-    layers: list[tuple[Joined, bool]] = []
-    notes: list[str] = []
-    for folder in found:
-        shards = [mapped(path) for path in folder.files]
-        try:
-            joined = Joined(shards, CUTS, [path.name for path in folder.files])
-        except CheckpointError as error:
-            raise error.at(str(folder.root)) from None
-        apart = joined.apart()
-        if apart > APART and not trusting:
-            raise CheckpointError(
-                "the shards belong to different models: weights that each of them holds whole are "
-                f"{apart:.0%} apart",
-                where=str(folder.root),
-                hint="copy them from one place, or take the first one's with --word replicas=first",
-            )
-        if apart:
-            notes.append(
-                f"weights that each shard of {folder.root.name} holds whole differ by {apart:.1e}; "
-                "the first one's are taken"
-            )
-        layers.append((joined, folder.names is DIFFERENCE))
-    return Laid(layers), notes
+def _name(layout: Shards) -> str:
+    root = layout.root.resolve()
+    return root.parent.name if root.name == "checkpoint" else root.name

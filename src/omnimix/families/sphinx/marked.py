@@ -1,63 +1,38 @@
-"""What SPHINX-V has beside SPHINX: the prompt encoder's keys, and the start of its first stage from SAM.
-
-Facts: golden/specs/sphinx_v.md sections 2 and 4. The folder itself is SPHINX's (`omnimix.families.sphinx.reader`).
-"""
+"""The start of SPHINX-V's first stage from a SPHINX and SAM (golden/specs/sphinx_v.md section 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from omnimix.checkpoints import tables
-from omnimix.checkpoints.tables import Ignore, Rename, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable
 from omnimix.errors import CheckpointError
-from omnimix.families.sphinx.names import PREFIX, framed
+from omnimix.families.sphinx.names import MATRIX, PROMPT_ENCODER, REGION
 
 if TYPE_CHECKING:
     from omnimix.checkpoints.base import Parts, Release
     from omnimix.compose.model import MultimodalLM
     from omnimix.compose.processor import Processor
 
-LLAMA_TYPE = "llama_ens5_vp"
-
-REGION = "region"
-"""The modality of the prompts in the recipe."""
-
-ENCODER = f"{REGION}.branches.0.encoders.0."
-_MATRIX = "pe_layer.positional_encoding_gaussian_matrix"
-
-
-def table() -> Table:
-    """The prompt encoder, its projection and the frame around the prompts."""
-    return Table(
-        Rename(f"{PREFIX}vp_encoder.{_MATRIX}", f"{ENCODER}matrix"),
-        Rename(f"{PREFIX}vp_encoder.*", f"{ENCODER}*"),
-        Rename(f"{PREFIX}vp_proj.*", f"{REGION}.branches.0.connector.*"),
-    ) + framed(REGION, "start_vp", "end_vp")
-
-
-def fit(words: dict[str, Any], sizes: Mapping[str, tuple[int, ...]]) -> None:
-    """Lay the width of the prompt encoder over the words of the modality."""
-    words["branches"][0]["encoders"][0]["width"] = sizes[f"{PREFIX}vp_encoder.up.weight"][0]
-
-
-# --- the first stage ---
-
 SAM_FILE = "sam_vit_h_4b8939.pth"
 
 _UNUSED = "only the position code and the four labels of points and corners are taken from SAM"
 
-SAM = Table(
-    Rename(f"prompt_encoder.{_MATRIX}", f"{ENCODER}matrix"),
-    Rename("prompt_encoder.point_embeddings.0.weight", f"{ENCODER}point_embeddings.0.weight"),
-    Rename("prompt_encoder.point_embeddings.1.weight", f"{ENCODER}point_embeddings.1.weight"),
-    Rename("prompt_encoder.point_embeddings.2.weight", f"{ENCODER}box_embeddings.2.weight"),
-    Rename("prompt_encoder.point_embeddings.3.weight", f"{ENCODER}box_embeddings.3.weight"),
+SAM = RenameTable(
+    Rename(f"prompt_encoder.{MATRIX}", f"{PROMPT_ENCODER}matrix"),
+    Rename(
+        "prompt_encoder.point_embeddings.0.weight", f"{PROMPT_ENCODER}point_embeddings.0.weight"
+    ),
+    Rename(
+        "prompt_encoder.point_embeddings.1.weight", f"{PROMPT_ENCODER}point_embeddings.1.weight"
+    ),
+    Rename("prompt_encoder.point_embeddings.2.weight", f"{PROMPT_ENCODER}box_embeddings.2.weight"),
+    Rename("prompt_encoder.point_embeddings.3.weight", f"{PROMPT_ENCODER}box_embeddings.3.weight"),
     Ignore("prompt_encoder.*", _UNUSED),
     Ignore("image_encoder.*", _UNUSED),
     Ignore("mask_decoder.*", _UNUSED),
@@ -104,7 +79,7 @@ def start(
     Args:
         folder: SPHINX-v2-1k, or another folder of the type `llama_ens5`.
         sam: SAM's file of weights.
-        parts: see `omnimix.families.sphinx.reader`.
+        parts: see `omnimix.families.sphinx.folder`.
         seed: of the fresh weights.
 
     Raises:

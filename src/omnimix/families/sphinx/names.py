@@ -1,7 +1,6 @@
-"""Rename tables of SPHINX: Meta's Llama keys and the original keys of its four encoders.
+"""Their keys and our names, both ways: Meta's Llama, and the original keys of the encoders.
 
-See golden/specs/sphinx.md sections 3 and 5. `table` puts them together; a model of the family that has more
-(SPHINX-V's region prompts) is this table and another one added to it.
+See golden/specs/sphinx.md sections 3 and 5, golden/specs/sphinx_v.md section 2.
 """
 
 from __future__ import annotations
@@ -9,43 +8,68 @@ from __future__ import annotations
 from torch import Tensor
 
 from omnimix.checkpoints.shards import Cuts
-from omnimix.checkpoints.tables import Change, Ignore, Rename, Rule, Table
+from omnimix.checkpoints.tables import Change, Ignore, Rename, RenameTable, Rule
+from omnimix.compose.recipe import Recipe
 from omnimix.encoders import positions
 
 PREFIX = "llma."
+LAYER = f"{PREFIX}layers.*."
+QFORMER = f"{PREFIX}qformer."
+CLIP = f"{PREFIX}clip."
+CONVNEXT = f"{PREFIX}openclip_convnext_xxl."
+DINO = f"{PREFIX}dinov2_vitg14."
+PROMPTS = f"{PREFIX}vp_encoder."
 
-QFORMER = "image.branches.0.encoders.0."
-CLIP = "image.branches.1.encoders.0.trunk."
-CONVNEXT = "image.branches.1.encoders.1.trunk."
-DINO = "image.branches.1.encoders.2.trunk."
+REGION = "region"
+"""SPHINX-V's modality of points and boxes in the recipe."""
+
+PROMPT_ENCODER = f"{REGION}.branches.0.encoders.0."
+MATRIX = "pe_layer.positional_encoding_gaussian_matrix"
 
 CUTS: Cuts = {
-    **{f"{PREFIX}layers.*.attention.{name}.weight": 0 for name in ("wq", "wk", "wv")},
-    f"{PREFIX}layers.*.attention.wo.weight": 1,
-    **{f"{PREFIX}layers.*.feed_forward.{name}.weight": 0 for name in ("w1", "w3")},
-    f"{PREFIX}layers.*.feed_forward.w2.weight": 1,
+    **{f"{LAYER}attention.{name}.weight": 0 for name in ("wq", "wk", "wv")},
+    f"{LAYER}attention.wo.weight": 1,
+    **{f"{LAYER}feed_forward.{name}.weight": 0 for name in ("w1", "w3")},
+    f"{LAYER}feed_forward.w2.weight": 1,
     f"{PREFIX}tok_embeddings.weight": 1,
     f"{PREFIX}output.weight": 0,
 }
 """fairscale's column and row parallel layers; everything else is whole in every shard."""
 
-_LAYER = {
-    "attention.wo": "self_attn.o_proj",
-    "attention.wv": "self_attn.v_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
+_ENDS = ("weight", "bias")
+
+_LLAMA = {
+    f"{LAYER}attention.wo": "model.layers.*.self_attn.o_proj",
+    f"{LAYER}attention.wv": "model.layers.*.self_attn.v_proj",
+    f"{LAYER}feed_forward.w1": "model.layers.*.mlp.gate_proj",
+    f"{LAYER}feed_forward.w2": "model.layers.*.mlp.down_proj",
+    f"{LAYER}feed_forward.w3": "model.layers.*.mlp.up_proj",
+    f"{LAYER}attention_norm": "model.layers.*.input_layernorm",
+    f"{LAYER}ffn_norm": "model.layers.*.post_attention_layernorm",
+    f"{PREFIX}tok_embeddings": "model.embed_tokens",
+    f"{PREFIX}norm": "model.norm",
+    f"{PREFIX}output": "lm_head",
 }
 
 _CLIP = {
-    "ln_1": "norm1",
-    "ln_2": "norm2",
-    "attn.out_proj": "attn.proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
+    "attn.in_proj_": "attn.qkv.",
+    "attn.out_proj.": "attn.proj.",
+    "ln_1.": "norm1.",
+    "ln_2.": "norm2.",
+    "mlp.c_fc.": "mlp.fc1.",
+    "mlp.c_proj.": "mlp.fc2.",
 }
+
+_CLIP_TEXT = ("token_embedding.*", "positional_embedding", "text_projection", "transformer.*")
+_CLIP_TEXT += ("ln_final.*", "logit_scale", "logit_bias", "attn_mask")
+
+
+def table(recipe: Recipe) -> RenameTable:
+    """All keys of a model of the family."""
+    words = recipe.language.config
+    heads = int(words["num_attention_heads"])
+    rules = [*_image(), *_language(heads, int(words.get("num_key_value_heads") or heads))]
+    return RenameTable(*rules, *(_region() if REGION in recipe.modalities else ()))
 
 
 def halves(weight: Tensor, heads: int) -> Tensor:
@@ -60,113 +84,98 @@ def pairs(weight: Tensor, heads: int) -> Tensor:
     return weight.view(heads, 2, rows // heads // 2, *rest).transpose(1, 2).reshape(rows, *rest)
 
 
-def _turned(theirs: str, ours: str, heads: int) -> Change:
-    return Change(theirs, ours, lambda w: halves(w, heads), lambda w: pairs(w, heads))
+def _language(heads: int, kv_heads: int) -> list[Rule]:
+    def turned(theirs: str, ours: str, count: int) -> Change:
+        return Change(
+            f"{LAYER}attention.{theirs}.weight",
+            f"language.model.layers.*.self_attn.{ours}.weight",
+            lambda weight: halves(weight, count),
+            lambda weight: pairs(weight, count),
+        )
+
+    return [
+        turned("wq", "q_proj", heads),
+        turned("wk", "k_proj", kv_heads),
+        *(Rename(f"{theirs}.weight", f"language.{ours}.weight") for theirs, ours in _LLAMA.items()),
+        Ignore(f"{PREFIX}rope.freqs", "computed, not learned"),
+    ]
 
 
-def language(heads: int, kv_heads: int, prefix: str = PREFIX) -> Table:
-    """Meta's keys of a Llama."""
-    layer, ours = f"{prefix}layers.*.", "language.model.layers.*."
-    return Table(
-        _turned(f"{layer}attention.wq.weight", f"{ours}self_attn.q_proj.weight", heads),
-        _turned(f"{layer}attention.wk.weight", f"{ours}self_attn.k_proj.weight", kv_heads),
-        *(Rename(f"{layer}{a}.weight", f"{ours}{b}.weight") for a, b in _LAYER.items()),
-        Rename(f"{prefix}tok_embeddings.weight", "language.model.embed_tokens.weight"),
-        Rename(f"{prefix}norm.weight", "language.model.norm.weight"),
-        Rename(f"{prefix}output.weight", "language.lm_head.weight"),
-        Ignore(f"{prefix}rope.freqs", "computed, not learned"),
+def _image() -> list[Rule]:
+    """The four encoders, their two projections and the frame."""
+    qformer, clip, convnext, dino = (
+        "image.branches.0.encoders.0.",
+        *(f"image.branches.1.encoders.{i}.trunk." for i in range(3)),
     )
+    gated = {"mlp.w12": "mlp.fc1", "mlp.w3": "mlp.fc2"}
+    return [
+        Rename(f"{QFORMER}*", f"{qformer}*"),
+        Rename(f"{PREFIX}qformer_proj.*", "image.branches.0.connector.*"),
+        Rename(f"{PREFIX}visual_proj.*", "image.branches.1.connector.*"),
+        *_frame("image", "img"),
+        *_open_clip(clip),
+        # Its norm stands before the pooling, which is left out here.
+        Rename(f"{CONVNEXT}head.norm.*", f"{convnext}norm_pre.*"),
+        Rename(f"{CONVNEXT}*", f"{convnext}*"),
+        Ignore(f"{DINO}mask_token", "used in pretraining only"),
+        Rename(f"{DINO}pos_embed", f"{dino}{positions.NAME}"),
+        # The gated network of a block has other names in timm.
+        *(
+            Rename(f"{DINO}blocks.*.{theirs}.{end}", f"{dino}blocks.*.{ours}.{end}")
+            for theirs, ours in gated.items()
+            for end in _ENDS
+        ),
+        Rename(f"{DINO}*", f"{dino}*"),
+    ]
 
 
-def clip(prefix: str = f"{PREFIX}clip.", ours: str = CLIP) -> Table:
-    """open_clip's keys of a CLIP vision tower; its text tower is used by nobody."""
-    theirs = f"{prefix}visual."
-    block, own = f"{theirs}transformer.resblocks.*.", f"{ours}blocks.*."
-    rules: list[Rule] = [
+def _open_clip(ours: str) -> list[Rule]:
+    """open_clip's keys of a CLIP vision tower for timm's; its text tower is used by nobody."""
+    theirs = f"{CLIP}visual."
+    return [
         Change(
             f"{theirs}class_embedding",
             f"{ours}cls_token",
-            lambda t: t.view(1, 1, -1),
-            lambda t: t.reshape(-1),
+            lambda vector: vector.view(1, 1, -1),
+            lambda token: token.reshape(-1),
         ),
         Change(
-            f"{theirs}positional_embedding", f"{ours}pos_embed", lambda t: t[None], lambda t: t[0]
+            f"{theirs}positional_embedding",
+            f"{ours}pos_embed",
+            lambda rows: rows[None],
+            lambda rows: rows[0],
         ),
         Rename(f"{theirs}conv1.weight", f"{ours}patch_embed.proj.weight"),
         Rename(f"{theirs}ln_pre.*", f"{ours}norm_pre.*"),
         Rename(f"{theirs}ln_post.*", f"{ours}norm.*"),
-        *(Rename(f"{block}attn.in_proj_{end}", f"{own}attn.qkv.{end}") for end in _ENDS),
         *(
-            Rename(f"{block}{a}.{end}", f"{own}{b}.{end}")
+            Rename(f"{theirs}transformer.resblocks.*.{a}{end}", f"{ours}blocks.*.{b}{end}")
             for a, b in _CLIP.items()
             for end in _ENDS
         ),
         Ignore(f"{theirs}proj", "the projection into CLIP's common space is not used"),
+        *(Ignore(f"{CLIP}{key}", "the text tower of CLIP is used by nobody") for key in _CLIP_TEXT),
     ]
-    text = ("token_embedding.*", "positional_embedding", "text_projection", "transformer.*")
-    rest = (*text, "ln_final.*", "logit_scale", "logit_bias", "attn_mask")
-    rules += [Ignore(f"{prefix}{key}", "the text tower of CLIP is used by nobody") for key in rest]
-    return Table(*rules)
 
 
-_ENDS = ("weight", "bias")
+def _region() -> list[Rule]:
+    """The prompt encoder, its projection and the frame around the prompts."""
+    return [
+        Rename(f"{PROMPTS}{MATRIX}", f"{PROMPT_ENCODER}matrix"),
+        Rename(f"{PROMPTS}*", f"{PROMPT_ENCODER}*"),
+        Rename(f"{PREFIX}vp_proj.*", f"{REGION}.branches.0.connector.*"),
+        *_frame(REGION, "vp"),
+    ]
 
 
-def convnext(prefix: str = f"{PREFIX}openclip_convnext_xxl.", ours: str = CONVNEXT) -> Table:
-    """open_clip's ConvNeXt trunk, which is timm's; its norm stands before the pooling left out here."""
-    return Table(
-        Rename(f"{prefix}head.norm.*", f"{ours}norm_pre.*"), Rename(f"{prefix}*", f"{ours}*")
-    )
-
-
-def dino(prefix: str = f"{PREFIX}dinov2_vitg14.", ours: str = DINO) -> Table:
-    """facebookresearch's DINOv2; the gated network of a block has other names in timm."""
-    block, own = f"{prefix}blocks.*.mlp.", f"{ours}blocks.*.mlp."
-    return Table(
-        Ignore(f"{prefix}mask_token", "used in pretraining only"),
-        Rename(f"{prefix}pos_embed", f"{ours}{positions.NAME}"),
-        *(Rename(f"{block}w12.{end}", f"{own}fc1.{end}") for end in _ENDS),
-        *(Rename(f"{block}w3.{end}", f"{own}fc2.{end}") for end in _ENDS),
-        Rename(f"{prefix}*", f"{ours}*"),
-    )
-
-
-def framed(name: str, start: str, end: str) -> Table:
+def _frame(modality: str, theirs: str) -> list[Rule]:
     """Learned vectors `[1, 1, d]` around the tokens of a modality."""
-    return Table(
-        *(
-            Change(
-                f"{PREFIX}{theirs}",
-                f"{name}.frame.{side}",
-                lambda t: t.reshape(-1),
-                lambda t: t[None, None],
-            )
-            for side, theirs in (("start", start), ("end", end))
+    return [
+        Change(
+            f"{PREFIX}{side}_{theirs}",
+            f"{modality}.frame.{side}",
+            lambda vector: vector.reshape(-1),
+            lambda vector: vector[None, None],
         )
-    )
-
-
-def image() -> Table:
-    """The four encoders, their two projections and the frame."""
-    return (
-        Table(
-            Rename(f"{PREFIX}qformer.*", f"{QFORMER}*"),
-            Rename(f"{PREFIX}qformer_proj.*", "image.branches.0.connector.*"),
-            Rename(f"{PREFIX}visual_proj.*", "image.branches.1.connector.*"),
-        )
-        + clip()
-        + convnext()
-        + dino()
-        + framed("image", "start_img", "end_img")
-    )
-
-
-def table(heads: int, kv_heads: int, *more: Table) -> Table:
-    """All keys of a model of the family.
-
-    Args:
-        heads, kv_heads: of the language model.
-        more: tables of further modalities.
-    """
-    rules = [rule for found in (image(), *more, language(heads, kv_heads)) for rule in found.rules]
-    return Table(*rules)
+        for side in ("start", "end")
+    ]

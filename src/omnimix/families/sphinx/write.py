@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from omnimix.checkpoints import shards, tables
-from omnimix.compose.model import MultimodalLM
+from omnimix.checkpoints import shards
+from omnimix.checkpoints.files import read_json
+from omnimix.checkpoints.writing import narrowest
 from omnimix.compose.processor import Processor
-from omnimix.compose.recipe import Recipe
-from omnimix.errors import CheckpointError, OmnimixError
-from omnimix.families.sphinx import (
-    folder as sphinx_folder,
-    reader as sphinx,
-    recipe as sphinx_recipe,
-)
-from omnimix.families.sphinx.names import CUTS, PREFIX
-from omnimix.families.sphinx.recipe import CONTEXT, HEADS, TYPES, Facts
-from omnimix.language.tokenizer import SentencePieceTokenizer
+from omnimix.errors import CheckpointError
+from omnimix.families.sphinx.names import CLIP, CUTS, DINO
+from omnimix.families.sphinx.recipe import CONTEXT, Words
+from omnimix.families.sphinx.shards import look, stacked, whole
+from omnimix.families.sphinx.sizes import heads_said
 
 CLIP_TEXT: dict[str, tuple[int, ...]] = {
     "positional_embedding": (77, 768),
@@ -39,45 +34,55 @@ CLIP_TEXT: dict[str, tuple[int, ...]] = {
 CLIP_WIDTH = 1024
 
 
-def tensors(model: MultimodalLM) -> dict[str, Tensor]:
-    """Every tensor under the foreign names; keys that nobody uses are zeros.
+def with_unused(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors and, as zeros, those of a release that nobody uses.
 
     CLIP's text tower is left out where CLIP is not of the released size: its sizes are then not known,
     and the reference only warns of missing keys.
     """
-    state = model.state_dict()
-    plan = sphinx.recipe_table(model.recipe).writing(state)
-    assert not plan.unknown and not plan.missing, (plan.unknown, plan.missing)
-    found = tables.write(plan, state)
-    like = found[f"{PREFIX}dinov2_vitg14.cls_token"]
-    found[f"{PREFIX}dinov2_vitg14.mask_token"] = torch.zeros_like(like[0])
-    if found[f"{PREFIX}clip.visual.class_embedding"].shape[0] == CLIP_WIDTH:
-        found |= {f"{PREFIX}clip.{key}": like.new_zeros(shape) for key, shape in CLIP_TEXT.items()}
-    return found
+    like = tensors[f"{DINO}cls_token"]
+    unused = {f"{DINO}mask_token": like.new_zeros(like.shape[1:])}
+    if tensors[f"{CLIP}visual.class_embedding"].shape[0] == CLIP_WIDTH:
+        unused |= {f"{CLIP}{key}": like.new_zeros(shape) for key, shape in CLIP_TEXT.items()}
+    return {**tensors, **unused}
 
 
-def write(model: MultimodalLM, processor: Processor, out: Path, number: int = 1) -> list[Path]:
+def folder(
+    words: Words, tensors: Mapping[str, Tensor], processor: Processor, out: Path, number: int
+) -> list[Path]:
     """A folder of `number` shards with everything that belongs to it.
 
     The weights are stored as bfloat16 (or float16) where that loses nothing, else as float32.
 
     Raises:
-        CheckpointError: the recipe cannot be expressed, or the weights cannot be cut so.
+        CheckpointError: the weights cannot be cut so.
     """
-    found = tensors(model)
-    llama_type, args, words = facts_of(processor.recipe, found)
-    divisible(args, number)
-    files = shards.save(found, CUTS, number, out, narrowest(found.values()))
+    divisible(words.args, number)
+    files = shards.save(with_unused(tensors), CUTS, number, out, narrowest(tensors.values()))
     processor.tokenizer.save(out)
     files.append(out / "tokenizer.model")
-    texts = {"config.json": args, "meta.json": {"llama_type": llama_type}}
-    if words:
+    texts: dict[str, Any] = {
+        "config.json": words.args,
+        "meta.json": {"llama_type": words.llama_type},
+    }
+    if facts := _facts(words):
         # No word of the reference's: sizes that it has in its code.
-        texts["parts.json"] = {"words": words}
+        texts["parts.json"] = {"words": facts}
     for name, data in texts.items():
         (out / name).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         files.append(out / name)
     return files
+
+
+def _facts(words: Words) -> dict[str, Any]:
+    """Words that no file of the reference's has, where they differ from what is taken without them."""
+    facts: dict[str, Any] = heads_said(words.encoders)
+    activation = words.encoders["clip"].get("args", {}).get("act_layer", "gelu")
+    if activation != "gelu":
+        facts["clip_activation"] = activation
+    if words.args["max_seq_len"] != CONTEXT:
+        facts["max_seq_len"] = words.args["max_seq_len"]
+    return facts
 
 
 def recut(source: Path, out: Path, number: int) -> list[Path]:
@@ -86,14 +91,14 @@ def recut(source: Path, out: Path, number: int) -> list[Path]:
     Raises:
         CheckpointError: no folder of SPHINX, or weights that cannot be cut so.
     """
-    (folder,) = sphinx_folder.folders([source])
-    if folder.names is sphinx_folder.DIFFERENCE:
-        raise CheckpointError("a difference is not cut anew", where=str(source))
-    stored, _ = sphinx_folder.whole([folder])
-    if folder.config is not None:
-        divisible(json.loads(folder.config.read_text(encoding="utf-8")), number)
+    layout = look(source)
+    if layout is None:
+        raise CheckpointError("there are no shards of SPHINX", where=str(source))
+    stored, _ = whole(stacked(layout))
+    if layout.config is not None:
+        divisible(read_json(layout.config) or {}, number)
     files = shards.save(stored, CUTS, number, out)
-    for beside in (folder.config, folder.meta, folder.tokenizer, source / "parts.json"):
+    for beside in (layout.config, layout.meta, layout.tokenizer, source / "parts.json"):
         if beside is not None and beside.is_file():
             files.append(Path(shutil.copyfile(beside, out / beside.name)))
     return files
@@ -113,117 +118,3 @@ def divisible(args: Mapping[str, Any], number: int) -> None:
             f"{heads} heads ({kv_heads} of keys) cannot be shared by {number} shards",
             hint=f"possible are {', '.join(map(str, good))}",
         )
-
-
-def narrowest(found: Iterable[Tensor]) -> torch.dtype:
-    """The smallest floating type that holds all numbers exactly."""
-    kept = [torch.bfloat16, torch.float16]
-    for tensor in found:
-        kept = [dtype for dtype in kept if torch.equal(tensor, tensor.to(dtype).to(tensor.dtype))]
-        if not kept:
-            return torch.float32
-    return kept[0]
-
-
-def facts_of(
-    recipe: Recipe, found: Mapping[str, Tensor]
-) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The type, the configuration and the words that no file of the reference's has.
-
-    Raises:
-        CheckpointError: no SPHINX: something in the recipe has no words there.
-    """
-    refusal = CheckpointError(
-        f"the recipe {recipe.name!r} cannot be written as SPHINX",
-        where=recipe.name,
-        hint=f"that takes the modalities of one of the recipes {', '.join(TYPES.values())} and a Llama",
-    )
-    if not isinstance(recipe.tokenizer, SentencePieceTokenizer):
-        raise refusal
-    try:
-        args = _args(recipe)
-        words = _words(recipe)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        raise refusal from None
-    sizes = {key: tuple(tensor.shape) for key, tensor in found.items()}
-    for llama_type in TYPES:
-        facts = Facts(
-            llama_type,
-            args,
-            sizes,
-            context=args["max_seq_len"],
-            heads={word: words[word] for word in HEADS if word in words},
-            activation=words.get("clip_activation", "gelu"),
-        )
-        try:
-            again = sphinx_recipe.build(facts, recipe.name, recipe.name)
-        except OmnimixError:
-            continue
-        ours, theirs = (r.language.hf_config().to_dict() for r in (again, recipe))
-        if again.modalities == recipe.modalities and ours == theirs:
-            return llama_type, args, words
-    raise refusal
-
-
-def _args(recipe: Recipe) -> dict[str, Any]:
-    """The trainer's dump of its arguments."""
-    text = recipe.language.hf_config()
-    rope = dict(text.rope_parameters)
-    if rope.get("rope_type", "default") not in ("default", "linear"):
-        raise ValueError("another kind of rotary scaling")
-    dim, heads = int(text.hidden_size), int(text.num_attention_heads)
-    kv_heads = int(text.num_key_value_heads)
-    multiple, multiplier = _rounding(dim, int(text.intermediate_size))
-    theta = float(rope["rope_theta"])
-    return {
-        "dim": dim,
-        "n_layers": int(text.num_hidden_layers),
-        "n_heads": heads,
-        "n_kv_heads": None if kv_heads == heads else kv_heads,
-        "vocab_size": int(text.vocab_size),
-        "multiple_of": multiple,
-        "ffn_dim_multiplier": multiplier,
-        "norm_eps": float(text.rms_norm_eps),
-        "rope_theta": int(theta) if theta.is_integer() else theta,
-        "max_batch_size": 32,
-        "max_seq_len": int(text.max_position_embeddings),
-        "rope_scaling": 1.0 / rope["factor"] if "factor" in rope else None,
-        "load_pretrained_visual_encoder": False,
-    }
-
-
-def _rounding(dim: int, width: int) -> tuple[int, float | None]:
-    """`multiple_of` and `ffn_dim_multiplier` that make this width; Llama 2's 256 where it does."""
-    for multiple in (256, *(2**i for i in range(12, -1, -1))):
-        if sphinx_recipe.hidden(dim, multiple, None) == width:
-            return multiple, None
-    # Half a row more, since the product is rounded down.
-    return 1, (width + 0.5) / int(2 * 4 * dim / 3)
-
-
-def _words(recipe: Recipe) -> dict[str, Any]:
-    """Words of `sphinx.WORDS` that differ from what the reader would take by itself."""
-    image = recipe.modalities["image"].dump()
-    asks = image["branches"][0]["encoders"][0]
-    clip, _, dino = image["branches"][1]["encoders"]
-    given: dict[str, Any] = {}
-    for word, args, width in (
-        ("clip_heads", clip.get("args", {}), "embed_dim"),
-        ("dino_heads", dino.get("args", {}), "embed_dim"),
-    ):
-        if "num_heads" in args and HEADS[word].get(args[width]) != args["num_heads"]:
-            given[word] = int(args["num_heads"])
-    for word, part in (
-        ("vit_heads", "vision_config"),
-        ("qformer_heads", "qformer_config"),
-    ):
-        heads = int(asks[part]["num_attention_heads"])
-        if HEADS[word].get(asks[part]["hidden_size"]) != heads:
-            given[word] = heads
-    activation = clip.get("args", {}).get("act_layer", "gelu")
-    if activation != "gelu":
-        given["clip_activation"] = activation
-    context = int(recipe.language.hf_config().max_position_embeddings)
-    if context != CONTEXT:
-        given["max_seq_len"] = context
-    return given

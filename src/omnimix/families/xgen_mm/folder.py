@@ -20,7 +20,7 @@ from torch import Tensor
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import Beside, Family, Layout, Parts, Release, Weights, read_json
 from omnimix.checkpoints.files import Files
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, UnsafeFileError
 from omnimix.families.xgen_mm import recipe as xgen_recipe, tokenizer, write
@@ -155,7 +155,7 @@ class XGenMM(Family[Found, Facts]):
     def words_of(self, recipe: Recipe) -> Facts:
         return xgen_recipe.facts_of(recipe)
 
-    def names(self, recipe: Recipe) -> Mapping[str, Table]:
+    def names(self, recipe: Recipe) -> Mapping[str, RenameTable]:
         used = xgen_recipe.facts_of(recipe).used
         return {"checkpoint": table("vlm.", used), "vision": SIGLIP}
 
