@@ -187,7 +187,7 @@ class XGenMMPerceiver:
         waiting = iter(used)
         filled: list[int] = []
         owner: list[int] = []
-        for before, token in pairwise([None, *ids]):
+        for before, token in zip([None, *ids], ids, strict=False):
             if token == mark:
                 tokens = next(waiting).tokens
                 filled += [processor.tokenizer.pad] * tokens
