@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 from pydantic_core import PydanticCustomError
 
 from omnimix.errors import RecipeError, RegistryError
-from omnimix.registry import Table, did_you_mean
+from omnimix.registry import Registry, did_you_mean
 from omnimix.renamed import new_name
 
 
@@ -77,7 +77,7 @@ def _kinds_inside(value: Any, data: Any) -> Any:
     return data
 
 
-def part(table: Table) -> BeforeValidator:
+def part(table: Registry) -> BeforeValidator:
     """A validator for a field that holds any row of `table`, chosen by its word `kind`.
 
     A bare string is short for `{kind: <string>}`.
@@ -248,7 +248,7 @@ def _copy(data: Any) -> Any:
     return [_copy(value) for value in data] if isinstance(data, list | tuple) else data
 
 
-def json_schema(model: type[BaseModel], tables: Mapping[str, Table]) -> dict[str, Any]:
+def json_schema(model: type[BaseModel], tables: Mapping[str, Registry]) -> dict[str, Any]:
     """JSON schema for editors, with every registered row of each part as one alternative.
 
     Args:

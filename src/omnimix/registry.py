@@ -43,7 +43,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
 
 
-class Table(Mapping[str, str]):
+class Registry(Mapping[str, str]):
     """One registry: name to `module:Class`, with rows of the families and of other packages appended."""
 
     def __init__(self, name: str, what: str, rows: Mapping[str, str]) -> None:
@@ -103,7 +103,7 @@ class Table(Mapping[str, str]):
             ) from error
 
 
-STEPS = Table(
+STEPS = Registry(
     "steps",
     "step",
     {
@@ -126,7 +126,7 @@ STEPS = Table(
     },
 )
 
-ENCODERS = Table(
+ENCODERS = Registry(
     "encoders",
     "encoder",
     {
@@ -143,7 +143,7 @@ ENCODERS = Table(
     },
 )
 
-FINISHES = Table(
+FINISHES = Registry(
     "finishes",
     "finishing step",
     {
@@ -155,7 +155,7 @@ FINISHES = Table(
     },
 )
 
-CONNECTORS = Table(
+CONNECTORS = Registry(
     "connectors",
     "connector",
     {
@@ -168,7 +168,7 @@ CONNECTORS = Table(
     },
 )
 
-ARRANGES = Table(
+ARRANGES = Registry(
     "arranges",
     "arrangement of tiles",
     {
@@ -177,7 +177,7 @@ ARRANGES = Table(
     },
 )
 
-CODECS = Table(
+CODECS = Registry(
     "codecs",
     "way of writing coordinates",
     {
@@ -195,7 +195,7 @@ CODECS = Table(
     },
 )
 
-OPENERS = Table(
+OPENERS = Registry(
     "openers",
     "kind of media",
     {
@@ -208,13 +208,13 @@ OPENERS = Table(
     },
 )
 
-LANGUAGES = Table(
+LANGUAGES = Registry(
     "languages",
     "language model",
     {"causal_lm": "omnimix.language.causal_lm:CausalLM"},
 )
 
-TOKENIZERS = Table(
+TOKENIZERS = Registry(
     "tokenizers",
     "tokenizer",
     {
@@ -224,26 +224,26 @@ TOKENIZERS = Table(
     },
 )
 
-OBJECTIVES = Table("objectives", "objective", {"sft": "omnimix.train.objectives:Sft"})
+OBJECTIVES = Registry("objectives", "objective", {"sft": "omnimix.train.objectives:Sft"})
 
-DATASETS = Table(
+DATASETS = Registry(
     "datasets",
     "dataset",
     {
         "jsonl": "omnimix.data.sources:JsonlSource",
-        "llava": "omnimix.data.llava:Llava",
+        "llava": "omnimix.data.llava:LlavaRecords",
     },
 )
 
-CHECKPOINTS = Table("checkpoints", "checkpoint family", {})
+CHECKPOINTS = Registry("checkpoints", "checkpoint family", {})
 
-READINGS = Table(
+READINGS = Registry(
     "readings",
     "reading of golden numbers",
     {"certificate": "omnimix.convert.carried:CertificateReading"},
 )
 
-SEGMENTERS = Table(
+SEGMENTERS = Registry(
     "segmenters",
     "type of model that makes masks",
     {
@@ -258,11 +258,11 @@ SEGMENTERS = Table(
     },
 )
 
-BENCHMARKS = Table("benchmarks", "benchmark", {})
+BENCHMARKS = Registry("benchmarks", "benchmark", {})
 
-WIRES = Table("wires", "wire format of the server", {"chat": "omnimix.serve.wires:Chat"})
+WIRES = Registry("wires", "wire format of the server", {"chat": "omnimix.serve.wires:Chat"})
 
-MEASURES = Table(
+MEASURES = Registry(
     "measures",
     "measure",
     {
@@ -275,7 +275,7 @@ MEASURES = Table(
     },
 )
 
-TABLES: tuple[Table, ...] = (
+TABLES: tuple[Registry, ...] = (
     STEPS,
     ENCODERS,
     FINISHES,

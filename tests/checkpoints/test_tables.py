@@ -8,7 +8,15 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from omnimix.checkpoints import tables
-from omnimix.checkpoints.tables import Change, Ignore, Positions, Rename, Rows, Rule, Stack, Table
+from omnimix.checkpoints.tables import (
+    Change,
+    Ignore,
+    Positions,
+    Rename,
+    RenameTable,
+    ResizedRows,
+    Rule,
+)
 
 
 def numbers(*shape: int) -> Tensor:
@@ -17,10 +25,9 @@ def numbers(*shape: int) -> Tensor:
 
 ROUND: list[tuple[Rule, list[Tensor]]] = [
     (Rename("a.*", "b.*"), [numbers(2, 3)]),
-    (Stack(("up", "down"), "both", (2, 1)), [numbers(2, 3), numbers(1, 3)]),
     (Change("a", "b", lambda t: t.T, lambda t: t.T), [numbers(2, 3)]),
     (Positions("p", "q", (2, 2)), [numbers(1, 5, 3)]),
-    (Rows("e", "f", 3), [numbers(3, 2)]),
+    (ResizedRows("e", "f", 3), [numbers(3, 2)]),
 ]
 
 
@@ -32,15 +39,6 @@ def test_rules_come_back(rule: Rule, given: list[Tensor]) -> None:
     assert [t.shape for t in meta] == [t.shape for t in rule.read(given)]
 
 
-def test_stacked_tables_drop_and_fill_spare_rows() -> None:
-    rule = Stack(("base", "extra"), "table", (2, 1), stored=(4, 1))
-    (table,) = rule.read([numbers(4, 2), numbers(1, 2) + 50])
-    assert table.tolist() == [[0, 1], [2, 3], [50, 51]]
-    base, extra = rule.write([table])
-    assert base.tolist() == [[0, 1], [2, 3], [0, 0], [0, 0]]
-    assert extra.tolist() == [[50, 51]]
-
-
 def test_positions_are_resampled_and_the_class_token_is_not() -> None:
     table = torch.cat([torch.full((1, 1, 2), 9.0), torch.ones(1, 16, 2)], dim=1).half()
     (found,) = Positions("p", "q", (3, 3)).read([table])
@@ -50,16 +48,24 @@ def test_positions_are_resampled_and_the_class_token_is_not() -> None:
 
 
 def test_new_rows_are_drawn_alike_every_time() -> None:
-    rule = Rows("e", "f", 6, std=0.5, seed=3)
+    rule = ResizedRows("e", "f", 6, std=0.5, seed=3)
     (one,), (other,) = rule.read([numbers(4, 2)]), rule.read([numbers(4, 2)])
     assert torch.equal(one, other) and torch.equal(one[:4], numbers(4, 2))
     assert one[4:].abs().sum() > 0
-    (short,) = Rows("e", "f", 2).read([numbers(4, 2)])
+    (short,) = ResizedRows("e", "f", 2).read([numbers(4, 2)])
     assert torch.equal(short, numbers(4, 2)[:2])
 
 
+class Joined(Rename):
+    """Two foreign tensors that make one of ours."""
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return tuple(self.theirs.split("+"))
+
+
 def test_plans_name_what_does_not_fit() -> None:
-    table = Table(Ignore("old.*", "retired"), Stack(("a.*", "b.*"), "c.*", (1, 1)))
+    table = RenameTable(Ignore("old.*", "retired"), Joined("a.*+b.*", "c.*"))
     plan = table.reading(["old.x", "a.1", "b.1", "a.2", "z"])
     assert plan.unused == {"old.x": "retired"}
     assert plan.unknown == ["z"]
@@ -68,7 +74,7 @@ def test_plans_name_what_does_not_fit() -> None:
 
 
 def test_the_first_rule_that_matches_counts() -> None:
-    table = Table(Rename("x.head.*", "head.*"), Rename("x.*", "body.*"))
+    table = RenameTable(Rename("x.head.*", "head.*"), Rename("x.*", "body.*"))
     plan = table.reading(["x.head.w", "x.w"])
     assert {m.foreign[0]: m.native[0] for m in plan.moves} == {
         "x.head.w": "head.w",
@@ -81,7 +87,7 @@ def test_the_first_rule_that_matches_counts() -> None:
 def test_a_star_stands_for_the_same_on_both_sides(star: str, prefix: str) -> None:
     if "*" in star or "*" in prefix:
         return
-    table = Table(Rename(f"{prefix}*", "ours.*"))
+    table = RenameTable(Rename(f"{prefix}*", "ours.*"))
     (move,) = table.reading([f"{prefix}{star}"]).moves
     assert move.native == (f"ours.{star}",)
     assert table.writing(move.native).moves[0].foreign == (f"{prefix}{star}",)
@@ -89,5 +95,5 @@ def test_a_star_stands_for_the_same_on_both_sides(star: str, prefix: str) -> Non
 
 def test_unchanged_tensors_are_not_copied() -> None:
     tensor = numbers(2, 2)
-    table = Table(Rename("a", "b"))
+    table = RenameTable(Rename("a", "b"))
     assert tables.read(table.reading(["a"]), {"a": tensor})["b"] is tensor

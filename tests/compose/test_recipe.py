@@ -10,7 +10,7 @@ import pytest
 from omnimix import config, registry
 from omnimix.compose import recipe as recipes
 from omnimix.errors import RecipeError, RegistryError
-from omnimix.registry import Table
+from omnimix.registry import Registry
 
 NAMES = recipes.names()
 
@@ -182,7 +182,7 @@ def test_tables_know_the_nearest_name() -> None:
         registry.ENCODERS.load("tim")
     with pytest.raises(RegistryError, match="Known are: "):
         registry.ENCODERS.load("qqqqq")
-    broken = Table("nothing", "thing", {"x": "no.such.module:X", "y": "omnimix.errors:Nothing"})
+    broken = Registry("nothing", "thing", {"x": "no.such.module:X", "y": "omnimix.errors:Nothing"})
     for row in broken:
         with pytest.raises(RegistryError, match=f"the thing '{row}' could not be imported"):
             broken.load(row)
@@ -193,9 +193,9 @@ def test_other_packages_add_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         return [EntryPoint("theirs", "omnimix.connectors.mlp:Mlp", group)]
 
     monkeypatch.setattr(registry, "entry_points", points)
-    table = Table("connectors", "connector", {"mine": "omnimix.connectors.mlp:Linear"})
+    table = Registry("connectors", "connector", {"mine": "omnimix.connectors.mlp:Linear"})
     assert list(table) == ["mine", "theirs"] and len(table) == 2 and "theirs" in table
     assert table.load("theirs").__name__ == "Mlp"
-    clash = Table("connectors", "connector", {"theirs": "omnimix.connectors.mlp:Linear"})
+    clash = Registry("connectors", "connector", {"theirs": "omnimix.connectors.mlp:Linear"})
     with pytest.raises(RegistryError, match="two packages register the connector 'theirs'"):
         list(clash)

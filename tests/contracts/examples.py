@@ -174,6 +174,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "checkpoints": {"prismatic": [{}], "xgen_mm": [{}], "sphinx": [{}], "multi_token": [{}]},
     "readings": {"certificate": [{}], "golden": [{}]},
     "benchmarks": {"scenes": [{"seed": 7}]},
+    "wires": {"chat": [{}], "multi_token": [{}]},
     "measures": {
         row: [{}]
         for row in (
@@ -198,5 +199,5 @@ INPUT_SHAPES: dict[str, list[tuple[int, ...]]] = {
 INPUT_IDS = {"text": 40, "imagebind": 40}
 """Sizes of the vocabularies of encoders that read."""
 
-NO_WORDS = frozenset({"benchmarks", "checkpoints", "measures", "readings", "segmenters"})
+NO_WORDS = frozenset({"benchmarks", "checkpoints", "measures", "readings", "segmenters", "wires"})
 """Tables whose rows are no specs: they are made with plain arguments."""

@@ -22,14 +22,14 @@ from omnimix.media.audio import Sound
 from omnimix.media.files import looking_in
 from omnimix.media.region import REGION_WIDTH
 from omnimix.media.tiles import Step, Tiles
-from omnimix.registry import TABLES, Table
+from omnimix.registry import TABLES, Registry
 from tests.contracts.examples import EXAMPLES, INPUT_IDS, INPUT_SHAPES, INPUT_SIDE, NO_WORDS
 
 ROWS = [(table, row) for table in TABLES for row in table]
 SOURCE = Features(16, 8, (4, 4))
 
 
-def rows(table: Table) -> list[Any]:
+def rows(table: Registry) -> list[Any]:
     """Every example of every row of a table."""
     return [
         pytest.param(row, words, id=f"{row}-{i}")
@@ -38,13 +38,13 @@ def rows(table: Table) -> list[Any]:
     ]
 
 
-def spec(table: Table, row: str, words: dict[str, Any] | None) -> Any:
+def spec(table: Registry, row: str, words: dict[str, Any] | None) -> Any:
     assert words is not None, f"{table.name}: {row!r} has no example in tests/contracts/examples.py"
     return table.load(row).model_validate({"kind": row, **words})
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=[f"{t.name}-{row}" for t, row in ROWS])
-def test_every_row_loads_and_survives_writing(table: Table, row: str) -> None:
+def test_every_row_loads_and_survives_writing(table: Registry, row: str) -> None:
     cls = table.load(row)
     assert cls.__doc__
     assert row in EXAMPLES[table.name], f"{table.name}: {row!r} has no example"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from omnimix.data import orders
-from omnimix.data.llava import Llava
+from omnimix.data.llava import LlavaRecords
 from omnimix.data.ordered import Rounds
 from omnimix.data.sources import Source
 from omnimix.errors import SampleError, TrainError
@@ -108,7 +108,7 @@ def talk(*texts: str, **words: Any) -> dict[str, Any]:
 
 def test_marks_become_pictures_where_they_stand(tmp_path: Path) -> None:
     record = talk("A <image>\nB", "yes", "and <image>?", "no", image=["a.png", "b.png"], id=7)
-    sample = Llava(path="talks.json").open(written(tmp_path, record))[0]
+    sample = LlavaRecords(path="talks.json").open(written(tmp_path, record))[0]
     assert sample.id == "7" and [turn.role for turn in sample.turns] == ["user", "assistant"] * 2
     first, third = sample.turns[0].content, sample.turns[2].content
     assert first[0] == "A " and isinstance(first[1], Media) and first[2] == "\nB"
@@ -118,11 +118,11 @@ def test_marks_become_pictures_where_they_stand(tmp_path: Path) -> None:
 def test_loose_marks(tmp_path: Path) -> None:
     records = [talk("no mark", "yes", image="a.png"), talk("<image> none <image>", "a <image>")]
     folder = written(tmp_path, *records)
-    loose = Llava(path="talks.json", marks="loose").open(folder)
+    loose = LlavaRecords(path="talks.json", marks="loose").open(folder)
     assert isinstance(loose[0].turns[0].content[0], Media)
     assert loose[1].turns[0].content == (" none ",) and loose[1].turns[1].text() == "a "
     assert [loose.extent(i) for i in range(2)] == [(True, 3), (False, 5)]
-    strict = Llava(path="talks.json").open(folder)
+    strict = LlavaRecords(path="talks.json").open(folder)
     with pytest.raises(SampleError, match=r"talks\.json: record 1: 0 marks <image> for 1 pictures"):
         strict[0]
 
@@ -141,7 +141,7 @@ def test_loose_marks(tmp_path: Path) -> None:
 def test_broken_files(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "talks.json").write_text(text)
     with pytest.raises(SampleError, match=said):
-        Llava(path="talks.json").open(tmp_path)[0]
+        LlavaRecords(path="talks.json").open(tmp_path)[0]
 
 
 def test_what_makes_no_whole_step_is_kept_apart() -> None:

@@ -104,11 +104,12 @@ def test_answers_about_a_region(assistant: Assistant, questions: list[Sample]) -
 
 
 def test_boxes_come_back_in_pixels(assistant: Assistant, questions: list[Sample]) -> None:
-    boxes = assistant.boxes_in("[0.00, 0.00, 0.99, 0.99] and [0.50, 0.50]", questions[0])
+    text = "[0.00, 0.00, 0.99, 0.99] and [0.50, 0.50]"
+    boxes = assistant.regions_in(text, questions[0]).regions
     width, height = questions[0].media("image")[0].data.size
     assert len(boxes) == 2
     assert all(0 <= n <= max(width, height) for box in boxes for n in box.bounds())
-    assert assistant.boxes_in("[0.1, 0.2]", [Turn("user", ("no picture",))]) == []
+    assert assistant.regions_in("[0.1, 0.2]", [Turn("user", ("no picture",))]).regions == ()
 
 
 def saying(assistant: Assistant, monkeypatch: pytest.MonkeyPatch, text: str) -> None:

@@ -13,7 +13,7 @@ import omnimix
 from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime
-from omnimix.serve.items import Items
+from omnimix.serve.items import ItemReader
 from tests.cases import case_path
 
 CASE = "multi_token/vision_lora"
@@ -23,7 +23,7 @@ CASE = "multi_token/vision_lora"
 def client() -> Iterator[TestClient]:
     folder = case_path(CASE)
     model = omnimix.load(folder / "checkpoint", device="cpu")
-    settings = Settings(Items(folder / "inputs"), Options(max_new_tokens=24))
+    settings = Settings(ItemReader(folder / "inputs"), Options(max_new_tokens=24))
     with TestClient(create_app(OneAtATime(model, "vision_lora"), settings)) as made:
         yield made
 

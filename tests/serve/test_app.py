@@ -22,7 +22,7 @@ from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime, limited
 from omnimix.serve.fetch import Fetched, Fetcher
-from omnimix.serve.items import Items
+from omnimix.serve.items import ItemReader
 from omnimix.types import Box, Media, Sample, Turn
 from omnimix_scenes import Scenes
 
@@ -71,7 +71,7 @@ PIXEL = pixel()
 
 @pytest.fixture(scope="module")
 def client(assistant: Assistant, root: Path) -> Iterator[TestClient]:
-    settings = Settings(Items(root), OPTIONS, max_bytes=100_000, max_items=3)
+    settings = Settings(ItemReader(root), OPTIONS, max_bytes=100_000, max_items=3)
     engine = OneAtATime(limited(assistant, 1_000_000), "tiny")
     with TestClient(create_app(engine, settings), raise_server_exceptions=False) as made:
         yield made
@@ -260,7 +260,7 @@ def test_health(client: TestClient) -> None:
 
 
 def test_addresses_are_fetched_where_that_is_allowed(assistant: Assistant, root: Path) -> None:
-    settings = Settings(Items(None, Far()), OPTIONS)
+    settings = Settings(ItemReader(None, Far()), OPTIONS)
     with TestClient(create_app(OneAtATime(assistant, "tiny"), settings)) as client:
         got = client.post("/generate", json=ask("<image>", images=["https://example.com/a.png"]))
         same = client.post("/generate", json=ask("<image>", images=[f"data:;base64,{PIXEL}"]))
@@ -314,7 +314,7 @@ def test_the_shipped_model_answers(tmp_path: Path) -> None:
     picture.save(tmp_path / "scene.png")
     model = omnimix.load("nano", device="cpu")
     engine = OneAtATime(model, "nano")
-    with TestClient(create_app(engine, Settings(Items(tmp_path), OPTIONS))) as client:
+    with TestClient(create_app(engine, Settings(ItemReader(tmp_path), OPTIONS))) as client:
         text = sample.turns[0].text()
         got = client.post("/generate", json=ask(f"<image>{text}", images=["scene.png"]))
     assert got.json() == {"output": model.answer(text, picture, max_new_tokens=6)}

@@ -16,7 +16,7 @@ from omnimix.generate.decoding import Options
 from omnimix.registry import WIRES
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime
-from omnimix.serve.items import Items
+from omnimix.serve.items import ItemReader
 from omnimix.types import Box, Media, Turn
 from omnimix_scenes import Scenes
 
@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(assistant: Assistant, root: Path) -> Iterator[TestClient]:
-    settings = Settings(Items(root), Options(max_new_tokens=6), max_items=2)
+    settings = Settings(ItemReader(root), Options(max_new_tokens=6), max_items=2)
     app = create_app(OneAtATime(assistant, "tiny"), settings)
     with TestClient(app, raise_server_exceptions=False) as made:
         yield made

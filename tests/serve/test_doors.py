@@ -21,7 +21,7 @@ from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime, limited
-from omnimix.serve.items import Items
+from omnimix.serve.items import ItemReader
 from omnimix.types import Media, Sample, Turn
 from tests.compose import senses
 from tests.media.test_video import film
@@ -167,7 +167,7 @@ def test_what_a_model_has_no_place_for(tiny_folder: Path, files: Path) -> None:
 @pytest.fixture(scope="module")
 def client(assistant: Assistant, files: Path) -> Iterator[TestClient]:
     engine = OneAtATime(limited(assistant, 1_000_000), "senses")
-    with TestClient(create_app(engine, Settings(Items(files), Options(**WORDS)))) as made:
+    with TestClient(create_app(engine, Settings(ItemReader(files), Options(**WORDS)))) as made:
         yield made
 
 

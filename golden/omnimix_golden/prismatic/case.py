@@ -10,7 +10,7 @@ from omnimix.checkpoints.base import Parts
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
-from omnimix.families.prismatic.folder import Prismatic, Run
+from omnimix.families.prismatic.folder import Prismatic, RunFolder
 from omnimix_golden.case import Case
 from omnimix_golden.parts import parts_of
 from omnimix_golden.run import CaseReading
@@ -27,9 +27,9 @@ class PrismaticCase(CaseReading):
         self.parts: Parts = parts_of(case.folder, case.facts)
 
     @cached_property
-    def runs(self) -> dict[str, Run]:
+    def runs(self) -> dict[str, RunFolder]:
         """The run folders of the case by their stage."""
-        found: dict[str, Run] = {}
+        found: dict[str, RunFolder] = {}
         for folder in sorted(path for path in self.case.folder.iterdir() if path.is_dir()):
             layout = Prismatic().recognise(folder)
             if layout is not None:
@@ -37,7 +37,7 @@ class PrismaticCase(CaseReading):
         return found
 
     @cached_property
-    def last(self) -> Run:
+    def last(self) -> RunFolder:
         """The run that answers."""
         found = [self.runs[stage] for stage in STAGES if stage in self.runs]
         if not found:

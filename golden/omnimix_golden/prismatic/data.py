@@ -17,7 +17,7 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Item, Sequence, cut_text
 from omnimix.convert.report import Check, number, same
 from omnimix.data import orders
-from omnimix.data.llava import Llava
+from omnimix.data.llava import LlavaRecords
 from omnimix.data.ordered import horizon
 from omnimix.data.sources import Source
 from omnimix.errors import CheckpointError, TrainError
@@ -179,13 +179,13 @@ def align(reading: PrismaticCase) -> Iterator[Check]:
 
 
 def _source(reading: PrismaticCase, name: str) -> Source:
-    return Llava(path=name, marks="loose").open(reading.inputs)
+    return LlavaRecords(path=name, marks="loose").open(reading.inputs)
 
 
 def _examples(source: Source, made: Processor, facts: dict[str, Any], what: str) -> Iterator[Check]:
     for i, example in enumerate(facts["examples"]):
         sample = source[i]
-        woven = made.weave(sample, cut=facts["model_max_length"], target=False)
+        woven = made.weave(sample, max_length=facts["model_max_length"], target=False)
         text = woven.owner == 0
         name = f"{what}, {example.get('id', i)}"
         if "id" in example:

@@ -10,7 +10,7 @@ import torch
 
 from omnimix.compose.sequence import Sequence
 from omnimix.convert.report import Check, close, number, same
-from omnimix.data.llava import Llava
+from omnimix.data.llava import LlavaRecords
 from omnimix.families.prismatic.names import parameter_names
 from omnimix.families.prismatic.prompted import Prompted
 from omnimix.families.prismatic.recipe import VISION
@@ -209,8 +209,8 @@ def batch(reading: PrismaticCase) -> Iterator[Check]:
     case = reading.case
     model, processor = reading.loaded
     rows = reading.expected("batch", "rows_of_instruct_json")
-    source = Llava(path="instruct.json", marks="loose").open(reading.inputs)
-    woven = [processor.weave(source[row], cut=reading.length, target=False) for row in rows]
+    source = LlavaRecords(path="instruct.json", marks="loose").open(reading.inputs)
+    woven = [processor.weave(source[row], max_length=reading.length, target=False) for row in rows]
     yield from collated(reading, woven, "expected", "batch")
     given = processor.batch(woven)
     optim.set_trainable(model, LEARNS["finetune"])

@@ -136,10 +136,13 @@ class _Run:
         source = self.stage.mixture[0].data.open(self.reading.inputs)
         stage = self.stage
         rounds = stage.rounds(source, self.seed)
-        batches = RoundBatches(source, rounds, processor, cut=stage.max_length)
+        batches = RoundBatches(source, rounds, processor, max_length=stage.max_length)
         parts, self.places = _with_left(rounds, self.facts["n_micro_batches"])
         woven = [
-            [processor.weave(source[row], cut=stage.max_length, target=False) for row in part]
+            [
+                processor.weave(source[row], max_length=stage.max_length, target=False)
+                for row in part
+            ]
             for part in parts
         ]
         yield same("batches", f"{self.name}: steps", rounds.steps, self.facts["steps_total"])

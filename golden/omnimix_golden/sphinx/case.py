@@ -46,7 +46,7 @@ class SphinxCase(CaseReading):
     @cached_property
     def layout(self) -> Shards:
         """What lies in the case's checkpoint."""
-        layout = sphinx.Sphinx().recognise(self.case.folder / "checkpoint")
+        layout = sphinx.SphinxFamily().recognise(self.case.folder / "checkpoint")
         if layout is None:
             raise CheckpointError("the case holds no checkpoint", where=str(self.case.folder))
         return layout
@@ -55,7 +55,7 @@ class SphinxCase(CaseReading):
     def release(self) -> Release:
         """The case's checkpoint."""
         parts = parts_of(self.case.folder, self.case.facts)
-        return base.open_release((sphinx.Sphinx(), self.layout), parts)
+        return base.open_release((sphinx.SphinxFamily(), self.layout), parts)
 
     def loaded(self) -> tuple[MultimodalLM, Processor]:
         """Model and processor; the same ones every time."""

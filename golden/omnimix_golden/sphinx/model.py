@@ -122,7 +122,7 @@ def _views(reading: SphinxCase, name: str, count: int) -> list[int]:
 
 def quick(reading: SphinxCase, tiles: Tensor) -> Tensor:
     """CLIP's features with the other activation, from a model opened so."""
-    release = sphinx.Sphinx().open(
+    release = sphinx.SphinxFamily().open(
         reading.layout,
         _with_word(reading, "clip_activation", "quick_gelu"),
     )

@@ -63,7 +63,7 @@ def records(reading: SphinxCase) -> Iterator[Check]:
         picture = next((media.label for media in sample.media()), None)
         yield same("records", f"{name}: picture", picture, item["image"])
         most = budget(reading) if picture is not None else int(facts["max_words"])
-        woven = processor.weave(sample, cut=most)
+        woven = processor.weave(sample, max_length=most)
         ids, labels = closed(woven, processor.tokenizer.eos, most)
         yield same("ids", name, ids, item["tokens"])
         yield same("labels", name, labels, item["labels"])
@@ -95,7 +95,7 @@ def training_batch(reading: SphinxCase) -> tuple[Batch, list[Check]]:
     checks: list[Check] = []
     examples, labels = reading.case.get("train.examples"), reading.case.get("train.labels")
     chosen = [reading.samples[i] for i in reading.drawn()]
-    woven = [processor.weave(sample, cut=budget(reading)) for sample in chosen]
+    woven = [processor.weave(sample, max_length=budget(reading)) for sample in chosen]
     ours = [closed(row, processor.tokenizer.eos, budget(reading)) for row in woven]
     for stage, wanted, part in (("ids", examples, 0), ("labels", labels, 1)):
         if wanted is not None:

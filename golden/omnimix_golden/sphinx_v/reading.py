@@ -36,7 +36,7 @@ def records(reading: SphinxCase) -> Iterator[Check]:
     found: dict[int, torch.Tensor] = {}
     for item in reading.facts()["dataset"]["items"]:
         index = item["index"]
-        woven = processor.weave(reading.samples[index], cut=most)
+        woven = processor.weave(reading.samples[index], max_length=most)
         found[index] = prompts(woven.items[REGION][0].inputs[0])[0]
         if item.get("sparse_vp") is not None:
             wanted = torch.tensor(item["sparse_vp"], dtype=torch.float32)

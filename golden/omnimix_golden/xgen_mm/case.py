@@ -18,7 +18,7 @@ from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.errors import CheckpointError
 from omnimix.families.xgen_mm.folder import Found, XGenMM
 from omnimix.families.xgen_mm.names import table
-from omnimix.families.xgen_mm.recipe import MARKS
+from omnimix.families.xgen_mm.tokenizer import MARKS
 from omnimix.language.slow_llama import SlowLlama
 from omnimix.types import Media, Part, Sample, Turn
 from omnimix_golden.case import Case
@@ -93,7 +93,7 @@ class XGenCase(CaseReading):
 
     def taught(self, sample: Sample, processor: Processor) -> Woven:
         """A training record as the reference's collator has it: cut on the right, learned from or not."""
-        return processor.weave(sample, cut=self.limit, target=False, cuts_items=True)
+        return processor.weave(sample, max_length=self.limit, target=False, cuts_items=True)
 
     @cached_property
     def own_tokens(self) -> int:

@@ -254,7 +254,7 @@ def run(reading: XGenCase) -> Iterator[Check]:
     planned = int(facts.get("num_training_steps", rounds.horizon))
     if rounds.accumulate == 1:
         yield same("batches", "steps", rounds.horizon, planned)
-    given = RoundBatches(source, rounds, processor, cut=stage.max_length)
+    given = RoundBatches(source, rounds, processor, max_length=stage.max_length)
     yield from _steps(reading, facts, stage, model, optimizer, rounds, planned, given)
 
 

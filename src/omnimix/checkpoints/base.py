@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 from omnimix.checkpoints import parts as places, tables
 from omnimix.checkpoints.files import Files, looks_like, read_json
 from omnimix.checkpoints.parts import Beside, Parts
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.recipe import Recipe, difference
 from omnimix.errors import CheckpointError, RecipeError
 from omnimix.registry import CHECKPOINTS, did_you_mean
@@ -87,7 +87,7 @@ class Weights:
 
     name: str
     files: tuple[Path, ...]
-    table: Table
+    table: RenameTable
     tensors: Mapping[str, Tensor] | None = None
     one_by_one: bool = False
 
@@ -211,7 +211,7 @@ class Family(abc.ABC, Generic[L, W]):
         """The model that the family's words describe."""
         raise NotImplementedError(self.name)
 
-    def names(self, recipe: Recipe) -> Mapping[str, Table]:
+    def names(self, recipe: Recipe) -> Mapping[str, RenameTable]:
         """The rename table of every source of weights, the checkpoint's own first; used both ways."""
         raise NotImplementedError(self.name)
 
@@ -254,7 +254,7 @@ class Family(abc.ABC, Generic[L, W]):
         )
 
     def foreign(
-        self, table: Table, state: Mapping[str, Tensor], recipe: Recipe
+        self, table: RenameTable, state: Mapping[str, Tensor], recipe: Recipe
     ) -> dict[str, Tensor]:
         """Our tensors under the family's keys.
 

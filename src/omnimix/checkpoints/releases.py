@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnimix.checkpoints import hub
-from omnimix.checkpoints.rows import Encoder, Family, Language, Row, Wing
+from omnimix.checkpoints.rows import ReleasedEncoder, ReleasedLanguage, ReleaseFamily, Row, Wing
 from omnimix.config import read_yaml, validate
 from omnimix.errors import CheckpointError, RegistryError
 from omnimix.registry import FAMILIES, did_you_mean
@@ -51,9 +51,9 @@ class Released:
     title: str
     names: tuple[str, ...]
     family: str
-    about: Family
-    encoder: Encoder
-    language: Language
+    about: ReleaseFamily
+    encoder: ReleasedEncoder
+    language: ReleasedLanguage
     connector: str
     resize: str | None
     data: str | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omnimix.config import Spec
 
 
-class Family(Spec):
+class ReleaseFamily(Spec):
     """What the releases of a family share.
 
     Attributes:
@@ -32,7 +32,7 @@ class Family(Spec):
     width: int | None = None
 
 
-class Encoder(Spec):
+class ReleasedEncoder(Spec):
     """An encoder by the family's own name.
 
     Attributes:
@@ -47,7 +47,7 @@ class Encoder(Spec):
     parts: dict[str, str] = {}
 
 
-class Language(Spec):
+class ReleasedLanguage(Spec):
     """A language model by the family's own name.
 
     Attributes:
@@ -95,8 +95,8 @@ class Wing(Spec):
         releases: the rows, by family.
     """
 
-    families: dict[str, Family]
-    encoders: dict[str, Encoder]
-    languages: dict[str, Language]
+    families: dict[str, ReleaseFamily]
+    encoders: dict[str, ReleasedEncoder]
+    languages: dict[str, ReleasedLanguage]
     licences: dict[str, str] = {}
     releases: dict[str, tuple[Row, ...]]

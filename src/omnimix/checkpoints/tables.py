@@ -81,50 +81,6 @@ class Rename(Rule):
 
 
 @dataclass(frozen=True)
-class Stack(Rule):
-    """Several foreign tensors one after another in one of ours.
-
-    Attributes:
-        parts: foreign patterns in order.
-        ours: our pattern.
-        rows: how many rows of each foreign tensor are ours; the foreign table may hold more of them (a
-            base table under a decoupled one), which are cut off when read.
-        stored: how many rows each foreign tensor has; rows beyond `rows` are zero when written. Default:
-            as many as are used.
-    """
-
-    parts: tuple[str, ...]
-    ours: str
-    rows: tuple[int, ...]
-    stored: tuple[int, ...] = ()
-
-    @property
-    def foreign(self) -> tuple[str, ...]:
-        return self.parts
-
-    @property
-    def native(self) -> tuple[str, ...]:
-        return (self.ours,)
-
-    def read(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.cat([t[:n] for t, n in zip(tensors, self.rows, strict=True)])]
-
-    def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        # Their table may be longer than what is used of it (padded to a round number of rows). Those rows were
-        # cut off when read, and nobody looks at them, so zeros take their places.
-        pieces = tensors[0].split(list(self.rows))
-        wanted = self.stored or self.rows
-        return [_to_rows(piece, rows) for piece, rows in zip(pieces, wanted, strict=True)]
-
-
-def _to_rows(tensor: Tensor, rows: int) -> Tensor:
-    over = rows - tensor.shape[0]
-    if over <= 0:
-        return tensor[:rows].clone() if over else tensor.clone()
-    return torch.cat([tensor, tensor.new_zeros(over, *tensor.shape[1:])])
-
-
-@dataclass(frozen=True)
 class Positions(Rename):
     """A table of position embeddings `[1, prefix + n, d]`, resampled to another grid when read.
 
@@ -152,7 +108,7 @@ class Positions(Rename):
 
 
 @dataclass(frozen=True)
-class Rows(Rename):
+class ResizedRows(Rename):
     """A table with another number of rows: more are drawn, surplus ones cut off.
 
     Attributes:
@@ -242,14 +198,14 @@ class Plan:
     missing: list[str] = field(default_factory=list)
 
 
-class Table:
+class RenameTable:
     """Rules in order; the first that matches has the key."""
 
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
 
-    def __add__(self, other: Table) -> Table:
-        return Table(*self.rules, *other.rules)
+    def __add__(self, other: RenameTable) -> RenameTable:
+        return RenameTable(*self.rules, *other.rules)
 
     def reading(self, keys: Iterable[str]) -> Plan:
         """The plan for turning foreign keys into ours."""

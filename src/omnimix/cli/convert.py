@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from omnimix.cli import options
 from omnimix.cli.guard import places_of, words_of
 
 
@@ -16,14 +17,8 @@ def command(
     ],
     out: Annotated[Path, typer.Argument(help="A new folder.")],
     to: Annotated[str, typer.Option(help="native, or a family that can be written.")] = "native",
-    part: Annotated[
-        list[str] | None,
-        typer.Option("--part", metavar="NAME=PLACE", help="A part that the checkpoint lacks."),
-    ] = None,
-    word: Annotated[
-        list[str] | None,
-        typer.Option("--word", metavar="NAME=VALUE", help="A fact that no file tells."),
-    ] = None,
+    part: options.Parts = None,
+    word: options.Words = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Work adapters (LoRA) into the weights first.")
     ] = False,
@@ -36,9 +31,9 @@ def command(
     from omnimix.checkpoints.base import Parts
     from omnimix.convert.layouts import convert
 
-    options = {} if shards is None else {"shards": shards}
+    layout = {} if shards is None else {"shards": shards}
     checks = convert(
-        source, out, to, Parts(places_of(part or ()), words_of(word or ())), merge, **options
+        source, out, to, Parts(places_of(part or ()), words_of(word or ())), merge, **layout
     )
     for check in checks:
         typer.echo(f"{check.stage}: largest difference {check.difference:.1e}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from omnimix.cli import options
 from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A shipped model's name, or a model folder.")],
+    model: options.Model,
     benchmark: Annotated[
         str, typer.Argument(help="A benchmark, or with --measure a file of records.")
     ],
@@ -38,7 +39,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 32,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda ...")] = None,
+    device: options.Device = None,
 ) -> None:
     """Score a model on held-out questions, with 95 % intervals."""
     from rich.console import Console

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +17,8 @@ from typer.core import TyperCommand, TyperGroup
 from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from omnimix.parallel.process_group import ProcessGroup
 
 NUMBERS = {"--box": 4, "--point": 2}
@@ -171,3 +174,19 @@ def _pair(option: str, takes: str, hint: str) -> tuple[str, str]:
     if not equals or not name or not value:
         raise OmnimixError(f"{takes}, not {option!r}", hint=hint)
     return name, value
+
+
+def save_drawing(picture: Image, file: Path) -> None:
+    """Write what `--draw` asks for.
+
+    Raises:
+        OmnimixError: no file of a picture can be written there.
+    """
+    try:
+        picture.save(file)
+    except (OSError, ValueError) as error:
+        raise OmnimixError(
+            f"cannot write the drawing ({getattr(error, 'strerror', None) or error})",
+            where=str(file),
+            hint="give --draw a file name that ends in .png, in a folder that exists",
+        ) from None

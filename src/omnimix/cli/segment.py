@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from omnimix.cli import options
+from omnimix.cli.guard import save_drawing
 from omnimix.cli.regions import regions_from
 from omnimix.errors import OmnimixError
 from omnimix.types import Mask
@@ -85,13 +86,4 @@ def _draw(file: Path, image: str, masks: list[Mask]) -> None:
     from omnimix.media.drawing import draw
 
     # A mask in which nothing was found has nothing to be drawn.
-    found = [mask for mask in masks if mask.pixels.any()]
-    try:
-        draw(image, found).save(file)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OmnimixError(
-            f"cannot write the drawing ({reason})",
-            where=str(file),
-            hint="give --draw a file name that ends in .png, in a folder that exists",
-        ) from None
+    save_drawing(draw(image, [mask for mask in masks if mask.pixels.any()]), file)

@@ -72,7 +72,7 @@ def command(
         from omnimix.serve.app import Settings, create_app
         from omnimix.serve.engine import OneAtATime, limited
         from omnimix.serve.fetch import Fetcher
-        from omnimix.serve.items import Items
+        from omnimix.serve.items import ItemReader
     except ModuleNotFoundError as error:
         raise OmnimixError(
             f"the package {error.name} is missing", hint="pip install 'omnimix[serve]'"
@@ -89,13 +89,8 @@ def command(
         assistant = limited(
             load(model, device, parts=places, quantization=quantization, **facts), max_pixels
         )
-        settings = Settings(
-            Items(root, Fetcher(max_bytes) if allow_fetch else None),
-            writing,
-            max_bytes,
-            max_items,
-            max_waiting,
-        )
+        items = ItemReader(root, Fetcher(max_bytes) if allow_fetch else None)
+        settings = Settings(items, writing, max_bytes, max_items, max_waiting)
         app = create_app(OneAtATime(assistant, model), settings)
         paths = ", ".join(f"POST {wire.path}" for wire in wires.wires())
         typer.echo(f"{model} answers at {running.address(listener)} ({paths}, GET /health)")

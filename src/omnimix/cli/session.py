@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnimix.cli.guard import save_drawing
 from omnimix.errors import OmnimixError
 from omnimix.types import Media, Region, Turn, check_region
 
@@ -126,12 +127,4 @@ class Session:
         if self._picture is None:
             raise OmnimixError("there is no picture to draw on", hint="add one with /image PATH")
         shown = self.answered if answered is None else answered
-        try:
-            draw(self._picture[0], self.regions or self.marked, shown).save(path)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OmnimixError(
-                f"cannot write the drawing ({reason})",
-                where=str(path),
-                hint="give --draw a file name that ends in .png, in a folder that exists",
-            ) from None
+        save_drawing(draw(self._picture[0], self.regions or self.marked, shown), path)

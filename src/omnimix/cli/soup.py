@@ -49,11 +49,11 @@ def command(
 ) -> None:
     """Mix two models of equal recipes: weight * A + (1 - weight) * B, with a certificate of norms."""
     from omnimix.checkpoints.base import Parts
-    from omnimix.convert.mixing import Source, soup
+    from omnimix.convert.mixing import Ingredient, soup
 
     facts = soup(
-        Source(a, Parts(places_of(part_a or ()), words_of(word_a or ()))),
-        Source(b, Parts(places_of(part_b or ()), words_of(word_b or ()))),
+        Ingredient(a, Parts(places_of(part_a or ()), words_of(word_a or ()))),
+        Ingredient(b, Parts(places_of(part_b or ()), words_of(word_b or ()))),
         out,
         weight,
         shares(per_part or ()),

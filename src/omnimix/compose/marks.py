@@ -17,7 +17,7 @@ from pydantic import field_validator
 
 from omnimix.config import Spec
 from omnimix.media.drawing import Drawn, colour, paint
-from omnimix.prompts.coordinates import Found, named
+from omnimix.prompts.coordinates import Candidate, named
 from omnimix.types import Region
 
 
@@ -52,7 +52,7 @@ class Marks(Spec):
         scale = 1.6 * min(longer, 2.0) * self.scale
         return paint(picture, drawn, enlarge=False, scale=scale)
 
-    def find(self, text: str, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, asked: Sequence[Region]) -> Iterator[Candidate]:
         """Regions of the question that a text names by their mark."""
         before, after = (re.escape(part) for part in self.name.split("{number}"))
         pattern = re.compile(rf"(?<!\w){before}(\d+)(?!\d){after}", re.IGNORECASE)

@@ -15,7 +15,7 @@ from omnimix.compose.recipe import Recipe
 from omnimix.errors import SampleError
 from omnimix.media.opening import MediaOpener
 from omnimix.media.tiles import View
-from omnimix.prompts.coordinates import Reading
+from omnimix.prompts.coordinates import ParsedRegions
 from omnimix.types import Media, Part, Region, Sample, Turn, check_region
 
 Way: TypeAlias = Literal["tokens", "text", "marks"]
@@ -175,7 +175,7 @@ def written(recipe: Recipe, regions: Sequence[Region], view: View, labels: bool)
 
 def readable(
     recipe: Recipe, text: str, view: View, asked: Sequence[Region], chosen: str = "tokens"
-) -> Reading:
+) -> ParsedRegions:
     """The regions of an answer: in the recipe's convention, and by their marks where it saw marks."""
     codec = recipe.coordinates
     if chosen != "marks" or not asked:

@@ -56,11 +56,12 @@ class Weaver:
         sample: Sample,
         open_answer: bool = False,
         room: int = 0,
-        cut: int | None = None,
+        max_length: int | None = None,
         target: bool = True,
         keep: int | None = None,
         pointing: str | None = None,
         cuts_items: bool = False,
+        prepared: dict[Media, Item] | None = None,
     ) -> Sequence:
         """Weave one sample.
 
@@ -68,7 +69,7 @@ class Weaver:
             sample: the conversation.
             open_answer: end where the model shall write; no target is needed then.
             room: tokens to keep free for the answer.
-            cut: most text tokens; text behind them is dropped, as some published trainers do. Without
+            max_length: most text tokens; text behind them is dropped, as some published trainers do. Without
                 it nothing is ever cut.
             target: refuse a finished conversation without a token to learn.
             keep: most text tokens; those in front are dropped, as some published models do with a prompt
@@ -76,18 +77,29 @@ class Weaver:
             pointing: how regions reach the model: `tokens`, `text` or `marks`; None as the recipe has it.
             cuts_items: count each item as one token where text is cut, and cut items too; else items do not
                 count, and one that would be cut is refused.
+            prepared: items by their media, taken from here and put here.
 
         Raises:
             SampleError: no target, an item without a place, more items than places.
             ContextError: longer than the context; says by how much.
             MediaError, RegionError: an item that cannot be used.
         """
-        return self._woven(sample, {}, open_answer, room, cut, target, keep, pointing, cuts_items)
+        with _named(sample):
+            weaving = _Weaving(
+                self, point(self.recipe, sample, pointing), {} if prepared is None else prepared
+            )
+            sequence = weaving.sequence(open_answer, None if cuts_items else max_length)
+            if max_length is not None and cuts_items:
+                sequence = cut_items(sequence, max_length, tuple(self.recipe.modalities))
+            if keep is not None:
+                sequence = keep_end(sequence, keep)
+            self._check(sequence, room, target and not open_answer)
+            return sequence
 
     def rounds(self, samples: Many[Sample]) -> list[Sequence]:
         """Weave several samples that may hold the same media, each of which is prepared once."""
         prepared: dict[Media, Item] = {}
-        return [self._woven(sample, prepared) for sample in samples]
+        return [self(sample, prepared=prepared) for sample in samples]
 
     def many(
         self, samples: Many[Sample], threads: int | None = None, **words: Any
@@ -105,7 +117,7 @@ class Weaver:
             OmnimixError: as for a single sample; of the first one in order that cannot be woven.
         """
         prepared = self._prepared(samples, threads or min(8, os.cpu_count() or 1))
-        return [self._woven(sample, prepared, **words) for sample in samples]
+        return [self(sample, prepared=prepared, **words) for sample in samples]
 
     def _prepared(self, samples: Many[Sample], threads: int) -> dict[Media, Item]:
         """Items by their media; what cannot be prepared is left for weaving to refuse."""
@@ -128,29 +140,6 @@ class Weaver:
         with ThreadPoolExecutor(threads) as pool:
             items = pool.map(one, wanted, wanted.values())
             return {media: item for media, item in zip(wanted, items, strict=True) if item}
-
-    def _woven(
-        self,
-        sample: Sample,
-        prepared: dict[Media, Item],
-        open_answer: bool = False,
-        room: int = 0,
-        cut: int | None = None,
-        target: bool = True,
-        keep: int | None = None,
-        pointing: str | None = None,
-        cuts_items: bool = False,
-    ) -> Sequence:
-        """As `__call__`; items are taken from `prepared`, and put there."""
-        with _named(sample):
-            weaving = _Weaving(self, point(self.recipe, sample, pointing), prepared)
-            sequence = weaving.sequence(open_answer, None if cuts_items else cut)
-            if cut is not None and cuts_items:
-                sequence = cut_items(sequence, cut, tuple(self.recipe.modalities))
-            if keep is not None:
-                sequence = keep_end(sequence, keep)
-            self._check(sequence, room, target and not open_answer)
-            return sequence
 
     def _check(self, sequence: Sequence, room: int, target: bool) -> None:
         over = 0 if self.context is None else len(sequence) + room - self.context
@@ -199,8 +188,8 @@ class _Weaving:
         self.items = Items(self.recipe.modalities, weaver.tokens_per_tile, self._item)
         self.spots: dict[Hole, Spot] = {}
 
-    def sequence(self, open_answer: bool, cut: int | None) -> Sequence:
-        """The whole sample as tokens and holes, the text behind `cut` of its tokens dropped."""
+    def sequence(self, open_answer: bool, max_length: int | None) -> Sequence:
+        """The whole sample as tokens and holes, the text behind `max_length` of its tokens dropped."""
         places = Places(self.recipe, self.pointed.way)
         pieces = self.recipe.template.pieces(self.pointed.sample, open_answer, places.stands_second)
         self.spots = places.spots(piece for piece in pieces if isinstance(piece, Hole))
@@ -209,10 +198,9 @@ class _Weaving:
         front = self._strip()
         self._lay_apart(front, "second")
         sequence = self._sequence(self._laid(pieces))
-        if cut is not None:
-            sequence = cut_text(
-                sequence, cut
-            )  # before the front is put in: its places do not count
+        if max_length is not None:
+            # Before the front is put in: its places do not count.
+            sequence = cut_text(sequence, max_length)
         return behind_first(sequence, self._sequence(front)) if front.ids else sequence
 
     def _laid(self, pieces: Many[Piece]) -> Strip:

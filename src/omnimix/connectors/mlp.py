@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from omnimix.connectors.base import Connector, ConnectorSpec
 
 
-class Stack(Connector):
+class Layers(Connector):
     """Layers one after the other, with the state keys of a bare `nn.Sequential`."""
 
     def __init__(self, layers: list[nn.Module], tokens_out: int) -> None:
@@ -64,7 +64,7 @@ class Linear(ConnectorSpec):
     kind: Literal["linear"] = "linear"
 
     def build(self, tokens_in: int, width_in: int, width_out: int) -> Connector:
-        return Stack([nn.Linear(width_in, width_out)], tokens_in)
+        return Layers([nn.Linear(width_in, width_out)], tokens_in)
 
 
 class Mlp(ConnectorSpec):
@@ -77,7 +77,7 @@ class Mlp(ConnectorSpec):
     depth: Annotated[int, Gt(0)] = 2
 
     def build(self, tokens_in: int, width_in: int, width_out: int) -> Connector:
-        return Stack(_mlp_layers(width_in, width_out, self.depth), tokens_in)
+        return Layers(_mlp_layers(width_in, width_out, self.depth), tokens_in)
 
 
 class FusedMlp(ConnectorSpec):
@@ -93,7 +93,7 @@ class FusedMlp(ConnectorSpec):
             nn.GELU(),
             nn.Linear(width_out, width_out),
         ]
-        return Stack(layers, tokens_in)
+        return Layers(layers, tokens_in)
 
 
 class LinearNorm(ConnectorSpec):
@@ -104,7 +104,7 @@ class LinearNorm(ConnectorSpec):
 
     def build(self, tokens_in: int, width_in: int, width_out: int) -> Connector:
         layers = [nn.Linear(width_in, width_out), nn.LayerNorm(width_out, eps=self.eps)]
-        return Stack(layers, tokens_in)
+        return Layers(layers, tokens_in)
 
 
 class TokenMlp(ConnectorSpec):

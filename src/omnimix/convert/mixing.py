@@ -19,7 +19,7 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import difference
 from omnimix.convert import certificate, weights as mixing
 from omnimix.convert.report import Check, Verdict, number
-from omnimix.convert.weights import Mixer, Opened, Weighting
+from omnimix.convert.weights import Mixer, OpenedModel, Weighting
 from omnimix.errors import CheckpointError
 from omnimix.generate import folder as folders
 
@@ -38,7 +38,7 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Source:
+class Ingredient:
     """A model to mix: a name, folder or released id, and what its checkpoint lacks."""
 
     place: str | Path
@@ -46,8 +46,8 @@ class Source:
 
 
 def soup(
-    a: Source | str | Path,
-    b: Source | str | Path,
+    a: Ingredient | str | Path,
+    b: Ingredient | str | Path,
     out: str | Path,
     weight: float = 0.5,
     per_part: Mapping[str, float] | None = None,
@@ -101,8 +101,8 @@ def soup(
         raise
 
 
-def _opened(source: Source | str | Path, whole: bool) -> Opened:
-    source = source if isinstance(source, Source) else Source(source)
+def _opened(source: Ingredient | str | Path, whole: bool) -> OpenedModel:
+    source = source if isinstance(source, Ingredient) else Ingredient(source)
     local = folders.locate(source.place)
     release: Release
     if (local.folder / "recipe.yaml").is_file():
@@ -113,9 +113,9 @@ def _opened(source: Source | str | Path, whole: bool) -> Opened:
     return mixing.opened(str(source.place), release, whole)
 
 
-def _over(a: Source | str | Path, b: Source | str | Path) -> Opened | None:
+def _over(a: Ingredient | str | Path, b: Ingredient | str | Path) -> OpenedModel | None:
     """B laid over A, where A's family has checkpoints that hold some of the tensors and nothing else."""
-    below, above = (s if isinstance(s, Source) else Source(s) for s in (a, b))
+    below, above = (s if isinstance(s, Ingredient) else Ingredient(s) for s in (a, b))
     local = folders.locate(below.place)
     found = None if (local.folder / "recipe.yaml").is_file() else base.recognise(local.folder)
     if found is None or not Path(above.place).exists():
@@ -127,7 +127,7 @@ def _over(a: Source | str | Path, b: Source | str | Path) -> Opened | None:
     return mixing.opened(str(above.place), base.open_release(local.folder, laid))
 
 
-def _agreed(a: Opened, b: Opened) -> Processor:
+def _agreed(a: OpenedModel, b: OpenedModel) -> Processor:
     """The first model's processor, after a look at whether the two are of one recipe.
 
     Raises:
@@ -163,7 +163,7 @@ def _save_words(mixer: Mixer, processor: Processor, place: Path) -> None:
 
 
 def _facts(mixer: Mixer, weighting: Weighting, dtype: str, files: list[Path]) -> dict[str, Any]:
-    def told(one: Opened) -> dict[str, Any]:
+    def told(one: OpenedModel) -> dict[str, Any]:
         layout = one.release.layout
         return {
             "model": one.place,

@@ -22,7 +22,7 @@ from omnimix.checkpoints.base import Layout, Release, Weights
 from omnimix.checkpoints.later import Later
 from omnimix.checkpoints.parts import weight_files
 from omnimix.checkpoints.reading import later_tensors, named
-from omnimix.checkpoints.tables import Rename, Table
+from omnimix.checkpoints.tables import Rename, RenameTable
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
@@ -87,7 +87,7 @@ def part_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedModel:
     """A model opened for mixing; no weight is read yet.
 
     Attributes:
@@ -110,7 +110,7 @@ class Opened:
         return sorted({file for source in self.release.weights for file in source.files})
 
 
-def opened(place: str, release: Release, whole: bool = True) -> Opened:
+def opened(place: str, release: Release, whole: bool = True) -> OpenedModel:
     """Open a release.
 
     Args:
@@ -139,7 +139,7 @@ def opened(place: str, release: Release, whole: bool = True) -> Opened:
             found = list(tensors[name].shape)
             raise CheckpointError(f"{name} is {found} instead of {list(shape)}", where=place)
     kept = {name: tensors[name] for name in wanted if name in tensors}
-    return Opened(place, release, kept)
+    return OpenedModel(place, release, kept)
 
 
 def native(folder: Path) -> Release:
@@ -147,7 +147,9 @@ def native(folder: Path) -> Release:
     recipe = Processor.from_pretrained(folder).recipe
     files = weight_files(folder, "model")
     layout = Layout("native", "model folder", folder, files)
-    return Release(layout, recipe, folder, (Weights("model", files, Table(Rename("*", "*"))),))
+    return Release(
+        layout, recipe, folder, (Weights("model", files, RenameTable(Rename("*", "*"))),)
+    )
 
 
 def same_words(a: Processor, b: Processor) -> str | None:
@@ -194,7 +196,9 @@ class Mixer:
         dtype: of the floating tensors that come out; None leaves each as A has it.
     """
 
-    def __init__(self, a: Opened, b: Opened, weighting: Weighting, dtype: torch.dtype | None):
+    def __init__(
+        self, a: OpenedModel, b: OpenedModel, weighting: Weighting, dtype: torch.dtype | None
+    ):
         self.a = a
         self.b = b
         self.weighting = weighting

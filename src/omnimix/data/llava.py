@@ -13,7 +13,7 @@ MARK = "<image>"
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
 
 
-class Llava(SourceSpec):
+class LlavaRecords(SourceSpec):
     """A JSON list (or JSON lines) of records in the form of LLaVA.
 
     `{"id": "7", "image": "a/b.jpg", "conversations": [{"from": "human", "value": "<image>\\nHow many?"},

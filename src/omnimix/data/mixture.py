@@ -161,7 +161,7 @@ class Batches(Dataset[Read]):
         first: int,
         count: int,
         pack: bool,
-        cut: int | None = None,
+        max_length: int | None = None,
         share: Share = (0, 1),
     ) -> None:
         self.mixture = mixture
@@ -170,7 +170,7 @@ class Batches(Dataset[Read]):
         self.first = first
         self.count = count
         self.pack = pack
-        self.cut = cut
+        self.max_length = max_length
         self.share = share
 
     def __len__(self) -> int:
@@ -216,10 +216,10 @@ class Batches(Dataset[Read]):
         if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
             return weave_apart(self.processor.weave, sample)
         source = self.mixture.source(place) if isinstance(self.mixture, Mixture) else self.mixture
-        most = source.max_length if self.cut is None else self.cut
+        most = source.max_length if self.max_length is None else self.max_length
         # Where text is cut, an answer may be cut away; its record then teaches nothing.
         return self.processor.weave(
-            sample, cut=most, target=most is None, cuts_items=source.cuts_items
+            sample, max_length=most, target=most is None, cuts_items=source.cuts_items
         )
 
 

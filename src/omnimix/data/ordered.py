@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
+from itertools import count
 from typing import Literal, TypeAlias
 from zlib import crc32
 
@@ -20,6 +23,48 @@ Order: TypeAlias = Literal[
 def horizon(records: int, batch: int, epochs: int | None, steps: int | None) -> int:
     """Steps that rates are planned for: `steps`, else whole batches in a round times rounds."""
     return steps or math.ceil(records / batch) * (epochs or 1)
+
+
+def _orders(
+    source: Source,
+    records: int,
+    size: int,
+    batch: int,
+    accumulate: int,
+    seed: int,
+    rank: int,
+    world: int,
+) -> dict[str, Callable[[int], list[int]]]:
+    """For each order the rows that a rank reads in an epoch, `size` of them a part."""
+
+    @cache
+    def extents() -> list[tuple[bool, int]]:
+        # Asking for an extent may open the record: only an order that goes by it does.
+        return [source.extent(i) for i in range(records)]
+
+    def by_modality(epoch: int) -> list[int]:
+        pictures, words = [e[0] for e in extents()], [e[1] for e in extents()]
+        return orders.by_modality(pictures, words, batch, epoch, seed, rank, world)
+
+    def by_length(epoch: int) -> list[int]:
+        lengths = [words if picture else -words for picture, words in extents()]
+        return length_groups.grouped(lengths, size, epoch, seed, rank, world, accumulate)
+
+    def like_length(epoch: int) -> list[int]:
+        # Shares of ranks are cut out of the parts, which are the same on all of them.
+        lengths = [words + orders.PICTURE * picture for picture, words in extents()]
+        return orders.like_length(lengths, size, epoch, seed)
+
+    def by_kind(epoch: int) -> list[int]:
+        kinds = [source.batch_kind(i) for i in range(records)]
+        return orders.by_kind(kinds, size, epoch, seed, rank, world, accumulate)
+
+    def shuffled(epoch: int) -> list[int]:
+        return orders.shuffled(records, epoch, seed, rank, world)
+
+    return {
+        each.__name__: each for each in (by_modality, by_length, like_length, by_kind, shuffled)
+    }
 
 
 class Rounds:
@@ -64,46 +109,33 @@ class Rounds:
         self.accumulate = accumulate
         self.seed = seed
         self.horizon = horizon(source.length, batch, epochs, steps)
-        by_extent = order in ("by_modality", "by_length", "like_length")
-        extents = [source.extent(i) for i in range(source.length)] if by_extent else []
         self.parts: list[list[int]] = []
         self.left: dict[int, list[list[int]]] = {}
         size = batch // accumulate // world
-        epoch = 0
-        while epochs is None or epoch < epochs:
-            if order == "by_modality":
-                pictures, words = [e[0] for e in extents], [e[1] for e in extents]
-                rows = orders.by_modality(pictures, words, batch, epoch, seed, rank, world)
-            elif order == "by_length":
-                lengths = [words if picture else -words for picture, words in extents]
-                rows = length_groups.grouped(lengths, size, epoch, seed, rank, world, accumulate)
-            elif order == "like_length":
-                # Shares of ranks are cut out of the parts, which are the same on all of them.
-                lengths = [words + orders.PICTURE * picture for picture, words in extents]
-                rows = orders.like_length(lengths, size, epoch, seed)
-            elif order == "by_kind":
-                kinds = [source.batch_kind(i) for i in range(source.length)]
-                rows = orders.by_kind(kinds, size, epoch, seed, rank, world, accumulate)
-            else:
-                rows = orders.shuffled(source.length, epoch, seed, rank, world)
+        order_of = _orders(source, source.length, size, batch, accumulate, seed, rank, world)[order]
+        for epoch in count() if epochs is None else range(epochs):
+            rows, before = order_of(epoch), len(self.parts)
             parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-            if not drop_last:
-                parts += [[]] * (-len(parts) % accumulate)
-            whole = len(parts) // accumulate * accumulate
-            if not whole:
+            self._append(parts, drop_last)
+            if len(self.parts) == before:
                 raise TrainError(
                     f"{source.length} records make no whole step of {batch}",
-                    where="stages.batch",
-                    hint="make the batch smaller",
+                    where="stages.batch_size",
+                    hint="make batch_size smaller",
                 )
-            self.parts += parts[:whole]
-            if parts[whole:]:
-                self.left[len(self.parts)] = parts[whole:]
-            epoch += 1
             if steps is not None and len(self.parts) >= steps * accumulate:
                 break
         if steps is not None:
             self.parts = self.parts[: steps * accumulate]
+
+    def _append(self, parts: list[list[int]], drop_last: bool) -> None:
+        """The parts of one more round, as far as they make whole steps."""
+        if not drop_last:
+            parts += [[]] * (-len(parts) % self.accumulate)
+        whole = len(parts) // self.accumulate * self.accumulate
+        self.parts += parts[:whole]
+        if parts[whole:]:
+            self.left[len(self.parts)] = parts[whole:]
 
     @property
     def steps(self) -> int:
@@ -121,11 +153,11 @@ class RoundBatches(Batches):
         processor: Processor,
         first: int = 0,
         pack: bool = False,
-        cut: int | None = None,
+        max_length: int | None = None,
         share: Share = (0, 1),
     ) -> None:
-        count = len(rounds.parts) - first
-        super().__init__(source, processor, 1, first, count, pack, cut, share)
+        left = len(rounds.parts) - first
+        super().__init__(source, processor, 1, first, left, pack, max_length, share)
         self.parts = rounds.parts
         self.seed = rounds.seed
 

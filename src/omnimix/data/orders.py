@@ -135,8 +135,8 @@ def by_kind(
     if not steps:
         raise TrainError(
             f"no kind of record fills a step of {whole}",
-            where="stages.batch",
-            hint="make the batch smaller",
+            where="stages.batch_size",
+            hint="make batch_size smaller",
         )
     np.random.default_rng(seed + epoch).shuffle(steps)
     flat = [i for rows in steps for i in rows]
@@ -151,7 +151,7 @@ def _batches(rows: list[int], words: Sequence[int], batch: int, world: int) -> l
         if len(cut[-1]) < batch:
             raise TrainError(
                 f"{len(rows)} records of one modality cannot fill a batch of {batch}",
-                hint="make the batch smaller or the dataset larger",
+                hint="make batch_size smaller or the dataset larger",
             )
     dealt = []
     for rows in cut:

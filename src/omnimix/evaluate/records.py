@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omnimix.data.llava import Llava
+from omnimix.data.llava import LlavaRecords
 from omnimix.data.sources import JsonlSource, Source
 from omnimix.errors import OmnimixError, SampleError
 from omnimix.evaluate.measure import Measure, Reference, Score, reference_of
@@ -50,7 +50,7 @@ def open_records(path: Path) -> Source:
     """
     if not path.is_file():
         raise SampleError("there is no such file", where=str(path), hint="name a file of records")
-    spec = Llava if path.suffix == ".json" else JsonlSource
+    spec = LlavaRecords if path.suffix == ".json" else JsonlSource
     return spec(path=path.name).open(path.parent)
 
 

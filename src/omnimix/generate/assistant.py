@@ -28,9 +28,9 @@ from omnimix.generate.questions import (
 )
 from omnimix.generate.stopping import Endings, cut, end_tokens, settled
 from omnimix.parallel.process_group import ProcessGroup
-from omnimix.prompts.coordinates import Reading
+from omnimix.prompts.coordinates import ParsedRegions
 from omnimix.renamed import new_name
-from omnimix.types import Box, Media, Part, Point, Region, Sample
+from omnimix.types import Media, Part, Region, Sample
 
 if TYPE_CHECKING:
     from torch import distributed as dist
@@ -202,14 +202,9 @@ class Assistant:
 
         return Stream(self._pieces(woven, options, ids), answer)
 
-    def regions_in(self, text: str, conversation: Conversation) -> Reading:
+    def regions_in(self, text: str, conversation: Conversation) -> ParsedRegions:
         """What an answer's text points at, in pixels of the conversation's last picture."""
         return self._reading(text, self.weave(conversation, Options(max_new_tokens=1)))
-
-    def boxes_in(self, text: str, conversation: Conversation) -> list[Box | Point]:
-        """The boxes and points among `regions_in`."""
-        found = self.regions_in(text, conversation).regions
-        return [region for region in found if isinstance(region, Box | Point)]
 
     def _pieces(self, woven: Woven, options: Options, ids: list[int]) -> Generator[str, None, None]:
         batch = self.batch([woven])
@@ -246,9 +241,9 @@ class Assistant:
         found = self._reading(written, woven)
         return Answer(text, found.regions, len(ids), finished, tuple(ids), found.skipped)
 
-    def _reading(self, text: str, woven: Woven) -> Reading:
+    def _reading(self, text: str, woven: Woven) -> ParsedRegions:
         if not woven.pictures:
-            return Reading()
+            return ParsedRegions()
         return readable(self.processor.recipe, text, woven.pictures[-1], woven.asked, woven.way)
 
     def _text(self, ids: Sequence[int], stops: Sequence[str]) -> str:

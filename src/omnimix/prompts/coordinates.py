@@ -26,7 +26,7 @@ Numbers: TypeAlias = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidate:
     """A place in a text that looks like a region.
 
     Attributes:
@@ -60,7 +60,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedRegions:
     """The regions of a text, in its order, and what looked like one and was left out."""
 
     regions: tuple[Region, ...] = ()
@@ -107,8 +107,8 @@ class Codec(Spec):
         text: str,
         view: View,
         asked: Sequence[Region] = (),
-        others: Sequence[Found] = (),
-    ) -> Reading:
+        others: Sequence[Candidate] = (),
+    ) -> ParsedRegions:
         """Every region in a text, in pixels of the original, cut to the picture.
 
         Nothing in a text is an error: what cannot be used is told in `Reading.skipped`.
@@ -128,7 +128,7 @@ class Codec(Spec):
                 skipped.append(Skipped(found.text, made))
             else:
                 regions.append(made)
-        return Reading(tuple(regions), tuple(skipped))
+        return ParsedRegions(tuple(regions), tuple(skipped))
 
     def names(self, regions: Sequence[Region]) -> list[str] | None:
         """What a question calls regions that reach the model as tokens of their own; None: nothing."""
@@ -139,7 +139,7 @@ class Codec(Spec):
         """Regions as text, those with the same label (maybe empty) together."""
 
     @abc.abstractmethod
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         """Whatever looks like a region."""
 
     def _frame(self, view: View) -> Frame:
@@ -156,7 +156,7 @@ class Codec(Spec):
         placed = [value for spot in spots for value in frame.place(*spot)]
         return tuple(min(max(value, 0.0), 1.0) for value in placed)
 
-    def _region(self, found: Found, view: View) -> Region | str:
+    def _region(self, found: Candidate, view: View) -> Region | str:
         """The region on the original picture, or why there is none."""
         numbers = found.numbers
         if not all(math.isfinite(n) and -1e-9 <= n <= 1 + 1e-9 for n in numbers):
@@ -184,25 +184,25 @@ class Codec(Spec):
         return Box(x1, y1, x2, y2, label=found.label)
 
 
-def named(text: str, pattern: re.Pattern[str], asked: Sequence[Region]) -> Iterator[Found]:
+def named(text: str, pattern: re.Pattern[str], asked: Sequence[Region]) -> Iterator[Candidate]:
     """Regions of the question that a text names by their number, each once.
 
     Args:
         pattern: group 1 is the number, counted from 1, group 2 (where there is one) what is said of it.
     """
-    first: dict[int, Found] = {}
+    first: dict[int, Candidate] = {}
     for match in pattern.finditer(text):
         number = int(match[1][:9])
         if not 1 <= number <= len(asked):
             why = f"the question has no region {number}"
-            yield Found(match.start(), match.group(), why=why)
+            yield Candidate(match.start(), match.group(), why=why)
             continue
         said = (match[2] or "").strip() if pattern.groups > 1 else ""
         known = first.get(number)
         if known is None or (said and not known.label):
             start = match.start() if known is None else known.start
             region = replace(asked[number - 1], label=said)
-            first[number] = Found(start, match.group(), label=said, region=region)
+            first[number] = Candidate(start, match.group(), label=said, region=region)
     yield from first.values()
 
 
@@ -239,11 +239,11 @@ class Coordinates(Codec):
         """One fraction as it is written."""
         return f"{min(value, self.ceiling):.{self.decimals}f}"
 
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _BRACKET.finditer(text):
             yield from self.groups(match[1], match.start())
 
-    def groups(self, inside: str, start: int, label: str = "") -> Iterator[Found]:
+    def groups(self, inside: str, start: int, label: str = "") -> Iterator[Candidate]:
         """The regions of one bracket; words and single numbers in brackets are none."""
         if not _NUMERIC.fullmatch(inside) or not (";" in inside or "," in inside):
             return
@@ -254,10 +254,10 @@ class Coordinates(Codec):
             try:
                 numbers = tuple(float(word) / self.scale for word in group.split(","))
             except ValueError:
-                yield Found(start, shown, why="it is not made of numbers")
+                yield Candidate(start, shown, why="it is not made of numbers")
                 continue
             why = "" if len(numbers) in (2, 4) else f"{len(numbers)} numbers are no box or point"
-            yield Found(start, shown, numbers, label, why)
+            yield Candidate(start, shown, numbers, label, why)
 
     def counts(self, group: str) -> bool:
         """Whether a group of numbers is meant as a region at all."""

@@ -19,7 +19,7 @@ from omnimix.generate.decoding import Options
 from omnimix.serve import opening, wires
 from omnimix.serve.answers import refusal, said
 from omnimix.serve.engine import Engine
-from omnimix.serve.items import Forbidden, Items
+from omnimix.serve.items import Forbidden, ItemReader
 from omnimix.serve.limits import BodyLimit
 from omnimix.serve.wires import Wire
 from omnimix.types import Sample
@@ -39,7 +39,7 @@ class Settings:
         max_waiting: most requests that are answered or wait for it; more get 503.
     """
 
-    items: Items = field(default_factory=Items)
+    items: ItemReader = field(default_factory=ItemReader)
     options: Options = field(default_factory=lambda: Options(max_new_tokens=128))
     max_bytes: int = 64 * 1024 * 1024
     max_items: int = 64

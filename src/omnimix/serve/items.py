@@ -29,7 +29,7 @@ class Forbidden(OmnimixError):
 
 
 @dataclass(frozen=True)
-class Items:
+class ItemReader:
     """Turns what a request says into media; nothing is decoded here.
 
     Attributes:

@@ -6,13 +6,13 @@ from omnimix.compose.recipe import Recipe
 from omnimix.errors import SampleError
 from omnimix.regions import from_json
 from omnimix.registry import did_you_mean
-from omnimix.serve.items import Items
+from omnimix.serve.items import ItemReader
 from omnimix.serve.schema import ItemPart, MediaPart, RegionPart, Request, TextPart
 from omnimix.serve.wires import Body
 from omnimix.types import Media, Part, Sample, Turn
 
 
-def sample(body: Body, recipe: Recipe, items: Items, most: int) -> Sample:
+def sample(body: Body, recipe: Recipe, items: ItemReader, most: int) -> Sample:
     """The conversation of a body. May wait for the network.
 
     Args:
@@ -35,7 +35,7 @@ def sample(body: Body, recipe: Recipe, items: Items, most: int) -> Sample:
     return Sample(tuple(_turns(body.request, recipe, items)), "request")
 
 
-def _turns(request: Request, recipe: Recipe, items: Items) -> list[Turn]:
+def _turns(request: Request, recipe: Recipe, items: ItemReader) -> list[Turn]:
     turns = []
     for i, message in enumerate(request.messages):
         content: list[Part] = []
@@ -49,7 +49,7 @@ def _turns(request: Request, recipe: Recipe, items: Items) -> list[Turn]:
 
 
 def _media(
-    part: MediaPart | ItemPart | RegionPart, recipe: Recipe, items: Items, where: str
+    part: MediaPart | ItemPart | RegionPart, recipe: Recipe, items: ItemReader, where: str
 ) -> Media:
     where = part.label or where
     if isinstance(part, RegionPart):

@@ -21,7 +21,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token import folder as multi_token, names as keys
 from omnimix.families.multi_token.folder import MultiToken
-from omnimix.families.multi_token.senses import SENSES, words_of
+from omnimix.families.multi_token.senses import SENSES
 from tests.cases import case_path
 
 FOLDER = "multi_token"
@@ -269,7 +269,7 @@ def encoder_of(name: str, folder: Path) -> tuple[Any, ModalitySpec]:
     """Our encoder with the weights of a folder of the hub."""
     known = SENSES[name]
     projector = keys.Projector(3, 2, 16, 8)
-    words = words_of(known, projector, folder, {})
+    words = known.words(projector, folder, {})
     spec = ModalitySpec.model_validate(words)
     encoder = spec.branches[0].encoders[0].build().eval()
     stored = reading.tensors_of(folder / "model.safetensors")

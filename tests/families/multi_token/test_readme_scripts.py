@@ -21,7 +21,7 @@ from omnimix.families.multi_token.face import (
 from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime
-from omnimix.serve.items import Items
+from omnimix.serve.items import ItemReader
 from tests.cases import case_path
 
 CASE = case_path("multi_token/vision_lora")
@@ -80,7 +80,7 @@ def test_serve_model(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_clients_of_the_readme() -> None:
     """`requests.post(".../generate", json={...}).json()` as the README shows it."""
     model, _ = load_trained_lora_model(str(BASE), str(CASE / "checkpoint"))
-    settings = Settings(Items(Path(os.curdir)), Options(max_new_tokens=24))
+    settings = Settings(ItemReader(Path(os.curdir)), Options(max_new_tokens=24))
     with TestClient(create_app(OneAtATime(model.assistant, "vision_lora"), settings)) as requests:
         said = requests.post(
             "http://localhost:7860/generate",

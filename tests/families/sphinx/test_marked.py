@@ -22,7 +22,7 @@ from omnimix.families.sphinx import (
     recipe as sphinx_recipe,
     write as sphinx_write,
 )
-from omnimix.families.sphinx.folder import Sphinx
+from omnimix.families.sphinx.folder import SphinxFamily
 from omnimix.families.sphinx.names import CUTS, PROMPT_ENCODER
 from tests.cases import case_path, golden
 
@@ -59,7 +59,7 @@ def test_every_key_of_the_release_is_one_parameter_and_back(stated: dict[str, An
     full = MultimodalLM.on_meta(recipe)
     filled = [name for move in plan.moves for name in move.native]
     assert sorted(filled) == sorted(full.state_dict())
-    written = sphinx_write.with_unused(Sphinx().foreign(table, full.state_dict(), recipe))
+    written = sphinx_write.with_unused(SphinxFamily().foreign(table, full.state_dict(), recipe))
     assert {key: tuple(t.shape) for key, t in written.items()} == sizes
     for rank, keys in enumerate(files):
         for key, tensor in keys.items():
@@ -72,7 +72,7 @@ def test_a_folder_is_written_back_with_every_key(tmp_path: Path) -> None:
     release = base.open_release(folder / "checkpoint")
     assert release.recipe.modalities["region"] == recipes.load("sphinx_v").modalities["region"]
     model, processor, _ = reading.load(release)
-    files = Sphinx().write(model, processor, tmp_path, shards=2)
+    files = SphinxFamily().write(model, processor, tmp_path, shards=2)
     assert json.loads((tmp_path / "meta.json").read_text()) == {"llama_type": facts["llama_type"]}
     for path in files[:2]:
         ours = torch.load(path, weights_only=True)["model"]

@@ -22,7 +22,7 @@ from omnimix.compose.processor import Processor
 from omnimix.convert import certificate
 from omnimix.errors import CheckpointError
 from omnimix.families.sphinx import names, recipe as sphinx_recipe, write as sphinx_write
-from omnimix.families.sphinx.folder import Sphinx
+from omnimix.families.sphinx.folder import SphinxFamily
 from omnimix.families.sphinx.names import CUTS, halves, pairs
 from tests.cases import case_path
 
@@ -71,7 +71,7 @@ def test_every_key_of_the_release_is_one_parameter_and_back(
     wanted = {key: tensor.shape for key, tensor in full.state_dict().items()}
     assert {key: t.shape for key, t in tables.read(plan, stored).items()} == wanted
     state = full.state_dict()
-    written = sphinx_write.with_unused(Sphinx().foreign(table, state, recipe))
+    written = sphinx_write.with_unused(SphinxFamily().foreign(table, state, recipe))
     assert {key: tuple(t.shape) for key, t in written.items()} == sizes
     for rank, keys in enumerate(files):
         for key, tensor in keys.items():
@@ -365,7 +365,7 @@ def test_grouped_heads_rotary_words_and_widths_there_and_back(tmp_path: Path) ->
     torch.manual_seed(0)
     model = MultimodalLM.from_recipe(recipe).eval()
     processor = Processor.from_recipe(recipe, source.folder)
-    files = Sphinx().write(model, processor, tmp_path, shards=2)
+    files = SphinxFamily().write(model, processor, tmp_path, shards=2)
     args = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert (args["n_kv_heads"], args["rope_theta"], args["rope_scaling"]) == (2, 500000, 0.25)
     stored = torch.load(files[0], weights_only=True)["model"]
@@ -401,4 +401,4 @@ def test_weights_are_stored_as_small_as_loses_nothing(dtype: torch.dtype) -> Non
 def test_a_model_of_another_family_is_no_sphinx() -> None:
     nano = recipes.load("nano")
     with pytest.raises(CheckpointError, match="cannot be expressed as SPHINX"):
-        Sphinx().expressed(nano)
+        SphinxFamily().expressed(nano)

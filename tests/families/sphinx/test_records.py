@@ -12,7 +12,7 @@ import pytest
 from omnimix.data import orders
 from omnimix.data.ordered import Rounds
 from omnimix.errors import RecipeError, SampleError, TrainError
-from omnimix.families.sphinx.records import Sphinx, SphinxSource
+from omnimix.families.sphinx.records import SphinxRecords, SphinxSource
 
 
 def record(text: str, answer: Any = "yes", **words: Any) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def opened(folder: Path, records: list[Any], **words: Any) -> SphinxSource:
     (folder / "chat.json").write_text(json.dumps(records), encoding="utf-8")
     row = {"path": "chat.json", "type": "text", **words}
     (folder / "list.yaml").write_text(json.dumps({"META": [row]}), encoding="utf-8")
-    source = Sphinx(path="list.yaml").open(folder)
+    source = SphinxRecords(path="list.yaml").open(folder)
     assert isinstance(source, SphinxSource)
     return source
 

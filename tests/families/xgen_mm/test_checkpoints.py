@@ -20,12 +20,11 @@ from omnimix.checkpoints.base import Parts
 from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.config import validate
-from omnimix.errors import CheckpointError, RecipeError
-from omnimix.families.xgen_mm import names, recipe as xgen_recipe, write as xgen_write
-from omnimix.families.xgen_mm.face import XGenWords
+from omnimix.errors import CheckpointError
+from omnimix.families.xgen_mm import names, recipe as xgen_recipe
 from omnimix.families.xgen_mm.folder import Found, XGenMM
-from omnimix.families.xgen_mm.recipe import MARKS, Facts
+from omnimix.families.xgen_mm.recipe import Facts
+from omnimix.families.xgen_mm.tokenizer import MARKS
 from omnimix.language.slow_llama import AddedToken, SlowLlama
 from omnimix.media.tiling import GRIDS
 from tests.cases import case_path
@@ -66,7 +65,7 @@ def full() -> MultimodalLM:
         vision=xgen_recipe.VISION,
         tokenizer=tokenizer,
     )
-    return MultimodalLM.on_meta(xgen_recipe.build(facts, "xgen", "test"))
+    return MultimodalLM.on_meta(xgen_recipe.build(facts))
 
 
 def manifest(layout: str) -> dict[str, tuple[int, ...]]:
@@ -93,9 +92,8 @@ def test_every_key_of_the_release_is_one_parameter_and_back(
     assert sorted([*sources, *plan.unused]) == sorted(keys)  # each exactly once
     wanted = {k: v for k, v in full.state_dict().items() if tower or names.TOWER not in k}
     assert shapes(tables.read(plan, stored)) == shapes(wanted)
-    assert (
-        shapes(xgen_write.tensors(xgen_recipe.facts_of(full.recipe), full, prefix, tower)) == keys
-    )
+    written = shapes(XGenMM().tensors(full, prefix))
+    assert {k: v for k, v in written.items() if tower or "vision_encoder" not in k} == keys
 
 
 def test_the_release_has_its_number_of_parameters(full: MultimodalLM) -> None:
@@ -199,40 +197,32 @@ def beside() -> base.Layout:
     return Found("xgen_mm", names.HUB, case_path(f"{CASE}/checkpoint/hf_hub"))
 
 
-def test_the_trainers_keys_under_ddp(
-    loaded: tuple[MultimodalLM, Processor], tmp_path: Path
-) -> None:
-    ours = xgen_write.trainer(xgen_recipe.facts_of(loaded[0].recipe), loaded[0], ddp=True)
+def test_the_trainers_keys_under_ddp(loaded: tuple[MultimodalLM, Processor]) -> None:
+    ours = shapes(XGenMM().tensors(loaded[0], "module."))
     theirs = torch.load(
         case_path(f"{CASE}/checkpoint/train_ddp/checkpoint_1.pt"), weights_only=True
     )
-    assert shapes(ours["model_state_dict"]) == shapes(theirs["model_state_dict"])
+    learned = {key: shape for key, shape in ours.items() if "vision_encoder" not in key}
+    assert learned == shapes(theirs["model_state_dict"])
 
 
-def words(**more: Any) -> XGenWords:
-    folder = case_path(f"{CASE}/backbones")
-    given = {
-        "model_family": "xgenmm_v1",
-        "lm_path": str(folder / "Phi-3-mini-4k-instruct-tiny"),
-        "vision_encoder_path": str(folder / "siglip-so400m-patch14-384-tiny"),
-        "vision_encoder_pretrained": "google",
-        "num_vision_tokens": 8,
-        "resampler_heads": 4,
-        **more,
+TRAINED = f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt"
+
+
+def test_a_trainers_file_makes_the_recipe(loaded: tuple[MultimodalLM, Processor]) -> None:
+    backbones = case_path(f"{CASE}/backbones")
+    parts: dict[str, Any] = {
+        "llm": backbones / "Phi-3-mini-4k-instruct-tiny",
+        "vision": backbones / "siglip-so400m-patch14-384-tiny",
     }
-    return validate(XGenWords, given, "settings")
-
-
-def test_the_words_of_the_readme_make_the_recipe(loaded: tuple[MultimodalLM, Processor]) -> None:
-    path = str(case_path(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt"))
-    found = words(ckpt_pth=path).recipe()
-    ours = loaded[0].recipe
-    assert found.modalities == ours.modalities
-    assert found.language.head == ours.language.head
-    assert found.tokenizer == ours.tokenizer and found.template == ours.template
-    fresh = words().recipe()
-    assert fresh.language == found.language and fresh.tokenizer == found.tokenizer
-    assistant = omnimix.load(**words(ckpt_pth=path).arguments())
+    recipe, ours = (
+        base.open_release(case_path(TRAINED), Parts(parts, {"heads": 4})).recipe,
+        loaded[0].recipe,
+    )
+    assert recipe.modalities == ours.modalities
+    assert recipe.language.head == ours.language.head
+    assert recipe.tokenizer == ours.tokenizer and recipe.template == ours.template
+    assistant = omnimix.load(case_path(TRAINED), parts=parts, heads=4, num_vision_tokens=8)
     assert torch.equal(
         assistant.model.get_output_embeddings().weight, loaded[0].get_output_embeddings().weight
     )
@@ -240,7 +230,7 @@ def test_the_words_of_the_readme_make_the_recipe(loaded: tuple[MultimodalLM, Pro
 
 def test_the_aspect_and_the_sampling_are_words() -> None:
     def image(**more: Any) -> Any:
-        return words(**more).recipe().modalities["image"]
+        return opened(case_path(TRAINED), heads=4, **more).recipe.modalities["image"]
 
     flat = image(anyres_patch_sampling=False)
     assert flat.arrange.kind == "flat" and flat.groups(5) == 1
@@ -250,10 +240,6 @@ def test_the_aspect_and_the_sampling_are_words() -> None:
     assert pad.steps[0].fill == (127, 127, 127)
     assert [step.kind for step in image(image_aspect_ratio="squash").steps] == ["resize"]
     assert image(anyres_grids=[(1, 1), (4, 1)]).steps[0].grids == ((1, 1), (4, 1))
-    with pytest.raises(RecipeError, match=r"unknown word 'lm_pth'; did you mean 'lm_path'"):
-        words(lm_pth="x")
-    with pytest.raises(RecipeError, match="xgenmm_v1"):
-        words(model_family="kosmos")
 
 
 def test_the_base_release_has_neither_aspect_nor_roles(tmp_path: Path) -> None:
@@ -314,9 +300,8 @@ def test_a_truncated_trainer_file(tmp_path: Path) -> None:
 def test_a_wrong_number_of_latents() -> None:
     with pytest.raises(CheckpointError, match=r"holds 8 latents, but 128 tokens .* Set num_vision"):
         opened(case_path(f"{CASE}/checkpoint/hf_hub"), num_vision_tokens=128)
-    path = str(case_path(f"{CASE}/checkpoint/train_fsdp/checkpoint_0.pt"))
     with pytest.raises(CheckpointError, match="holds 8 latents"):
-        words(ckpt_pth=path, num_vision_tokens=64).recipe()
+        opened(case_path(TRAINED), heads=4, num_vision_tokens=64)
 
 
 def test_sizes_that_no_file_tells(tmp_path: Path) -> None:
@@ -328,8 +313,8 @@ def test_sizes_that_no_file_tells(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="number of heads is not known"):
         base.open_release(path, Parts({"llm": llm, "vision": vision}))
     parts = {"llm": llm, "vision": xgen_recipe.VISION_ID}
-    with pytest.raises(CheckpointError, match=r"24 wide .* the named one 1152"):
-        base.open_release(path, Parts(parts, {"heads": 4}))
+    with pytest.raises(CheckpointError, match=r"another shape: image.* instead of \[1152"):
+        reading.load(base.open_release(path, Parts(parts, {"heads": 4})))
     with pytest.raises(CheckpointError, match=r"no word 'head'. Did you mean 'heads'"):
         base.open_release(path, Parts(words={"head": 4}))
     with pytest.raises(CheckpointError, match=r"no part 'vison'. Did you mean 'vision'"):
@@ -393,7 +378,7 @@ def test_words_and_recipe_are_inverse(loaded: tuple[MultimodalLM, Processor]) ->
 
 def test_grids_that_do_not_fit_the_tiles() -> None:
     with pytest.raises(CheckpointError, match="768 x 384 is not made of tiles of 46"):
-        xgen_recipe.grids([[92, 46], [768, 384]], 46, "here")
+        xgen_recipe.grids_in_tiles([[92, 46], [768, 384]], 46, "here")
 
 
 def test_a_converted_file_of_any_name_is_found_in_its_folder(tmp_path: Path) -> None:

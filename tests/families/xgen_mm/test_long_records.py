@@ -85,11 +85,11 @@ def test_ids_and_labels_end_at_the_limit(processor: Processor, tmp_path: Path) -
     assert len(pictures) == 3
     # In the words, right before a picture, right behind one, and between two.
     for most in (pictures[2] - 4, pictures[2], pictures[2] + 1, pictures[0] + 1, pictures[1], 60):
-        sequence = processor.weave(source[0], cut=most, target=False, cuts_items=True)
+        sequence = processor.weave(source[0], max_length=most, target=False, cuts_items=True)
         assert marked(sequence) == (ids[:most], labels[:most])
         kept = sum(place < most for place in pictures)
         assert len(sequence.items.get("image", ())) == kept
-    assert marked(processor.weave(source[0], cut=len(ids), cuts_items=True)) == (ids, labels)
+    assert marked(processor.weave(source[0], max_length=len(ids), cuts_items=True)) == (ids, labels)
 
 
 def test_the_cut_record_is_the_reference_s_own_up_to_there(processor: Processor) -> None:
@@ -108,7 +108,7 @@ def test_the_cut_record_is_the_reference_s_own_up_to_there(processor: Processor)
     )
     ids, labels = golden[f"sft/{name}/input_ids"], golden[f"sft/{name}/labels"]
     for most in (len(ids), len(ids) - 1, 120, 100):
-        cut = processor.weave(sample, cut=most, target=False, cuts_items=True)
+        cut = processor.weave(sample, max_length=most, target=False, cuts_items=True)
         assert marked(cut) == (ids[:most].tolist(), labels[:most].tolist())
 
 
@@ -124,7 +124,7 @@ def test_the_published_limit_is_the_dataset_s_own(processor: Processor, tmp_path
     (batch, dropped) = RoundBatches(source, Rounds(source, "shuffled", 1, epochs=1), processor)[0]
     assert batch is not None and not dropped
     assert ids[:2048].count(MARK) == 2
-    cut = processor.weave(source[0], cut=2048, target=False, cuts_items=True)
+    cut = processor.weave(source[0], max_length=2048, target=False, cuts_items=True)
     pictures = sum(item.tokens for item in cut.items["image"])
     assert int(batch.attention_mask.sum()) == 2048 - 2 + pictures
     learned = sum(label != IGNORE for label in labels[:2048])
@@ -139,7 +139,7 @@ def test_a_limit_of_the_stage_takes_its_place(processor: Processor, tmp_path: Pa
     for cut, expected in ((90, 90), (None, len(whole(processor, mixture.sources[0])[0]))):
         batch, _ = Batches(mixture, processor, 1, 0, 1, False, cut)[0]
         assert batch is not None
-        same = processor.weave(mixture[0], cut=expected, target=False, cuts_items=True)
+        same = processor.weave(mixture[0], max_length=expected, target=False, cuts_items=True)
         assert int(batch.attention_mask.sum()) == len(same)
         assert len(marked(same)[0]) == expected
 

@@ -1,347 +1,297 @@
-"""The encoders of multi_token's modalities: sizes out of a folder, keys of its file, and the folder written back.
+"""The encoders of multi_token's senses: words out of a folder of the hub, keys of its file, the folder written back.
 
-For each: `sized` lays what a folder of the hub says of itself over the modality's words, `table` names the keys
-of its file, `files` are the small files of which `sized` makes the words again.
+`Sense` does what all share, told by its row in `senses`; a class of its own has what is prepared in another way.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import read_json
-from omnimix.checkpoints.tables import Ignore, Rename, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable
+from omnimix.compose import recipe as recipes
+from omnimix.compose.modality import ModalitySpec
 from omnimix.encoders.transformers import config_of
 from omnimix.errors import CheckpointError
+from omnimix.families.multi_token.names import Projector
+from omnimix.registry import STEPS
+
+PREPROCESSOR = "preprocessor_config.json"
+
+Words = dict[str, Any]
+"""Of a modality in a recipe, or of its encoder; laid over while a folder is read."""
+
+Facts = Mapping[str, Any]
+"""Words that are only looked at."""
 
 _ASIDE = re.compile(
     r".*suppress_tokens|architectures|.*dtype|transformers_version|_name_or_path|use_cache|.*drop.*|init.*|apply_spec.*|mask_.*"
 )
 """Words of a configuration that say nothing about a frozen network."""
 
+_COMPUTED = ("*.position_ids", "*.attn_mask")
 
-def _network(place: Path, what: str, side: str = "") -> tuple[Any, dict[str, Any]]:
-    """The configuration in a folder of the hub as transformers reads it, and its words, defaults written out.
 
-    Args:
-        what: the encoder's name for messages.
-        side: the word under which a model of two sides has this one; a folder may hold the side alone.
+def encoder_of(words: Facts) -> dict[str, Any]:
+    """The words of a modality's one encoder.
 
     Raises:
-        CheckpointError: no config.json, or one of no type that transformers knows.
+        ValueError: it has several.
     """
-    from transformers import AutoConfig
+    encoders: list[dict[str, Any]] = [e for b in words["branches"] for e in b["encoders"]]
+    if len(encoders) != 1:
+        raise ValueError(f"a modality there has one encoder, this one {len(encoders)}")
+    return encoders[0]
 
-    places.config(place, what)
-    try:
-        whole = AutoConfig.from_pretrained(place, local_files_only=True)
-    except (ValueError, OSError, TypeError) as error:
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(
-            f"transformers cannot read the configuration of the {what} ({line[:160]})",
-            where=str(place / "config.json"),
-            hint="copy the folder again",
-        ) from None
-    return whole, _told_by(getattr(whole, side, whole) if side else whole)
+
+def _step(steps: Iterable[dict[str, Any]], kind: str) -> dict[str, Any]:
+    for step in steps:
+        if step["kind"] == kind:
+            return step
+    raise ValueError(f"its items are prepared without the step {kind!r}")
 
 
 def _told_by(config: Any) -> dict[str, Any]:
+    """The words of a configuration of transformers, its defaults left out."""
     words = config.to_diff_dict() | {"model_type": config.model_type}
     return {w: v for w, v in words.items() if v is not None and not _ASIDE.fullmatch(w)}
 
 
-_TYPES = {"whisper": "whisper", "clap": "clap_audio_model", "xclip": "xclip_vision_model"}
-"""The type of a configuration that does not say it, by the kind of its encoder."""
+@dataclass(frozen=True)
+class Sense:
+    """One modality of the reference, whose encoder is a network of transformers.
+
+    Attributes:
+        name: ours.
+        hub: hub id of its encoder.
+        recipe: the shipped recipe with its words; what a folder says of its own sizes is laid over them, so
+            that a stand-in of another size opens like the release.
+        moves: beginnings of the encoder's keys, and what stands for them on our tree.
+        unused: patterns of keys that belong to no part which is read.
+        model_type: of the encoder's configuration.
+        side: the word under which the configuration of two networks has this one; a folder may hold it alone.
+        config: our encoder's word for its configuration.
+        processor: type of what prepares its items.
+        files: patterns of what has to be fetched.
+    """
+
+    name: str
+    hub: str
+    recipe: str
+    moves: Mapping[str, str]
+    unused: tuple[str, ...] = ()
+    model_type: str = ""
+    side: str = ""
+    config: str = "config"
+    processor: str = ""
+    files: tuple[str, ...] = (*places.CONFIGS, *places.WEIGHTS)
+
+    def spot(self, place: str | Path | None, name: str) -> Path:
+        """Where the encoder lies.
+
+        Raises:
+            CheckpointError: neither there nor to be had.
+        """
+        return places.folder(place or self.hub, name, self.files)
+
+    def words(self, projector: Projector, place: Path, options: Facts) -> Any:
+        """The words of the modality in a recipe.
+
+        Args:
+            projector: what its keys say.
+            place: of its encoder.
+            options: the words that no file tells.
+        """
+        pooled = projector.tokens is not None
+        name = f"{self.recipe}_pool" if self.name == "image" and pooled else self.recipe
+        words: Words = recipes.load(name).modalities[self.name].dump()
+        self.fit(words, encoder_of(words), place, options)
+        connector: dict[str, Any] = {"kind": "mlp", "depth": projector.depth}
+        if pooled:
+            connector |= {"kind": "token_mlp", "tokens": projector.tokens}
+        words["branches"][0]["connector"] = connector
+        return words
+
+    def fit(self, words: Words, encoder: Words, place: Path, options: Facts) -> Any:
+        """Lay what the encoder's folder says over the words of the modality, its encoder's among them.
+
+        Returns:
+            The configuration in the folder as transformers reads it.
+        """
+        from transformers import AutoConfig
+
+        places.config(place, f"{self.name} encoder")
+        try:
+            whole = AutoConfig.from_pretrained(place, local_files_only=True)
+        except (ValueError, OSError, TypeError) as error:
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise CheckpointError(
+                f"transformers cannot read the configuration of the {self.name} encoder ({line[:160]})",
+                where=str(place / "config.json"),
+                hint="copy the folder again",
+            ) from None
+        encoder[self.config] = _told_by(getattr(whole, self.side, whole) if self.side else whole)
+        return whole
+
+    def table(self, ours: str, words: Facts) -> RenameTable:
+        """Keys of the encoder's file.
+
+        Args:
+            ours: where the encoder stands on our tree.
+            words: of the modality.
+        """
+        return RenameTable(
+            *(Ignore(pattern, "computed, not learned") for pattern in _COMPUTED),
+            *(
+                Ignore(key, "of another half or a head of its training")
+                for key in (*self.unused, *self.unread(words))
+            ),
+            *(Rename(f"{theirs}*", f"{ours}{own}*") for theirs, own in self.moves.items()),
+        )
+
+    def unread(self, words: Facts) -> list[str]:
+        """Patterns of further keys that a modality of these words leaves out."""
+        return []
+
+    def told(self, words: Facts) -> dict[str, Any]:
+        """The small files of a folder of which `fit` makes the words again.
+
+        Raises:
+            ValueError: words of another encoder or of other steps.
+        """
+        encoder = encoder_of(words)
+        own = config = {"model_type": self.model_type, **encoder.get(self.config, {})}
+        if self.side:
+            config = {"model_type": self.model_type.partition("_")[0], self.side: own}
+            # What the last layer gives is said once for both networks.
+            width = {**own, **encoder}.get("projection_dim")
+            config |= {} if width is None else {"projection_dim": width}
+        files = {"config.json": config}
+        if prepared := self.prepared(words, encoder):
+            files[PREPROCESSOR] = {"feature_extractor_type": self.processor, **prepared}
+        return files
+
+    def prepared(self, words: Facts, encoder: Facts) -> dict[str, Any]:
+        """What `preprocessor_config.json` says."""
+        return {}
+
+    def options(self, words: Facts) -> dict[str, Any]:
+        """The words that no file tells."""
+        return {}
+
+    def carried(self, words: Facts, place: Path) -> dict[str, Path]:
+        """Files that the steps read, by the names that the steps give them."""
+        return {}
+
+    def alike(self, one: ModalitySpec, other: ModalitySpec) -> bool:
+        """Whether two modalities are the same, their networks' configurations with all defaults."""
+        return self._whole(one) == self._whole(other)
+
+    def _whole(self, spec: ModalitySpec) -> dict[str, Any]:
+        words: Words = spec.dump()
+        if self.model_type:
+            encoder_of(words)[self.config] = _told_by(self.network(encoder_of(words)))
+        return words
+
+    def network(self, encoder: Facts) -> Any:
+        """The configuration that transformers makes of an encoder's words."""
+        return config_of({"model_type": self.model_type, **encoder.get(self.config, {})})
 
 
-CONFIGURED = {
-    "transformers": "config",
-    "whisper": "config",
-    "clap": "config",
-    "text": "config",
-    "xclip": "vision_config",
-}
-"""The word of each kind of encoder that holds a configuration of transformers."""
+class Seen(Sense):
+    """Pictures and videos: resized, cropped and normalized as the processor beside the weights says."""
 
+    def fit(self, words: Words, encoder: Words, place: Path, options: Facts) -> Any:
+        whole, network = super().fit(words, encoder, place, options), encoder[self.config]
+        resize, normal = _step(words["steps"], "resize_crop"), encoder["steps"][0]
+        told = read_json(place / PREPROCESSOR) or {}
+        side = int(network["image_size"])
+        shorter, resize["size"] = (_side(told.get(word), side) for word in ("size", "crop_size"))
+        if shorter != resize["size"]:
+            resize["shortest_edge"] = shorter
+        for word in ("mean", "std"):
+            normal[word] = list(told.get(f"image_{word}") or normal[word])
+        if self.name == "video":
+            encoder["projection_dim"] = int(whole.projection_dim)
+            frames = int(network["num_frames"])
+            words["opens"]["num_frames"] = _step(words["steps"], "clip")["num_frames"] = frames
+        elif options.get("pad_non_square_images"):
+            fill = [int(channel * 255) for channel in normal["mean"]]
+            words["steps"].insert(0, {"kind": "pad", "fill": fill})
 
-def completed(kind: str, words: Mapping[str, Any]) -> dict[str, Any]:
-    """An encoder's configuration with the defaults that transformers knows."""
-    typed = {"model_type": _TYPES[kind], **words} if kind in _TYPES else dict(words)
-    return _told_by(config_of(typed))
+    def unread(self, words: Facts) -> list[str]:
+        # hidden_states[layer] of n layers: the last -layer - 1 of them are not built.
+        encoder = encoder_of(words)
+        depth = int(self.network(encoder).num_hidden_layers)
+        behind = range(depth + 1 + (encoder.get("layer") or -1), depth)
+        return [f"vision_model.encoder.layers.{i}.*" for i in behind]
 
+    def prepared(self, words: Facts, encoder: Facts) -> dict[str, Any]:
+        resize = _step(words["steps"], "resize_crop")
+        normal = _step(encoder["steps"], "normalize")
+        size = int(resize["size"])
+        return {
+            "crop_size": {"height": size, "width": size},
+            "image_mean": list(normal["mean"]),
+            "image_std": list(normal["std"]),
+            "size": {"shortest_edge": int(resize.get("shortest_edge", size))},
+        }
 
-def _encoder(words: Mapping[str, Any]) -> dict[str, Any]:
-    """The words of a modality's one encoder."""
-    (found,) = words["branches"][0]["encoders"]
-    words_: dict[str, Any] = found
-    return words_
-
-
-# --- pictures ---
-
-
-def clip(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    encoder = _encoder(words)
-    _, encoder["config"] = _network(place, "image encoder", "vision_config")
-    (step,) = words["steps"]
-    normal = encoder["steps"][0]
-    _look(step, normal, place, int(encoder["config"]["image_size"]))
-    if options.get("pad_non_square_images"):
-        fill = [int(channel * 255) for channel in normal["mean"]]
-        words["steps"].insert(0, {"kind": "pad", "fill": fill})
-
-
-def _look(step: dict[str, Any], normal: dict[str, Any], place: Path, side: int) -> None:
-    """Set the steps on pictures as the processor beside the weights says; no file leaves the published ones."""
-    processor: dict[str, Any] = read_json(place / "preprocessor_config.json") or {}
-    shorter, size = (_side(processor.get(word), side) for word in ("size", "crop_size"))
-    step["size"] = size
-    if shorter != size:
-        step["shortest_edge"] = shorter
-    for word, ours in (("image_mean", "mean"), ("image_std", "std")):
-        normal[ours] = list(processor.get(word) or normal[ours])
+    def options(self, words: Facts) -> dict[str, Any]:
+        pads = self.name == "image" and words["steps"][0]["kind"] == "pad"
+        return {"pad_non_square_images": True} if pads else {}
 
 
 def _side(said: Any, default: int) -> int:
     """A size in a processor's configuration: a number, or a table."""
     if isinstance(said, Mapping):
         said = said.get("shortest_edge", said.get("height"))
-    return int(said) if said is not None else int(default)
+    return int(said) if said is not None else default
 
 
-def clip_table(ours: str, words: Mapping[str, Any]) -> Table:
-    encoder = _encoder(words)
-    depth = int(encoder["config"]["num_hidden_layers"])
-    layer = encoder.get("layer")
-    behind = range(depth + 1 + layer, depth) if layer is not None else range(0)
-    return Table(
-        Ignore("vision_model.embeddings.position_ids", "computed, not learned"),
-        *(
-            Ignore(f"vision_model.encoder.layers.{i}.*", "lies behind the layer that is read")
-            for i in behind
-        ),
-        Rename("vision_model.*", f"{ours}tower.*"),
-        Ignore("text_model.*", "CLIP's text tower is used by nobody"),
-        Ignore("visual_projection.*", "belongs to CLIP's own loss"),
-        Ignore("text_projection.*", "belongs to CLIP's own loss"),
-        Ignore("logit_scale", "belongs to CLIP's own loss"),
-    )
+class Heard(Sense):
+    """Speech and sounds, whose one step has the words of the feature extractor beside the weights."""
+
+    def fit(self, words: Words, encoder: Words, place: Path, options: Facts) -> Any:
+        super().fit(words, encoder, place, options)
+        told, step = read_json(place / PREPROCESSOR) or {}, encoder["steps"][0]
+        known = STEPS.load(step["kind"]).model_fields
+        step |= {word: told[word] for word in known if told.get(word) is not None}
+        if "fusion" in known and told.get("truncation", "fusion") != "fusion":
+            step["fusion"] = False
+
+    def prepared(self, words: Facts, encoder: Facts) -> dict[str, Any]:
+        step = dict(encoder["steps"][0])
+        if step.pop("kind") == "clap_mel":
+            step["truncation"] = "fusion" if step.pop("fusion", True) else "rand_trunc"
+        return step
 
 
-def clip_files(words: Mapping[str, Any]) -> dict[str, Any]:
-    encoder = _encoder(words)
-    step, normal = words["steps"][-1], encoder["steps"][0]
-    size = int(step["size"])
-    return {
-        "config.json": {"model_type": "clip", "vision_config": dict(encoder["config"])},
-        "preprocessor_config.json": {
-            "crop_size": size,
-            "do_center_crop": True,
-            "do_normalize": True,
-            "do_resize": True,
-            "feature_extractor_type": "CLIPFeatureExtractor",
-            "image_mean": list(normal["mean"]),
-            "image_std": list(normal["std"]),
-            "resample": 3,
-            "size": int(step.get("shortest_edge", size)),
-        },
-    }
+class Read(Sense):
+    """Documents, whose step has a tokenizer beside the model."""
 
+    def fit(self, words: Words, encoder: Words, place: Path, options: Facts) -> Any:
+        super().fit(words, encoder, place, options)
+        files = [n for n in ("tokenizer.json", "vocab.txt") if (place / n).is_file()]
+        if not files:
+            raise CheckpointError(
+                "no tokenizer beside the document encoder",
+                where=str(place),
+                hint="it holds tokenizer.json or vocab.txt",
+            )
+        step = encoder["steps"][0]
+        step["path"] = f"document.{files[0]}"
+        # The reference cuts at 512 whatever the tokenizer says; a shorter encoder cannot take so many.
+        most = int(encoder[self.config].get("max_position_embeddings", 512))
+        if most < 512:
+            step["max_length"] = most
 
-# --- speech ---
-
-_MEL_WORDS = ("feature_size", "sampling_rate", "chunk_length", "n_fft", "hop_length")
-"""Words that Whisper's feature extractor and the step `log_mel` share."""
-
-
-def _hear(step: dict[str, Any], place: Path, words: Sequence[str]) -> Mapping[str, Any]:
-    """Set a step as the feature extractor beside the weights says, which is given back; no file changes nothing."""
-    told: dict[str, Any] = read_json(place / "preprocessor_config.json") or {}
-    step |= {word: told[word] for word in words if told.get(word) is not None}
-    return told
-
-
-def _told(kind: str, step: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """The file of a feature extractor of this kind, written from a step."""
-    return {
-        "feature_extractor_type": kind,
-        **{word: step[word] for word in words if word in step},
-    }
-
-
-def whisper(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    encoder = _encoder(words)
-    _, encoder["config"] = _network(place, "speech encoder")
-    del encoder["config"]["model_type"]  # the row says it
-    _hear(encoder["steps"][0], place, _MEL_WORDS)
-
-
-def whisper_table(ours: str, words: Mapping[str, Any]) -> Table:
-    return Table(
-        Ignore("proj_out.weight", "Whisper's own output head is used by nobody"),
-        Rename("model.*", f"{ours}model.*"),
-        Rename("encoder.*", f"{ours}model.encoder.*"),
-        Rename("decoder.*", f"{ours}model.decoder.*"),
-    )
-
-
-def whisper_files(words: Mapping[str, Any]) -> dict[str, Any]:
-    encoder = _encoder(words)
-    told = _told("WhisperFeatureExtractor", encoder["steps"][0], _MEL_WORDS)
-    return {
-        "config.json": {"model_type": "whisper", **encoder["config"]},
-        "preprocessor_config.json": told,
-    }
-
-
-# --- documents ---
-
-
-def bert(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    encoder = _encoder(words)
-    config, encoder["config"] = _network(place, "document encoder")
-    told = read_json(place / "tokenizer_config.json") or {}
-    # The reference cuts at 512 whatever the tokenizer says; a shorter encoder cannot take so many.
-    most = min(512, int(getattr(config, "max_position_embeddings", 512)))
-    step = encoder["steps"][0]
-    if most != 512:
-        step["max_length"] = most
-    step["path"] = f"document.{_tokenizer(place, told).name}"
-
-
-def _tokenizer(place: Path, told: Mapping[str, Any]) -> Path:
-    """The file of a text encoder's tokenizer.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    for name in ("tokenizer.json", "vocab.txt"):
-        if (place / name).is_file():
-            return place / name
-    raise CheckpointError(
-        "no tokenizer beside the document encoder",
-        where=str(place),
-        hint="it holds tokenizer.json or vocab.txt",
-    )
-
-
-def bert_table(ours: str, words: Mapping[str, Any]) -> Table:
-    return Table(
-        Ignore("*embeddings.position_ids", "computed, not learned"),
-        Ignore("pooler.*", "the pooling layer is used by nobody"),
-        Ignore("bert.pooler.*", "the pooling layer is used by nobody"),
-        Ignore("cls.*", "used in pretraining only"),
-        Rename("bert.*", f"{ours}tower.*"),
-        Rename("*", f"{ours}tower.*"),
-    )
-
-
-def bert_files(words: Mapping[str, Any]) -> dict[str, Any]:
-    return {"config.json": dict(_encoder(words)["config"])}
-
-
-def bert_carried(words: Mapping[str, Any], place: Path) -> dict[str, Path]:
-    path = str(_encoder(words)["steps"][0]["path"])
-    folder = place if place.is_dir() else place.parent
-    return {path: folder / path.removeprefix("document.")}
-
-
-# --- sounds ---
-
-_CLAP_STEP = (
-    "sampling_rate",
-    "feature_size",
-    "max_length_s",
-    "fft_window_size",
-    "hop_length",
-    "frequency_min",
-    "frequency_max",
-)
-"""Words that CLAP's feature extractor and the step `clap_mel` share."""
-
-
-def clap(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    encoder = _encoder(words)
-    whole, audio = _network(place, "sound encoder", "audio_config")
-    del audio["model_type"]
-    encoder["config"] = {**audio, "projection_dim": int(whole.projection_dim)}
-    step = encoder["steps"][0]
-    if _hear(step, place, _CLAP_STEP).get("truncation", "fusion") != "fusion":
-        step["fusion"] = False
-
-
-def clap_table(ours: str, words: Mapping[str, Any]) -> Table:
-    return Table(
-        Ignore("*.attn_mask", "computed, not learned"),
-        Rename("audio_model.*", f"{ours}audio_model.*"),
-        Rename("audio_projection.*", f"{ours}audio_projection.*"),
-        Ignore("text_model.*", "CLAP's text tower is used by nobody"),
-        Ignore("text_projection.*", "CLAP's text tower is used by nobody"),
-        Ignore("logit_scale_*", "belongs to CLAP's own loss"),
-    )
-
-
-def clap_files(words: Mapping[str, Any]) -> dict[str, Any]:
-    encoder = _encoder(words)
-    step = encoder["steps"][0]
-    told = _told("ClapFeatureExtractor", step, _CLAP_STEP)
-    told["truncation"] = "fusion" if step.get("fusion", True) else "rand_trunc"
-    config = dict(encoder["config"])
-    width = config["projection_dim"]
-    return {
-        "config.json": {"model_type": "clap", "audio_config": config, "projection_dim": width},
-        "preprocessor_config.json": told,
-    }
-
-
-# --- videos ---
-
-
-def xclip(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    encoder = _encoder(words)
-    whole, vision = _network(place, "video encoder", "vision_config")
-    del vision["model_type"]
-    encoder["vision_config"] = vision
-    encoder["width"] = int(whole.projection_dim)
-    frames = int(vision["num_frames"])
-    words["opens"]["num_frames"] = frames
-    resize, clip_step = words["steps"]
-    clip_step["num_frames"] = frames
-    _look(resize, encoder["steps"][0], place, int(vision["image_size"]))
-
-
-def xclip_table(ours: str, words: Mapping[str, Any]) -> Table:
-    loss = "belongs to X-CLIP's own loss"
-    return Table(
-        Ignore("vision_model.embeddings.position_ids", "computed, not learned"),
-        Rename("vision_model.*", f"{ours}vision_model.*"),
-        Rename("visual_projection.*", f"{ours}visual_projection.*"),
-        Rename("mit.*", f"{ours}mit.*"),
-        Ignore("text_model.*", "X-CLIP's text tower is used by nobody"),
-        Ignore("text_projection.*", loss),
-        Ignore("prompts_generator.*", loss),
-        Ignore("prompts_visual_*", loss),
-        Ignore("logit_scale", loss),
-    )
-
-
-def xclip_files(words: Mapping[str, Any]) -> dict[str, Any]:
-    encoder = _encoder(words)
-    resize, normal = words["steps"][0], encoder["steps"][0]
-    size = int(resize["size"])
-    return {
-        "config.json": {
-            "model_type": "xclip",
-            "projection_dim": encoder["width"],
-            "vision_config": dict(encoder["vision_config"]),
-        },
-        "preprocessor_config.json": {
-            "crop_size": {"height": size, "width": size},
-            "image_mean": list(normal["mean"]),
-            "image_std": list(normal["std"]),
-            "size": {"shortest_edge": int(resize.get("shortest_edge", size))},
-        },
-    }
+    def carried(self, words: Facts, place: Path) -> dict[str, Path]:
+        path = str(encoder_of(words)["steps"][0]["path"])
+        folder = place if place.is_dir() else place.parent
+        return {path: folder / path.removeprefix("document.")}

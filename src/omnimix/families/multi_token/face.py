@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import BatchEncoding
 
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Item, Sequence as Woven
 from omnimix.errors import OmnimixError, SampleError
 from omnimix.families.multi_token.documents import split_text_into_documents
 from omnimix.families.multi_token.placeholders import conversation, published
-from omnimix.families.multi_token.senses import BUILDERS, SENSES
+from omnimix.families.multi_token.senses import BUILDERS, SENSES, THEIRS
 from omnimix.generate.assistant import Assistant, load
 from omnimix.generate.decoding import Options
 from omnimix.registry import did_you_mean
@@ -42,12 +43,6 @@ __all__ = [
 
 BITS = {16: None, 8: "int8", 4: "nf4"}
 """`load_bits` of the reference and how weights are held here."""
-
-
-def token_index(token: str) -> int:
-    """The number that stands for a placeholder in ids: minus a hash of its characters."""
-    total: int = sum(ord(letter) ** i for i, letter in enumerate(token))
-    return -(total % 10000)
 
 
 @dataclass(frozen=True)
@@ -72,8 +67,15 @@ class Modality:
         return cls(theirs, told.token, told.key, width)
 
     @property
+    def ours(self) -> str:
+        """Its name in our recipes."""
+        return SENSES[self.name].name
+
+    @property
     def token_idx(self) -> int:
-        return token_index(self.token)
+        """The number that stands for the placeholder in ids: minus a hash of its characters."""
+        total: int = sum(ord(letter) ** i for i, letter in enumerate(self.token))
+        return -(total % 10000)
 
 
 def _builder(names: Iterable[str]) -> Callable[[], list[Modality]]:
@@ -94,9 +96,9 @@ class ModelTokenizer:
         self.eos_token_id = inner.eos
         self.bos_token_id = inner.bos
 
-    def __call__(self, text: str, **_: Any) -> Ids:
+    def __call__(self, text: str, **_: Any) -> BatchEncoding:
         """Ids of a text, without a begin token."""
-        return Ids(self._inner.encode(text)[0])
+        return BatchEncoding({"input_ids": self._inner.encode(text)[0]})
 
     def decode(self, ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:
         """The text of ids; numbers of items say nothing."""
@@ -110,13 +112,6 @@ class ModelTokenizer:
         return [self.decode(row, skip_special_tokens) for row in rows]
 
 
-@dataclass(frozen=True)
-class Ids:
-    """What a tokenizer gives."""
-
-    input_ids: list[int]
-
-
 class LoadedModel:
     """A model as `load_trained_lora_model` gives it.
 
@@ -127,10 +122,9 @@ class LoadedModel:
 
     def __init__(self, assistant: Assistant) -> None:
         self.assistant = assistant
-        theirs = {sense.name: name for name, sense in SENSES.items()}
         widths = assistant.model.tokens_per_tile
         self.modalities = [
-            Modality.of(theirs[name], widths[name])
+            Modality.of(THEIRS[name], widths[name])
             for name in assistant.processor.recipe.modalities
         ]
 
@@ -172,23 +166,20 @@ class LoadedModel:
         Raises:
             OmnimixError: a word that nothing here does, or items that do not fit the ids.
         """
-        if words:
+        for word in words:
             known = ("max_new_tokens", "do_sample", "temperature", "top_p", "modality_inputs")
-            word = next(iter(words))
             raise OmnimixError(f"generate takes no {word!r}", hint=did_you_mean(word, known))
+        processor, given = self.assistant.processor, modality_inputs or {}
         rows = [
-            self._woven(ids, {name: given[i] for name, given in (modality_inputs or {}).items()})
+            self._woven(ids, {name: items[i] for name, items in given.items()})
             for i, ids in enumerate(input_ids.tolist())
         ]
-        options = Options(
-            max_new_tokens, temperature if do_sample else 0.0, top_p if do_sample else 1.0
-        )
-        batch = self.assistant.processor.batch(rows, "left").to(self.device)
-        tokenizer = self.assistant.processor.tokenizer
-        ends = [] if tokenizer.eos is None else [tokenizer.eos]
+        batch = processor.batch(rows, "left").to(self.device)
+        options = Options(max_new_tokens, *((temperature, top_p) if do_sample else (0.0, 1.0)))
+        ends = [] if processor.tokenizer.eos is None else [processor.tokenizer.eos]
         with torch.inference_mode():
             written = self.assistant.model.generate(
-                **batch.inputs(), generation_config=options.config(ends, tokenizer.pad)
+                **batch.inputs(), generation_config=options.config(ends, processor.tokenizer.pad)
             )
         new = written[:, batch.input_ids.shape[1] :]
         return torch.cat([input_ids.to(new.device), new], dim=1)
@@ -199,9 +190,8 @@ class LoadedModel:
         owner = np.zeros(len(ids), dtype=np.int64)
         items: dict[str, list[Item]] = {}
         for modality in self.modalities:
-            ours = SENSES[modality.name].name
             places = np.asarray(ids) == modality.token_idx
-            owner[places] = processor.weave.owner[ours]
+            owner[places] = processor.weave.owner[modality.ours]
             own = list(given.get(modality.name) or ())
             count, width = int(places.sum()), modality.token_width or 1
             if count % width or count > len(own) * width:
@@ -210,7 +200,7 @@ class LoadedModel:
                     hint="give generate what encode_chat made of the same conversation",
                 )
             if count:  # items behind the last place are passed over, as there
-                items[ours] = own[: count // width]
+                items[modality.ours] = own[: count // width]
         plain = np.where(owner > 0, processor.tokenizer.pad, np.asarray(ids))
         return Woven(plain, np.full(len(ids), -100, dtype=np.int64), owner, items, "row")
 
@@ -228,17 +218,13 @@ def encode_chat(
         OmnimixError: messages, counts or items that do not fit; names the place.
     """
     processor = tokenizer.processor
-    ours = [SENSES[modality.name].name for modality in modalities]
+    ours = [modality.ours for modality in modalities]
     sample = conversation(item.get("messages"), item, ours, str(item.get("id") or "chat"), "ignore")
-    open_answer = sample.turns[-1].role == "user"
-    woven = processor.weave(sample, open_answer)
-    ids = woven.ids.copy()
-    for modality, name in zip(modalities, ours, strict=True):
-        ids[woven.owner == processor.weave.owner[name]] = modality.token_idx
-    items = {
-        modality.name: woven.items.get(name, [])
-        for modality, name in zip(modalities, ours, strict=True)
-    }
+    woven = processor.weave(sample, sample.turns[-1].role == "user")
+    ids, items = woven.ids.copy(), {}
+    for modality in modalities:
+        ids[woven.owner == processor.weave.owner[modality.ours]] = modality.token_idx
+        items[modality.name] = woven.items.get(modality.ours, [])
     return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(woven.labels), **items}
 
 

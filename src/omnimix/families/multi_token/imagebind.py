@@ -11,119 +11,90 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnimix.checkpoints import reading
 from omnimix.checkpoints.base import looks_like
-from omnimix.checkpoints.tables import Ignore, Rename, Table
+from omnimix.checkpoints.reading import tensors_of
 from omnimix.errors import CheckpointError
+from omnimix.families.multi_token.encoders import Facts, Sense, Words, encoder_of
 
 FILE = "imagebind_huge.pth"
 HERE = Path(".checkpoints") / FILE
-WORDS = "bpe_simple_vocab_16e6.txt.gz"
-HEADS = {"vision": 16, "audio": 12, "text": 16}
-"""Heads of the published trunks, which no shape tells."""
-
-WIDTHS = {"vision": 1280, "audio": 768, "text": 1024}
-"""Their widths."""
+VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+TRUNKS = {"vision": (1280, 16), "audio": (768, 12), "text": (1024, 16)}
+"""Widths and heads of the published trunks; no shape tells the heads."""
 
 
-def spot(place: str | Path | None) -> Path:
-    """The file of weights.
+class ImageBind(Sense):
+    """Pictures, sounds and, where the word list lies beside the file, texts."""
 
-    Raises:
-        CheckpointError: there is none.
-    """
-    path = HERE if place is None else Path(place)
-    found = [path] if path.is_file() else []
-    if path.is_dir():
-        found = sorted((*path.glob("*.pth"), *path.glob("*.safetensors")))
-    if len(found) != 1:
-        raise CheckpointError(
-            f"no {FILE}: {looks_like(path)}",
-            where=str(path),
-            hint=f"name the file or its folder with --part imagebind=FILE; it looks for {HERE}",
-        )
-    return found[0]
+    def spot(self, place: str | Path | None, name: str) -> Path:
+        path = HERE if place is None else Path(place)
+        files = [path] if path.is_file() else [*path.glob("*.pth"), *path.glob("*.safetensors")]
+        if len(files) != 1:
+            raise CheckpointError(
+                f"no {FILE}: {looks_like(path)}",
+                where=str(path),
+                hint=f"name the file or its folder with --part imagebind=FILE; it looks for {HERE}",
+            )
+        return files[0]
 
+    def fit(self, words: Words, encoder: Words, place: Path, options: Facts) -> None:
+        shapes = {key: tuple(tensor.shape) for key, tensor in tensors_of(place).items()}
+        reads = (place.parent / VOCABULARY).is_file()
+        kinds = words["opens"]["kinds"]
+        given = "modality_preprocessors"
+        try:
+            for name in TRUNKS:
+                built = reads or name != "text"
+                encoder[name] = _trunk(shapes, name, options, place) if built else None
+            encoder["width"] = shapes["modality_heads.vision.2.weight"][0]
+            patch = shapes[f"{given}.vision.rgbt_stem.proj.1.weight"][-1]
+            patches = shapes[f"{given}.vision.pos_embedding_helper.pos_embed"][1] - 1
+            if reads:
+                encoder["vocabulary"] = shapes[f"{given}.text.token_embedding.weight"][0]
+                encoder["context"] = shapes[f"{given}.text.pos_embed"][1]
+        except KeyError as error:
+            raise CheckpointError(
+                f"no ImageBind: there is no {error.args[0]}",
+                where=str(place),
+                hint="copy the file again",
+            ) from None
+        encoder |= {"size": round(patches**0.5) * patch, "patch": patch}
+        kinds["image"]["steps"][0]["size"] = encoder["size"]
+        if reads:
+            step = {"kind": "tokenize", "path": VOCABULARY, "max_length": encoder["context"]}
+            kinds["document"] = {"opens": "document", "steps": [step]}
 
-def sized(words: dict[str, Any], place: Path, options: Mapping[str, Any]) -> None:
-    stored = reading.tensors_of(place)
-    shapes = {key: tuple(tensor.shape) for key, tensor in stored.items()}
-    reads = (place.parent / WORDS).is_file()
-    kinds = words["opens"]["kinds"]
-    (encoder,) = words["branches"][0]["encoders"]
-    encoder["text"] = None
-    for name in ("vision", "audio", "text"):
-        if name == "text" and not reads:
-            continue
-        encoder[name] = _trunk(shapes, name, options, place)
-    try:
-        encoder["width"] = shapes["modality_heads.vision.2.weight"][0]
-        patch = shapes["modality_preprocessors.vision.rgbt_stem.proj.1.weight"][-1]
-        patches = shapes["modality_preprocessors.vision.pos_embedding_helper.pos_embed"][1] - 1
-    except KeyError as error:
-        raise _incomplete(error.args[0], place) from None
-    size = round(patches**0.5) * patch
-    encoder |= {"size": size, "patch": patch}
-    kinds["image"]["steps"][0]["size"] = size
-    if reads:
-        table = shapes["modality_preprocessors.text.token_embedding.weight"]
-        context = shapes["modality_preprocessors.text.pos_embed"][1]
-        encoder |= {"vocabulary": table[0], "context": context}
-        step = {"kind": "tokenize", "path": WORDS, "max_length": context}
-        kinds["document"] = {"opens": "document", "steps": [step]}
+    def unread(self, words: Facts) -> list[str]:
+        reads = encoder_of(words).get("text") is not None
+        names = ["depth", "thermal", "imu", *([] if reads else ["text"])]
+        stages = ("preprocessors", "trunks", "heads", "postprocessors")
+        return [f"modality_{stage}.{name}.*" for name in names for stage in stages]
+
+    def told(self, words: Facts) -> dict[str, Any]:
+        encoder_of(words)
+        return {}
+
+    def options(self, words: Facts) -> dict[str, Any]:
+        trunks = {name: encoder_of(words).get(name) for name in TRUNKS}
+        return {f"{name}_heads": trunk["heads"] for name, trunk in trunks.items() if trunk}
+
+    def carried(self, words: Facts, place: Path) -> dict[str, Path]:
+        reads = encoder_of(words).get("text") is not None
+        return {VOCABULARY: place.parent / VOCABULARY} if reads else {}
 
 
 def _trunk(
-    shapes: Mapping[str, tuple[int, ...]], name: str, options: Mapping[str, Any], place: Path
+    shapes: Mapping[str, tuple[int, ...]], name: str, options: Facts, place: Path
 ) -> dict[str, int]:
     stem = f"modality_trunks.{name}.blocks."
-    blocks = {m[1] for key in shapes if (m := re.match(re.escape(stem) + r"(\d+)\.", key))}
-    if not blocks:
-        raise _incomplete(f"{stem}0", place)
     width = shapes[f"{stem}0.norm_1.weight"][0]
-    heads = options.get(f"{name}_heads")
-    if heads is None and width != WIDTHS[name]:
+    usual, heads = TRUNKS[name]
+    if f"{name}_heads" not in options and width != usual:
         raise CheckpointError(
-            f"the {name} trunk is {width} wide, the published one {WIDTHS[name]}, so its number of heads is "
-            "not known",
+            f"the {name} trunk is {width} wide, the published one {usual}, so its number of heads is not known",
             where=str(place),
-            hint=f"give it: --part {name}_heads=4",
+            hint=f"give it: --word {name}_heads=4",
         )
-    return {"width": width, "blocks": len(blocks), "heads": int(heads or HEADS[name])}
-
-
-def _incomplete(key: str, place: Path) -> CheckpointError:
-    return CheckpointError(
-        f"no ImageBind: there is no {key}", where=str(place), hint="copy the file again"
-    )
-
-
-def table(ours: str, words: Mapping[str, Any]) -> Table:
-    (encoder,) = words["branches"][0]["encoders"]
-    reads = encoder.get("text") is not None
-    unused = ["depth", "thermal", "imu", *([] if reads else ["text"])]
-    parts = ("preprocessors", "trunks", "heads", "postprocessors")
-    return Table(
-        *(
-            Ignore(f"modality_{part}.{name}.*", f"no {name} is asked about")
-            for name in unused
-            for part in parts
-        ),
-        Rename("modality_*", f"{ours}modality_*"),
-    )
-
-
-def files(words: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
-
-
-def carried(words: Mapping[str, Any], place: Path) -> dict[str, Path]:
-    (encoder,) = words["branches"][0]["encoders"]
-    return {WORDS: place.parent / WORDS} if encoder.get("text") is not None else {}
-
-
-def heads(words: Mapping[str, Any]) -> dict[str, int]:
-    """The words that no shape tells."""
-    (encoder,) = words["branches"][0]["encoders"]
-    found = {name: (encoder.get(name) or {}).get("heads") for name in HEADS}
-    return {f"{name}_heads": count for name, count in found.items() if count is not None}
+    blocks = {m[1] for key in shapes if (m := re.match(re.escape(stem) + r"(\d+)\.", key))}
+    heads = int(options.get(f"{name}_heads", heads))
+    return {"width": width, "blocks": len(blocks), "heads": heads}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints.tables import Ignore, Rename, Rule, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable, Rule
 from omnimix.errors import CheckpointError
 
 PREFIXES = ("base_model.model.model.", "base_model.model.", "model.", "")
@@ -23,7 +23,95 @@ LORA = "base_model.model."
 _PROJECTOR = re.compile(r"(.*?)([A-Za-z]\w*)_lmm_projector\.(.+)")
 _A = re.compile(r"(.+)\.lora_A\.weight")
 
-NOT_LEARNED = Ignore("*.rotary_emb.inv_freq", "computed, not learned")
+Sizes = Mapping[str, Sequence[int]]
+"""The shape of every key of a file."""
+
+
+# --- projectors ---
+
+
+def prefix_of(keys: Iterable[str]) -> str | None:
+    """What stands before the projectors' names; None where there is no projector.
+
+    Raises:
+        CheckpointError: a prefix that no run writes.
+    """
+    for key in keys:
+        if named := _PROJECTOR.fullmatch(key):
+            if named[1] in PREFIXES:
+                return named[1]
+            raise CheckpointError(
+                f"an unknown prefix {named[1]!r} before the projectors",
+                hint=f"known are {', '.join(map(repr, PREFIXES))}",
+            )
+    return None
+
+
+@dataclass(frozen=True)
+class Projector:
+    """What the keys of a projector say about its modality.
+
+    Attributes:
+        tokens: MLPs side by side, one for each token; None where one MLP works on every patch.
+        depth: linear layers of each.
+        width: of the encoder's features.
+        out: of the language model.
+    """
+
+    tokens: int | None
+    depth: int
+    width: int
+    out: int
+
+
+def projectors(sizes: Sizes) -> dict[str, Projector]:
+    """The projectors of a file by the reference's names of their modalities.
+
+    Raises:
+        CheckpointError: one whose layers are not all there.
+    """
+    named: dict[str, dict[str, Sequence[int]]] = {}
+    for key, size in sizes.items():
+        if match := _PROJECTOR.fullmatch(key):
+            named.setdefault(match[2], {})[match[3]] = size
+    return {name: _projector(name, keys) for name, keys in named.items()}
+
+
+def _projector(name: str, keys: Sizes) -> Projector:
+    tokens = 1 + max(
+        (int(m[1]) for key in keys if (m := re.match(r"mlps\.(\d+)\.", key))), default=-1
+    )
+    heads = [f"mlps.{i}." for i in range(tokens)] or [""]
+    # The linear layers of an MLP have even numbers, activations stand between them.
+    last = re.compile(re.escape(heads[0]) + r"(\d+)\.weight")
+    layers = range(
+        0, 1 + max((int(m[1]) for key in keys if (m := last.fullmatch(key))), default=0), 2
+    )
+    for key in (f"{h}{i}.{kind}" for h in heads for i in layers for kind in ("weight", "bias")):
+        if key not in keys:
+            raise CheckpointError(
+                f"the projector of {name} is incomplete: no {key}",
+                hint="copy non_lora_trainables.bin again",
+            )
+    first, final = (keys[f"{heads[0]}{i}.weight"] for i in (0, layers[-1]))
+    return Projector(tokens or None, len(layers), int(first[1]), int(final[0]))
+
+
+def projector_table(prefix: str, modalities: Mapping[str, str]) -> RenameTable:
+    """Keys of `non_lora_trainables.bin`.
+
+    Args:
+        modalities: the reference's name of each modality to ours.
+    """
+    return RenameTable(
+        *(
+            Rename(f"{prefix}{theirs}_lmm_projector.*", f"{ours}.branches.0.connector.*")
+            for theirs, ours in modalities.items()
+        )
+    )
+
+
+# --- the language model and what an adapter adds ---
 
 
 @dataclass(frozen=True)
@@ -45,12 +133,8 @@ class Merged(Rule):
 
     @property
     def foreign(self) -> tuple[str, ...]:
-        stem = self.weight.removesuffix(".weight")
-        return (
-            self.weight,
-            f"{LORA}{stem}.lora_A.weight",
-            f"{LORA}{stem}.lora_B.weight",
-        )
+        stem = LORA + self.weight.removesuffix("weight")
+        return (self.weight, f"{stem}lora_A.weight", f"{stem}lora_B.weight")
 
     @property
     def native(self) -> tuple[str, ...]:
@@ -60,54 +144,64 @@ class Merged(Rule):
         weight, down, up = tensors
         if weight.is_meta:
             return [torch.empty_like(weight, dtype=torch.float32)]
-        product = up.float() @ down.float() * self.scale
-        return [weight.float() + product]
+        return [weight.float() + up.float() @ down.float() * self.scale]
 
     def write(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         (weight,) = tensors
-        down = weight.new_zeros(1, weight.shape[1])
-        return [weight, down, weight.new_zeros(weight.shape[0], 1)]
+        rows, columns = weight.shape
+        return [weight, weight.new_zeros(1, columns), weight.new_zeros(rows, 1)]
 
 
-def prefix_of(keys: Iterable[str]) -> str | None:
-    """What stands before the projectors' names; None where there is no projector.
+def base_table() -> RenameTable:
+    """Keys of the base language model alone."""
+    return RenameTable(
+        Ignore("*.rotary_emb.inv_freq", "computed, not learned"),
+        Rename("model.*", "language.model.*"),
+        Rename("lm_head.*", "language.lm_head.*"),
+    )
 
-    Raises:
-        CheckpointError: a prefix that no run writes.
+
+def merged_table(scale: float, targets: Iterable[str]) -> RenameTable:
+    """Keys of the base model and its adapter together, the adapter worked in.
+
+    Args:
+        targets: layers with an adapter, named from their block on: `self_attn.q_proj`.
     """
-    for key in keys:
-        found = _PROJECTOR.fullmatch(key)
-        if found is None:
-            continue
-        if found[1] not in PREFIXES:
-            raise CheckpointError(
-                f"an unknown prefix {found[1]!r} before the projectors",
-                hint=f"known are {', '.join(map(repr, PREFIXES))}",
+    stems = [f"model.layers.*.{name}.weight" for name in targets]
+    return RenameTable(*(Merged(stem, f"language.{stem}", scale) for stem in stems)) + base_table()
+
+
+def kept_table(targets: Iterable[str]) -> RenameTable:
+    """The same with the adapter kept beside the weights, under peft's names in a model."""
+    stems = [f"model.layers.*.{name}" for name in targets]
+    beside = (
+        Rename(f"{stem}.{kind}", f"language.{stem}.base_layer.{kind}")
+        for stem in stems
+        for kind in ("weight", "bias")
+    )
+    return RenameTable(*beside) + adapter_table() + base_table()
+
+
+def adapter_table(inside: str = "") -> RenameTable:
+    """Keys of an adapter.
+
+    Args:
+        inside: what stands for the adapter's own name; empty in files, `default.` in a living model.
+    """
+    return RenameTable(
+        *(
+            Rename(
+                f"{LORA}model.*.lora_{x}.{inside}weight",
+                f"language.model.*.lora_{x}.default.weight",
             )
-        return found[1]
-    return None
-
-
-@dataclass(frozen=True)
-class Projector:
-    """What the keys of a projector say about its modality.
-
-    Attributes:
-        tokens: MLPs side by side, one for each token; None where one MLP works on every patch.
-        depth: linear layers of each.
-        width: of the encoder's features.
-        out: of the language model.
-    """
-
-    tokens: int | None
-    depth: int
-    width: int
-    out: int
+            for x in "AB"
+        )
+    )
 
 
 @dataclass(frozen=True)
 class Lora:
-    """An adapter found in a folder.
+    """An adapter in a folder.
 
     Attributes:
         file: its weights.
@@ -123,105 +217,21 @@ class Lora:
     scale: float
     dropout: float
 
+    @classmethod
+    def of(cls, file: Path, sizes: Sizes, words: Mapping[str, Any]) -> Lora:
+        """The adapter of a file and of what `adapter_config.json` says.
 
-def projectors(sizes: Mapping[str, Sequence[int]]) -> dict[str, Projector]:
-    """The projectors of a file by the reference's names of their modalities.
-
-    Args:
-        sizes: shape of every key.
-
-    Raises:
-        CheckpointError: one whose layers are not all there.
-    """
-    names: dict[str, dict[str, Sequence[int]]] = {}
-    for key, size in sizes.items():
-        found = _PROJECTOR.fullmatch(key)
-        if found is not None:
-            names.setdefault(found[2], {})[found[3]] = size
-    return {name: _projector(name, keys) for name, keys in names.items()}
-
-
-def _projector(name: str, keys: Mapping[str, Sequence[int]]) -> Projector:
-    each = {int(m[1]) for key in keys if (m := re.fullmatch(r"mlps\.(\d+)\..+", key))}
-    stem = "mlps.0." if each else ""
-    own = re.compile(re.escape(stem) + r"(\d+)\.weight")
-    layers = sorted(int(m[1]) for key in keys if (m := own.fullmatch(key)))
-    whole = layers == list(range(0, 2 * len(layers), 2)) and each == set(range(len(each)))
-    wanted = {
-        f"{head}{layer}.{kind}"
-        for head in ([f"mlps.{i}." for i in sorted(each)] or [""])
-        for layer in layers
-        for kind in ("weight", "bias")
-    }
-    if not layers or not whole or wanted - keys.keys():
-        lost = sorted(wanted - keys.keys())
-        raise CheckpointError(
-            f"the projector of {name} is incomplete" + (f": no {lost[0]}" if lost else ""),
-            hint="copy non_lora_trainables.bin again",
-        )
-    first, last = keys[f"{stem}0.weight"], keys[f"{stem}{layers[-1]}.weight"]
-    return Projector(len(each) or None, len(layers), int(first[1]), int(last[0]))
-
-
-def projector_table(prefix: str, modalities: Mapping[str, str]) -> Table:
-    """Keys of `non_lora_trainables.bin`.
-
-    Args:
-        modalities: the reference's name of each modality to ours.
-    """
-    return Table(
-        *(
-            Rename(f"{prefix}{theirs}_lmm_projector.*", f"{ours}.branches.0.connector.*")
-            for theirs, ours in modalities.items()
-        )
-    )
-
-
-def base_table() -> Table:
-    """Keys of the base language model alone."""
-    return Table(NOT_LEARNED, Rename("model.*", "language.model.*"), _head())
-
-
-def _head() -> Rule:
-    return Rename("lm_head.*", "language.lm_head.*")
-
-
-def merged_table(scale: float, targets: Iterable[str]) -> Table:
-    """Keys of the base model and its adapter together, the adapter worked in.
-
-    Args:
-        targets: layers with an adapter, named from their block on: `self_attn.q_proj`.
-    """
-    rules = [
-        Merged(f"model.layers.*.{name}.weight", f"language.model.layers.*.{name}.weight", scale)
-        for name in targets
-    ]
-    return Table(*rules) + base_table()
-
-
-def kept_table(targets: Iterable[str]) -> Table:
-    """The same with the adapter kept beside the weights, under peft's names in a model."""
-    rules: list[Rule] = []
-    for name in targets:
-        ours = f"language.model.layers.*.{name}"
-        rules.append(Rename(f"model.layers.*.{name}.weight", f"{ours}.base_layer.weight"))
-        rules.append(Rename(f"model.layers.*.{name}.bias", f"{ours}.base_layer.bias"))
-    return Table(*rules) + adapter_table() + base_table()
-
-
-def adapter_table(inside: str = "") -> Table:
-    """Keys of an adapter.
-
-    Args:
-        inside: what stands for the adapter's own name; empty in files, `default.` in a living model.
-    """
-    model = f"{LORA}model.*"
-    return Table(
-        *(
-            Rename(f"{model}.lora_{x}.{inside}weight", f"language.model.*.lora_{x}.default.weight")
-            for x in "AB"
-        )
-    )
+        Raises:
+            CheckpointError: they contradict each other, or it is an adapter of another kind.
+        """
+        ranks = sorted({int(size[0]) for key, size in sizes.items() if _A.fullmatch(key)})
+        if len(ranks) != 1:
+            raise CheckpointError(
+                f"the adapter has matrices of the ranks {ranks}",
+                hint="adapters of one rank can be read",
+            )
+        scale = _scale(words, ranks[0])
+        return cls(file, adapted(sizes), ranks[0], scale, float(words.get("lora_dropout") or 0))
 
 
 def adapted(keys: Iterable[str]) -> tuple[str, ...]:
@@ -232,17 +242,16 @@ def adapted(keys: Iterable[str]) -> tuple[str, ...]:
     """
     blocks: dict[str, set[str]] = {}
     for key in keys:
-        found = _A.fullmatch(key)
-        if found is None:
+        if (layer := _A.fullmatch(key)) is None:
             continue
-        inner = re.fullmatch(re.escape(LORA) + r"model\.layers\.(\d+)\.(.+)", found[1])
+        inner = re.fullmatch(re.escape(LORA) + r"model\.layers\.(\d+)\.(.+)", layer[1])
         if inner is None:
             raise CheckpointError(
-                f"the adapter sits on {found[1]}, which lies in no block of a language model",
+                f"the adapter sits on {layer[1]}, which lies in no block of a language model",
                 hint="multi_token adapts the linear layers of the blocks",
             )
         blocks.setdefault(inner[2], set()).add(inner[1])
-    if len({frozenset(found) for found in blocks.values()}) > 1:
+    if len(set(map(frozenset, blocks.values()))) > 1:
         raise CheckpointError(
             "the adapter sits on other layers in some blocks than in the rest",
             hint="copy the adapter's file again",
@@ -250,56 +259,29 @@ def adapted(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(blocks)
 
 
-def rank_of(sizes: Mapping[str, Sequence[int]]) -> int:
-    """The rank that an adapter's matrices have.
-
-    Raises:
-        CheckpointError: they differ.
-    """
-    ranks = {int(size[0]) for key, size in sizes.items() if _A.fullmatch(key)}
-    if len(ranks) != 1:
-        raise CheckpointError(
-            f"the adapter has matrices of the ranks {sorted(ranks)}",
-            hint="adapters of one rank can be read",
-        )
-    return ranks.pop()
+_PLAIN: dict[str, Any] = {
+    "peft_type": "LORA",
+    "bias": "none",
+    **dict.fromkeys(("fan_in_fan_out", "use_dora", "modules_to_save")),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern", "layer_replication")),
+}
+"""Words of `adapter_config.json` and what they say in a plain LoRA; None: nothing, an empty list or no."""
 
 
-def scale_of(words: Mapping[str, Any], rank: int) -> float:
-    """What an adapter's product is multiplied by, from `adapter_config.json`.
-
-    Raises:
-        CheckpointError: an adapter of another kind, or one that is not LoRA alone.
-    """
-    odd = [
-        f"{word} {words[word]!r}"
-        for word, plain in _PLAIN.items()
-        if words.get(word) not in (None, *plain)
-    ]
+def _scale(words: Mapping[str, Any], rank: int) -> float:
+    """What an adapter's product is multiplied by."""
+    given = {word: words.get(word) or None for word in _PLAIN}
+    odd = [f"{word} {said!r}" for word, said in given.items() if said not in (None, _PLAIN[word])]
     if odd:
         raise CheckpointError(
             f"the adapter is not plain LoRA ({', '.join(odd)})",
             where="adapter_config.json",
             hint="multi_token writes LoRA without bias",
         )
-    stated = words.get("r")
-    if stated is not None and int(stated) != rank:
+    if int(words.get("r") or rank) != rank:
         raise CheckpointError(
-            f"adapter_config.json says rank {stated}, the matrices have {rank}",
+            f"adapter_config.json says rank {words['r']}, the matrices have {rank}",
             hint="both files must come from one run",
         )
     alpha = float(words.get("lora_alpha") or 8)  # peft's default
     return alpha / (rank**0.5 if words.get("use_rslora") else rank)
-
-
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "fan_in_fan_out": (False,),
-    "use_dora": (False,),
-    "modules_to_save": ([],),
-    "rank_pattern": ({},),
-    "alpha_pattern": ({},),
-    "layer_replication": ([],),
-}
-"""Words of `adapter_config.json` and what they say in a plain LoRA."""

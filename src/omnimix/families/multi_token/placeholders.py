@@ -13,6 +13,10 @@ from typing import Any, Literal, TypeVar
 from omnimix.errors import SampleError
 from omnimix.types import ROLES, Media, Sample, Turn
 
+T = TypeVar("T")
+Surplus = Literal["refuse", "ignore"]
+"""What becomes of items without a placeholder; the reference ignores them."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -29,25 +33,20 @@ class Published:
     key: str
 
 
-PUBLISHED: tuple[Published, ...] = (
-    Published("image", "<image>", "images"),
-    Published("imagebind", "<imagebind>", "imagebinds"),
-    Published("document", "<document>", "documents"),
-    Published("speech", "<speech>", "speech_audios"),
-    Published("sound", "<sound>", "sounds"),
-    Published("video", "<video>", "videos"),
-)
+def published(modality: str) -> Published:
+    """How a modality is written; one that multi_token does not know by the same rule."""
+    plural = "speech_audios" if modality == "speech" else f"{modality}s"
+    return Published(modality, f"<{modality}>", plural)
+
+
+PUBLISHED = tuple(map(published, ("image", "imagebind", "document", "speech", "sound", "video")))
 """The table of sshh12/multi_token, commit 6eb9813 (`multi_token/modalities/*.py`)."""
 
-_BY_NAME = {row.modality: row for row in PUBLISHED}
 
-
-def published(modality: str) -> Published:
-    """How a modality is written; one that multi_token does not know gets `<name>` and `names`."""
-    return _BY_NAME.get(modality) or Published(modality, f"<{modality}>", f"{modality}s")
-
-
-T = TypeVar("T")
+def short_name(item: Any) -> str:
+    """What an item is called in messages: the name of its file, where it is one."""
+    name = item.get("path") if isinstance(item, Mapping) else item
+    return name if isinstance(name, str) and len(name) <= 200 and "\n" not in name else ""
 
 
 def conversation(
@@ -55,7 +54,7 @@ def conversation(
     lists: Mapping[str, Any],
     modalities: Iterable[str],
     id: str = "conversation",
-    surplus: Literal["refuse", "ignore"] = "refuse",
+    surplus: Surplus = "refuse",
 ) -> Sample:
     """Messages with placeholders, and the items that belong there, as a sample.
 
@@ -68,10 +67,9 @@ def conversation(
     """
 
     def media(item: Any, row: Published, _: int) -> Media:
-        if isinstance(item, Media):
-            return item
-        label = item if isinstance(item, str) and len(item) <= 200 and "\n" not in item else ""
-        return Media(row.modality, item, label=label)
+        return (
+            item if isinstance(item, Media) else Media(row.modality, item, label=short_name(item))
+        )
 
     said, _ = turns(messages, lists, modalities, media, id, surplus)
     return Sample(tuple(Turn(role, tuple(content)) for role, content in said), id)
@@ -83,7 +81,7 @@ def turns(
     modalities: Iterable[str],
     make: Callable[[Any, Published, int], T],
     where: str,
-    surplus: Literal["refuse", "ignore"] = "refuse",
+    surplus: Surplus = "refuse",
 ) -> tuple[list[tuple[str, list[str | T]]], list[T]]:
     """Messages with placeholders as roles and contents, every item in its place; and the items left over.
 
@@ -95,94 +93,66 @@ def turns(
             are text.
         make: what stands for an item: given the item, its modality and its number in its list.
         where: for messages.
-        surplus: what becomes of items without a placeholder; the reference ignores them.
+        surplus: what becomes of items without a placeholder.
 
     Raises:
         SampleError: messages of another form, an unknown role, a placeholder in an answer, or not as many
             items as placeholders.
     """
     doors = {row.token: row for row in map(published, modalities)}
-    spoken = list(_messages(messages, where))
-    waiting = {row.token: _items(lists.get(row.key), row, where) for row in doors.values()}
-    _count(spoken, doors, waiting, surplus, where)
-    made = {
-        token: iter([make(item, doors[token], i) for i, item in enumerate(items)])
-        for token, items in waiting.items()
-    }
-    cuts = re.compile("(" + "|".join(map(re.escape, doors)) + ")") if doors else None
-    done: list[tuple[str, list[str | T]]] = []
-    for role, text in spoken:
-        content: list[str | T] = []
-        for i, piece in enumerate(cuts.split(text) if cuts else [text]):
-            if i % 2:  # what the pattern captured: a placeholder
-                content.append(next(made[piece]))
-            elif piece:
-                content.append(piece)
-        done.append((role, content))
-    return done, [item for rest in made.values() for item in rest]
-
-
-def _messages(messages: Any, where: str) -> Iterable[tuple[str, str]]:
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise SampleError(
-            "there are no messages" if not messages else "the messages are no list",
+            "the messages are no list" if messages else "there are no messages",
             where=f"{where}: messages",
             hint='write [{"role": "user", "content": "..."}, ...]',
         )
     for i, message in enumerate(messages, start=1):
-        place = f"{where}: message {i}"
-        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise SampleError(
-                "a message has a role and content",
-                where=place,
-                hint='write {"role": "user", "content": "..."}',
-            )
-        role, content = message["role"], message["content"]
-        if role not in ROLES:
-            raise SampleError(
-                f"unknown role {role!r}", where=place, hint="the roles are user and assistant"
-            )
-        if not isinstance(content, str):
-            raise SampleError(
-                f"the content is text, not {type(content).__name__}",
-                where=place,
-                hint="items stand in the text as placeholders and in a list of their own",
-            )
-        yield role, content
+        if fault := _fault(message, doors):
+            raise SampleError(fault[0], where=f"{where}: message {i}", hint=fault[1])
+    text = "\n".join(message["content"] for message in messages)
+    waiting = {}
+    for token, row in doors.items():
+        items = _items(lists.get(row.key), row, text.count(token), surplus, where)
+        waiting[token] = iter([make(item, row, i) for i, item in enumerate(items)])
+    # The group keeps the placeholders between the pieces; without any the pattern matches nowhere.
+    cuts = re.compile(f"({'|'.join(map(re.escape, doors)) or '(?!)'})")
+    placed: list[tuple[str, list[str | T]]] = []
+    for message in messages:
+        pieces = filter(None, cuts.split(message["content"]))
+        content = [next(waiting[piece]) if piece in doors else piece for piece in pieces]
+        placed.append((message["role"], content))
+    return placed, [item for rest in waiting.values() for item in rest]
 
 
-def _items(items: Any, row: Published, where: str) -> list[Any]:
-    if items is None:
-        return []
+def _fault(message: Any, tokens: Iterable[str]) -> tuple[str, str] | None:
+    """What is wrong with a message, and the way out."""
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        return "a message has a role and content", 'write {"role": "user", "content": "..."}'
+    role, content = message["role"], message["content"]
+    if role not in ROLES:
+        return f"unknown role {role!r}", "the roles are user and assistant"
+    if not isinstance(content, str):
+        hint = "items stand in the text as placeholders and in a list of their own"
+        return f"the content is text, not {type(content).__name__}", hint
+    for token in tokens:
+        if role != "user" and token in content:
+            what = f"the placeholder {token} stands in a turn of the {role}"
+            return what, "items stand in messages of the user alone"
+    return None
+
+
+def _items(items: Any, row: Published, places: int, surplus: Surplus, where: str) -> Sequence[Any]:
+    items = [] if items is None else items
     if not isinstance(items, Sequence) or isinstance(items, str | bytes):
         raise SampleError(
             f"{row.key} is a list, not {type(items).__name__}",
             where=where,
             hint=f"write one item for each {row.token}",
         )
-    return list(items)
-
-
-def _count(
-    turns: list[tuple[str, str]],
-    doors: Mapping[str, Published],
-    waiting: Mapping[str, list[Any]],
-    surplus: str,
-    where: str,
-) -> None:
-    for token, row in doors.items():
-        for i, (role, text) in enumerate(turns, start=1):
-            if role != "user" and token in text:
-                raise SampleError(
-                    f"the placeholder {token} stands in a turn of the {role}",
-                    where=f"{where}: message {i}",
-                    hint="items stand in messages of the user alone",
-                )
-        marks = sum(text.count(token) for _, text in turns)
-        given = len(waiting[token])
-        if marks > given or (given > marks and surplus == "refuse"):
-            raise SampleError(
-                f"{marks} placeholders {token} in the messages, but {given} items in {row.key}",
-                where=where,
-                hint="give one item for each placeholder, in reading order",
-            )
+    if places > len(items) or (len(items) > places and surplus == "refuse"):
+        raise SampleError(
+            f"{places} placeholders {row.token} in the messages, but {len(items)} items in {row.key}",
+            where=where,
+            hint="give one item for each placeholder, in reading order",
+        )
+    return items

@@ -6,6 +6,7 @@ its own folder, which `senses` turns into words of a modality and back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,7 @@ from omnimix.checkpoints.base import looks_like, read_json
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, RecipeError
-from omnimix.families.multi_token.names import Lora
-from omnimix.families.multi_token.senses import BUILDERS, SENSES
+from omnimix.families.multi_token.senses import BUILDERS, SENSES, THEIRS
 from omnimix.prompts import chat_template
 
 
@@ -28,8 +28,8 @@ class Words:
         name: of the folder.
         config: its config.json.
         tokenizer: tokenizer_config.json of the base model, its chat template among it.
-        adapter: of an adapter that stays beside the weights, in the words of adapter_config.json; `layers` for
-            the layers it sits on, named from their block on, where they are known.
+        adapter: of an adapter that stays beside the weights: `r`, `lora_alpha` and `lora_dropout` of its
+            adapter_config.json, and as `target_modules` the layers it sits on, named from their block on.
         senses: words of each modality, by the reference's name.
     """
 
@@ -40,22 +40,8 @@ class Words:
     senses: Mapping[str, Mapping[str, Any]]
 
 
-_NOISE = frozenset(
-    {
-        "_name_or_path",
-        "architectures",
-        "auto_map",
-        "dtype",
-        "modalities",
-        "modality_builder",
-        "model_cls",
-        "model_type",
-        "pad_token_id",
-        "quantization_config",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    }
+_NOISE = re.compile(
+    r"_name_or_path|architectures|auto_map|(torch_)?dtype|modalit.*|model_(cls|type)|pad_token_id|quantization_config|transformers_version|use_cache"
 )
 """Words of config.json that say nothing about the network."""
 
@@ -63,6 +49,8 @@ STYLE = "mistral_instruct"
 
 LLM = "backbones/llm"
 """Where a folder that is written holds the base model."""
+
+_LORA = {"kind": "lora", "part": "language"}
 
 
 def recipe(words: Words) -> Recipe:
@@ -73,17 +61,18 @@ def recipe(words: Words) -> Recipe:
         CheckpointError: a chat template that is none of ours.
     """
     ours = {SENSES[theirs].name: told for theirs, told in words.senses.items()}
-    found = {
-        "name": words.name,
-        "about": f"multi_token with {', '.join(ours)}.",
-        "language": {"kind": "causal_lm", "config": _language(words.config)},
-        "tokenizer": _tokenizer(words.tokenizer),
-        "template": _template(words.tokenizer),
-        "modalities": ours,
-    }
-    if words.adapter is not None:
-        found["adapters"] = [_adapter(words.adapter)]
-    return recipes.parse(found, "config.json")
+    return recipes.parse(
+        {
+            "name": words.name,
+            "about": f"multi_token with {', '.join(ours)}.",
+            "language": {"kind": "causal_lm", "config": _language(words.config)},
+            "tokenizer": _tokenizer(words.tokenizer),
+            "template": _template(words.tokenizer),
+            "modalities": ours,
+            "adapters": [] if words.adapter is None else [{**_LORA, **words.adapter}],
+        },
+        "config.json",
+    )
 
 
 def words_of(recipe: Recipe) -> Words:
@@ -91,16 +80,18 @@ def words_of(recipe: Recipe) -> Words:
 
     Raises:
         LookupError: a modality that the reference does not have, or none at all.
-        ValueError: adapters that are not one LoRA.
+        ValueError: adapters that are not one LoRA, or an encoder that is prepared in another way.
     """
-    known = {sense.name: theirs for theirs, sense in SENSES.items()}
-    odd = [name for name in recipe.modalities if name not in known]
+    odd = [name for name in recipe.modalities if name not in THEIRS]
     if odd or not recipe.modalities:
         what = f"it has the modality {odd[0]!r}" if odd else "it has no modality"
-        raise LookupError(f"{what}, and there are {', '.join(known)}")
-    senses = {known[name]: spec.dump() for name, spec in recipe.modalities.items()}
-    adapter = _adapter_words(recipe) if recipe.adapters else None
-    return Words(recipe.name, _config(recipe, senses), _tokenizer_words(recipe), adapter, senses)
+        raise LookupError(f"{what}, and there are {', '.join(THEIRS)}")
+    senses = {THEIRS[name]: spec.dump() for name, spec in recipe.modalities.items()}
+    for theirs, told in senses.items():
+        SENSES[theirs].told(told)  # refused here, before anything is written
+    return Words(
+        recipe.name, _config(recipe, senses), _tokenizer_words(recipe), _adapter(recipe), senses
+    )
 
 
 # --- the language model ---
@@ -109,10 +100,12 @@ def words_of(recipe: Recipe) -> Words:
 def _language(config: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's configuration: `mistral-lmm` is a `mistral`."""
     kind = str(config.get("model_type", "mistral-lmm")).removesuffix("-lmm")
-    words = {word: v for word, v in config.items() if word not in _NOISE and v is not None}
     # A null window is a statement in Mistral's words: transformers takes 4096 where it is silent.
-    if "sliding_window" in config:
-        words["sliding_window"] = config["sliding_window"]
+    words = {
+        word: said
+        for word, said in config.items()
+        if not _NOISE.fullmatch(word) and (said is not None or word == "sliding_window")
+    }
     return {"model_type": kind, **words}
 
 
@@ -130,6 +123,17 @@ def _config(recipe: Recipe, senses: Mapping[str, Any]) -> dict[str, Any]:
         "model_cls": "MistralLMMForCausalLM",
         "model_type": f"{kind}-lmm",
     }
+
+
+def _adapter(recipe: Recipe) -> dict[str, Any] | None:
+    if not recipe.adapters:
+        return None
+    words = recipe.adapters[0].model_dump()
+    if len(recipe.adapters) > 1 or any(words[word] != said for word, said in _LORA.items()):
+        raise ValueError(
+            "its adapters are not one LoRA on the language model; merge them first: omnimix merge FOLDER OUT"
+        )
+    return {word: said for word, said in words.items() if word not in _LORA}
 
 
 # --- the base model's tokenizer and its style ---
@@ -151,7 +155,14 @@ def tokenizer_of(llm: Path) -> dict[str, Any]:
     jinja, file = chat_template.of(words), llm / "chat_template.jinja"
     if jinja is None and file.is_file():
         jinja = file.read_text(encoding="utf-8")
-    return {**words, "chat_template": jinja}
+    tokens = {name: _text(words.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
+    return {**words, **tokens, "chat_template": jinja}
+
+
+def _text(token: Any) -> str | None:
+    """A token in a tokenizer's configuration: its text, or a table that holds it."""
+    token = token.get("content") if isinstance(token, Mapping) else token
+    return str(token) if token else None
 
 
 def _tokenizer(words: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,9 +170,9 @@ def _tokenizer(words: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": "fast",
         "path": "tokenizer.json",
-        "bos_token": _token(words.get("bos_token")) or "<s>",
-        "eos_token": _token(words.get("eos_token")) or "</s>",
-        "pad_token": _token(words.get("unk_token")) or "<unk>",
+        "bos_token": words["bos_token"] or "<s>",
+        "eos_token": words["eos_token"] or "</s>",
+        "pad_token": words["unk_token"] or "<unk>",
         # Every stretch begins with a space, as transformers 4 did it for all tokenizers of Llama's kind.
         "prefix": "every",
         "clean_up_tokenization_spaces": bool(words.get("clean_up_tokenization_spaces")),
@@ -170,12 +181,11 @@ def _tokenizer(words: Mapping[str, Any]) -> dict[str, Any]:
 
 def _template(words: Mapping[str, Any]) -> Any:
     """The style that the chat template writes; Mistral's first where there is none."""
-    jinja = words.get("chat_template")
-    if jinja is None:
+    if words["chat_template"] is None:
         return STYLE
-    bos, eos = _token(words.get("bos_token")), _token(words.get("eos_token"))
+    bos, eos = words["bos_token"] or "<s>", words["eos_token"] or "</s>"
     try:
-        style = chat_template.read(jinja, bos or "<s>", eos or "</s>", "chat_template")
+        style = chat_template.read(words["chat_template"], bos, eos, "chat_template")
     except RecipeError as error:
         raise CheckpointError(error.what, where="chat_template", hint=error.hint) from None
     return style.name if style.name == STYLE else style.dump()
@@ -193,37 +203,3 @@ def _tokenizer_words(recipe: Recipe) -> dict[str, Any]:
         "legacy": True,
         "tokenizer_class": "LlamaTokenizer",
     }
-
-
-# --- an adapter beside the weights ---
-
-
-def adapter_of(lora: Lora) -> dict[str, Any]:
-    """What an adapter's configuration and matrices say."""
-    alpha = lora.scale * lora.rank
-    words = {"r": lora.rank, "lora_alpha": alpha, "lora_dropout": lora.dropout}
-    return {**words, "layers": list(lora.targets)}
-
-
-def _adapter(words: Mapping[str, Any]) -> dict[str, Any]:
-    told = {word: words[word] for word in ("r", "lora_alpha", "lora_dropout")}
-    if words["layers"] is not None:
-        told["target_modules"] = words["layers"]
-    return {"kind": "lora", "part": "language", **told}
-
-
-def _adapter_words(recipe: Recipe) -> dict[str, Any]:
-    first = recipe.adapters[0]
-    if len(recipe.adapters) > 1 or first.kind != "lora" or first.part != "language":
-        raise ValueError(
-            "its adapters are not one LoRA on the language model; merge them first: omnimix merge FOLDER OUT"
-        )
-    layers = None if first.target_modules is None else list(first.target_modules)
-    words = {"r": first.r, "lora_alpha": first.lora_alpha, "lora_dropout": first.lora_dropout}
-    return {**words, "layers": layers}
-
-
-def _token(found: Any) -> str | None:
-    """A token in a tokenizer's configuration: its text, or a table that holds it."""
-    found = found.get("content") if isinstance(found, Mapping) else found
-    return str(found) if found else None

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import bisect
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,20 @@ from typing import Any, Literal
 
 from omnimix.data.sources import Source, SourceSpec, some_records
 from omnimix.errors import SampleError
-from omnimix.families.multi_token.placeholders import PUBLISHED, conversation, published
+from omnimix.families.multi_token.placeholders import (
+    PUBLISHED,
+    Surplus,
+    conversation,
+    published,
+    short_name,
+)
 from omnimix.types import Media, Sample
 
 READ_AS_TEXT = ("document",)
 """Modalities whose items are the thing itself, not the name of a file."""
+
+CHOICES = ("frames", "crops")
+"""Words by which an item says itself what is drawn otherwise: frames of a video, parts of a long sound."""
 
 
 class MultiTokenRows(SourceSpec):
@@ -31,14 +39,14 @@ class MultiTokenRows(SourceSpec):
             the dataset's. Paths that lead out of it are refused.
         modalities: whose placeholders stand for items; the published ones where left out. `<name>` and the
             list `names` are those of any other.
-        surplus: what becomes of items without a placeholder; the reference ignores them.
+        surplus: what becomes of items without a placeholder.
     """
 
     kind: Literal["multi_token"] = "multi_token"
     path: str
     media: str | None = None
     modalities: tuple[str, ...] = tuple(row.modality for row in PUBLISHED)
-    surplus: Literal["refuse", "ignore"] = "refuse"
+    surplus: Surplus = "refuse"
 
     def open(self, folder: Path) -> Source:
         path = folder / self.path
@@ -82,28 +90,20 @@ def placed_items(
     Raises:
         SampleError: a path that leads out of the folder, an address, or an item of an unknown form.
     """
-    found: dict[str, Any] = {}
-    for told in map(published, modalities):
-        items = row.get(told.key)
-        if isinstance(items, list | tuple):
-            found[told.key] = [
-                item
-                if told.modality in READ_AS_TEXT and isinstance(item, str)
-                else Media(told.modality, _item(item, folder, where), label=_label(item))
-                for item in items
-            ]
-        elif items is not None:
-            found[told.key] = items  # refused with the row's other faults
-    return found
+    lists = {told: row[told.key] for told in map(published, modalities) if told.key in row}
+    return {
+        # What is no list is refused with the row's other faults.
+        told.key: [_media(item, told.modality, folder, where) for item in items]
+        if isinstance(items, list | tuple)
+        else items
+        for told, items in lists.items()
+    }
 
 
-def _label(item: Any) -> str:
-    name = item.get("path") if isinstance(item, Mapping) else item
-    return name if isinstance(name, str) and len(name) <= 200 and "\n" not in name else ""
-
-
-CHOICES = ("frames", "crops")
-"""Words by which an item says itself what is drawn otherwise: frames of a video, parts of a long sound."""
+def _media(item: Any, modality: str, folder: Path, where: str) -> Any:
+    if modality in READ_AS_TEXT and isinstance(item, str):
+        return item
+    return Media(modality, _item(item, folder, where), label=short_name(item))
 
 
 def _item(item: Any, folder: Path, where: str) -> Any:
@@ -116,25 +116,22 @@ def _item(item: Any, folder: Path, where: str) -> Any:
         return item
     thing = _thing(item, folder, where)
     stated = {word: item[word] for word in CHOICES if item.get(word) is not None}
-    if not stated or isinstance(thing, list):
-        return thing
-    if isinstance(thing, Mapping):
+    if stated and "frames" not in thing:
         return {**thing, **stated}
-    return {"bytes" if isinstance(thing, bytes) else "path": thing, **stated}
+    return thing if len(thing) > 1 else next(iter(thing.values()))
 
 
-def _thing(item: Mapping[str, Any], folder: Path, where: str) -> Any:
-    """What a table names, without its choices."""
+def _thing(item: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:
+    """What a table names, under the word of an opener; without its choices."""
     if item.get("array") is not None and item.get("sampling_rate"):
         return {"array": item["array"], "sampling_rate": item["sampling_rate"]}
     if item.get("bytes"):
-        return item["bytes"]
-    if isinstance(item.get("path"), str):
-        return _file(item["path"], folder, where)
-    if "url" in item:
-        return _file(str(item["url"]), folder, where)
+        return {"bytes": item["bytes"]}
+    for word in ("path", "url"):
+        if isinstance(item.get(word), str):
+            return {"path": _file(item[word], folder, where)}
     if isinstance(item.get("frames"), list | tuple):
-        return [_item(one, folder, where) for one in item["frames"]]
+        return {"frames": [_item(one, folder, where) for one in item["frames"]]}
     if "dataset_args" in item:
         raise SampleError(
             "the item is a reference into a dataset of the hub",
@@ -182,33 +179,24 @@ class ArrowRows(Sequence[Any]):
                 where=str(path),
                 hint="install it with pip install 'omnimix[data]'",
             )
-        self._files = [path] if path.is_file() else sorted(path.rglob("*.arrow"))
-        if not self._files:
-            raise SampleError("the folder holds no Arrow file", where=str(path))
-        self._open()
+        import pyarrow
 
-    def _open(self) -> None:
-        self._tables = [_table(file) for file in self._files]
-        self._ends: list[int] = []
-        for table in self._tables:
-            self._ends.append((self._ends[-1] if self._ends else 0) + table.num_rows)
+        files = [path] if path.is_file() else sorted(path.rglob("*.arrow"))
+        if not files:
+            raise SampleError("the folder holds no Arrow file", where=str(path))
+        self._path = path
+        self._rows = pyarrow.concat_tables(map(_table, files), promote_options="default")
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return int(self._rows.num_rows)
 
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        which = bisect.bisect_right(self._ends, index)
-        start = self._ends[which - 1] if which else 0
-        return self._tables[which].slice(index - start, 1).to_pylist()[0]
+        return self._rows.slice(index, 1).to_pylist()[0]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_files": self._files}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._files = state["_files"]
-        self._open()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ArrowRows, (self._path,)  # another process maps the files itself
 
 
 def _table(file: Path) -> Any:

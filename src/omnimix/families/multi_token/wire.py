@@ -32,7 +32,12 @@ class Generate(Wire):
         said, left = turns(
             body.get("messages"), body, recipe.modalities, _part, "request", surplus="ignore"
         )
-        _check_places(body["messages"], recipe)
+        # The placeholder of a published modality that the model lacks would be read as a text.
+        for number, message in enumerate(body["messages"], start=1):
+            for row in PUBLISHED:
+                if row.modality not in recipe.modalities and row.token in message["content"]:
+                    what = f"the placeholder {row.token} is of a modality that the model lacks"
+                    raise _no_place(what, f"request: message {number}", recipe)
         messages = [
             Message.model_construct(
                 role=role,
@@ -69,27 +74,10 @@ def _check_words(body: Mapping[str, Any], recipe: Recipe) -> None:
         if word in others and value:
             raise _no_place(f"the model takes no {word}", "request", recipe)
         if word not in own | others | NOT_HEARD | {"messages"}:
-            raise SampleError(
-                f"unknown word {word!r}",
-                where="request",
-                hint=did_you_mean(str(word), {"messages", *own}),
-            )
-
-
-def _check_places(messages: Any, recipe: Recipe) -> None:
-    """Refuse the placeholder of a published modality that this model lacks: it would be read as a text.
-
-    Raises:
-        SampleError: the first one, with the message it stands in.
-    """
-    missing = [row.token for row in PUBLISHED if row.modality not in recipe.modalities]
-    for number, message in enumerate(messages, start=1):
-        for token in missing:
-            if token in message["content"]:
-                what = f"the placeholder {token} is of a modality that the model lacks"
-                raise _no_place(what, f"request: message {number}", recipe)
+            hint = did_you_mean(str(word), {"messages", *own})
+            raise SampleError(f"unknown word {word!r}", where="request", hint=hint)
 
 
 def _no_place(what: str, where: str, recipe: Recipe) -> SampleError:
-    takes = [f"{published(name).token} with {published(name).key}" for name in recipe.modalities]
+    takes = [f"{told.token} with {told.key}" for told in map(published, recipe.modalities)]
     return SampleError(what, where=where, hint=f"it takes {', '.join(takes) or 'text alone'}")

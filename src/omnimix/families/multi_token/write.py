@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,9 @@ from omnimix.checkpoints.base import Family
 from omnimix.compose.modality import ModalitySpec
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.compose.recipe import Recipe
-from omnimix.families.multi_token import imagebind, names as tables
+from omnimix.families.multi_token import names as tables
 from omnimix.families.multi_token.recipe import LLM, Words
-from omnimix.families.multi_token.senses import SENSES, alike, words_of
+from omnimix.families.multi_token.senses import SENSES
 from omnimix.media.files import found as located, looking_in
 
 if TYPE_CHECKING:
@@ -47,26 +46,20 @@ def put(
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     connectors = {name: t for name, t in state.items() if ".connector." in name}
     path = out / "non_lora_trainables.bin"
-    table = family.names(recipe)["projectors"]
-    projectors = family.foreign(table, connectors, recipe)
-    torch.save(_narrow(projectors), path)
+    projectors = _narrow(family.foreign(family.names(recipe)["projectors"], connectors, recipe))
+    torch.save(projectors, path)
     files = [path, *_language(family, words, state, processor, out)]
-    places, facts = {"llm": LLM}, dict[str, Any]()
-    for theirs in words.senses:
-        places[theirs] = f"backbones/{theirs}"
-        files += _encoder(family, theirs, state, processor, out / places[theirs])
-        facts |= _facts(family, theirs, projectors, recipe, out / places[theirs])
-    files.append(_json(out / "config.json", words.config))
-    files.append(_json(out / "parts.json", {"places": places, "words": facts}))
-    return files
+    sizes = {key: tuple(tensor.shape) for key, tensor in projectors.items()}
+    parts: dict[str, dict[str, Any]] = {"places": {"llm": LLM}, "words": {}}
+    for theirs, projector in tables.projectors(sizes).items():
+        parts["places"][theirs] = place = f"backbones/{theirs}"
+        files += _encoder(family, theirs, state, processor, out / place)
+        parts["words"] |= _options(family, theirs, projector, processor, out / place)
+    return [*files, _json(out / "config.json", words.config), _json(out / "parts.json", parts)]
 
 
 def _language(
-    family: Reader,
-    words: Words,
-    state: Mapping[str, Tensor],
-    processor: Processor,
-    out: Path,
+    family: Reader, words: Words, state: Mapping[str, Tensor], processor: Processor, out: Path
 ) -> list[Path]:
     """The base language model in the hub's layout, and the adapter."""
     recipe = processor.recipe
@@ -77,20 +70,32 @@ def _language(
         learned = {name: tensor for name, tensor in own.items() if ".lora_" in name}
         targets = tables.adapted(family.foreign(tables.adapter_table(), learned, recipe))
         table = tables.kept_table(targets)
-    found = family.foreign(table, own, recipe)
-    adapter = {key: t for key, t in found.items() if key.startswith(tables.LORA)}
-    folder = out / LLM
+    theirs = family.foreign(table, own, recipe)
+    adapter = {key: t for key, t in theirs.items() if key.startswith(tables.LORA)}
+    folder, path = out / LLM, out / "adapter_model.safetensors"
     folder.mkdir(parents=True)
-    base = _narrow({key: t for key, t in found.items() if key not in adapter})
-    files = writing.save(folder, base)
-    config = {"architectures": ["MistralForCausalLM"], **recipe.language.config}
-    files.append(_json(folder / "config.json", config))
-    processor.tokenizer.save(folder)
-    files.append(_json(folder / "tokenizer_config.json", words.tokenizer))
-    path = out / "adapter_model.safetensors"
     save_file(_narrow(adapter), path)
-    told = _adapter_config(words.adapter or NO_RANK, tables.adapted(adapter))
-    return [*files, path, _json(out / "adapter_config.json", told)]
+    processor.tokenizer.save(folder)
+    config = {"architectures": ["MistralForCausalLM"], **recipe.language.config}
+    # What the reference's peft wants to find of its LoraConfig.
+    said = words.adapter or NO_RANK
+    adapter_config = {
+        "base_model_name_or_path": LLM,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        **{word: said[word] for word in NO_RANK},
+        "peft_type": "LORA",
+        "target_modules": sorted({name.rpartition(".")[2] for name in tables.adapted(adapter)}),
+        "task_type": "CAUSAL_LM",
+    }
+    return [
+        *writing.save(folder, _narrow({k: t for k, t in theirs.items() if k not in adapter})),
+        _json(folder / "config.json", config),
+        _json(folder / "tokenizer_config.json", words.tokenizer),
+        path,
+        _json(out / "adapter_config.json", adapter_config),
+    ]
 
 
 def _linear(state: Mapping[str, Tensor]) -> list[str]:
@@ -103,22 +108,6 @@ def _linear(state: Mapping[str, Tensor]) -> list[str]:
     return list(layers)
 
 
-def _adapter_config(words: Mapping[str, Any], targets: Iterable[str]) -> dict[str, Any]:
-    """The words of peft's LoraConfig that the reference's peft wants to find."""
-    return {
-        "base_model_name_or_path": LLM,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "lora_alpha": words["lora_alpha"],
-        "lora_dropout": words["lora_dropout"],
-        "peft_type": "LORA",
-        "r": words["r"],
-        "target_modules": sorted({target.rpartition(".")[2] for target in targets}),
-        "task_type": "CAUSAL_LM",
-    }
-
-
 def _encoder(
     family: Reader, theirs: str, state: Mapping[str, Tensor], processor: Processor, folder: Path
 ) -> list[Path]:
@@ -127,8 +116,7 @@ def _encoder(
     prefix = f"{known.name}.branches.0.encoders.0."
     own = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
     folder.mkdir(parents=True)
-    found = family.foreign(family.names(recipe)[theirs], own, recipe)
-    files = writing.save(folder, _narrow(found))
+    files = writing.save(folder, _narrow(family.foreign(family.names(recipe)[theirs], own, recipe)))
     words = recipe.modalities[known.name].dump()
     files += [_json(folder / name, data) for name, data in known.told(words).items()]
     with looking_in(processor.weave.folders):
@@ -137,37 +125,33 @@ def _encoder(
     return files
 
 
-def _facts(
-    family: Reader, theirs: str, projectors: Mapping[str, Tensor], recipe: Recipe, folder: Path
+def _options(
+    family: Reader, theirs: str, projector: tables.Projector, processor: Processor, folder: Path
 ) -> dict[str, Any]:
-    """The facts with which the reader makes this very modality of what was written.
+    """The words with which the reader makes this very modality of what was written.
 
     Raises:
-        CheckpointError: none do.
+        CheckpointError: it makes another one.
     """
-    known = SENSES[theirs]
+    known, recipe = SENSES[theirs], processor.recipe
     spec = recipe.modalities[known.name]
-    sizes = {key: tuple(tensor.shape) for key, tensor in projectors.items()}
-    projector = tables.projectors(sizes)[theirs]
-    place = known.spot(folder, theirs)
-    heads = imagebind.heads(spec.dump()) if known.name == "imagebind" else {}
-    for facts in (heads, {"pad_non_square_images": True}):
-        again = ModalitySpec.model_validate(words_of(known, projector, place, facts))
-        if alike(again, spec):
-            return facts
-    raise family.refusal(
-        recipe,
-        f"its {known.name} is prepared or encoded in another way than there",
-        hint=f"compare it with the recipe {known.recipe}",
-    )
+    options = known.options(spec.dump())
+    again = known.words(projector, known.spot(folder, theirs), options)
+    if not known.alike(ModalitySpec.model_validate(again), spec):
+        raise family.refusal(
+            recipe,
+            f"its {known.name} is prepared or encoded in another way than there",
+            hint=f"compare it with the recipe {known.recipe}",
+        )
+    return options
 
 
-def _narrow(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _narrow(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As bfloat16 (or float16) where that loses nothing, each tensor of its own."""
-    dtype = writing.narrowest(t for t in found.values() if t.is_floating_point())
+    dtype = writing.narrowest(t for t in tensors.values() if t.is_floating_point())
     return {
         key: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().clone()
-        for key, tensor in found.items()
+        for key, tensor in tensors.items()
     }
 
 

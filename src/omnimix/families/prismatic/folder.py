@@ -29,7 +29,7 @@ from omnimix.checkpoints.base import (
     looks_like,
     read_json,
 )
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
@@ -41,7 +41,7 @@ from omnimix.language.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Layout):
+class RunFolder(Layout):
     """A run folder.
 
     Attributes:
@@ -68,7 +68,7 @@ class Brought:
     patches: Mapping[str, int]
 
 
-class Prismatic(Family[Run, Words]):
+class Prismatic(Family[RunFolder, Words]):
     """Run folders of `prismatic-vlms`: finetuned, align-only and full-finetune."""
 
     name = "prismatic"
@@ -77,7 +77,7 @@ class Prismatic(Family[Run, Words]):
     part_names = ("llm", *dict.fromkeys(part for _, parts in VISION.values() for part in parts))
     known_words = ("image_size", "vision")
 
-    def recognise(self, path: Path) -> Run | None:
+    def recognise(self, path: Path) -> RunFolder | None:
         root, chosen = path, None
         if path.is_file() and path.suffix == ".pt" and path.parent.name == "checkpoints":
             root, chosen = path.parent.parent, path
@@ -95,9 +95,9 @@ class Prismatic(Family[Run, Words]):
                 hint="it holds checkpoints/latest-checkpoint.pt; copy the whole folder",
             )
         stage = str(said.get("stage", "finetune"))
-        return Run(self.name, "run folder", root, (file,), section=section, stage=stage)
+        return RunFolder(self.name, "run folder", root, (file,), section=section, stage=stage)
 
-    def part_of(self, layout: Run, beside: Beside) -> str | None:
+    def part_of(self, layout: RunFolder, beside: Beside) -> str | None:
         """The language model by its type, a file of a timm ViT by what only its kind has."""
         if beside.config:
             ours = beside.config.get("model_type") == LLMS[layout.section["llm_backbone_id"]].kind
@@ -111,7 +111,7 @@ class Prismatic(Family[Run, Words]):
         kind = "dino" if "reg_token" in shapes else "clip" if "cls_token" in shapes else "siglip"
         return "vision" if "vision" in wanted else kind if kind in wanted else None
 
-    def open(self, layout: Run, parts: Parts) -> Release:
+    def open(self, layout: RunFolder, parts: Parts) -> Release:
         with placed(str(layout.root)):
             stored = layout.opened.tensors(*layout.files)
             release = self.start(layout, parts)
@@ -138,7 +138,7 @@ class Prismatic(Family[Run, Words]):
                 notes=tuple(notes),
             )
 
-    def start(self, layout: Run, parts: Parts) -> Release:
+    def start(self, layout: RunFolder, parts: Parts) -> Release:
         """The model before its training: base language model, stock encoders, no projector yet.
 
         `reading.load` takes the projector as `extra`. The base language model's files are looked for by
@@ -152,7 +152,7 @@ class Prismatic(Family[Run, Words]):
         base = Weights("llm", (), names.llm_table(recipe))
         return Release(layout, recipe, brought.llm, (base, *vision), tokenizer=tokenizer)
 
-    def begun(self, layout: Run, parts: Parts) -> Release:
+    def begun(self, layout: RunFolder, parts: Parts) -> Release:
         """The same with the base language model's weights."""
         release = self.start(layout, parts)
         base, *vision = release.weights
@@ -162,7 +162,7 @@ class Prismatic(Family[Run, Words]):
     def recipe(self, words: Words) -> Recipe:
         return recipes.recipe(words)
 
-    def names(self, recipe: Recipe) -> Mapping[str, Table]:
+    def names(self, recipe: Recipe) -> Mapping[str, RenameTable]:
         return names.tables(recipe)
 
     def words_of(self, recipe: Recipe) -> Words:
@@ -188,7 +188,7 @@ class Prismatic(Family[Run, Words]):
             keys[source] = self.foreign(table, mine, recipe)
         return write.folder(words, keys, processor, out)
 
-    def _brought(self, layout: Run, parts: Parts) -> Brought:
+    def _brought(self, layout: RunFolder, parts: Parts) -> Brought:
         """The parts where they lie, the language model's small files alone.
 
         Raises:
@@ -212,7 +212,7 @@ class Prismatic(Family[Run, Words]):
             patches[part] = patch
         return Brought(llm, files, patches)
 
-    def _llm_files(self, layout: Run, parts: Parts, llm: Path) -> tuple[Path, ...]:
+    def _llm_files(self, layout: RunFolder, parts: Parts, llm: Path) -> tuple[Path, ...]:
         """The base language model's weights: beside its configuration, else fetched now."""
         if not list(llm.glob("*.safetensors")) and not llm.is_file():
             hub = LLMS[layout.section["llm_backbone_id"]].hub
@@ -220,7 +220,9 @@ class Prismatic(Family[Run, Words]):
         return places.weight_files(llm, "language model")
 
 
-def _words(layout: Run, given: Mapping[str, Any], brought: Brought) -> tuple[Words, Tokenizer]:
+def _words(
+    layout: RunFolder, given: Mapping[str, Any], brought: Brought
+) -> tuple[Words, Tokenizer]:
     """What a run and its parts say, and the tokenizer that was counted for it."""
     section = {"model_id": layout.root.name, "llm_max_length": 2048, **layout.section}
     known = LLMS[section["llm_backbone_id"]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from omnimix.checkpoints.tables import Ignore, Positions, Rename, Rows, Rule, Table
+from omnimix.checkpoints.tables import Ignore, Positions, Rename, RenameTable, ResizedRows, Rule
 from omnimix.compose.recipe import Recipe
 from omnimix.families.prismatic.recipe import VISION, vision_of
 
@@ -42,7 +42,7 @@ def _released(name: str) -> Any:
         return timm.create_model(name, pretrained=False)
 
 
-def tables(recipe: Recipe, patches: Mapping[str, int] | None = None) -> dict[str, Table]:
+def tables(recipe: Recipe, patches: Mapping[str, int] | None = None) -> dict[str, RenameTable]:
     """The table of the checkpoint, and that of each encoder's own file by its part's name.
 
     Args:
@@ -70,20 +70,20 @@ def _trained(recipe: Recipe) -> list[Rule]:
     ]
 
 
-def checkpoint_table(recipe: Recipe) -> Table:
+def checkpoint_table(recipe: Recipe) -> RenameTable:
     """Keys of `latest-checkpoint.pt` as the reference loads it."""
     unused = Ignore("model.vision_backbone.*", "the reference loads stock encoders (spec, quirk 6)")
-    return Table(*_trained(recipe), unused)
+    return RenameTable(*_trained(recipe), unused)
 
 
-def trained_table(recipe: Recipe) -> Table:
+def trained_table(recipe: Recipe) -> RenameTable:
     """Keys of everything that a full finetune trains, the encoders' names included."""
     encoders: tuple[Any, ...] = recipe.modalities["image"].branches[0].encoders
     rules = _trained(recipe)
     for i, part in enumerate(VISION[vision_of(recipe)][1]):
         prefix = f"model.vision_backbone.{featurizer(part)}."
         rules += vision_table(i, encoders[i], patch(encoders[i]), prefix).rules
-    return Table(*rules)
+    return RenameTable(*rules)
 
 
 def featurizer(part: str) -> str:
@@ -99,11 +99,11 @@ def parameter_names(recipe: Recipe, names: Iterable[str]) -> tuple[dict[str, str
     return known, unused | {key.removeprefix("model."): "unknown name" for key in plan.unknown}
 
 
-def vision_table(index: int, encoder: Any, patch: int, prefix: str = "") -> Table:
+def vision_table(index: int, encoder: Any, patch: int, prefix: str = "") -> RenameTable:
     """Keys of a timm state dict (behind `prefix`) for the encoder at a place of the branch."""
     ours = f"{IMAGE}.encoders.{index}.trunk."
     side = int(encoder.img_size) // patch
-    return Table(
+    return RenameTable(
         Positions(f"{prefix}pos_embed", f"{ours}pos_embed", (side, side)),
         Ignore(f"{prefix}attn_pool.*", "the pooling head is not used"),
         Ignore(f"{prefix}head.*", "the classifier is not used"),
@@ -114,15 +114,15 @@ def vision_table(index: int, encoder: Any, patch: int, prefix: str = "") -> Tabl
     )
 
 
-def llm_table(recipe: Recipe) -> Table:
+def llm_table(recipe: Recipe) -> RenameTable:
     """Keys of the base language model's own files, its embeddings resized as the trainer does."""
     words = recipe.language.config
     rows, std = int(words["vocab_size"]), float(words.get("initializer_range", 0.02))
     # New rows are drawn as transformers does, a bias of theirs is zero.
     resized = {"model.embed_tokens.weight": std, "lm_head.weight": std, "lm_head.bias": 0.0}
-    return Table(
+    return RenameTable(
         *(
-            Rows(key, f"language.{key}", rows, spread, seed)
+            ResizedRows(key, f"language.{key}", rows, spread, seed)
             for seed, (key, spread) in enumerate(resized.items())
         ),
         Ignore("*.rotary_emb.inv_freq", "computed, not learned"),

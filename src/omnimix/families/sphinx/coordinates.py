@@ -8,14 +8,14 @@ from itertools import chain
 from typing import Literal
 
 from omnimix.media.tiles import View
-from omnimix.prompts.coordinates import Coordinates, Found, Numbers, named
+from omnimix.prompts.coordinates import Candidate, Coordinates, Numbers, named
 from omnimix.types import Point, Region
 
 _NAMED_BRACKET = re.compile(r"(?:<p>([^<>]*)</p>\s*)?\[([^\[\]]*)\]")
 _TAG = re.compile(r"<(?:Region|Mark) (\d+)>(?::[ \t]*([^\n<]*))?")
 
 
-class Sphinx(Coordinates):
+class SphinxCoordinates(Coordinates):
     """SPHINX: fractions of the padded square, three decimals, `<p>name</p>[x1, y1, x2, y2]`.
 
     Several of one name share a bracket, parted by `;`. Whole numbers in brackets are text, as in SPHINX's
@@ -30,7 +30,7 @@ class Sphinx(Coordinates):
             (f"<p>{label}</p>" if label else "") + self.bracket(rows) for label, rows in groups
         )
 
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _NAMED_BRACKET.finditer(text):
             yield from self.groups(match[2], match.start(), (match[1] or "").strip())
 
@@ -38,7 +38,7 @@ class Sphinx(Coordinates):
         return "." in group
 
 
-class SphinxV(Sphinx):
+class SphinxV(SphinxCoordinates):
     """SPHINX-V: drawn regions are named `<Region k>` (boxes) or `<Mark k>` (points alone), from 1.
 
     In an answer `<Region 1>: roof` says what the first region of the question is; coordinates are written
@@ -51,5 +51,5 @@ class SphinxV(Sphinx):
         word = "Mark" if all(isinstance(region, Point) for region in regions) else "Region"
         return [f"<{word} {i}>" for i in range(1, len(regions) + 1)]
 
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         yield from chain(super().find(text, view, asked), named(text, _TAG, asked))

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from omnimix.checkpoints.base import Family, Parts, Release, Weights, read_json
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
@@ -34,7 +34,7 @@ from omnimix.registry import did_you_mean
 SOURCE = "shards"
 
 
-class Sphinx(Family[Shards, Words]):
+class SphinxFamily(Family[Shards, Words]):
     """Released and trained SPHINX models."""
 
     name = "sphinx"
@@ -74,7 +74,7 @@ class Sphinx(Family[Shards, Words]):
     def recipe(self, words: Words) -> Recipe:
         return recipes.recipe(words)
 
-    def names(self, recipe: Recipe) -> Mapping[str, Table]:
+    def names(self, recipe: Recipe) -> Mapping[str, RenameTable]:
         return {SOURCE: names.table(recipe)}
 
     def words_of(self, recipe: Recipe) -> Words:

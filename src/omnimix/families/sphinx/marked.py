@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omnimix.checkpoints import tables
-from omnimix.checkpoints.tables import Ignore, Rename, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable
 from omnimix.errors import CheckpointError
 from omnimix.families.sphinx.names import MATRIX, PROMPT_ENCODER, REGION
 
@@ -23,7 +23,7 @@ SAM_FILE = "sam_vit_h_4b8939.pth"
 
 _UNUSED = "only the position code and the four labels of points and corners are taken from SAM"
 
-SAM = Table(
+SAM = RenameTable(
     Rename(f"prompt_encoder.{MATRIX}", f"{PROMPT_ENCODER}matrix"),
     Rename(
         "prompt_encoder.point_embeddings.0.weight", f"{PROMPT_ENCODER}point_embeddings.0.weight"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from omnimix.checkpoints.shards import Cuts
-from omnimix.checkpoints.tables import Change, Ignore, Rename, Rule, Table
+from omnimix.checkpoints.tables import Change, Ignore, Rename, RenameTable, Rule
 from omnimix.compose.recipe import Recipe
 from omnimix.encoders import positions
 
@@ -66,12 +66,12 @@ _CLIP_TEXT = (
 )
 
 
-def table(recipe: Recipe) -> Table:
+def table(recipe: Recipe) -> RenameTable:
     """All keys of a model of the family."""
     words = recipe.language.config
     heads = int(words["num_attention_heads"])
     rules = [*_image(), *_language(heads, int(words.get("num_key_value_heads") or heads))]
-    return Table(*rules, *(_region() if REGION in recipe.modalities else ()))
+    return RenameTable(*rules, *(_region() if REGION in recipe.modalities else ()))
 
 
 def halves(weight: Tensor, heads: int) -> Tensor:

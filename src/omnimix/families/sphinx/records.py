@@ -37,7 +37,7 @@ class MetaRow(Spec):
     ratio: float | None = Field(default=None, gt=0)
 
 
-class Sphinx(SourceSpec):
+class SphinxRecords(SourceSpec):
     """Records of the form `{"image": "x.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"},
     {"from": "gpt", "value": "A dog."}]}`, sorted by the length of their text within each type.
 

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnimix import config
-from omnimix.checkpoints import base, parts as places, reading
+from omnimix.checkpoints import base, hub, parts as places, reading
 from omnimix.checkpoints.base import Parts, Release
-from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError
-from omnimix.families.xgen_mm import folder as xgen_mm, recipe as xgen_recipe
+from omnimix.families.xgen_mm.folder import XGenMM, vision_words
 from omnimix.families.xgen_mm.model import XGenMMModelForConditionalGeneration, XGenMMPerceiver
-from omnimix.families.xgen_mm.pictures import ImageProcessor, process_images
-from omnimix.families.xgen_mm.recipe import LM_ID, VISION_ID, Facts
-from omnimix.families.xgen_mm.tokens import Tokenizer
+from omnimix.families.xgen_mm.recipe import HALF, VISION, facts_of, grids_in_tiles, tower
+from omnimix.families.xgen_mm.transforms import ImageProcessor, Tokenizer, process_images
 from omnimix.generate import folder as folders
 from omnimix.generate.assistant import Assistant, load
 from omnimix.media.tiling import GRIDS
@@ -34,90 +31,12 @@ __all__ = [
     "AutoImageProcessor",
     "AutoModelForVision2Seq",
     "AutoTokenizer",
-    "XGenWords",
     "create_model_and_transforms",
     "process_images",
 ]
 
-
-class XGenWords(config.Spec):
-    """The settings of the README, with the defaults of its notebook.
-
-    The trainer's own defaults differ (64 tokens, `pad`): write those out where a file was trained by them.
-
-    Attributes:
-        model_family: `xgenmm_v1` is the only one that the reference has weights for.
-        lm_path: hub id or folder of Phi-3.
-        tokenizer_path: of its tokenizer where that lies elsewhere.
-        vision_encoder_path: hub id or folder of SigLIP.
-        vision_encoder_pretrained: `google`, the only one that the released models use.
-        num_vision_tokens: latents of the resampler; another number than the checkpoint's is refused.
-        image_aspect_ratio: `anyres`, `pad`, or anything else for a plain resize.
-        anyres_patch_sampling: whether each tile passes the resampler alone.
-        anyres_grids: columns and rows of any-res.
-        ckpt_pth: a trainer's file, its folder, a bare state dict or a hub folder; None for the recipe alone.
-        resampler_heads: of a resampler of another size than the released one; no file tells it.
-    """
-
-    model_family: Literal["xgenmm_v1"] = "xgenmm_v1"
-    lm_path: str = LM_ID
-    tokenizer_path: str | None = None
-    vision_encoder_path: str = VISION_ID
-    vision_encoder_pretrained: Literal["google"] = "google"
-    num_vision_tokens: int = 128
-    image_aspect_ratio: str = "anyres"
-    anyres_patch_sampling: bool = True
-    anyres_grids: tuple[tuple[int, int], ...] = GRIDS
-    ckpt_pth: str | None = None
-    resampler_heads: int | None = None
-
-    def recipe(self) -> Recipe:
-        """The model that these words describe; of the checkpoint where one is named.
-
-        Raises:
-            CheckpointError: a part that cannot be had, or a checkpoint of other sizes.
-        """
-        if self.ckpt_pth is not None:
-            return base.open_release(Path(self.ckpt_pth), self.parts(), "xgen_mm").recipe
-        lm = places.folder(self.lm_path, "llm", places.CONFIGS)
-        spec, add_bos = xgen_recipe.tokenizer(self.tokens())
-        heads = {} if self.resampler_heads is None else {"heads": self.resampler_heads}
-        facts = Facts(
-            text=xgen_recipe.differing("phi3", places.config(lm, "language model")),
-            vision=xgen_mm.vision_words(self.vision_encoder_path),
-            tokenizer=spec,
-            latents=self.num_vision_tokens,
-            resampler={**xgen_recipe.RESAMPLER, **heads},
-            aspect=self.image_aspect_ratio,
-            sampling=self.anyres_patch_sampling,
-            grids=self.anyres_grids,
-            add_bos=add_bos,
-        )
-        return xgen_recipe.build(facts, self.model_family, "the words of xGen-MM")
-
-    def arguments(self) -> dict[str, Any]:
-        """Keywords of `omnimix.load`."""
-        parts = self.parts()
-        return {"name_or_folder": self.ckpt_pth, "parts": parts.places, **parts.words}
-
-    def parts(self) -> Parts:
-        """What no file of a trainer holds."""
-        words: dict[str, Any] = {
-            "num_vision_tokens": self.num_vision_tokens,
-            "image_aspect_ratio": self.image_aspect_ratio,
-            "anyres_patch_sampling": self.anyres_patch_sampling,
-            "anyres_grids": self.anyres_grids,
-        }
-        if self.resampler_heads is not None:
-            words["heads"] = self.resampler_heads
-        brought = {"llm": self.lm_path, "vision": self.vision_encoder_path}
-        if self.tokenizer_path is not None:
-            brought["tokenizer"] = self.tokenizer_path
-        return Parts(brought, words)
-
-    def tokens(self) -> Path:
-        """The folder with the tokenizer."""
-        return places.folder(self.tokenizer_path or self.lm_path, "tokenizer", places.CONFIGS)
+PUBLISHED = {"model_family": "xgenmm_v1", "clip_vision_encoder_pretrained": "google"}
+"""The choices that there are weights for."""
 
 
 def create_model_and_transforms(
@@ -132,6 +51,7 @@ def create_model_and_transforms(
     cache_dir: str | None = None,
     gradient_checkpointing: bool = False,
     verbose: bool = True,
+    ckpt_pth: str | Path | None = None,
     **model_kwargs: Any,
 ) -> tuple[XGenMMPerceiver, ImageProcessor, Tokenizer]:
     """Model, image processor and tokenizer, with the words of the original's function of this name.
@@ -142,46 +62,52 @@ def create_model_and_transforms(
     `decoder_layers_attr_name` and `gradient_checkpointing` change nothing.
 
     Args:
-        clip_vision_encoder_path, clip_vision_encoder_pretrained, lang_model_path, tokenizer_path: see
-            `XGenWords` (`vision_encoder_path` and so on).
-        model_kwargs: further words of `XGenWords`.
+        ckpt_pth: a trainer's file, its folder, a bare state dict or a hub folder.
+        model_kwargs: words of the family (`num_vision_tokens` ...), with the defaults of the notebook. The
+            trainer's own differ (64 tokens, `pad`): write those out where a file was trained by them.
 
     Raises:
-        RecipeError: an unknown word, with the nearest known one, or an unusable value.
-        CheckpointError: a part that cannot be had; `pretrained_vision_tokenizer`, `cache_dir` and
-            `use_local_files`.
+        CheckpointError: an unknown word, with the nearest known one, an unusable value, or a part that cannot
+            be had; `pretrained_vision_tokenizer` and `use_local_files`.
     """
-    ways = {
-        "pretrained_vision_tokenizer": "train from it: `omnimix train` with it as a part of the start",
-        "cache_dir": "set the environment variable HF_HUB_CACHE",
-        "use_local_files": "set the environment variable HF_HUB_OFFLINE=1",
-    }
-    given = (pretrained_vision_tokenizer, cache_dir, use_local_files or None)
-    for (word, way), value in zip(ways.items(), given, strict=True):
-        if value is not None:
-            raise CheckpointError(f"{word} is not taken here", hint=way)
-    words = config.validate(
-        XGenWords,
-        {
-            "model_family": model_family,
-            "lm_path": lang_model_path,
-            "tokenizer_path": None if tokenizer_path == lang_model_path else tokenizer_path,
-            "vision_encoder_path": clip_vision_encoder_path,
-            "vision_encoder_pretrained": clip_vision_encoder_pretrained,
-            **{word: _plain(value) for word, value in model_kwargs.items()},
-        },
-        "create_model_and_transforms",
-    )
-    folder = words.tokens()
+    _refuse(model_family, clip_vision_encoder_pretrained, pretrained_vision_tokenizer)
+    if use_local_files:
+        hint = "set the environment variable HF_HUB_OFFLINE=1"
+        raise CheckpointError("use_local_files is not taken here", hint=hint)
+    family = XGenMM()
+    words = {word: _plain(value) for word, value in model_kwargs.items()}
+    with hub.asked(cache_dir=cache_dir):
+        tokens = places.folder(tokenizer_path or lang_model_path, "tokenizer", places.CONFIGS)
+        brought: dict[str, str | Path] = {
+            "llm": lang_model_path,
+            "vision": clip_vision_encoder_path,
+            "tokenizer": tokens,
+        }
+        parts = family.checked(Parts(brought, words), "create_model_and_transforms")
+        side = int(tower(vision_words(clip_vision_encoder_path)).image_size)
 
     def reads(state: Mapping[str, Tensor]) -> Assistant:
-        family = xgen_mm.XGenMM()
-        return _assistant(family.open(family.at_hand(state), words.parts()))
+        with hub.asked(cache_dir=cache_dir):
+            return _loaded(family.open(family.at_hand(state), parts))
 
-    held = None if words.ckpt_pth is None else load(device="cpu", **words.arguments())
-    side = int(xgen_recipe.tower(xgen_mm.vision_words(words.vision_encoder_path)).image_size)
-    model = XGenMMPerceiver(held, reads, side, words.anyres_grids)
-    return model, ImageProcessor(side), Tokenizer.beside(folder)
+    held = None
+    if ckpt_pth is not None:
+        with hub.asked(cache_dir=cache_dir):
+            held = _loaded(base.open_release(Path(ckpt_pth), parts, family.name))
+    model = XGenMMPerceiver(held, reads, side, words.get("anyres_grids") or GRIDS)
+    return model, ImageProcessor(side), Tokenizer(tokens)
+
+
+def _refuse(model_family: str, pretrained: str, vision_tokenizer: str | None) -> None:
+    """What the original takes and no released model was made with."""
+    chosen = {"model_family": model_family, "clip_vision_encoder_pretrained": pretrained}
+    for word, only in PUBLISHED.items():
+        if chosen[word] != only:
+            hint = f"there are weights for {only} alone"
+            raise CheckpointError(f"{word} {chosen[word]!r} is not known", hint=hint)
+    if vision_tokenizer is not None:
+        hint = "train from it: `omnimix train` with it as a part of the start"
+        raise CheckpointError("pretrained_vision_tokenizer is not taken here", hint=hint)
 
 
 def _plain(value: Any) -> Any:
@@ -191,7 +117,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _assistant(release: Release) -> Assistant:
+def _loaded(release: Release) -> Assistant:
     model, processor, _ = reading.load(release)
     return Assistant(model, processor)
 
@@ -203,76 +129,79 @@ FREE = ("trust_remote_code", "low_cpu_mem_usage", "use_safetensors", "use_fast",
 always read piece by piece, and ids are those of the slow tokenizer."""
 
 
-class _Hub:
-    """A class of transformers of which only `from_pretrained` is asked."""
+def _folder(name: str | Path, cache_dir: str | Path | None, free: Mapping[str, Any]) -> Path:
+    """Where the files of a model lie.
 
-    known: tuple[str, ...] = FREE
+    Raises:
+        CheckpointError: an unknown word.
+    """
+    for word in free:
+        if word not in FREE:
+            hint = did_you_mean(word, (*FREE, "torch_dtype", "device_map", "cache_dir"))
+            raise CheckpointError(f"from_pretrained knows no word {word!r}", hint=hint)
+    with hub.asked(cache_dir=cache_dir):
+        return folders.locate(name).folder
 
-    @classmethod
-    def _checked(cls, words: Mapping[str, Any]) -> None:
-        for word in words:
-            if word not in cls.known:
-                hint = "set the environment variable HF_HUB_CACHE"
-                hint = hint if word == "cache_dir" else did_you_mean(word, cls.known)
-                raise CheckpointError(f"from_pretrained knows no word {word!r}", hint=hint)
 
-
-class AutoModelForVision2Seq(_Hub):
+class AutoModelForVision2Seq:
     """Released models by id (`Salesforce/xgen-mm-phi3-mini-instruct-interleave-r-v1.5`) or folder."""
 
-    known = (*FREE, "torch_dtype", "dtype", "device_map")
-
-    @classmethod
+    @staticmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, **words: Any
+        pretrained_model_name_or_path: str | Path,
+        torch_dtype: torch.dtype | str = torch.float32,
+        device_map: Any = "cpu",
+        cache_dir: str | Path | None = None,
+        **free: Any,
     ) -> XGenMMModelForConditionalGeneration:
         """The model with its weights.
 
         Args:
-            words: `torch_dtype` (or `dtype`): float32 unless given, `auto` as config.json says;
-                `device_map`: a device, `auto` for a GPU where there is one; the CPU unless given.
+            torch_dtype: `auto` as config.json says; also given as `dtype`.
+            device_map: a device, `auto` for a GPU where there is one.
+            free: see `FREE`.
 
         Raises:
             CheckpointError: an unknown word, or what `omnimix.load` raises.
         """
-        cls._checked(words)
-        dtype = words.get("torch_dtype", words.get("dtype"))
+        dtype = free.pop("dtype", torch_dtype)
+        place = _folder(pretrained_model_name_or_path, cache_dir, free)
         if isinstance(dtype, str):
-            place = folders.locate(pretrained_model_name_or_path).folder
             said = (base.read_json(place / "config.json") or {}).get("torch_dtype", "float32")
             dtype = getattr(torch, said if dtype == "auto" else dtype)
-        device = words.get("device_map", "cpu")
-        held = load(
-            pretrained_model_name_or_path, None if device == "auto" else device, dtype=dtype
-        )
-        image = held.processor.recipe.modalities["image"]
-        side = ImageProcessor.of(image).side
-        grids = next((step.grids for step in image.steps if hasattr(step, "grids")), GRIDS)
-        return XGenMMModelForConditionalGeneration(held, lambda _: held, side, grids)
+        device = None if device_map == "auto" else device_map
+        with hub.asked(cache_dir=cache_dir):
+            held = load(pretrained_model_name_or_path, device, dtype)
+        facts = facts_of(held.processor.recipe)
+        return XGenMMModelForConditionalGeneration(held, None, facts.side, facts.grids)
 
 
-class AutoTokenizer(_Hub):
+class AutoTokenizer:
     """The tokenizer of a released model."""
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **words: Any) -> Tokenizer:
+    @staticmethod
+    def from_pretrained(
+        pretrained_model_name_or_path: str | Path,
+        cache_dir: str | Path | None = None,
+        **free: Any,
+    ) -> Tokenizer:
         """The slow tokenizer, the three marks among its tokens."""
-        cls._checked(words)
-        return Tokenizer.beside(folders.locate(pretrained_model_name_or_path).folder)
+        return Tokenizer(_folder(pretrained_model_name_or_path, cache_dir, free))
 
 
-class AutoImageProcessor(_Hub):
+class AutoImageProcessor:
     """The image processor of a released model."""
 
-    @classmethod
+    @staticmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, **words: Any
+        pretrained_model_name_or_path: str | Path,
+        cache_dir: str | Path | None = None,
+        **free: Any,
     ) -> ImageProcessor:
         """As `preprocessor_config.json` has it."""
-        cls._checked(words)
-        place = folders.locate(pretrained_model_name_or_path).folder
+        place = _folder(pretrained_model_name_or_path, cache_dir, free)
         said = base.read_json(place / "preprocessor_config.json") or {}
-        side = said.get("size", [xgen_recipe.VISION["image_size"]])[0]
-        half = xgen_recipe.HALF
-        mean, std = said.get("image_mean", half), said.get("image_std", half)
-        return ImageProcessor(int(side), tuple(mean), tuple(std))
+        side = int(said.get("size", [VISION["image_size"]])[0])
+        pixels = [tuple(said.get(word, HALF)) for word in ("image_mean", "image_std")]
+        grids = grids_in_tiles(said["grids"], side, str(place)) if "grids" in said else GRIDS
+        return ImageProcessor(side, pixels[0], pixels[1], grids)

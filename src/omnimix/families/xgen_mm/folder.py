@@ -9,26 +9,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import Beside, Family, Layout, Parts, Release, Weights, read_json
 from omnimix.checkpoints.files import Files
-from omnimix.checkpoints.tables import Table
+from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, UnsafeFileError
-from omnimix.families.xgen_mm import recipe as xgen_recipe, write as xgen_write
-from omnimix.families.xgen_mm.names import HUB, LATENTS, PREFIXES, SIGLIP, prefix_of, table
+from omnimix.families.xgen_mm import recipe as xgen_recipe, tokenizer, write
+from omnimix.families.xgen_mm.names import (
+    HUB,
+    LATENTS,
+    PREFIXES,
+    SIGLIP,
+    TOWER,
+    TRAINER,
+    prefix_of,
+    table,
+)
 from omnimix.families.xgen_mm.recipe import HALF, LM_ID, RESAMPLER, VISION, VISION_ID, Facts
 from omnimix.media.tiling import GRIDS
 
 if TYPE_CHECKING:
     from omnimix.compose.model import MultimodalLM
     from omnimix.compose.processor import Processor
+
+CHECKPOINT = r"checkpoint_(\d+)\.pt"
+"""The name of a trainer's file."""
 
 SUFFIXES = (".pt", ".pth", ".bin")
 
@@ -84,7 +97,7 @@ class XGenMM(Family[Found, Facts]):
         numbered = [
             (int(m[1]), p)
             for p in path.iterdir()
-            if (m := re.fullmatch(xgen_write.CHECKPOINT, p.name)) is not None
+            if (m := re.fullmatch(CHECKPOINT, p.name)) is not None
         ]
         # The reference takes the highest number, whether it counts steps or epochs.
         if numbered:
@@ -104,15 +117,8 @@ class XGenMM(Family[Found, Facts]):
         return Found(self.name, PREFIXES[prefix], path, (path,), opened, prefix=prefix)
 
     def at_hand(self, state: Mapping[str, Tensor]) -> Found:
-        """A trainer's or the converter's weights that a caller has read already.
-
-        Raises:
-            CheckpointError: no weights of xGen-MM.
-        """
-        prefix = prefix_of(state)
-        if prefix is None:
-            raise _no_weights(len(state), "state_dict")
-        return Found(self.name, PREFIXES[prefix], Path("state_dict"), prefix=prefix, tensors=state)
+        """A trainer's or the converter's weights that a caller has read already."""
+        return Found(self.name, TRAINER, Path("state_dict"), tensors=state)
 
     def part_of(self, layout: Found, beside: Beside) -> str | None:
         kinds = {"siglip": "vision", "siglip_vision_model": "vision", "phi3": "llm"}
@@ -124,7 +130,11 @@ class XGenMM(Family[Found, Facts]):
         state = layout.opened.tensors(*files) if layout.tensors is None else layout.tensors
         prefix = prefix_of(state)
         if prefix is None:
-            raise _no_weights(len(state), str(layout.root))
+            raise CheckpointError(
+                f"no weights of xGen-MM: there is no {LATENTS} among {len(state)} keys",
+                where=str(layout.root),
+                hint="copy the whole checkpoint again",
+            )
         shapes = {
             k.removeprefix(prefix): tuple(tensor.shape)
             for k, tensor in state.items()
@@ -145,27 +155,37 @@ class XGenMM(Family[Found, Facts]):
         return Release(layout, recipe, names, tuple(weights), tuple(notes))
 
     def recipe(self, words: Facts) -> Recipe:
-        return xgen_recipe.build(words, self.name, self.title)
+        return xgen_recipe.build(words)
 
     def words_of(self, recipe: Recipe) -> Facts:
         return xgen_recipe.facts_of(recipe)
 
-    def names(self, recipe: Recipe) -> Mapping[str, Table]:
+    def names(self, recipe: Recipe) -> Mapping[str, RenameTable]:
         used = xgen_recipe.facts_of(recipe).used
         return {"checkpoint": table("vlm.", used), "vision": SIGLIP}
 
     def put(
         self, words: Facts, model: MultimodalLM, processor: Processor, out: Path, **options: Any
     ) -> list[Path]:
-        return xgen_write.write(words, model, processor, out)
+        """`checkpoint_N.pt` is a trainer's file, another `.pt` the converter's bare state dict, anything
+        else a hub folder.
+        """
+        if out.suffix != ".pt":
+            return write.hub(words, self.tensors(model, "vlm."), processor, out)
+        state: dict[str, Any] = self.tensors(model)
+        if re.fullmatch(CHECKPOINT, out.name):
+            state = {"epoch": 0, "step": None, "model_state_dict": state}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, out)
+        return [out]
 
-
-def _no_weights(count: int, where: str) -> CheckpointError:
-    return CheckpointError(
-        f"no weights of xGen-MM: there is no {LATENTS} among {count} keys",
-        where=where,
-        hint="copy the whole checkpoint again",
-    )
+    def tensors(self, model: MultimodalLM, prefix: str = "") -> dict[str, Tensor]:
+        """Every tensor under the foreign names, with one of `names.PREFIXES` before them."""
+        facts, state = self.words_of(model.recipe), model.state_dict()
+        theirs = self.foreign(table(prefix, facts.used), state, model.recipe)
+        head = write.pooling_head(facts, state[f"{TOWER}post_layernorm.weight"])
+        theirs |= {f"{prefix}vision_encoder.{name}": zeros for name, zeros in head.items()}
+        return dict(sorted(theirs.items()))
 
 
 def _part(name: str, default: str, parts: Parts, files: Sequence[str]) -> Path:
@@ -190,16 +210,16 @@ def _facts(layout: Found, parts: Parts, shapes: Shapes, folder: Path, names: Pat
     """What the files tell, and what the user says where they do not."""
     where = str(layout.root)
     hub = layout.kind == HUB
-    spec, add_bos = xgen_recipe.tokenizer(names)
+    spec, add_bos = tokenizer.read(names)
     words = {**(_hub_words(layout.config) if hub else {}), **parts.words}
     text = layout.config.get("text_config", {})
     if not hub:
         text = places.config(folder, "language model")
-    counted = int(text.get("initial_tokenizer_len", xgen_recipe.marks_at(spec)))
-    if counted != xgen_recipe.marks_at(spec):
+    before = tokenizer.mark_ids(spec)[0]
+    counted = int(text.get("initial_tokenizer_len", before))
+    if counted != before:
         raise CheckpointError(
-            f"the configuration counts {counted} tokens before <image>, the tokenizer "
-            f"{xgen_recipe.marks_at(spec)}",
+            f"the configuration counts {counted} tokens before <image>, the tokenizer {before}",
             where=where,
             hint="config.json and the tokenizer must come from one release",
         )
@@ -208,7 +228,13 @@ def _facts(layout: Found, parts: Parts, shapes: Shapes, folder: Path, names: Pat
         vision = vision_words(parts.places.get("vision", VISION_ID))
     aspect = str(words.get("image_aspect_ratio", "anyres"))
     processor = read_json(folder / "preprocessor_config.json") or {}
-    facts = Facts(
+    grids: Sequence[tuple[int, int]] = GRIDS
+    if given := words.get("anyres_grids"):
+        grids = tuple((int(columns), int(rows)) for columns, rows in given)
+    elif aspect == "anyres" and processor.get("grids"):
+        side = int(xgen_recipe.tower(vision).image_size)
+        grids = xgen_recipe.grids_in_tiles(processor["grids"], side, where)
+    return Facts(
         text=xgen_recipe.differing("phi3", text),
         vision=vision,
         tokenizer=spec,
@@ -216,19 +242,12 @@ def _facts(layout: Found, parts: Parts, shapes: Shapes, folder: Path, names: Pat
         resampler=_resampler(shapes, words.get("heads"), where),
         aspect=aspect,
         sampling=bool(words.get("anyres_patch_sampling", True)),
+        grids=grids,
         mean=tuple(processor.get("image_mean", HALF)),
         std=tuple(processor.get("image_std", HALF)),
         add_bos=add_bos,
         chat=not hub or aspect in ("anyres", "pad"),
     )
-    _check_vision(shapes, facts, where)
-    given, pixels = words.get("anyres_grids"), processor.get("grids")
-    grids: Sequence[tuple[int, int]] = GRIDS
-    if given:
-        grids = tuple((int(columns), int(rows)) for columns, rows in given)
-    elif pixels and aspect == "anyres":
-        grids = xgen_recipe.grids(pixels, facts.side, where)
-    return replace(facts, grids=grids)
 
 
 def _hub_words(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,22 +298,3 @@ def _resampler(shapes: Shapes, heads: Any, where: str) -> dict[str, int]:
     layers = {key.split(".")[2] for key in shapes if key.startswith("vision_tokenizer.layers.")}
     sizes = {"depth": len(layers), "heads": heads, "dim_head": inner // heads}
     return {**sizes, "ff_mult": hidden // width}
-
-
-def _check_vision(shapes: Shapes, facts: Facts, where: str) -> None:
-    """The number of heads of a vision tower is in no shape, so its configuration must be the right one."""
-    patch = shapes.get("vision_encoder.embeddings.patch_embedding.weight")
-    positions = shapes.get("vision_encoder.embeddings.position_embedding.weight")
-    if patch is None or positions is None:
-        return
-    tower = facts.tower
-    grid = facts.side // int(tower.patch_size)
-    wanted = (int(tower.hidden_size), int(tower.patch_size), grid * grid)
-    held = (patch[0], patch[2], positions[0])
-    if held != wanted:
-        raise CheckpointError(
-            "the vision encoder in the checkpoint is {} wide with patches of {} pixels and {} places, "
-            "the named one {}, {} and {}".format(*held, *wanted),
-            where=where,
-            hint="name the folder of the right one as the part vision",
-        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints.tables import Ignore, Rename, Rule, Table
+from omnimix.checkpoints.tables import Ignore, Rename, RenameTable, Rule
 
 HUB, TRAINER, BARE = "hub folder", "trainer's file", "bare state dict"
 
@@ -64,7 +64,7 @@ class Decoupled(Rule):
         return [torch.cat([joined[: self.used], joined[end:]]), joined[self.used : end].clone()]
 
 
-def table(prefix: str, used: int) -> Table:
+def table(prefix: str, used: int) -> RenameTable:
     """The rename table of one layout.
 
     Args:
@@ -78,7 +78,7 @@ def table(prefix: str, used: int) -> Table:
         ("lm_head.weight", "lm_head.additional_fc.weight"),
         ("lm_head.bias", "lm_head.additional_fc.bias"),
     ]
-    return Table(
+    return RenameTable(
         *(Decoupled(lm + base, lm + extra, f"language.{base}", used) for base, extra in decoupled),
         Rename(f"{lm}*", "language.*"),
         Ignore(f"{prefix}vision_encoder.head.*", _HEAD),
@@ -89,7 +89,7 @@ def table(prefix: str, used: int) -> Table:
     )
 
 
-SIGLIP = Table(
+SIGLIP = RenameTable(
     Ignore("vision_model.head.*", _HEAD),
     Rename("vision_model.*", f"{TOWER}*"),
     Ignore("text_model.*", "the text tower of SigLIP is used by nobody"),

@@ -1,27 +1,27 @@
-"""xGen-MM's own words to a recipe and back: hub configurations, the README's settings, the tokenizer's files.
+"""xGen-MM's own words to a recipe and back.
 
-Everything here is arithmetic on small dictionaries. Sizes that transformers knows are asked of it; the rest
-of the release's stands in `VISION` and in the perceiver's defaults, since its configuration files hold only
-what differs from them.
+Sizes that transformers knows are asked of it; the rest of the release's stands in `VISION` and in the
+perceiver's defaults, since its configuration files hold only what differs from them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
 
-from omnimix.checkpoints.base import looks_like, read_json
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.connectors.perceiver import Perceiver
 from omnimix.errors import CheckpointError
 from omnimix.families.xgen_mm.names import ADDED
-from omnimix.language.slow_llama import AddedToken, SlowLlama
-from omnimix.media.tiling import GRIDS
+from omnimix.families.xgen_mm.tokenizer import mark_ids
+from omnimix.language.slow_llama import SlowLlama
+from omnimix.media.steps import Pad, Resize
+from omnimix.media.tiles import Step
+from omnimix.media.tiling import GRIDS, AnyRes
 from omnimix.prompts import template
 
 LM_ID = "microsoft/Phi-3-mini-4k-instruct"
@@ -42,13 +42,19 @@ RESAMPLER: dict[str, int] = {
 }
 """Sizes that are hard-coded in the reference and stand in no configuration."""
 
-MARKS = ("<image>", "<image placeholder>", "<|endofchunk|>")
-"""Tokens that xGen-MM adds behind the language model's, in this order."""
-
 GREY = int(0.5 * 255)  # the border of pad mode
 HALF = (0.5, 0.5, 0.5)
 
-_OF_A_FILE = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
+_OF_A_FILE = {
+    *(
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "_name_or_path",
+        "model_type",
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Facts:
     @property
     def used(self) -> int:
         """Tokens before the marks (`initial_tokenizer_len`), so many rows of the tables are used."""
-        return marks_at(self.tokenizer)
+        return mark_ids(self.tokenizer)[0]
 
     @property
     def side(self) -> int:
@@ -109,15 +115,20 @@ def tower(words: Mapping[str, Any]) -> Any:
 
 def differing(kind: str, words: Mapping[str, Any]) -> dict[str, Any]:
     """Of a configuration what transformers would not say by itself."""
-    plain = AutoConfig.for_model(kind).to_dict()
-    given = {word: value for word, value in words.items() if word != "model_type"}
-    whole = AutoConfig.for_model(kind, **given).to_dict()
-    odd = {word: whole[word] for word in plain if whole.get(word) != plain[word]}
-    return {word: value for word, value in odd.items() if word not in _OF_A_FILE}
+    given = {word: value for word, value in words.items() if word not in _OF_A_FILE}
+    plain, whole = (AutoConfig.for_model(kind, **some).to_dict() for some in ({}, given))
+    return {
+        word: whole[word]
+        for word in plain
+        if word not in _OF_A_FILE and whole.get(word) != plain[word]
+    }
 
 
-def build(facts: Facts, name: str, where: str) -> Recipe:
+def build(facts: Facts, name: str = "xgen_mm", where: str = "xGen-MM") -> Recipe:
     """The recipe of a model.
+
+    Args:
+        where: its words come from, for messages.
 
     Raises:
         RecipeError: words that do not fit together.
@@ -152,26 +163,29 @@ def _template(facts: Facts) -> Any:
 
 
 def _image(facts: Facts) -> dict[str, Any]:
-    steps: list[dict[str, Any]] = [{"kind": "resize", "size": facts.side}]
-    arrange = None
-    if facts.aspect == "anyres":
-        grids = [list(grid) for grid in facts.grids]
-        steps = [{"kind": "anyres", "size": facts.side, "grids": grids}]
-        arrange = "row_bands" if facts.sampling else "flat"
-    elif facts.aspect == "pad":
-        steps.insert(0, {"kind": "pad", "fill": [GREY] * 3})
     # SigLIP's pooling head is in the checkpoints and used by nobody.
     config = {"model_type": "siglip_vision_model", **facts.vision, "vision_use_head": False}
     pixels = {"kind": "normalize", "mean": list(facts.mean), "std": list(facts.std)}
     encoder = {"kind": "transformers", "config": config, "steps": [pixels]}
     connector = {"kind": "perceiver", "latents": facts.latents, **facts.resampler}
+    arrange = "row_bands" if facts.sampling else "flat"
     return {
         "opens": "image",
         "place": "inline",
-        "steps": steps,
-        "arrange": arrange,
+        "steps": [step.dump() for step in picture_steps(facts.aspect, facts.side, facts.grids)],
+        "arrange": arrange if facts.aspect == "anyres" else None,
         "branches": [{"encoders": [encoder], "connector": connector}],
     }
+
+
+def picture_steps(
+    aspect: str, side: int, grids: Sequence[tuple[int, int]] = GRIDS
+) -> Sequence[Step]:
+    """What is done with a picture before it is normalised."""
+    if aspect == "anyres":
+        return [AnyRes(size=side, grids=tuple(grids))]
+    resize = Resize(size=side)
+    return [Pad(fill=(GREY,) * 3), resize] if aspect == "pad" else [resize]
 
 
 def facts_of(recipe: Recipe) -> Facts:
@@ -208,79 +222,9 @@ def facts_of(recipe: Recipe) -> Facts:
     )
 
 
-# --- the tokenizer ---
-
-
-def tokenizer(folder: Path) -> tuple[SlowLlama, bool]:
-    """The tokenizer of a folder with xGen-MM's marks, and whether it puts the begin token first.
-
-    Raises:
-        CheckpointError: a file is missing, or the tokens stand in another order.
-    """
-    words = read_json(folder / "tokenizer_config.json") if folder.is_dir() else None
-    there = {
-        "tokenizer.model": (folder / "tokenizer.model").is_file(),
-        "tokenizer_config.json": words is not None,
-    }
-    missing = [name for name, is_there in there.items() if not is_there]
-    if missing or words is None:
-        raise CheckpointError(
-            f"the tokenizer is missing: no {' and no '.join(missing)} ({looks_like(folder)})",
-            where=str(folder),
-            hint="copy both beside the checkpoint; tokenizer.json alone gives other ids",
-        )
-    added = [
-        AddedToken(
-            content=token["content"],
-            id=int(i),
-            lstrip=bool(token.get("lstrip")),
-            rstrip=bool(token.get("rstrip")),
-        )
-        for i, token in words.get("added_tokens_decoder", {}).items()
-    ]
-    eos = _content(words.get("eos_token")) or "</s>"
-    pad = _content(words.get("pad_token"))
-    if pad is None or pad == eos:
-        # A fill token that also ends would never be learned, so the reference adds one.
-        pad = "<pad>"
-    for text in (pad, *MARKS):
-        if all(token.content != text for token in added):
-            free = max((token.id for token in added), default=-1) + 1
-            added.append(AddedToken(content=text, id=free))
-    spec = SlowLlama(
-        path="tokenizer.model",
-        added_tokens=tuple(added),
-        bos_token=_content(words.get("bos_token")) or "<s>",
-        eos_token=eos,
-        unk_token=_content(words.get("unk_token")) or "<unk>",
-        pad_token=pad,
-        extra_special_tokens=MARKS,
-    )
-    last = sorted(added, key=lambda token: token.id)[-len(MARKS) :]
-    if (
-        tuple(token.content for token in last) != MARKS
-        or last[-1].id - last[0].id != len(MARKS) - 1
-    ):
-        raise CheckpointError(
-            f"{', '.join(MARKS)} are not the last three tokens",
-            where=str(folder),
-            hint="use the tokenizer of the release or of the language model alone",
-        )
-    return spec, bool(words.get("add_bos_token"))
-
-
-def marks_at(spec: SlowLlama) -> int:
-    """The id of the first mark."""
-    return {token.content: token.id for token in spec.added_tokens}[MARKS[0]]
-
-
-def _content(token: Any) -> str | None:
-    """A token in a tokenizer's configuration: its text, or a table that holds it."""
-    text = token.get("content") if isinstance(token, Mapping) else token
-    return str(text) if text else None
-
-
-def grids(pixels: Sequence[Sequence[int]], side: int, where: str) -> tuple[tuple[int, int], ...]:
+def grids_in_tiles(
+    pixels: Sequence[Sequence[int]], side: int, where: str
+) -> tuple[tuple[int, int], ...]:
     """Any-res grids in tiles from grids in pixels.
 
     Raises:

@@ -12,21 +12,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from omnimix.data.sources import Source, SourceSpec, json_list
+from omnimix.data.llava import MARK, ROLES, Conversations
+from omnimix.data.sources import Source, SourceSpec
 from omnimix.errors import MediaError, SampleError
 from omnimix.media.image import ImageOpener
 from omnimix.types import Media, Part, Sample, Turn
 
-MARK = "<image>"
-_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
-
 
 class XgenSft(SourceSpec):
-    """Several JSON lists of conversations, of each a number of records, one after another.
+    """Several JSON lists of LLaVA's records, of each a number of them, one after another.
 
-    A record is `{"id": "7", "image": "coco/x.jpg", "conversations": [{"from": "human", "value":
-    "<image>\\nWhat?"}, {"from": "gpt", "value": "A cup."}]}`; `image` may be a list and may be missing. A
-    record that cannot be used (text with a mark, a picture that cannot be read, more than `most` pictures)
+    A record that cannot be used (text with a mark, a picture that cannot be read, more than `most` pictures)
     is replaced by the next one.
 
     Attributes:
@@ -64,8 +60,8 @@ class _XgenSft(Source):
         self.opener = ImageOpener()
         self.records: list[dict[str, Any]] = []
         for name, count in spec.data_path.items():
-            found = _read(folder / name)
-            self.records += [found[i] for i in drawn(len(found), count, spec.seed)]
+            file = Conversations(folder / name, folder, "loose")
+            self.records += [file.record(i) for i in drawn(len(file.records), count, spec.seed)]
         self.max_length = spec.max_length
         self.length = len(self.records)
         if not self.length:
@@ -74,9 +70,7 @@ class _XgenSft(Source):
     def extent(self, index: int) -> tuple[bool, int]:
         """Whether a record has a picture, and the words of all its turns."""
         record = self.records[index]
-        return "image" in record, sum(
-            len(turn["value"].split()) for turn in record["conversations"]
-        )
+        return "image" in record, sum(len(str(t["value"]).split()) for t in record["conversations"])
 
     def __getitem__(self, index: int) -> Sample:
         """The record at a place, or the next one that can be used.
@@ -102,12 +96,14 @@ class _XgenSft(Source):
         )
 
     def _picture(self, path: str) -> Media:
+        """A picture, opened at once: whether it can be read decides about its record."""
         if ".." in PurePosixPath(path).parts:
             raise SampleError(f"the picture path {path!r} leads upwards", where="image")
         place = self.folder / mapped(path, self.spec.image_folders)
         return Media.image(self.opener.open(Media.image(str(place))), label=path)
 
     def _sample(self, record: dict[str, Any], pictures: list[Media]) -> Sample:
+        name = str(record.get("id", "record"))
         waiting = list(pictures)
         turns = []
         for turn in record["conversations"]:
@@ -115,17 +111,18 @@ class _XgenSft(Source):
             for word in self.spec.delete:
                 text = text.replace(word, "")
             content: list[Part] = []
-            for i, part in enumerate(text.split(MARK)):
+            for i, piece in enumerate(text.split(MARK)):
                 if i and not waiting:
                     raise SampleError(
                         f"more marks {MARK} than the {len(pictures)} pictures",
-                        where=str(record.get("id", "record")),
+                        where=name,
                         hint="write one mark for each picture",
                     )
                 content += [waiting.pop(0)] if i else []
-                content += [part] if part else []
-            turns.append(Turn(_ROLES.get(turn["from"], turn["from"]), tuple(content)))
-        return Sample(tuple(turns), str(record.get("id", "record")))
+                content += [piece] if piece else []
+            role = ROLES.get(turn["from"], turn["from"])
+            turns.append(Turn(role, tuple(content)))
+        return Sample(tuple(turns), name)
 
 
 def drawn(length: int, count: int, seed: int) -> list[int]:
@@ -138,8 +135,8 @@ def drawn(length: int, count: int, seed: int) -> list[int]:
 
 def files_of(record: Mapping[str, Any]) -> list[str]:
     """Paths of a record's pictures."""
-    found = record.get("image")
-    return [] if found is None else list(found) if isinstance(found, list) else [found]
+    files = record.get("image")
+    return [] if files is None else list(files) if isinstance(files, list) else [files]
 
 
 def mapped(path: str, folders: Mapping[str, str]) -> str:
@@ -166,7 +163,7 @@ def repaired(record: Mapping[str, Any], most: int = 4) -> dict[str, Any] | None:
     One picture has exactly one mark in the first question; where that is not so, all marks of that turn go
     and one is put in front. Later turns and records with several pictures stay as they are.
     """
-    turns = [dict(turn) for turn in record["conversations"]]
+    turns = [{**turn, "value": str(turn["value"])} for turn in record["conversations"]]
     files = files_of(record)
     if len(files) > most or (not files and any(MARK in turn["value"] for turn in turns)):
         return None
@@ -175,20 +172,3 @@ def repaired(record: Mapping[str, Any], most: int = 4) -> dict[str, Any] | None:
         if first is not None and first["value"].count(MARK) != 1:
             first["value"] = f"{MARK}\n{first['value'].replace(MARK, '').strip()}"
     return {**record, "conversations": turns}
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    found = json_list(path)
-    for number, record in enumerate(found, start=1):
-        turns = record.get("conversations") if isinstance(record, dict) else None
-        if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
-            raise SampleError(
-                "not a record of conversations",
-                where=f"{path.name}: record {number}",
-                hint='write {"conversations": [{"from": "human", "value": "..."}, ...]}',
-            )
-    return found
-
-
-def _is_turn(turn: object) -> bool:
-    return isinstance(turn, dict) and isinstance(turn.get("value"), str) and "from" in turn

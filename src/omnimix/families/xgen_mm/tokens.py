@@ -14,7 +14,7 @@ from omnimix.families.xgen_mm import recipe as xgen_recipe
 from omnimix.language.slow_llama import SlowLlama
 
 
-class Tokenizer:
+class XGenTokenizer:
     """Ids of the slow tokenizer, the three marks among them, whatever `use_fast` says.
 
     Attributes:
@@ -32,7 +32,7 @@ class Tokenizer:
         self._ends: str = spec.eos_token
 
     @classmethod
-    def beside(cls, folder: Path) -> Tokenizer:
+    def beside(cls, folder: Path) -> XGenTokenizer:
         """That of a folder with `tokenizer.model` and its configuration."""
         spec, add_bos = xgen_recipe.tokenizer(folder)
         return cls(spec, folder, add_bos)

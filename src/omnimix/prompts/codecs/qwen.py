@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 from omnimix.media.tiles import View
-from omnimix.prompts.coordinates import Codec, Found, Numbers
+from omnimix.prompts.coordinates import Candidate, Codec, Numbers
 from omnimix.types import Region
 
 _PAIRS = re.compile(
@@ -43,12 +43,12 @@ class Qwen2VL(Codec):
                 parts.append(f"{name}<|box_start|>{','.join(pairs)}<|box_end|>")
         return "".join(parts)
 
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _PAIRS.finditer(text):
             pairs = _PAIR.findall(match[2])
             numbers = tuple(int(n[:9]) / 1000 for pair in pairs for n in pair)
             why = "" if len(pairs) in (1, 2) else f"{len(pairs)} pairs are no box or point"
-            yield Found(
+            yield Candidate(
                 match.start(), match.group().strip(), numbers, (match[1] or "").strip(), why
             )
 
@@ -82,33 +82,35 @@ class Qwen25VL(Codec):
                 objects.append(json.dumps(words, ensure_ascii=False))
         return objects[0] if len(objects) == 1 else "[" + ", ".join(objects) + "]"
 
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         scale = self.scale(view)
         for match in _OBJECT.finditer(text):
             array = _ARRAY.search(match.group())
             if array is None or not array[3]:
-                yield Found(match.start(), match.group(), why="its list of numbers is not complete")
+                yield Candidate(
+                    match.start(), match.group(), why="its list of numbers is not complete"
+                )
                 continue
             yield self._object(match, array, scale)
 
     def _object(
         self, match: re.Match[str], array: re.Match[str], scale: tuple[float, float]
-    ) -> Found:
+    ) -> Candidate:
         shown, wanted = match.group(), 4 if array[1] == "bbox_2d" else 2
         try:
             values = [float(word) for word in array[2].split(",")]
         except ValueError:
-            return Found(match.start(), shown, why="it is not made of numbers")
+            return Candidate(match.start(), shown, why="it is not made of numbers")
         if len(values) != wanted:
             why = f"{array[1]} takes {wanted} numbers, not {len(values)}"
-            return Found(match.start(), shown, why=why)
+            return Candidate(match.start(), shown, why=why)
         numbers = tuple(value / scale[i % 2] for i, value in enumerate(values))
         name = _LABEL.search(shown)
         try:
             label = str(json.loads(name[1])) if name else ""
         except ValueError:
             label = ""
-        return Found(match.start(), shown, numbers, label)
+        return Candidate(match.start(), shown, numbers, label)
 
 
 class Qwen3VL(Qwen25VL):

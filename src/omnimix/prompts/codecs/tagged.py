@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 from omnimix.media.tiles import View
-from omnimix.prompts.coordinates import Codec, Found, Numbers
+from omnimix.prompts.coordinates import Candidate, Codec, Numbers
 from omnimix.types import Region
 
 _BOXES = re.compile(r"(?:<ref>([^<]*)</ref>\s*)?(?:<box>\s*)?\[(\s*\[[^<>]*?\])\s*\](?:\s*</box>)?")
@@ -37,17 +37,17 @@ class InternVL(Codec):
             parts.append((f"<ref>{label}</ref>" if label else "") + f"<box>[{boxes}]</box>")
         return "".join(parts)
 
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _BOXES.finditer(text):
             for part in _LIST.finditer(match[2]):
                 shown = part.group()
                 try:
                     numbers = tuple(float(word) / 1000 for word in part[1].split(","))
                 except ValueError:
-                    yield Found(match.start(), shown, why="it is not made of numbers")
+                    yield Candidate(match.start(), shown, why="it is not made of numbers")
                     continue
                 why = "" if len(numbers) == 4 else f"{len(numbers)} numbers are no box"
-                yield Found(match.start(), shown, numbers, (match[1] or "").strip(), why)
+                yield Candidate(match.start(), shown, numbers, (match[1] or "").strip(), why)
 
 
 class Molmo(Codec):
@@ -74,7 +74,7 @@ class Molmo(Codec):
         tag, name = "points" if many else "point", html.escape(label)
         return f'<{tag} {" ".join(words)} alt="{name}">{name}</{tag}>'
 
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _POINTS.finditer(text):
             words: dict[str, str] = {}
             for name, number, value in _WORD.findall(match[1]):
@@ -82,14 +82,16 @@ class Molmo(Codec):
             label = html.unescape(words.pop("alt", "") or match[2] or "").strip()
             places = [word[1:] for word in words if re.fullmatch(r"x\d*", word)]
             if not places:
-                yield Found(match.start(), match.group(), why="the point has no x")
+                yield Candidate(match.start(), match.group(), why="the point has no x")
             for place in places:
                 yield self._point(match, words, place, label)
 
-    def _point(self, match: re.Match[str], words: dict[str, str], place: str, label: str) -> Found:
+    def _point(
+        self, match: re.Match[str], words: dict[str, str], place: str, label: str
+    ) -> Candidate:
         x, y = words[f"x{place}"], words.get(f"y{place}", "nothing")
         shown = f"x={x} y={y}"
         try:
-            return Found(match.start(), shown, (float(x) / 100, float(y) / 100), label)
+            return Candidate(match.start(), shown, (float(x) / 100, float(y) / 100), label)
         except ValueError:
-            return Found(match.start(), shown, why="it is not made of numbers")
+            return Candidate(match.start(), shown, why="it is not made of numbers")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 from omnimix.media.tiles import View
-from omnimix.prompts.coordinates import Codec, Found, Numbers
+from omnimix.prompts.coordinates import Candidate, Codec, Numbers
 from omnimix.types import Region
 
 _PHRASE = re.compile(
@@ -53,7 +53,7 @@ class Kosmos2(Codec):
         x2, y2 = (min(max(math.ceil(n * self.side - 1), 0), last) for n in row[2:])
         return y1 * self.side + x1, max(y1, y2) * self.side + max(x1, x2)
 
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _PHRASE.finditer(text):
             label = (match[1] or "").strip()
             for part in match[2].split(_MANY):
@@ -61,11 +61,11 @@ class Kosmos2(Codec):
                 indices = [int(index[:9]) for index in _PATCHES.findall(part)]
                 if len(indices) != 2:
                     why = f"{len(indices)} patches are no box"
-                    yield Found(match.start(), shown, why=why)
+                    yield Candidate(match.start(), shown, why=why)
                 elif max(indices) >= self.side**2:
-                    yield Found(match.start(), shown, why=f"there is no patch {max(indices)}")
+                    yield Candidate(match.start(), shown, why=f"there is no patch {max(indices)}")
                 else:
-                    yield Found(match.start(), shown, self._corners(*indices), label)
+                    yield Candidate(match.start(), shown, self._corners(*indices), label)
 
     def _corners(self, first: int, second: int) -> Numbers:
         (y1, x1), (y2, x2) = divmod(first, self.side), divmod(second, self.side)
@@ -97,7 +97,7 @@ class PaliGemma(Codec):
                 parts.append(f"{locations} {label}" if label else locations)
         return " ; ".join(parts)
 
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _LOC4.finditer(text):
             bins = [int(n) for n in _LOC.findall(match[1])]
             label = match[3].strip()
@@ -105,10 +105,10 @@ class PaliGemma(Codec):
                 four = bins[i : i + 4]
                 shown = "".join(f"<loc{n:04d}>" for n in four)
                 if len(four) < 4:
-                    yield Found(match.start(), shown, why=f"{len(four)} locations are no box")
+                    yield Candidate(match.start(), shown, why=f"{len(four)} locations are no box")
                     continue
                 y1, x1, y2, x2 = (n / self.steps if n < self.steps else math.inf for n in four)
-                yield Found(match.start(), shown, (x1, y1, x2, y2), label)
+                yield Candidate(match.start(), shown, (x1, y1, x2, y2), label)
 
 
 class Florence2(Codec):
@@ -132,7 +132,7 @@ class Florence2(Codec):
             parts.append(label + "".join(f"<loc_{n}>" for n in bins))
         return "".join(parts)
 
-    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Found]:
+    def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _PLACES.finditer(text):
             before = text[: match.start()]
             begin = max(before.rfind("<"), before.rfind(">")) + 1
@@ -145,13 +145,13 @@ class Florence2(Codec):
 
     def _regions(
         self, start: int, shown: str, values: Numbers, label: str, outline: bool
-    ) -> Iterator[Found]:
+    ) -> Iterator[Candidate]:
         if outline:
             whole = len(values) >= 6 and len(values) % 2 == 0
             why = "" if whole else f"{len(values)} locations are no outline"
-            yield Found(start, shown, values, label, why)
+            yield Candidate(start, shown, values, label, why)
             return
         for i in range(0, len(values), 4):
             four = values[i : i + 4]
             why = "" if len(four) == 4 else f"{len(four)} locations are no box"
-            yield Found(start, shown, four, label, why)
+            yield Candidate(start, shown, four, label, why)
