@@ -11,12 +11,9 @@ import torch
 from omnimix.convert.report import Check, close, same
 from omnimix.encoders.regions import prompts
 from omnimix.families.sphinx.conversation import marked
-from omnimix.families.sphinx.face import Face
-from omnimix.families.sphinx.marked_face import SPHINX_V_Model
 from omnimix.families.sphinx.marked_records import MdvpSource
 from omnimix.families.sphinx.names import REGION
 from omnimix.families.sphinx.records import SphinxSource
-from omnimix.generate.assistant import Assistant
 from omnimix.types import Media
 from omnimix_golden.run import Section
 from omnimix_golden.sphinx import (
@@ -108,10 +105,6 @@ class SphinxVReading(SphinxCase):
         "sampler": sphinx_train.sampler,
         "quant": quantized,
     }
-
-    @property
-    def model(self) -> Face:
-        return SPHINX_V_Model(Assistant(*self.loaded()))
 
     @property
     def slots(self) -> int:
