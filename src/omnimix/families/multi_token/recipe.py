@@ -188,9 +188,10 @@ def _template(words: Mapping[str, Any]) -> Any:
     """The style that the chat template writes; Mistral's first where there is none."""
     if words["chat_template"] is None:
         return STYLE
-    begin, end = (words[name] or _TOKENS[name][1] for name in ("bos_token", "eos_token"))
+    said = _tokenizer(words)
+    bos, eos = said["bos_token"], said["eos_token"]
     try:
-        style = chat_template.read(words["chat_template"], begin, end, "chat_template")
+        style = chat_template.read(words["chat_template"], bos, eos, "chat_template")
     except RecipeError as error:
         raise CheckpointError(error.what, where="chat_template", hint=error.hint) from None
     return style.name if style.name == STYLE else style.dump()
