@@ -25,9 +25,8 @@ TINTS: tuple[Rgb, ...] = (
     (216, 204, 190),
 )
 
-# What part of an object's area may be covered, and the most objects of a scene.
+# What part of an object's area may be covered.
 _COVERED = 0.22
-MOST = 8
 
 
 @dataclass(slots=True)

@@ -49,7 +49,6 @@ COLOURS: dict[str, Rgb] = {
 }
 
 PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted")
-SIZES: tuple[str, ...] = ("small", "large")
 
 # Every colour and eight of the shapes lose exactly one partner, so that each part of a held-out
 # combination is well known from other combinations.

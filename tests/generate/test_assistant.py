@@ -103,15 +103,6 @@ def test_answers_about_a_region(assistant: Assistant, questions: list[Sample]) -
     assert isinstance(text, str)
 
 
-def test_boxes_come_back_in_pixels(assistant: Assistant, questions: list[Sample]) -> None:
-    text = "[0.00, 0.00, 0.99, 0.99] and [0.50, 0.50]"
-    boxes = assistant.regions_in(text, questions[0]).regions
-    width, height = questions[0].media("image")[0].data.size
-    assert len(boxes) == 2
-    assert all(0 <= n <= max(width, height) for box in boxes for n in box.bounds())
-    assert assistant.regions_in("[0.1, 0.2]", [Turn("user", ("no picture",))]).regions == ()
-
-
 def saying(assistant: Assistant, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Make the model write a text, whatever it is asked."""
     ids = assistant.processor.tokenizer.encode(text)[0] + [assistant.processor.tokenizer.eos]
@@ -146,6 +137,7 @@ def test_answers_carry_regions_streamed_or_not(
         (side * 0.25, side * 0.25 - low, side * 0.75, side * 0.5 - low)
     )
     assert omnimix.draw(picture, answer.regions).size >= picture.size
+    assert assistant.reply([Turn("user", ("no picture",))]).regions == ()
 
 
 def test_the_way_of_regions_can_be_chosen(assistant: Assistant, questions: list[Sample]) -> None:

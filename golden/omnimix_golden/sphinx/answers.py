@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from transformers import TopPLogitsWarper
 
 from omnimix.convert.report import Check, close, number, same
-from omnimix.families.sphinx.conversation import shown, stop_sequences
+from omnimix.families.sphinx.conversation import stop_sequences
 from omnimix.generate.decoding import Options
 from omnimix.types import Sample, Turn
 from omnimix_golden.case import awaits_answer
@@ -96,11 +97,31 @@ def stream(reading: SphinxCase) -> Iterator[Check]:
     """What a page shows while an answer grows."""
     facts = reading.facts()["stream"]
     sample = reading.question(facts)
-    options = Options(facts["max_gen_len"])
-    raw = list(reading.model.streamed(processed(reading, sample), sample.media(), options))
+    text, media = processed(reading, sample), tuple(sample.media())
+    raw = list(reading.model.stream_generate(text, media, facts["max_gen_len"]))
     if "n_raw" in facts:
         yield same("stream", "parts", len(raw), facts["n_raw"])
     yield same("stream", "shown", list(shown(iter(raw))), facts["shown"])
+
+
+HELD = 4
+"""Characters that a page holds back while an answer grows, since they may begin the end signal."""
+
+
+def shown(stream: Iterator[dict[str, Any]], signal: str = "\n###") -> Iterator[dict[str, Any]]:
+    """What a page shows of a stream: up to the end signal, the last characters held back until then."""
+    for piece in stream:
+        text, ended = piece["text"], piece["end_of_content"]
+        place = text.find(signal)
+        if place >= 0:
+            text, ended = text[:place].rstrip() + "\n", True
+        if not ended:
+            if len(text) < HELD:
+                continue
+            text = text[:-HELD]
+        yield {"text": text, "end_of_content": ended}
+        if ended:
+            break
 
 
 def scores(reading: SphinxCase) -> Iterator[Check]:
@@ -110,10 +131,10 @@ def scores(reading: SphinxCase) -> Iterator[Check]:
     sample = reading.question({**facts, "qas": [[question, None]]})
     yield from prompt(reading, sample, facts["context"], None, "scores")
     context, options = processed(reading, sample), facts["options"]
-    found = reading.model.scored(
+    found = reading.model.evaluate_examples(
         [f"{context} {option}" for option in options],
         [context] * len(options),
-        [sample.media()] * len(options),
+        [tuple(sample.media())] * len(options),
     )
     tolerance = reading.tolerance() + ROUNDED
     for word, theirs in (("log_likelihood", "log_likelihood"), ("ppl", "mean_nll")):

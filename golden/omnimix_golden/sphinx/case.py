@@ -15,7 +15,7 @@ from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
 from omnimix.families.sphinx import folder as sphinx, names as sphinx_names
 from omnimix.families.sphinx.conversation import asked, picture
-from omnimix.families.sphinx.face import Face, SPHINXModel
+from omnimix.families.sphinx.face import SPHINXModel
 from omnimix.families.sphinx.records import SphinxSource
 from omnimix.families.sphinx.shards import Shards
 from omnimix.generate.assistant import Assistant
@@ -66,7 +66,7 @@ class SphinxCase(CaseReading):
         return self._loaded
 
     @property
-    def model(self) -> Face:
+    def model(self) -> SPHINXModel:
         """The same behind the reference's face."""
         return SPHINXModel(Assistant(*self.loaded()))
 

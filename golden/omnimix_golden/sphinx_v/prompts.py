@@ -15,6 +15,7 @@ from omnimix.convert.report import Check, close, same
 from omnimix.encoders.regions import prompts
 from omnimix.families.sphinx import marked as sphinx_v
 from omnimix.families.sphinx.marked_records import region_of
+from omnimix.families.sphinx.names import REGION
 from omnimix.media.image import ImageOpener
 from omnimix.media.region import FILLER, RegionOpener, touched
 from omnimix.media.tiles import Frame, Tiles
@@ -56,7 +57,7 @@ def golden(
 
 def tile(reading: SphinxCase, image: str, vps: Sequence[Sequence[float]]) -> Tensor:
     """The prompts of a call as the encoder gets them; the reference cuts what has no place and checks nothing."""
-    spec = reading.release.recipe.modalities[sphinx_v.REGION]
+    spec = reading.release.recipe.modalities[REGION]
     assert isinstance(spec.opens, RegionOpener) and spec.slots is not None
     size, frame = placed(reading, image)
     rows = [spec.opens.encode(region_of(mark), frame, size) for mark in vps[: spec.slots]]
@@ -75,7 +76,7 @@ def placed(reading: SphinxCase, image: str) -> tuple[tuple[int, int], Frame]:
 
 def encoded(reading: SphinxCase, tiles: Tensor) -> tuple[Tensor, Tensor]:
     """Vectors of prompts and what the projection makes of them, `[items, slots, d]`."""
-    part: Any = reading.loaded()[0].modality(sphinx_v.REGION).branches[0]
+    part: Any = reading.loaded()[0].modality(REGION).branches[0]
     with torch.inference_mode():
         embed = part.encode(0, tiles, None)
         return embed, part.connector(embed, None)
@@ -85,7 +86,7 @@ def demo(reading: SphinxCase) -> Iterator[Check]:
     """Drawn layers as boxes, and clicks as points and boxes."""
     facts = reading.facts()["demo"]
     size, frame = placed(reading, facts["image"])
-    spec = reading.release.recipe.modalities[sphinx_v.REGION]
+    spec = reading.release.recipe.modalities[REGION]
     assert isinstance(spec.opens, RegionOpener) and spec.slots is not None
     masks = [m for m in (layer(reading.inputs / name) for name in facts["layers"]) if m is not None]
     boxes = [touched(mask, size) for mask in masks]

@@ -10,13 +10,10 @@ import torch
 
 from omnimix.convert.report import Check, close, same
 from omnimix.encoders.regions import prompts
-from omnimix.families.sphinx import marked as sphinx_v
 from omnimix.families.sphinx.conversation import marked
-from omnimix.families.sphinx.face import Face
-from omnimix.families.sphinx.marked_face import SPHINX_V_Model
 from omnimix.families.sphinx.marked_records import MdvpSource
+from omnimix.families.sphinx.names import REGION
 from omnimix.families.sphinx.records import SphinxSource
-from omnimix.generate.assistant import Assistant
 from omnimix.types import Media
 from omnimix_golden.run import Section
 from omnimix_golden.sphinx import (
@@ -40,7 +37,7 @@ def records(reading: SphinxCase) -> Iterator[Check]:
     for item in reading.facts()["dataset"]["items"]:
         index = item["index"]
         woven = processor.weave(reading.samples[index], max_length=most)
-        found[index] = prompts(woven.items[sphinx_v.REGION][0].inputs[0])[0]
+        found[index] = prompts(woven.items[REGION][0].inputs[0])[0]
         if item.get("sparse_vp") is not None:
             wanted = torch.tensor(item["sparse_vp"], dtype=torch.float32)
             yield close("prompts", f"record {item['index']}", found[index], wanted, 0.0)
@@ -62,7 +59,7 @@ def answers(reading: SphinxCase) -> Iterator[Check]:
         for _ in range(2):
             sample = reading.question({**facts, "vps": vps})
             woven = reading.loaded()[1].weave(sample, True)
-            found.append(prompts(woven.items[sphinx_v.REGION][0].inputs[0])[0])
+            found.append(prompts(woven.items[REGION][0].inputs[0])[0])
         yield same("prompts", f"request {i + 1}: the caller's list", vps, facts["vps"])
         yield same("prompts", f"request {i + 1}: a second call", found[1], found[0])
         apart = float((stored - found[0]).abs().max())
@@ -110,13 +107,9 @@ class SphinxVReading(SphinxCase):
     }
 
     @property
-    def model(self) -> Face:
-        return SPHINX_V_Model(Assistant(*self.loaded()))
-
-    @property
     def slots(self) -> int:
         """How many prompts a call has places for."""
-        found = self.release.recipe.modalities[sphinx_v.REGION].slots
+        found = self.release.recipe.modalities[REGION].slots
         assert found is not None
         return found
 

@@ -88,19 +88,30 @@ def some_records(path: Path) -> list[Any]:
     return found
 
 
-def picture_in(folder: Path, name: str, where: str) -> Media:
-    """A picture of a folder; it is not opened yet.
-
-    Args:
-        folder: resolved.
+def inside(folder: Path, name: str, what: str, where: str) -> Path:
+    """A file of a folder.
 
     Raises:
         SampleError: the path leads out of the folder.
     """
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
-        raise SampleError(f"the picture {name!r} lies outside {folder}", where=where)
-    return Media.image(str(path))
+    base = folder.resolve()
+    path = (base / name).resolve()
+    if not path.is_relative_to(base):
+        raise SampleError(
+            f"the {what} {name!r} lies outside {folder}",
+            where=where,
+            hint="name the folder of all files in the words of the dataset",
+        )
+    return path
+
+
+def picture_in(folder: Path, name: str, where: str) -> Media:
+    """A picture of a folder; it is not opened yet.
+
+    Raises:
+        SampleError: the path leads out of the folder.
+    """
+    return Media.image(str(inside(folder, name, "picture", where)))
 
 
 class _Jsonl(Source):
@@ -159,10 +170,8 @@ class _Jsonl(Source):
         )
 
     def _item(self, kind: str, file: str, where: str) -> Media:
-        path = (self.images / file).resolve()
-        if not path.is_relative_to(self.images.resolve()):
-            what = "picture" if kind == "image" else kind
-            raise SampleError(f"the {what} {file!r} lies outside", where=where)
+        what = "picture" if kind == "image" else kind
+        path = inside(self.images, file, what, where)
         return Media.image(str(path)) if kind == "image" else Media(kind, path, label=file)
 
 

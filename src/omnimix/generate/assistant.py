@@ -202,10 +202,6 @@ class Assistant:
 
         return Stream(self._pieces(woven, options, ids), answer)
 
-    def regions_in(self, text: str, conversation: Conversation) -> ParsedRegions:
-        """What an answer's text points at, in pixels of the conversation's last picture."""
-        return self._reading(text, self.weave(conversation, Options(max_new_tokens=1)))
-
     def _pieces(self, woven: Woven, options: Options, ids: list[int]) -> Generator[str, None, None]:
         batch = self.batch([woven])
         ended = self.endings(batch, options)

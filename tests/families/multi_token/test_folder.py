@@ -77,10 +77,11 @@ def test_releases_map_both_ways(name: str) -> None:
         for name, tensor in model.state_dict().items()
         if name.startswith("language.") or ".connector." in name
     }
-    prefix = keys.prefix_of(stored)
-    assert prefix == "base_model.model.model."
+    assert told.prefix == "base_model.model.model."
     whole = {**next(iter(manifest("mistralai--Mistral-7B-Instruct-v0.1").values())), **adapter}
-    table = keys.kept_table(keys.adapted(adapter)) + keys.projector_table(prefix, {theirs: ours})
+    table = keys.kept_table(keys.adapted(adapter)) + keys.projector_table(
+        told.prefix, {theirs: ours}
+    )
     plan = table.reading({**whole, **stored})
     assert not plan.unknown and not plan.missing and not plan.unused
     assert shapes(tables.read(plan, {**whole, **stored})) == shapes(wanted)
@@ -268,7 +269,7 @@ def test_pictures_may_be_padded_to_a_square(copied: Path) -> None:
 def encoder_of(name: str, folder: Path) -> tuple[Any, ModalitySpec]:
     """Our encoder with the weights of a folder of the hub."""
     known = SENSES[name]
-    projector = keys.Projector(3, 2, 16, 8)
+    projector = keys.Projector(3, 2, 16)
     words = known.words(projector, folder, {})
     spec = ModalitySpec.model_validate(words)
     encoder = spec.branches[0].encoders[0].build().eval()

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from omnimix_golden.sphinx.answers import shown
 
 from omnimix.errors import ContextError, OmnimixError, SampleError
 from omnimix.families.sphinx import SPHINXModel
-from omnimix.families.sphinx.conversation import asked, picture, shown
+from omnimix.families.sphinx.conversation import asked, picture
 from omnimix.generate.assistant import Assistant
 from omnimix.types import Sample, Turn
 from tests.cases import case_path, golden

@@ -37,18 +37,6 @@ HUB = "thenlper/gte-large"
 """The document encoder of the releases, whose tokenizer counts the pieces."""
 
 
-def tokenizer_of(place: str | Path) -> Tokenizer:
-    """The tokenizer of a document encoder, by hub id or folder.
-
-    Raises:
-        CheckpointError: neither there nor to be had, or without a tokenizer.
-    """
-    found = places.folder(place, "document_gte", places.CONFIGS)
-    words = {"pad_token": "[PAD]", "clean_up_tokenization_spaces": True}
-    tokenizer = validate(FastTokenizer, {"path": "tokenizer.json", **words}, "document_gte")
-    return tokenizer.load([found])
-
-
 def split_text_into_documents(
     text: str, tokenizer: Tokenizer | str | Path = HUB, most: int = PIECES
 ) -> list[str]:
@@ -59,14 +47,20 @@ def split_text_into_documents(
     one at the very beginning; here there is none.
 
     Args:
-        tokenizer: of the document encoder: itself, or where the encoder lies.
+        tokenizer: of the document encoder: itself, or where the encoder lies (a hub id or a folder).
+
+    Raises:
+        CheckpointError: no such encoder to be had, or one without a tokenizer.
     """
     if isinstance(tokenizer, str | Path):
-        tokenizer = tokenizer_of(tokenizer)
-    found: list[list[int]] = [[]]
+        folder = places.folder(tokenizer, "document_gte", places.CONFIGS)
+        words = {"pad_token": "[PAD]", "clean_up_tokenization_spaces": True}
+        spec = validate(FastTokenizer, {"path": "tokenizer.json", **words}, "document_gte")
+        tokenizer = spec.load([folder])
+    documents: list[list[int]] = [[]]
     for sentence in sentences(text):
         ids, _ = tokenizer.encode(sentence)
-        if found[-1] and len(found[-1]) + len(ids) > most:
-            found.append([])
-        found[-1] += ids
-    return [tokenizer.decode(ids) for ids in found if ids]
+        if documents[-1] and len(documents[-1]) + len(ids) > most:
+            documents.append([])
+        documents[-1] += ids
+    return [tokenizer.decode(ids) for ids in documents if ids]

@@ -72,7 +72,7 @@ class Sense:
         recipe: the shipped recipe with its words; what a folder says of its own sizes is laid over them, so
             that a stand-in of another size opens like the release.
         moves: beginnings of the encoder's keys, and what stands for them on our tree.
-        unused: patterns of keys that belong to no part which is read.
+        unused: patterns of keys that nothing here reads.
         model_type: of the encoder's configuration.
         side: the word under which the configuration of two networks has this one; a folder may hold it alone.
         config: our encoder's word for its configuration.
@@ -148,7 +148,7 @@ class Sense:
         return RenameTable(
             *(Ignore(pattern, "computed, not learned") for pattern in _COMPUTED),
             *(
-                Ignore(key, "of another half or a head of its training")
+                Ignore(key, "a half, head or layer that nothing here reads")
                 for key in (*self.unused, *self.unread(words))
             ),
             *(Rename(f"{theirs}*", f"{ours}{own}*") for theirs, own in self.moves.items()),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,9 +91,7 @@ class ModelTokenizer:
     def __init__(self, processor: Processor) -> None:
         self.processor = processor
         inner = self._inner = processor.tokenizer
-        self.pad_token_id = inner.pad
-        self.eos_token_id = inner.eos
-        self.bos_token_id = inner.bos
+        self.pad_token_id, self.eos_token_id, self.bos_token_id = inner.pad, inner.eos, inner.bos
 
     def __call__(self, text: str, **_: Any) -> BatchEncoding:
         """Ids of a text, without a begin token."""
@@ -102,10 +99,8 @@ class ModelTokenizer:
 
     def decode(self, ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:
         """The text of ids; numbers of items say nothing."""
-        rows = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        text: str = self._inner.decode(
-            [i for i in rows if i >= 0], specials=not skip_special_tokens
-        )
+        plain = [int(i) for i in ids if i >= 0]
+        text: str = self._inner.decode(plain, specials=not skip_special_tokens)
         return text
 
     def batch_decode(self, rows: Any, skip_special_tokens: bool = False, **_: Any) -> list[str]:
@@ -251,21 +246,18 @@ def load_trained_lora_model(
     """
     if load_bits not in BITS:
         raise OmnimixError(f"load_bits is {load_bits}", hint="it is one of 16, 8, 4")
-    local = Path(model_lora_path)
-    place = model_lora_path if local.exists() else model_lora_path.removeprefix("sshh12/")
     device = None if device_map == "auto" else device_map
     graphics = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
     # Half precision as there; on a CPU, where few of its operations are quick, whole.
     dtype = torch.float16 if graphics else torch.float32
-    parts = {"llm": model_name_or_path}
-    assistant = load(place, device, dtype, parts=parts, quantization=BITS[load_bits])
-    model = LoadedModel(assistant)
-    if modalities is not None:
-        asked, held = [m.name for m in modalities], [m.name for m in model.modalities]
-        if asked != held:
-            raise OmnimixError(
-                f"the checkpoint has the modalities {', '.join(held)}, not {', '.join(asked)}",
-                where=str(model_lora_path),
-                hint="leave modalities out",
-            )
-    return model, ModelTokenizer(assistant.processor)
+    parts, bits = {"llm": model_name_or_path}, BITS[load_bits]
+    model = LoadedModel(load(model_lora_path, device, dtype, parts=parts, quantization=bits))
+    held = [modality.name for modality in model.modalities]
+    asked = held if modalities is None else [modality.name for modality in modalities]
+    if asked != held:
+        raise OmnimixError(
+            f"the checkpoint has the modalities {', '.join(held)}, not {', '.join(asked)}",
+            where=str(model_lora_path),
+            hint="leave modalities out",
+        )
+    return model, ModelTokenizer(model.assistant.processor)

@@ -12,7 +12,7 @@ it beside the weights, `none` opens the projectors over the bare base model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,53 +106,35 @@ class MultiToken(Family[Output, Words]):
         way = str(parts.words.get("adapters", "merge"))
         if way not in WAYS:
             raise CheckpointError(f"adapters is {way!r}", hint=f"it is one of {', '.join(WAYS)}")
-        senses = {
-            name: sense(name, "config.json: modalities") for name in modalities(layout.config)
-        }
-        prefix, projectors = _projectors(layout, tuple(senses))
+        listed = modalities(layout.config)
+        senses = {name: sense(name, "config.json: modalities") for name in listed}
+        projectors = _projectors(layout, listed)
         lora = None if way == "none" else _lora(layout)
         llm_files = (*places.CONFIGS, *places.WEIGHTS)
         llm = places.folder(parts.places.get("llm", layout.base), "llm", llm_files)
-        spots = {name: known.spot(parts.places.get(name), name) for name, known in senses.items()}
-        told = {
-            name: known.words(projectors[name], spots[name], parts.words)
-            for name, known in senses.items()
-        }
-        kept = _beside(lora) if lora is not None and way == "keep" else None
+        spots, told, carried = {"llm": llm}, {}, dict[str, Path]()
+        for name, known in senses.items():
+            spots[name] = place = known.spot(parts.places.get(name), name)
+            told[name] = known.words(projectors[name], place, parts.words)
+            carried |= known.carried(told[name], place)
+        kept = lora.words if lora is not None and way == "keep" else None
         tokenizer = inwords.tokenizer_of(llm)
         recipe = self.recipe(Words(layout.root.name, layout.config, tokenizer, kept, told))
-        kind, note = _KINDS[way if lora is not None or way == "none" else "without"]
-        carried = [known.carried(told[name], spots[name]) for name, known in senses.items()]
-        return Release(
-            replace(layout, kind=kind),
-            recipe,
-            llm,
-            tuple(self._weights(layout, recipe, lora, {"llm": llm, **spots}, prefix)),
-            (note,) if note else (),
-            {file: place for files in carried for file, place in files.items()},
-        )
-
-    def _weights(
-        self,
-        layout: Output,
-        recipe: Recipe,
-        lora: Lora | None,
-        spots: Mapping[str, Path],
-        prefix: str,
-    ) -> Iterator[Weights]:
-        """The sources of weights, each with its keys."""
-        own = {THEIRS[name]: name for name in recipe.modalities}
-        written = tables.projector_table(prefix, own)
-        yield Weights("projectors", (layout.root / PROJECTORS,), written)
+        ours = {name: known.name for name, known in senses.items()}
+        own = tables.projector_table(projectors[listed[0]].prefix, ours)
+        sources = [Weights("projectors", (layout.root / PROJECTORS,), own)]
         named = self.names(recipe)
         for name, place in spots.items():
             files = places.weight_files(place, "language model" if name == "llm" else name)
-            table, one_by_one = named[name], False
+            source = Weights(name, files, named[name])
             if name == "llm" and lora is not None:
-                files = (*files, lora.file)
-                if not recipe.adapters:
-                    table, one_by_one = tables.merged_table(lora.scale, lora.targets), True
-            yield Weights(name, files, table, one_by_one=one_by_one)
+                source = replace(source, files=(*files, lora.file))
+                if not kept:
+                    source = replace(source, table=lora.merged(), one_by_one=True)
+            sources.append(source)
+        kind, *notes = _KINDS[way if lora is not None or way == "none" else "without"]
+        layout = replace(layout, kind=kind)
+        return Release(layout, recipe, llm, tuple(sources), tuple(notes), carried)
 
     def recipe(self, words: Words) -> Recipe:
         return inwords.recipe(words)
@@ -161,17 +143,18 @@ class MultiToken(Family[Output, Words]):
         return inwords.words_of(recipe)
 
     def names(self, recipe: Recipe) -> dict[str, RenameTable]:
-        ours = {THEIRS[name]: spec for name, spec in recipe.modalities.items()}
-        llm = tables.base_table()
-        if recipe.adapters:
-            llm = tables.kept_table(recipe.adapters[0].target_modules or ())
-        projectors = {name: SENSES[name].name for name in ours}
-        encoders = {
-            name: SENSES[name].table(f"{projectors[name]}.branches.0.encoders.0.", spec.dump())
-            for name, spec in ours.items()
+        ours = {THEIRS[name]: name for name in recipe.modalities}
+        targets = recipe.adapters[0].target_modules or () if recipe.adapters else None
+        return {
+            "projectors": tables.projector_table(tables.PREFIXES[0], ours),
+            "llm": tables.base_table() if targets is None else tables.kept_table(targets),
+            **{
+                theirs: SENSES[theirs].table(
+                    f"{name}.branches.0.encoders.0.", recipe.modalities[name].dump()
+                )
+                for theirs, name in ours.items()
+            },
         }
-        own = tables.projector_table(tables.PREFIXES[0], projectors)
-        return {"projectors": own, "llm": llm, **encoders}
 
     def put(
         self, words: Words, model: MultimodalLM, processor: Processor, out: Path, **options: Any
@@ -179,23 +162,13 @@ class MultiToken(Family[Output, Words]):
         return write.put(self, words, model, processor, out)
 
 
-_KINDS = {
-    "merge": ("adapter merged", ""),
-    "keep": ("adapter kept", ""),
+_KINDS: dict[str, tuple[str, ...]] = {
+    "merge": ("adapter merged",),
+    "keep": ("adapter kept",),
     "none": ("projectors alone", "the base language model stands without the adapter"),
     "without": ("projectors alone", "a run without LoRA: the language model is the base one"),
 }
 """What became of the adapter: the layout's kind, and what a user should know."""
-
-
-def _beside(lora: Lora) -> dict[str, Any]:
-    """The words of an adapter that stays beside the weights."""
-    return {
-        "r": lora.rank,
-        "lora_alpha": lora.scale * lora.rank,
-        "lora_dropout": lora.dropout,
-        "target_modules": list(lora.targets),
-    }
 
 
 def modalities(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -224,25 +197,23 @@ def modalities(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _projectors(layout: Output, names: tuple[str, ...]) -> tuple[str, dict[str, Projector]]:
-    """The prefix of the projectors' keys and what each says.
+def _projectors(layout: Output, names: tuple[str, ...]) -> dict[str, Projector]:
+    """What each projector of a folder says.
 
     Raises:
         CheckpointError: one is missing, or there are others.
     """
-    sizes = layout.opened.sizes([layout.root / PROJECTORS])
-    held = tables.projectors(sizes)
+    held = tables.projectors(layout.opened.sizes([layout.root / PROJECTORS]))
     missing, more = [n for n in names if n not in held], [n for n in held if n not in names]
     if missing or more:
-        said = [f"no projector of {', '.join(missing)}"] if missing else []
-        if more:
-            said.append(f"a projector of {', '.join(more)}, which config.json does not list")
         raise CheckpointError(
-            "; ".join(said),
+            f"no projector of {', '.join(missing)}"
+            if missing
+            else f"a projector of {', '.join(more)}, which config.json does not list",
             where=PROJECTORS,
             hint="config.json and the projectors must come from one run",
         )
-    return tables.prefix_of(sizes) or "", held
+    return held
 
 
 def _lora(layout: Output) -> Lora | None:
@@ -268,7 +239,7 @@ def _lora(layout: Output) -> Lora | None:
             f"{file.name} stands without adapter_config.json, which says its scale",
             hint="copy the whole folder",
         )
-    return Lora.of(file, layout.opened.sizes([file]), layout.adapter)
+    return tables.lora(file, layout.opened.sizes([file]), layout.adapter)
 
 
 def _config(root: Path) -> dict[str, Any] | None:

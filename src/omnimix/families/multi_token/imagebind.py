@@ -23,7 +23,7 @@ TRUNKS = {"vision": (1280, 16), "audio": (768, 12), "text": (1024, 16)}
 """Widths and heads of the published trunks; no shape tells the heads."""
 
 
-class ImageBind(Sense):
+class ImageBindSense(Sense):
     """Pictures, sounds and, where the word list lies beside the file, texts."""
 
     def spot(self, place: str | Path | None, name: str) -> Path:

@@ -30,23 +30,6 @@ Sizes = Mapping[str, Sequence[int]]
 # --- projectors ---
 
 
-def prefix_of(keys: Iterable[str]) -> str | None:
-    """What stands before the projectors' names; None where there is no projector.
-
-    Raises:
-        CheckpointError: a prefix that no run writes.
-    """
-    for key in keys:
-        if named := _PROJECTOR.fullmatch(key):
-            if named[1] in PREFIXES:
-                return named[1]
-            raise CheckpointError(
-                f"an unknown prefix {named[1]!r} before the projectors",
-                hint=f"known are {', '.join(map(repr, PREFIXES))}",
-            )
-    return None
-
-
 @dataclass(frozen=True)
 class Projector:
     """What the keys of a projector say about its modality.
@@ -55,54 +38,54 @@ class Projector:
         tokens: MLPs side by side, one for each token; None where one MLP works on every patch.
         depth: linear layers of each.
         width: of the encoder's features.
-        out: of the language model.
+        prefix: what stands before the projector's name.
     """
 
     tokens: int | None
     depth: int
     width: int
-    out: int
+    prefix: str = PREFIXES[0]
 
 
 def projectors(sizes: Sizes) -> dict[str, Projector]:
     """The projectors of a file by the reference's names of their modalities.
 
     Raises:
-        CheckpointError: one whose layers are not all there.
+        CheckpointError: one whose layers are not all there, or a prefix that no run writes.
     """
-    named: dict[str, dict[str, Sequence[int]]] = {}
+    named: dict[tuple[str, str], dict[str, Sequence[int]]] = {}
     for key, size in sizes.items():
         if match := _PROJECTOR.fullmatch(key):
-            named.setdefault(match[2], {})[match[3]] = size
-    return {name: _projector(name, keys) for name, keys in named.items()}
+            named.setdefault((match[1], match[2]), {})[match[3]] = size
+    for prefix, name in named:
+        if prefix not in PREFIXES:
+            raise CheckpointError(
+                f"an unknown prefix {prefix!r} before the projector of {name}",
+                hint=f"known are {', '.join(map(repr, PREFIXES))}",
+            )
+    return {name: _projector(prefix, name, keys) for (prefix, name), keys in named.items()}
 
 
-def _projector(name: str, keys: Sizes) -> Projector:
-    tokens = 1 + max(
-        (int(m[1]) for key in keys if (m := re.match(r"mlps\.(\d+)\.", key))), default=-1
-    )
+def _projector(prefix: str, name: str, keys: Sizes) -> Projector:
+    def counted(pattern: str) -> int:
+        numbers = [int(m[1]) for key in keys if (m := re.fullmatch(pattern, key))]
+        return max(numbers, default=-1) + 1
+
+    tokens = counted(r"mlps\.(\d+)\..+")
     heads = [f"mlps.{i}." for i in range(tokens)] or [""]
     # The linear layers of an MLP have even numbers, activations stand between them.
-    last = re.compile(re.escape(heads[0]) + r"(\d+)\.weight")
-    layers = range(
-        0, 1 + max((int(m[1]) for key in keys if (m := last.fullmatch(key))), default=0), 2
-    )
+    layers = range(0, counted(re.escape(heads[0]) + r"(\d+)\.weight") or 1, 2)
     for key in (f"{h}{i}.{kind}" for h in heads for i in layers for kind in ("weight", "bias")):
         if key not in keys:
             raise CheckpointError(
                 f"the projector of {name} is incomplete: no {key}",
                 hint="copy non_lora_trainables.bin again",
             )
-    first, final = (keys[f"{heads[0]}{i}.weight"] for i in (0, layers[-1]))
-    return Projector(tokens or None, len(layers), int(first[1]), int(final[0]))
+    return Projector(tokens or None, len(layers), int(keys[f"{heads[0]}0.weight"][1]), prefix)
 
 
 def projector_table(prefix: str, modalities: Mapping[str, str]) -> RenameTable:
-    """Keys of `non_lora_trainables.bin`.
-
-    Args:
-        modalities: the reference's name of each modality to ours.
-    """
+    """Keys of `non_lora_trainables.bin`; `modalities` are ours by the reference's names."""
     return RenameTable(
         *(
             Rename(f"{prefix}{theirs}_lmm_projector.*", f"{ours}.branches.0.connector.*")
@@ -205,33 +188,54 @@ class Lora:
 
     Attributes:
         file: its weights.
-        targets: the layers it sits on, named from their block on.
-        rank: of its matrices.
-        scale: what their product is multiplied by.
-        dropout: in training.
+        words: `r`, `lora_alpha`, `lora_dropout`, and as `target_modules` the layers it sits on, named from their
+            block on.
     """
 
     file: Path
-    targets: tuple[str, ...]
-    rank: int
-    scale: float
-    dropout: float
+    words: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, file: Path, sizes: Sizes, words: Mapping[str, Any]) -> Lora:
-        """The adapter of a file and of what `adapter_config.json` says.
+    def merged(self) -> RenameTable:
+        """Keys of the base model and the adapter, the adapter worked in."""
+        words = self.words
+        return merged_table(words["lora_alpha"] / words["r"], words["target_modules"])
 
-        Raises:
-            CheckpointError: they contradict each other, or it is an adapter of another kind.
-        """
-        ranks = sorted({int(size[0]) for key, size in sizes.items() if _A.fullmatch(key)})
-        if len(ranks) != 1:
-            raise CheckpointError(
-                f"the adapter has matrices of the ranks {ranks}",
-                hint="adapters of one rank can be read",
-            )
-        scale = _scale(words, ranks[0])
-        return cls(file, adapted(sizes), ranks[0], scale, float(words.get("lora_dropout") or 0))
+
+def lora(file: Path, sizes: Sizes, config: Mapping[str, Any]) -> Lora:
+    """The adapter of a file and of what `adapter_config.json` says.
+
+    Raises:
+        CheckpointError: they contradict each other, or it is an adapter of another kind.
+    """
+    given = {word: config.get(word) or None for word in _PLAIN}
+    odd = [f"{word} {said!r}" for word, said in given.items() if said not in (None, _PLAIN[word])]
+    if odd:
+        raise CheckpointError(
+            f"the adapter is not plain LoRA ({', '.join(odd)})",
+            where="adapter_config.json",
+            hint="multi_token writes LoRA without bias",
+        )
+    ranks = sorted({int(size[0]) for key, size in sizes.items() if _A.fullmatch(key)})
+    if len(ranks) != 1:
+        raise CheckpointError(
+            f"the adapter has matrices of the ranks {ranks}",
+            hint="adapters of one rank can be read",
+        )
+    (rank,) = ranks
+    if int(config.get("r") or rank) != rank:
+        raise CheckpointError(
+            f"adapter_config.json says rank {config['r']}, the matrices have {rank}",
+            hint="both files must come from one run",
+        )
+    alpha = float(config.get("lora_alpha") or 8)  # peft's default
+    words = {
+        "r": rank,
+        # rsLoRA divides by the root of the rank: said as an alpha that is divided by the rank.
+        "lora_alpha": alpha * rank**0.5 if config.get("use_rslora") else alpha,
+        "lora_dropout": float(config.get("lora_dropout") or 0),
+        "target_modules": adapted(sizes),
+    }
+    return Lora(file, words)
 
 
 def adapted(keys: Iterable[str]) -> tuple[str, ...]:
@@ -266,22 +270,3 @@ _PLAIN: dict[str, Any] = {
     **dict.fromkeys(("rank_pattern", "alpha_pattern", "layer_replication")),
 }
 """Words of `adapter_config.json` and what they say in a plain LoRA; None: nothing, an empty list or no."""
-
-
-def _scale(words: Mapping[str, Any], rank: int) -> float:
-    """What an adapter's product is multiplied by."""
-    given = {word: words.get(word) or None for word in _PLAIN}
-    odd = [f"{word} {said!r}" for word, said in given.items() if said not in (None, _PLAIN[word])]
-    if odd:
-        raise CheckpointError(
-            f"the adapter is not plain LoRA ({', '.join(odd)})",
-            where="adapter_config.json",
-            hint="multi_token writes LoRA without bias",
-        )
-    if int(words.get("r") or rank) != rank:
-        raise CheckpointError(
-            f"adapter_config.json says rank {words['r']}, the matrices have {rank}",
-            hint="both files must come from one run",
-        )
-    alpha = float(words.get("lora_alpha") or 8)  # peft's default
-    return alpha / (rank**0.5 if words.get("use_rslora") else rank)

@@ -155,8 +155,16 @@ def tokenizer_of(llm: Path) -> dict[str, Any]:
     jinja, file = chat_template.of(words), llm / "chat_template.jinja"
     if jinja is None and file.is_file():
         jinja = file.read_text(encoding="utf-8")
-    tokens = {name: _text(words.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
+    tokens = {theirs: _text(words.get(theirs)) for theirs, _ in _TOKENS.values()}
     return {**words, **tokens, "chat_template": jinja}
+
+
+_TOKENS = {
+    "bos_token": ("bos_token", "<s>"),
+    "eos_token": ("eos_token", "</s>"),
+    "pad_token": ("unk_token", "<unk>"),
+}
+"""Our words of the tokens, theirs, and what is usual. The unknown token fills, as the reference has it."""
 
 
 def _text(token: Any) -> str | None:
@@ -166,13 +174,10 @@ def _text(token: Any) -> str | None:
 
 
 def _tokenizer(words: Mapping[str, Any]) -> dict[str, Any]:
-    """The unknown token fills, as the reference has it."""
     return {
         "kind": "fast",
         "path": "tokenizer.json",
-        "bos_token": words["bos_token"] or "<s>",
-        "eos_token": words["eos_token"] or "</s>",
-        "pad_token": words["unk_token"] or "<unk>",
+        **{ours: words[theirs] or usual for ours, (theirs, usual) in _TOKENS.items()},
         # Every stretch begins with a space, as transformers 4 did it for all tokenizers of Llama's kind.
         "prefix": "every",
         "clean_up_tokenization_spaces": bool(words.get("clean_up_tokenization_spaces")),
@@ -183,7 +188,8 @@ def _template(words: Mapping[str, Any]) -> Any:
     """The style that the chat template writes; Mistral's first where there is none."""
     if words["chat_template"] is None:
         return STYLE
-    bos, eos = words["bos_token"] or "<s>", words["eos_token"] or "</s>"
+    said = _tokenizer(words)
+    bos, eos = said["bos_token"], said["eos_token"]
     try:
         style = chat_template.read(words["chat_template"], bos, eos, "chat_template")
     except RecipeError as error:
@@ -193,11 +199,8 @@ def _template(words: Mapping[str, Any]) -> Any:
 
 def _tokenizer_words(recipe: Recipe) -> dict[str, Any]:
     spec = recipe.tokenizer
-    bos, eos, pad = (getattr(spec, f"{word}_token", None) for word in ("bos", "eos", "pad"))
     return {
-        "bos_token": bos,
-        "eos_token": eos,
-        "unk_token": pad,
+        **{theirs: getattr(spec, ours, None) for ours, (theirs, _) in _TOKENS.items()},
         "chat_template": chat_template.written(recipe.template),
         "clean_up_tokenization_spaces": bool(getattr(spec, "clean_up_tokenization_spaces", False)),
         "legacy": True,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from omnimix.data.sources import Source, SourceSpec, some_records
+from omnimix.data.sources import Source, SourceSpec, inside, some_records
 from omnimix.errors import SampleError
 from omnimix.families.multi_token.placeholders import (
     PUBLISHED,
@@ -151,15 +151,7 @@ def _file(name: str, folder: Path, where: str) -> str:
             where=where,
             hint="fetch it before and name the file; nothing is fetched while training",
         )
-    base = folder.resolve()
-    path = (base / name).resolve()
-    if not path.is_relative_to(base):
-        raise SampleError(
-            f"the item {name!r} lies outside {folder}",
-            where=where,
-            hint="name the folder of all media as `media`",
-        )
-    return str(path)
+    return str(inside(folder, name, "item", where))
 
 
 class ArrowRows(Sequence[Any]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omnimix.checkpoints.parts import CONFIGS
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token.encoders import Heard, Read, Seen, Sense
-from omnimix.families.multi_token.imagebind import ImageBind
+from omnimix.families.multi_token.imagebind import ImageBindSense
 
 _TEXTS = ("text_model.*", "text_projection.*", "logit_scale", "logit_scale_*")
 """What networks that were trained on pairs with texts hold beside the half that is read."""
@@ -56,7 +56,7 @@ SENSES: dict[str, Sense] = {
         processor="VideoMAEFeatureExtractor",
         files=_BIN,
     ),
-    "imagebind": ImageBind(
+    "imagebind": ImageBindSense(
         "imagebind", "imagebind", "multi_token_imagebind", moves={"modality_": "modality_"}
     ),
     "document_gte": Read(

@@ -50,11 +50,12 @@ def put(
     torch.save(projectors, path)
     files = [path, *_language(family, words, state, processor, out)]
     sizes = {key: tuple(tensor.shape) for key, tensor in projectors.items()}
-    parts: dict[str, dict[str, Any]] = {"places": {"llm": LLM}, "words": {}}
+    places, options = {"llm": LLM}, dict[str, Any]()
     for theirs, projector in tables.projectors(sizes).items():
-        parts["places"][theirs] = place = f"backbones/{theirs}"
+        places[theirs] = place = f"backbones/{theirs}"
         files += _encoder(family, theirs, state, processor, out / place)
-        parts["words"] |= _options(family, theirs, projector, processor, out / place)
+        options |= _options(family, theirs, projector, processor, out / place)
+    parts = {"places": places, "words": options}
     return [*files, _json(out / "config.json", words.config), _json(out / "parts.json", parts)]
 
 
@@ -63,7 +64,7 @@ def _language(
 ) -> list[Path]:
     """The base language model in the hub's layout, and the adapter."""
     recipe = processor.recipe
-    own = {name: tensor for name, tensor in state.items() if name.startswith("language.")}
+    own = _below("language.", state)
     if words.adapter is None:
         table = tables.merged_table(1.0, _linear(own))
     else:
@@ -113,10 +114,10 @@ def _encoder(
 ) -> list[Path]:
     """An encoder's folder in the hub's layout."""
     known, recipe = SENSES[theirs], processor.recipe
-    prefix = f"{known.name}.branches.0.encoders.0."
-    own = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    own = _below(f"{known.name}.branches.0.encoders.0.", state)
     folder.mkdir(parents=True)
-    files = writing.save(folder, _narrow(family.foreign(family.names(recipe)[theirs], own, recipe)))
+    stored = _narrow(family.foreign(family.names(recipe)[theirs], own, recipe))
+    files = writing.save(folder, stored)
     words = recipe.modalities[known.name].dump()
     files += [_json(folder / name, data) for name, data in known.told(words).items()]
     with looking_in(processor.weave.folders):
@@ -144,6 +145,10 @@ def _options(
             hint=f"compare it with the recipe {known.recipe}",
         )
     return options
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _narrow(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ The rules stand in golden/specs/sphinx.md section 6 and golden/specs/sphinx_v.md
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -27,8 +27,7 @@ Qas: TypeAlias = Sequence[Sequence[str | None]]
 Mark: TypeAlias = Region | Sequence[float]
 """A region, or `[x, y]` or `[x, y, w, h]` in pixels of the picture."""
 
-HELD = 4
-"""Characters that a page holds back while an answer grows, since they may begin the end signal."""
+Marks: TypeAlias = Sequence[Mark]
 
 
 def asked(qas: Qas, media: Sequence[Media] = (), name: str = "question") -> Sample:
@@ -56,13 +55,15 @@ def asked(qas: Qas, media: Sequence[Media] = (), name: str = "question") -> Samp
 
 
 def picture(image: Any) -> tuple[Media, ...]:
-    """A picture in any form, or none.
+    """A picture in any form, or none; items that are shown are passed on.
 
     Raises:
         SampleError: a tensor: what the reference's transform made of a picture.
     """
     if image is None:
         return ()
+    if isinstance(image, tuple) and all(isinstance(one, Media) for one in image):
+        return image
     if hasattr(image, "requires_grad"):
         raise SampleError(
             f"the picture is a tensor of the shape {list(image.shape)}",
@@ -72,9 +73,7 @@ def picture(image: Any) -> tuple[Media, ...]:
     return (as_media(image),)
 
 
-def marked(
-    vps: Sequence[Mark] | None, image: Any = None, name: str = "question"
-) -> tuple[Media, ...]:
+def marked(vps: Marks | None, image: Any = None, name: str = "question") -> tuple[Media, ...]:
     """A picture and the marks on it; nothing that is given is changed.
 
     Raises:
@@ -115,6 +114,39 @@ def several(texts: Sequence[Any]) -> Sequence[Any]:
     if isinstance(texts, str):
         raise SampleError("a list of prompts is wanted, not one text", hint="give [prompt]")
     return texts
+
+
+def pictures(images: Sequence[Any] | None, texts: Sequence[Any]) -> list[Sequence[Media]]:
+    """What each prompt shows.
+
+    Raises:
+        SampleError: not one picture for each prompt.
+    """
+    given = [None] * len(several(texts)) if images is None else images
+    if len(given) != len(several(texts)):
+        raise SampleError(
+            f"{len(given)} pictures for {len(texts)} prompts", hint="give one for each, or None"
+        )
+    return [picture(image) for image in given]
+
+
+def all_marked(
+    sparse_vps: Sequence[Marks | None] | None, images: Sequence[Any] | None, texts: Sequence[Any]
+) -> list[tuple[Media, ...]]:
+    """What each prompt shows: marks and their picture.
+
+    Raises:
+        SampleError: not one list of marks and one picture for each prompt.
+    """
+    nothing: list[Any] = [None] * len(several(texts))
+    vps = nothing if sparse_vps is None else sparse_vps
+    given = nothing if images is None else images
+    if not len(vps) == len(given) == len(texts):
+        raise SampleError(
+            f"{len(vps)} lists of marks and {len(given)} pictures for {len(texts)} prompts",
+            hint="give one of each for each prompt, or None",
+        )
+    return [marked(marks, image) for marks, image in zip(vps, given, strict=True)]
 
 
 def with_text(woven: Woven, ids: Sequence[int]) -> Woven:
@@ -168,19 +200,3 @@ def stop_sequences(tokenizer: Tokenizer, signals: Iterable[str]) -> list[list[in
         inside = tokenizer.encode("@" + signal)[0][len(before) :]
         sequences += [tokenizer.encode(signal)[0], inside]
     return sequences
-
-
-def shown(stream: Iterator[dict[str, Any]], signal: str = "\n###") -> Iterator[dict[str, Any]]:
-    """What a page shows of a stream: up to the end signal, the last characters held back until then."""
-    for piece in stream:
-        text, ended = piece["text"], piece["end_of_content"]
-        place = text.find(signal)
-        if place >= 0:
-            text, ended = text[:place].rstrip() + "\n", True
-        if not ended:
-            if len(text) < HELD:
-                continue
-            text = text[:-HELD]
-        yield {"text": text, "end_of_content": ended}
-        if ended:
-            break

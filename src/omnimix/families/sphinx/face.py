@@ -24,7 +24,7 @@ from omnimix.families.sphinx.conversation import (
     TokenEndings,
     asked,
     picture,
-    several,
+    pictures,
     stop_sequences,
     with_text,
 )
@@ -39,8 +39,10 @@ Text = str | Sequence[int]
 """A prompt, or its tokens with the begin token."""
 
 
-class Face:
-    """What the faces of the family share: prompts as text, with what they show beside them.
+class SPHINXModel:
+    """A SPHINX behind the face of the reference's `SPHINXModel`.
+
+    Where a picture is taken, so are the items (`tuple[Media, ...]`) that a prompt shows.
 
     Attributes:
         assistant: the model; it answers questions in omnimix's own way too.
@@ -73,7 +75,7 @@ class Face:
             mp_group: a process group that the caller made; its processes hold one model together.
             device: a CUDA device where there is one, else the CPU.
             quant: hold the language model in 4 bits (nf4).
-            words: further words of the family, see `omnimix.families.sphinx.reader`.
+            words: further words of the family, see `omnimix.families.sphinx.folder`.
 
         Raises:
             CheckpointError: what cannot be found or does not fit.
@@ -146,36 +148,66 @@ class Face:
             answers.append((ids, ids if length is None else endings.without(ids)))
         return answers
 
-    def _answer(
+    def generate_response(
         self,
-        prompt: str,
-        media: Sequence[Media],
-        max_gen_len: int,
-        temperature: float,
-        top_p: float,
-        seed: int,
+        qas: Qas,
+        image: Any = None,
+        max_gen_len: int = 512,
+        temperature: float = 0.1,
+        top_p: float = 0.5,
+        seed: int = 0,
     ) -> str:
+        """The answer to the last question; a prompt that is too long loses its beginning.
+
+        Args:
+            qas: questions with their answers, `[[question, answer], ..., [question, None]]`.
+            image: the picture, in any form; None for text alone.
+            max_gen_len: most tokens of the answer.
+            temperature: 0 takes the likeliest token every time.
+            top_p: only the likeliest tokens that together reach this share.
+            seed: of the sampling.
+        """
         options = Options(max_gen_len, temperature, top_p, seed=seed)
-        ((_, kept),) = self.written([prompt], [media], options, [self.signal])
+        ((_, kept),) = self.written([self.prompt(qas)], [picture(image)], options, [self.signal])
         return str(self.tokenizer.decode(kept))
 
-    def _answers(
+    def generate_reponse(self, *args: Any, **words: Any) -> str:
+        """`generate_response` under the name that older READMEs call it by."""
+        return self.generate_response(*args, **words)
+
+    def generate(
         self,
         prompts: Sequence[str],
-        media: Sequence[Sequence[Media]],
-        options: Options,
-        signals: Iterable[str],
+        images: Sequence[Any] | None = None,
+        max_gen_len: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 0.95,
+        additional_stop_symbols: Iterable[str] = (),
     ) -> list[str]:
-        rows = self.written(prompts, media, options, signals)
+        """Answers to prompts that are written out already (see `prompt`), several at once.
+
+        Args:
+            images: a picture for each prompt.
+            additional_stop_symbols: texts that end an answer and are cut from it.
+        """
+        options = Options(max_gen_len, temperature, top_p)
+        rows = self.written(prompts, pictures(images, prompts), options, additional_stop_symbols)
         return [self.tokenizer.decode(kept) for _, kept in rows]
 
-    def streamed(
-        self, prompt: str, media: Sequence[Media], options: Options, signals: Iterable[str] = ()
+    def stream_generate(
+        self,
+        prompt: str,
+        image: Any = None,
+        max_gen_len: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 0.95,
+        additional_stop_symbols: Iterable[str] = (),
     ) -> Iterator[dict[str, Any]]:
-        """The whole text so far after each token, and once more at its end."""
-        eos, decode, signals = self.tokenizer.eos, self.tokenizer.decode, tuple(signals)
-        batch = self.assistant.batch(self._woven([prompt], [media], options.max_new_tokens))
-        endings = TokenEndings(self.tokenizer, [] if eos is None else [[eos]], batch)
+        """The whole text so far after each token, as `{"text": ..., "end_of_content": ...}`."""
+        options, signals = Options(max_gen_len, temperature, top_p), tuple(additional_stop_symbols)
+        eos, decode = self.tokenizer.eos, self.tokenizer.decode
+        batch = self.assistant.batch(self._woven([prompt], [picture(image)], max_gen_len))
+        endings = TokenEndings(self.tokenizer, stop_sequences(self.tokenizer, ()), batch)
         ids: list[int] = []
         for token in self.assistant.decoder.tokens(batch, options, endings):
             if token == eos:
@@ -189,37 +221,39 @@ class Face:
             yield {"text": text, "end_of_content": False}
         yield {"text": decode(ids), "end_of_content": True}
 
-    def _logits(
-        self, examples: Sequence[Text], media: Sequence[Sequence[Media]], bos: bool, eos: bool
-    ) -> list[tuple[list[int], Tensor]]:
-        """For each example its tokens and a row of logits a token."""
-        rows = []
-        for example, shows in zip(examples, media, strict=True):
-            ids = self._ids(example, bos, eos)
-            batch = self.assistant.batch([self._lay(ids, shows)])
-            with self.assistant.process_group.together(), torch.inference_mode():
-                logits = self.assistant.model(**batch.inputs()).logits[0].float()
-            # The row in front of the second token is that of the last item, not of the first token.
-            rows.append((ids, logits[len(logits) - len(ids) :]))
-        return rows
-
-    def scored(
+    def compute_logits(
         self,
         examples: Sequence[Text],
-        contexts: Sequence[Text] | None,
-        media: Sequence[Sequence[Media]],
+        images: Sequence[Any] | None = None,
+        bos: bool = True,
+        eos: bool = False,
+    ) -> list[Tensor]:
+        """For each text a row of logits a token."""
+        rows = self._logits(examples, pictures(images, examples), bos, eos)
+        return [logits for _, logits in rows]
+
+    def evaluate_examples(
+        self,
+        examples: Sequence[Text],
+        contexts: Sequence[Text] | None = None,
+        images: Sequence[Any] | None = None,
         bos: bool = True,
         eos: bool = False,
     ) -> dict[str, list[Any]]:
-        """How likely each example is behind its context; see `SPHINXModel.evaluate_examples`.
+        """How likely texts are, of each what stands behind its context.
+
+        Returns:
+            Lists with an entry for each example: `log_likelihood` (summed over the tokens), `ppl` (the mean
+            of its negative; the reference's name for it), `max_equal` (whether greedy writing would give
+            just it), `non_context_logits`.
 
         Raises:
             SampleError: an example that does not begin with its context, or has nothing behind it.
         """
-        found: dict[str, list[Any]] = {
-            name: [] for name in ("log_likelihood", "ppl", "max_equal", "non_context_logits")
-        }
-        for number, (ids, logits) in enumerate(self._logits(examples, media, bos, eos)):
+        names = ("log_likelihood", "ppl", "max_equal", "non_context_logits")
+        found: dict[str, list[Any]] = {name: [] for name in names}
+        scored = self._logits(examples, pictures(images, examples), bos, eos)
+        for number, (ids, logits) in enumerate(scored):
             first = 1
             if contexts is not None:
                 context = self._ids(contexts[number], bos, False)
@@ -236,13 +270,27 @@ class Face:
             losses = torch.nn.functional.cross_entropy(
                 rows, target, ignore_index=0, reduction="none"
             )
-            found["log_likelihood"].append(-float(losses.sum()))
-            found["ppl"].append(float(losses.mean()))
-            found["max_equal"].append(bool((rows.argmax(-1) == target).all()))
-            found["non_context_logits"].append(rows)
+            greedy = bool((rows.argmax(-1) == target).all())
+            row = (-float(losses.sum()), float(losses.mean()), greedy, rows)
+            for name, value in zip(names, row, strict=True):
+                found[name].append(value)
         return found
 
     # --- prompts as sequences ---
+
+    def _logits(
+        self, examples: Sequence[Text], media: Sequence[Sequence[Media]], bos: bool, eos: bool
+    ) -> list[tuple[list[int], Tensor]]:
+        """For each example its tokens and a row of logits a token."""
+        rows = []
+        for example, shows in zip(examples, media, strict=True):
+            ids = self._ids(example, bos, eos)
+            batch = self.assistant.batch([self._lay(ids, shows)])
+            with self.assistant.process_group.together(), torch.inference_mode():
+                logits = self.assistant.model(**batch.inputs()).logits[0].float()
+            # The row in front of the second token is that of the last item, not of the first token.
+            rows.append((ids, logits[len(logits) - len(ids) :]))
+        return rows
 
     def _ids(self, text: Text, bos: bool = True, eos: bool = False) -> list[int]:
         if not isinstance(text, str):
@@ -280,94 +328,6 @@ class Face:
             return [self._lay(self._ids(prompt), shows, answer) for prompt, shows in pairs]
 
 
-class SPHINXModel(Face):
-    """A SPHINX behind the face of the reference's `SPHINXModel`."""
-
-    def generate_response(
-        self,
-        qas: Qas,
-        image: Any = None,
-        max_gen_len: int = 512,
-        temperature: float = 0.1,
-        top_p: float = 0.5,
-        seed: int = 0,
-    ) -> str:
-        """The answer to the last question; a prompt that is too long loses its beginning.
-
-        Args:
-            qas: questions with their answers, `[[question, answer], ..., [question, None]]`.
-            image: the picture, in any form; None for text alone.
-            max_gen_len: most tokens of the answer.
-            temperature: 0 takes the likeliest token every time.
-            top_p: only the likeliest tokens that together reach this share.
-            seed: of the sampling.
-        """
-        prompt = self.prompt(qas)
-        return self._answer(prompt, picture(image), max_gen_len, temperature, top_p, seed)
-
-    generate_reponse = generate_response
-    """The name that older READMEs call it by."""
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        images: Sequence[Any] | None = None,
-        max_gen_len: int = 512,
-        temperature: float = 0.0,
-        top_p: float = 0.95,
-        additional_stop_symbols: Iterable[str] = (),
-    ) -> list[str]:
-        """Answers to prompts that are written out already (see `prompt`), several at once.
-
-        Args:
-            images: a picture for each prompt.
-            additional_stop_symbols: texts that end an answer and are cut from it.
-        """
-        options = Options(max_gen_len, temperature, top_p)
-        return self._answers(prompts, _shown(images, prompts), options, additional_stop_symbols)
-
-    def stream_generate(
-        self,
-        prompt: str,
-        image: Any = None,
-        max_gen_len: int = 512,
-        temperature: float = 0.0,
-        top_p: float = 0.95,
-        additional_stop_symbols: Iterable[str] = (),
-    ) -> Iterator[dict[str, Any]]:
-        """The whole text so far after each token, as `{"text": ..., "end_of_content": ...}`."""
-        options = Options(max_gen_len, temperature, top_p)
-        return self.streamed(prompt, picture(image), options, additional_stop_symbols)
-
-    def compute_logits(
-        self,
-        examples: Sequence[Text],
-        images: Sequence[Any] | None = None,
-        bos: bool = True,
-        eos: bool = False,
-    ) -> list[Tensor]:
-        """For each text a row of logits a token."""
-        rows = self._logits(examples, _shown(images, examples), bos, eos)
-        return [logits for _, logits in rows]
-
-    def evaluate_examples(
-        self,
-        examples: Sequence[Text],
-        contexts: Sequence[Text] | None = None,
-        images: Sequence[Any] | None = None,
-        bos: bool = True,
-        eos: bool = False,
-    ) -> dict[str, list[Any]]:
-        """How likely texts are, of each what stands behind its context.
-
-        Returns:
-            Lists with an entry for each example: `log_likelihood` (summed over the tokens), `ppl` (the mean
-            of its negative; the reference's name for it), `max_equal` (whether greedy writing would give
-            just it), `non_context_logits`.
-        """
-        return self.scored(examples, contexts, _shown(images, examples), bos, eos)
-
-
 def _one(config: str | Path | Sequence[str | Path] | None) -> str | Path | None:
     """The one configuration file that is named.
 
@@ -381,17 +341,3 @@ def _one(config: str | Path | Sequence[str | Path] | None) -> str | Path | None:
             f"llama_config names {len(config)} files", hint="write them into one and name that"
         )
     return config[0] if config else None
-
-
-def _shown(images: Sequence[Any] | None, texts: Sequence[Any]) -> list[Sequence[Media]]:
-    """What each prompt shows.
-
-    Raises:
-        SampleError: not one picture for each prompt.
-    """
-    given = [None] * len(several(texts)) if images is None else images
-    if len(given) != len(several(texts)):
-        raise SampleError(
-            f"{len(given)} pictures for {len(texts)} prompts", hint="give one for each, or None"
-        )
-    return [picture(image) for image in given]

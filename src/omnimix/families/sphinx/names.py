@@ -60,8 +60,10 @@ _CLIP = {
     "mlp.c_proj.": "mlp.fc2.",
 }
 
-_CLIP_TEXT = ("token_embedding.*", "positional_embedding", "text_projection", "transformer.*")
-_CLIP_TEXT += ("ln_final.*", "logit_scale", "logit_bias", "attn_mask")
+_CLIP_TEXT = (
+    *("token_embedding.*", "positional_embedding", "text_projection", "transformer.*"),
+    *("ln_final.*", "logit_scale", "logit_bias", "attn_mask"),
+)
 
 
 def table(recipe: Recipe) -> RenameTable:

@@ -64,7 +64,10 @@ def _released() -> dict[str, dict[str, Any]]:
             trunk: Any = timm.create_model(encoders[name]["model"], pretrained=False)
         if name == "convnext":
             dims = [stage["num_chs"] for stage in trunk.feature_info]
-            args = {"depths": [len(stage.blocks) for stage in trunk.stages], "dims": dims}
+            args: dict[str, Any] = {
+                "depths": [len(stage.blocks) for stage in trunk.stages],
+                "dims": dims,
+            }
         else:
             width, block = trunk.embed_dim, trunk.blocks[0]
             args = {

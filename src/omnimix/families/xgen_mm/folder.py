@@ -2,7 +2,8 @@
 
 A trainer's file names no sizes beyond its shapes and holds no tokenizer, under DDP no vision encoder either;
 those come as parts: `llm` (a Phi-3 folder), `vision` (a SigLIP folder) and, where it lies apart from the
-language model, `tokenizer`. `WORDS` are the facts that no file tells.
+language model, `tokenizer`. The words say what no file does; `heads` of a resampler of another size than
+the released one.
 """
 
 from __future__ import annotations
@@ -45,15 +46,6 @@ CHECKPOINT = r"checkpoint_(\d+)\.pt"
 
 SUFFIXES = (".pt", ".pth", ".bin")
 
-WORDS = (
-    "num_vision_tokens",
-    "image_aspect_ratio",
-    "anyres_patch_sampling",
-    "anyres_grids",
-    "heads",
-)
-"""Facts that no file of a trainer tells; `heads` of a resampler of another size than the released one."""
-
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
@@ -78,7 +70,10 @@ class XGenMM(Family[Found, Facts]):
     name = "xgen_mm"
     title = "xGen-MM"
     part_names = ("llm", "vision", "tokenizer")
-    known_words = WORDS
+    known_words = (
+        *("num_vision_tokens", "image_aspect_ratio", "anyres_patch_sampling", "anyres_grids"),
+        "heads",
+    )
     layouts = (
         "a hub folder (config.json of type xgenmm, model-*.safetensors)",
         "a trainer's file or its folder (checkpoint_N.pt, FSDP or DDP)",
@@ -251,7 +246,7 @@ def _facts(layout: Found, parts: Parts, shapes: Shapes, folder: Path, names: Pat
 
 
 def _hub_words(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The words of `WORDS` that a hub folder tells."""
+    """The family's words that a hub folder tells."""
     encoder = config.get("vision_encoder_config", {})
     resampler = config.get("vision_tokenizer_config", {})
     words = {
@@ -277,15 +272,12 @@ def _latents(shapes: Shapes, wanted: Any, where: str) -> int:
 def _resampler(shapes: Shapes, heads: Any, where: str) -> dict[str, int]:
     """Sizes of the resampler from its shapes; only the number of heads is in none of them."""
     layer = "vision_tokenizer.layers.0."
-    try:
-        inner, width = shapes[f"{layer}0.to_q.weight"]
-        hidden = shapes[f"{layer}1.1.weight"][0]
-    except KeyError as error:
-        raise CheckpointError(
-            f"the resampler is incomplete: no {error.args[0]}",
-            where=where,
-            hint="copy the whole checkpoint again",
-        ) from None
+    query, inside = f"{layer}0.to_q.weight", f"{layer}1.1.weight"
+    if (
+        query not in shapes or inside not in shapes
+    ):  # whoever loads is told which weights are missing
+        return RESAMPLER
+    inner, width = shapes[query]
     released = RESAMPLER["heads"] * RESAMPLER["dim_head"]
     if heads is None and inner != released:
         raise CheckpointError(
@@ -297,4 +289,4 @@ def _resampler(shapes: Shapes, heads: Any, where: str) -> dict[str, int]:
     heads = int(heads or RESAMPLER["heads"])
     layers = {key.split(".")[2] for key in shapes if key.startswith("vision_tokenizer.layers.")}
     sizes = {"depth": len(layers), "heads": heads, "dim_head": inner // heads}
-    return {**sizes, "ff_mult": hidden // width}
+    return {**sizes, "ff_mult": shapes[inside][0] // width}

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
 
 from omnimix.compose.sequence import IGNORE, Item, Sequence as Woven
 from omnimix.errors import CheckpointError, SampleError
 from omnimix.families.xgen_mm.folder import XGenMM
-from omnimix.families.xgen_mm.recipe import facts_of
+from omnimix.families.xgen_mm.recipe import Facts, facts_of
 from omnimix.families.xgen_mm.tokenizer import mark_ids
-from omnimix.families.xgen_mm.transforms import Tokenizer
+from omnimix.families.xgen_mm.transforms import XGenTokenizer
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.stopping import end_tokens
 from omnimix.media.tiling import AnyRes
-from omnimix.registry import did_you_mean
 
 Size = tuple[int, int]
-
-GENERATION = {
-    *GenerationConfig().to_dict(),
-    *("stopping_criteria", "logits_processor", "streamer", "generation_config"),
-}
-"""Words of transformers' `generate`."""
 
 
 class XGenMMPerceiver:
@@ -136,54 +129,54 @@ class XGenMMPerceiver:
 
         Raises:
             SampleError: more marks than pictures, or any-res pictures without their sizes.
-            CheckpointError: an unknown word, or no weights.
+            CheckpointError: no weights.
         """
-        assistant = self.assistant
+        assistant, processor = self.assistant, self.assistant.processor
+        facts = facts_of(processor.recipe)
         seen = torch.ones_like(lang_x) if attention_mask is None else attention_mask
         woven = []
         for i, ids in enumerate(lang_x):
-            pictures = [] if vision_x is None else [_tiles(one) for one in vision_x[i]]
-            items = self._items(pictures, [] if image_size is None else image_size[i])
-            woven.append(self._woven(ids[seen[i].bool()].tolist(), items))
+            pictures = [] if vision_x is None else vision_x[i]
+            sizes = chain([] if image_size is None else image_size[i], repeat(None))
+            items = [self._item(facts, *one) for one in zip(pictures, sizes, strict=False)]
+            woven.append(self._woven(facts, ids[seen[i].bool()].tolist(), items))
         batch = assistant.batch(woven)
+        ends = end_tokens(processor.tokenizer, processor.recipe.template.stop_strings)
+        words = {"eos_token_id": list(ends), "pad_token_id": processor.tokenizer.pad}
+        words |= {word: value for word, value in generation.items() if value is not None}
         with torch.inference_mode():
-            rows: Tensor = assistant.model.generate(
-                **batch.inputs(), **self._generation(generation)
-            )
+            rows: Tensor = assistant.model.generate(**batch.inputs(), **words)
         return rows[:, batch.input_ids.shape[1] :]
 
-    def _items(self, pictures: Sequence[Tensor], sizes: Sequence[Any]) -> list[Item]:
-        processor = self.assistant.processor
-        spec, facts = processor.recipe.modalities["image"], facts_of(processor.recipe)
-        each = processor.weave.tokens_per_tile["image"]
-        step = None
+    def _item(self, facts: Facts, pixels: Tensor, size: Size | None) -> Item:
+        """A picture as the model takes it: in 0..1 again, since it normalises on its own device."""
+        side, grid = facts.side, (0, 0)
+        tiles = pixels.detach().to("cpu", torch.float32).reshape(-1, *pixels.shape[-3:])
+        if len(tiles) != (pixels.shape[-4] if pixels.ndim > 3 else 1):
+            raise SampleError(
+                f"a picture of shape {list(pixels.shape)}",
+                where="vision_x",
+                hint="give [tiles, 3, s, s] for each picture",
+            )
         if facts.aspect == "anyres":
-            side = facts.side
-            grids = tuple((int(w) // side, int(h) // side) for w, h in self.anyres_grids)
-            step = AnyRes(size=side, grids=grids)
-            if len(sizes) < len(pictures):
+            if size is None:
                 raise SampleError(
-                    f"{len(sizes)} sizes for {len(pictures)} pictures",
+                    "there are more pictures than sizes",
                     where="image_size",
                     hint="give (width, height) of every picture: image_size=[[image.size, ...]]",
                 )
-        # The model normalises pixels itself, on its own device, so it gets them in 0..1 again.
+            grids = tuple((int(w) // side, int(h) // side) for w, h in self.anyres_grids)
+            grid = AnyRes(size=side, grids=grids).best_grid(*size)
         mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (facts.mean, facts.std))
-        items = []
-        for i, pixels in enumerate(pictures):
-            size, grid = (facts.side, facts.side), (0, 0)
-            if step is not None:
-                size = (int(sizes[i][0]), int(sizes[i][1]))
-                grid = step.best_grid(*size)
-            plain = pixels.detach().to("cpu", torch.float32) * std + mean
-            items.append(Item((plain,), spec.groups(len(pixels)) * each, size, grid=grid))
-        return items
+        processor = self.assistant.processor
+        groups = processor.recipe.modalities["image"].groups(len(tiles))
+        tokens = groups * processor.weave.tokens_per_tile["image"]
+        return Item((tiles * std + mean,), tokens, size or (side, side), grid=grid)
 
-    def _woven(self, ids: Sequence[int], items: Sequence[Item]) -> Woven:
+    def _woven(self, facts: Facts, ids: list[int], items: list[Item]) -> Woven:
         """The row with holes: a mark, and the placeholders that the base release puts behind it."""
         processor = self.assistant.processor
-        mark, filler, _ = mark_ids(facts_of(processor.recipe).tokenizer)
-        pad, owner_of_image = processor.tokenizer.pad, processor.weave.owner["image"]
+        mark, filler, _ = mark_ids(facts.tokenizer)
         if ids.count(mark) > len(items):
             raise SampleError(
                 f"a prompt has more marks <image> than its {len(items)} pictures",
@@ -197,27 +190,13 @@ class XGenMMPerceiver:
         for before, token in zip([None, *ids], ids, strict=False):
             if token == mark:
                 tokens = next(waiting).tokens
-                filled += [pad] * tokens
-                owner += [owner_of_image] * tokens
+                filled += [processor.tokenizer.pad] * tokens
+                owner += [processor.weave.owner["image"]] * tokens
             elif token != filler or before not in (mark, filler):
                 filled.append(token)
                 owner.append(0)
-        held = {"image": list(used)} if used else {}
+        held = {"image": used} if used else {}
         return Woven(np.array(filled), np.full(len(filled), IGNORE), np.array(owner), held)
-
-    def _generation(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Words for transformers: sampling's are left out where nothing is sampled."""
-        for word in given:
-            if word not in GENERATION:
-                hint = did_you_mean(word, GENERATION)
-                raise CheckpointError(f"generate knows no word {word!r}", hint=hint)
-        processor = self.assistant.processor
-        ends = end_tokens(processor.tokenizer, processor.recipe.template.stop_strings)
-        words = {"eos_token_id": list(ends), "pad_token_id": processor.tokenizer.pad}
-        words |= {word: value for word, value in given.items() if value is not None}
-        if words.setdefault("do_sample", False):
-            return words
-        return {k: v for k, v in words.items() if k not in ("temperature", "top_p", "top_k")}
 
 
 class XGenMMModelForConditionalGeneration(XGenMMPerceiver):
@@ -228,7 +207,7 @@ class XGenMMModelForConditionalGeneration(XGenMMPerceiver):
         """The model that the original's class wraps; here it is one and the same."""
         return self
 
-    def update_special_tokens(self, tokenizer: Tokenizer) -> Tokenizer:
+    def update_special_tokens(self, tokenizer: XGenTokenizer) -> XGenTokenizer:
         """The tokenizer with the three marks, which it has from the beginning."""
         return tokenizer
 
@@ -242,15 +221,3 @@ class XGenMMModelForConditionalGeneration(XGenMMPerceiver):
     ) -> Tensor:
         """As `XGenMMPerceiver.generate`."""
         return super().generate(pixel_values, input_ids, image_size, attention_mask, **generation)
-
-
-def _tiles(pixels: Tensor) -> Tensor:
-    """A picture as `[tiles, 3, s, s]`, without leading ones."""
-    ready = pixels.reshape(-1, *pixels.shape[-3:])
-    if len(ready) != (pixels.shape[-4] if pixels.ndim > 3 else 1):
-        raise SampleError(
-            f"a picture of shape {list(pixels.shape)}",
-            where="vision_x",
-            hint="give [tiles, 3, s, s] for each picture",
-        )
-    return ready
