@@ -22,7 +22,7 @@ WINGS = ("families", "recipes", "models")
 """Folders that are a family's or a model's own."""
 
 # What is still too long. The lists may only shrink, to nothing: what is mended must be struck off.
-STILL_TOO_LONG_FUNCTIONS = frozenset({"families/xgen_mm/face.py: create_model_and_transforms"})
+STILL_TOO_LONG_FUNCTIONS: frozenset[str] = frozenset()
 STILL_MORE_LINES = 5613
 """So many lines above the limit today; whoever takes lines away lowers it."""
 

@@ -21,7 +21,7 @@ from omnimix.errors import CheckpointError
 from omnimix.families.xgen_mm.folder import XGenMM, vision_words
 from omnimix.families.xgen_mm.model import XGenMMModelForConditionalGeneration, XGenMMPerceiver
 from omnimix.families.xgen_mm.recipe import HALF, VISION, facts_of, grids_in_tiles, tower
-from omnimix.families.xgen_mm.transforms import ImageProcessor, Tokenizer, process_images
+from omnimix.families.xgen_mm.transforms import ImageProcessor, XGenTokenizer, process_images
 from omnimix.generate import folder as folders
 from omnimix.generate.assistant import Assistant, load
 from omnimix.media.tiling import GRIDS
@@ -53,7 +53,7 @@ def create_model_and_transforms(
     verbose: bool = True,
     ckpt_pth: str | Path | None = None,
     **model_kwargs: Any,
-) -> tuple[XGenMMPerceiver, ImageProcessor, Tokenizer]:
+) -> tuple[XGenMMPerceiver, ImageProcessor, XGenTokenizer]:
     """Model, image processor and tokenizer, with the words of the original's function of this name.
 
     The original builds Phi-3 and a resampler of chance, which `load_state_dict` then overwrites; here the
@@ -95,7 +95,7 @@ def create_model_and_transforms(
         with hub.asked(cache_dir=cache_dir):
             held = _loaded(base.open_release(Path(ckpt_pth), parts, family.name))
     model = XGenMMPerceiver(held, reads, side, words.get("anyres_grids") or GRIDS)
-    return model, ImageProcessor(side), Tokenizer(tokens)
+    return model, ImageProcessor(side), XGenTokenizer(tokens)
 
 
 def _refuse(model_family: str, pretrained: str, vision_tokenizer: str | None) -> None:
@@ -184,9 +184,9 @@ class AutoTokenizer:
         pretrained_model_name_or_path: str | Path,
         cache_dir: str | Path | None = None,
         **free: Any,
-    ) -> Tokenizer:
+    ) -> XGenTokenizer:
         """The slow tokenizer, the three marks among its tokens."""
-        return Tokenizer(_folder(pretrained_model_name_or_path, cache_dir, free))
+        return XGenTokenizer(_folder(pretrained_model_name_or_path, cache_dir, free))
 
 
 class AutoImageProcessor:

@@ -15,7 +15,7 @@ from omnimix.errors import CheckpointError, SampleError
 from omnimix.families.xgen_mm.folder import XGenMM
 from omnimix.families.xgen_mm.recipe import Facts, facts_of
 from omnimix.families.xgen_mm.tokenizer import mark_ids
-from omnimix.families.xgen_mm.transforms import Tokenizer
+from omnimix.families.xgen_mm.transforms import XGenTokenizer
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.stopping import end_tokens
 from omnimix.media.tiling import AnyRes
@@ -187,7 +187,7 @@ class XGenMMPerceiver:
         waiting = iter(used)
         filled: list[int] = []
         owner: list[int] = []
-        for before, token in pairwise([None, *ids]):
+        for before, token in pairwise([-1, *ids]):
             if token == mark:
                 tokens = next(waiting).tokens
                 filled += [processor.tokenizer.pad] * tokens
@@ -207,7 +207,7 @@ class XGenMMModelForConditionalGeneration(XGenMMPerceiver):
         """The model that the original's class wraps; here it is one and the same."""
         return self
 
-    def update_special_tokens(self, tokenizer: Tokenizer) -> Tokenizer:
+    def update_special_tokens(self, tokenizer: XGenTokenizer) -> XGenTokenizer:
         """The tokenizer with the three marks, which it has from the beginning."""
         return tokenizer
 

@@ -92,7 +92,7 @@ def process_images(
     return torch.stack(ready) if len({one.shape for one in ready}) == 1 else ready
 
 
-class Tokenizer:
+class XGenTokenizer:
     """Texts to padded tensors and ids to text: the slow tokenizer's, whatever `use_fast` says.
 
     Args:
