@@ -187,7 +187,7 @@ class XGenMMPerceiver:
         waiting = iter(used)
         filled: list[int] = []
         owner: list[int] = []
-        for before, token in zip([None, *ids], ids, strict=False):
+        for before, token in pairwise([-1, *ids]):
             if token == mark:
                 tokens = next(waiting).tokens
                 filled += [processor.tokenizer.pad] * tokens
