@@ -115,6 +115,11 @@ class Case:
             if stem == file and key.startswith(prefix):
                 yield key.removeprefix(prefix)
 
+    @property
+    def tensors(self) -> int:
+        """How many golden tensors the case brings."""
+        return len(self._where)
+
     def has(self, file: str) -> bool:
         """Whether there is a file of golden tensors of that name."""
         return any(stem == file for stem, _ in self._where)

@@ -163,5 +163,9 @@ def _report(case: Case, stop: bool) -> Verdict:
             report.take(reading.left(), stop=False)
         if unknown := reading.unknown():
             reading.notes.append(f"no section reads these words of case.json: {', '.join(unknown)}")
+    if not case.tensors:
+        reading.notes.append(
+            "the case brings no golden tensors: texts, ids and tables alone are compared"
+        )
     report.notes = list(dict.fromkeys(reading.notes))
     return report

@@ -229,3 +229,13 @@ def test_an_assistant_moves_as_if_it_had_been_loaded_so() -> None:
     moved.model.is_quantized = True
     with pytest.raises(omnimix.OmnimixError, match="quantized cannot be moved"):
         moved.to("cpu")
+
+
+def test_a_word_that_no_answer_is_written_with_is_refused_with_the_nearest(
+    tiny_folder: Path,
+) -> None:
+    assistant = omnimix.load(tiny_folder, "cpu")
+    with pytest.raises(OmnimixError, match=r"'max_new_tokns'.*Did you mean 'max_new_tokens'"):
+        assistant.answer("What is there?", max_new_tokns=4)
+    with pytest.raises(OmnimixError, match="'num_beams'"):
+        assistant.stream("What is there?", num_beams=2)

@@ -95,6 +95,13 @@ def test_a_case_may_lack_stages(case: Path) -> None:
     assert json.loads(result.stdout)["passed"] is True
 
 
+def test_a_case_without_golden_tensors_says_so(texts: Path) -> None:
+    assert not any("no golden tensors" in note for note in verify(texts).notes)
+    for file in texts.glob("expected*.safetensors"):
+        file.unlink()
+    assert any("no golden tensors" in note for note in verify(texts).notes)
+
+
 def test_golden_tensors_that_no_section_looks_at_fail_a_case(
     texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

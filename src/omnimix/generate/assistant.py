@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +175,7 @@ class Assistant:
         **generation: Any,
     ) -> list[Answer]:
         """Answers in the order of the conversations; those of like length are written together."""
-        options = replace(options, **generation) if options else Options(**generation)
+        options = (options or Options()).but(generation)
         woven = [self.weave(conversation, options) for conversation in conversations]
         order = sorted(range(len(woven)), key=lambda i: len(woven[i]))
         answers: dict[int, Answer] = {}
@@ -192,7 +191,7 @@ class Assistant:
         The model writes in a thread of its own, so that the caller can be interrupted between pieces. What
         has been written so far, its regions included, is at any time the stream's `answer`.
         """
-        options = Options(**generation)
+        options = Options().but(generation)
         woven = self.weave(conversation, options)
         stops = self.stops(options)
         ids: list[int] = []

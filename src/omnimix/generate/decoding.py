@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.errors import OmnimixError
 from omnimix.generate.stopping import Endings
 from omnimix.parallel.process_group import ProcessGroup
+from omnimix.registry import did_you_mean
 
 Tokens: TypeAlias = "queue.SimpleQueue[int | BaseException | None]"
 
@@ -57,6 +58,20 @@ class Options:
             )
         if not 0 < self.top_p <= 1:
             raise OmnimixError(f"top_p is {self.top_p:g}", hint="give a share above 0, at most 1")
+
+    def but(self, words: Mapping[str, Any]) -> Options:
+        """The same with some words said otherwise.
+
+        Raises:
+            OmnimixError: a word that is none of these, or a value that cannot be.
+        """
+        known = [field.name for field in fields(self)]
+        for word in words:
+            if word not in known:
+                raise OmnimixError(
+                    f"an answer is not written with {word!r}", hint=did_you_mean(word, known)
+                )
+        return replace(self, **words)
 
     def config(self, ends: Sequence[int], pad: int) -> GenerationConfig:
         """The same in the words of transformers."""
