@@ -35,7 +35,7 @@ def test_any_conversation_weaves_to_counts_that_splice_accepts(
         assert (sequence.owner == k).sum() == sum(i.tokens for i in sequence.items.get(name, []))
     batch = tiny_processor.batch([sequence])
     with torch.no_grad():
-        embedded = tiny_model.embed(batch.input_ids, batch.items)
+        embedded = tiny_model.embed(batch.input_ids, batch["items"], batch.item_places)
     assert embedded.shape == (1, len(sequence), 32)
     assert embedded.isfinite().all()
 

@@ -120,7 +120,7 @@ class _Request:
         if wanted is not None:
             batch = self.processor.batch([self.woven])
             with torch.inference_mode():
-                tokens = modality(batch.items[ours]).tokens
+                tokens = modality(batch["items"][ours]).tokens
             rows = tokens.unflatten(0, (len(items), -1))
             yield close("projected", f"{self.name} {theirs}", rows, wanted, tolerance("projected"))
 
@@ -144,7 +144,7 @@ class _Request:
     def _logits(self) -> Iterator[Check]:
         batch = self.processor.batch([self.woven])
         with torch.inference_mode():
-            embeddings = self.model.embed(batch.input_ids, batch.items)
+            embeddings = self.model.embed(batch.input_ids, batch["items"], batch.item_places)
             logits = self.model(**batch.inputs()).logits
         for word, found in (("inputs_embeds", embeddings), ("logits", logits)):
             wanted = self.golden(word)
@@ -319,7 +319,7 @@ def truncated(reading: MultiTokenCase) -> Iterator[Check]:
         return
     batch = processor.batch([woven])
     with torch.inference_mode():
-        found_rows = model.embed(batch.input_ids, batch.items)[:, :length]
+        found_rows = model.embed(batch.input_ids, batch["items"], batch.item_places)[:, :length]
     zero = _cut_item(woven, processor.weave.owner, length)
     yield same("truncated", "places of the cut item", int(zero.sum()), facts["zero_rows"])
     found_rows = found_rows.masked_fill(zero[None, :, None], 0.0)

@@ -182,7 +182,7 @@ def encoded(model: MultimodalLM, batch: Batch) -> dict[str, Tensor | None]:
     ]
     try:
         with torch.inference_mode():
-            modality(batch.items["image"])
+            modality(batch["items"]["image"])
     finally:
         for handle in handles:
             handle.remove()
@@ -310,7 +310,7 @@ def _prompt(
     batch = processor.batch(woven, "left")
     assert batch.attention_mask is not None
     with torch.inference_mode():
-        embeddings = model.embed(batch.input_ids, batch.items)
+        embeddings = model.embed(batch.input_ids, batch["items"], batch.item_places)
     wanted, seen = case.get(f"{prefix}/spliced_embeds"), case.get(f"{prefix}/spliced_mask")
     if wanted is not None:
         ours = widened(batch.attention_mask, wanted.shape[1], 0, left=True)
