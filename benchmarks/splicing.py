@@ -43,13 +43,13 @@ def pairs(count: int = 16, width: int = 2048) -> list[Pair]:
     """Drawn scenes with their questions, at a language model's width."""
     processor = Processor.from_recipe(recipes.load("nano"))
     woven = [processor.weave(Scenes(0)[i]) for i in range(count)]
-    table = nn.Embedding(processor.tokenizer.size, width).requires_grad_(False)
+    table = nn.Embedding(processor.weave.tokenizer.size, width).requires_grad_(False)
     features = torch.randn(int(processor.batch(woven).item_places.max()), width)
     return [
         Pair(
             f"collate and splice, {count} samples, width {width}",
             lambda: spliced(woven, table, processor, features),
-            lambda: plain(woven, table, processor.tokenizer.pad),
+            lambda: plain(woven, table, processor.weave.tokenizer.pad),
             "pad and embed",
         )
     ]

@@ -72,7 +72,7 @@ class _Labelled:
 
     def _collated(self) -> Iterator[Check]:
         marked = [self.reading.marked(row, self.processor) for row in self.woven]
-        pad = self.processor.tokenizer.pad
+        pad = self.processor.weave.tokenizer.pad
         rows = {
             "input_ids": stacked([ids for ids, _ in marked], pad),
             "text_attention_mask": stacked([torch.ones_like(ids) for ids, _ in marked], 0),
