@@ -38,7 +38,9 @@ def writing(tiny_recipe: Recipe) -> Processor:
 
 
 def shown(processor: Processor, ids: Any, owner: Any) -> str:
-    return processor.weave.tokenizer.decode([int(i) for i, o in zip(ids, owner, strict=True) if o == 0])
+    return processor.weave.tokenizer.decode(
+        [int(i) for i, o in zip(ids, owner, strict=True) if o == 0]
+    )
 
 
 def test_the_recipe_decides_and_the_caller_may_wish(tiny_recipe: Recipe) -> None:

@@ -92,7 +92,11 @@ def test_bad_items_are_refused_with_the_samples_name(tiny_processor: Processor) 
 def test_too_long_says_by_how_much_and_cuts_nothing(tiny_processor: Processor) -> None:
     sample = talk((picture(), "What is in this picture?"), "A cup.")
     long = len(tiny_processor.weave(sample))
-    words = (tiny_processor.recipe, tiny_processor.weave.tokenizer, tiny_processor.weave.tokens_per_tile)
+    words = (
+        tiny_processor.recipe,
+        tiny_processor.weave.tokenizer,
+        tiny_processor.weave.tokens_per_tile,
+    )
     assert len(Weaver(*words, context=long)(sample)) == long
     with pytest.raises(ContextError, match=rf"{long} tokens \(49 of image\) are 5 more than"):
         Weaver(*words, context=long - 5)(sample)

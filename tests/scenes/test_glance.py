@@ -30,7 +30,9 @@ def words_of(batch: Batch, processor: Processor) -> list[str]:
     """For each region the words it has to name."""
     who, word = bags(batch.labels, firsts(batch, "region"))
     regions = len(batch["items"]["region"].tiles)
-    return [processor.weave.tokenizer.decode(word[who == k].tolist()).strip() for k in range(regions)]
+    return [
+        processor.weave.tokenizer.decode(word[who == k].tolist()).strip() for k in range(regions)
+    ]
 
 
 def test_a_region_names_the_answer_that_follows_it(tiny_processor: Processor) -> None:

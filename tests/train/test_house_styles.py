@@ -70,7 +70,9 @@ def test_styles_differ_and_the_words_do_not() -> None:
     texts = {}
     for template in TEMPLATES:
         processor = Processor.from_recipe(recipes.load("nano", (*TINY, f"template={template}")))
-        texts[template] = processor.weave.tokenizer.decode(processor.weave(conversation()).ids.tolist())
+        texts[template] = processor.weave.tokenizer.decode(
+            processor.weave(conversation()).ids.tolist()
+        )
     assert len(set(texts.values())) == len(TEMPLATES)
     assert all("And its colour" in text for text in texts.values())
 

@@ -84,6 +84,11 @@ class ItemGenerationMixin(GenerationMixin):  # type: ignore[misc]
             SpliceError: items without places, or places of other rows.
         """
         items, places = model_kwargs.get("items"), model_kwargs.get("item_places")
+        if items is not None and not isinstance(items, ItemBatches):
+            raise SpliceError(
+                f"items are a {type(items).__name__}, not what the processor gave for the whole batch",
+                hint="hand all samples to one call of the processor; in a pipeline leave batch_size out",
+            )
         if items and places is None:
             raise SpliceError(
                 "items without item_places",

@@ -207,5 +207,7 @@ def _is_item(kind: str, given: Any) -> bool:
     if not isinstance(given, list | tuple):
         return True
     if kind == "video":
-        return bool(given) and not any(isinstance(x, str | bytes | list | tuple | Media) for x in given)
+        return bool(given) and not any(
+            isinstance(x, str | bytes | list | tuple | Media) for x in given
+        )
     return kind == "audio" and len(given) == 2 and isinstance(given[1], int)

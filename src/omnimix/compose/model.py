@@ -14,12 +14,14 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-from omnimix import versions
-from omnimix.compose import adapters, modality, recipe as recipes
+from omnimix import _transformers, versions
+from omnimix.compose import adapters, modality, recipe as recipes, remote
 from omnimix.compose.batch import branch_masks
 from omnimix.compose.generating import ItemGenerationMixin, behind_prompt
 from omnimix.compose.item_batch import ItemBatch, ItemBatches
@@ -56,6 +58,7 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 words.setdefault(name, getattr(text, name, None))
             words.setdefault("tie_word_embeddings", getattr(text, "tie_word_embeddings", False))
+        words["auto_map"] = remote.auto_map()
         super().__init__(**words)
 
     def parsed(self) -> Recipe:
@@ -72,6 +75,15 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
         words: dict[str, Any] = super().to_dict()
         words.pop("_checked", None)
         return words
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
+        """As in transformers, with the file that its `auto_map` names."""
+        super().save_pretrained(save_directory, *args, **words)
+        remote.write(Path(save_directory))
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = None) -> None:
+        """Nothing: the file beside the weights imports this class and is not to be replaced by it."""
 
     def get_text_config(self, *_: Any, **__: Any) -> Any:
         """The language model's configuration, which generation asks for cache sizes."""
@@ -312,6 +324,10 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         loss = token_loss(output.logits, labels, num_items_in_batch)
         return type(output)(loss=loss, **output)  # made anew, so that the loss comes first
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = None) -> None:
+        """Nothing, as `OmnimixConfig` says."""
+
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
         """As in transformers; the recipe is written beside the weights."""
         super().save_pretrained(save_directory, *args, **words)
@@ -337,5 +353,11 @@ def token_loss(
 
 
 AutoConfig.register("omnimix", OmnimixConfig, exist_ok=True)
-AutoModel.register(OmnimixConfig, MultimodalLM, exist_ok=True)
-AutoModelForCausalLM.register(OmnimixConfig, MultimodalLM, exist_ok=True)
+for _auto in (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+):
+    _auto.register(OmnimixConfig, MultimodalLM, exist_ok=True)
+_transformers.answers_in_pipelines(OmnimixConfig.model_type, MultimodalLM.__name__)

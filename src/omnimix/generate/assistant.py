@@ -18,6 +18,9 @@ from omnimix.errors import OmnimixError
 from omnimix.generate import devices, folder
 from omnimix.generate.answers import Answer, Stream
 from omnimix.generate.decoding import Decoder, Options
+from omnimix.generate.stopping import Endings, cut, end_tokens, settled
+from omnimix.parallel.process_group import ProcessGroup
+from omnimix.prompts.coordinates import ParsedRegions
 from omnimix.prompts.questions import (
     Asked,
     Conversation,
@@ -25,9 +28,6 @@ from omnimix.prompts.questions import (
     given,
     question as asked,
 )
-from omnimix.generate.stopping import Endings, cut, end_tokens, settled
-from omnimix.parallel.process_group import ProcessGroup
-from omnimix.prompts.coordinates import ParsedRegions
 from omnimix.renamed import new_name
 from omnimix.types import Media, Part, Region, Sample
 

@@ -280,7 +280,9 @@ class _SentencePiece:
         """As of `_Fast`; SentencePiece too puts its space before every stretch between special tokens."""
         from tokenizers import AddedToken
 
-        words = {i: AddedToken(word, normalized=False, special=True) for i, word in self._words.items()}
+        words = {
+            i: AddedToken(word, normalized=False, special=True) for i, word in self._words.items()
+        }
         return llama_bpe.with_added(self._file, words)
 
     def save(self, folder: Path) -> str:

@@ -174,7 +174,8 @@ class LoadedModel:
         ends = [] if processor.weave.tokenizer.eos is None else [processor.weave.tokenizer.eos]
         with torch.inference_mode():
             written = self.assistant.model.generate(
-                **batch.inputs(), generation_config=options.config(ends, processor.weave.tokenizer.pad)
+                **batch.inputs(),
+                generation_config=options.config(ends, processor.weave.tokenizer.pad),
             )
         new = written[:, batch.input_ids.shape[1] :]
         return torch.cat([input_ids.to(new.device), new], dim=1)
