@@ -111,12 +111,14 @@ class ItemBatches(Mapping[str, ItemBatch]):
     Attributes:
         keeps: whether `features` are kept once they are made, for the steps of one generation.
         features: of all items `[features, width]`, where they are kept.
+        passed: whether that generation has run all their places, so that what comes is text.
     """
 
     def __init__(self, batches: Mapping[str, ItemBatch] | None = None, keeps: bool = False) -> None:
         self._batches = dict(batches or {})
         self.keeps = keeps
         self.features: Tensor | None = None
+        self.passed = False
 
     @overload
     def __getitem__(self, key: str) -> ItemBatch: ...

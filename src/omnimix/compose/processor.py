@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from omnimix.compose import modality, recipe as recipes
 from omnimix.compose.batch import Batch, collate
-from omnimix.compose.model import OmnimixConfig
+from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import Sequence
 from omnimix.compose.weave import Weaver
