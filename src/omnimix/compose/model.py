@@ -319,6 +319,9 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         for word in ("output_hidden_states", "output_attentions"):
             if words.get(word) is None and getattr(self.config, word):
                 words[word] = True
+        if words.get("cu_seq_lens_q") is not None:
+            # Beside a cache transformers does not look for samples that stand one after another.
+            words.setdefault("use_cache", False)
         attention = self.language.config._attn_implementation
         if words.get("output_attentions") and attention != "eager":
             raise OmnimixError(
