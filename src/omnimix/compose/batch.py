@@ -150,11 +150,8 @@ def collate(
     # The loss predicts a label from the token before it, so a label in the first column is never seen.
     targets = int((rows.labels[:, 1:] != IGNORE).sum())
     items, places = _items(sequences, rows, recipe)
-    words: dict[str, Any] = {
-        "input_ids": torch.from_numpy(rows.ids),
-        "item_places": torch.from_numpy(places),
-        "items": items,
-    }
+    words: dict[str, Any] = {"items": items, "item_places": torch.from_numpy(places)}
+    words["input_ids"] = torch.from_numpy(rows.ids)
     if targets or side == "right":
         words["labels"] = torch.from_numpy(rows.labels)
     if pack:
