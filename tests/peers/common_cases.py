@@ -15,7 +15,8 @@ from PIL import Image
 from transformers_tests.test_modeling_common import ModelTesterMixin
 
 from omnimix.compose import recipe as recipes
-from omnimix.compose.model import MultimodalLM, OmnimixConfig
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.types import Box, Media, Part, Sample, Turn
