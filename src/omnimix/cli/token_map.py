@@ -77,7 +77,7 @@ def drawn(processor: Processor, sequence: Sequence) -> Text:
         count = len(list(group))
         if owner == 0:
             ids = sequence.ids[at : at + count].tolist()
-            text = processor.tokenizer.decode(ids, specials=True)
+            text = processor.weave.tokenizer.decode(ids, specials=True)
             result.append(text.replace("\n", "⏎\n"), style="bold green" if mark else "")
         else:
             name = names[owner - 1]
