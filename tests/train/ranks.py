@@ -21,7 +21,7 @@ from omnimix.compose.batch import Batch
 from omnimix.data.sources import JsonlSource, Source
 from omnimix.errors import OmnimixError, SampleError
 from omnimix.parallel import process_group
-from omnimix.train import run, step
+from omnimix.train import loop, plan, run, step
 from omnimix.types import Media, Sample, Turn
 
 COLOURS = ("red", "green", "blue", "white")
@@ -56,7 +56,7 @@ class Broken(OneSense):
         return super().__getitem__(index)
 
 
-class InTurn(run.Mixture):
+class InTurn(plan.Mixture):
     """The records of a dataset one after another, so that each rank's sense is known."""
 
     def __getitem__(self, place: int) -> Sample:
@@ -75,7 +75,11 @@ class Kept:
         self.senses.append(sorted({name for b in batches if b is not None for name in b.items}))
         number = words[2]
 
+        inner = more.pop("look", None)
+
         def look() -> None:
+            if inner is not None:
+                inner()
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
                     self.gradients[f"{number}/{name}"] = parameter.grad.clone()
@@ -95,8 +99,8 @@ def trained(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     source = Broken() if words.get("broken") == rank else OneSense()
     with (
         mock.patch.object(JsonlSource, "open", lambda self, folder: source),
-        mock.patch.object(run, "Mixture", InTurn),
-        mock.patch.object(run, "optimizer_step", kept.optimizer_step),
+        mock.patch.object(plan, "Mixture", InTurn),
+        mock.patch.object(loop, "optimizer_step", kept.optimizer_step),
     ):
         try:
             result = run.train(words["file"], words["overrides"], words["out"], listener=listen)
