@@ -1,12 +1,14 @@
 """What each process of a test does: train files, and keep what gradients and batches were.
 
-Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "broken"}]`. Each process
+Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "kill", "broken", "spoiled"}]`. Each process
 writes `NAME/rankN.json` and its gradients.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,15 @@ class Broken(OneSense):
         return super().__getitem__(index)
 
 
+class Spoiled(OneSense):
+    """Half of it is broken."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if index % 2:
+            raise SampleError("a broken record", where=f"line {index}")
+        return super().__getitem__(index)
+
+
 class InTurn(plan.Mixture):
     """The records of a dataset one after another, so that each rank's sense is known."""
 
@@ -95,8 +106,12 @@ def trained(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     def listen(line: dict[str, Any]) -> None:
         if line["step"] == words.get("press"):
             raise KeyboardInterrupt
+        if line["step"] == words.get("kill"):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     source = Broken() if words.get("broken") == rank else OneSense()
+    if words.get("spoiled"):
+        source = Spoiled()
     with (
         mock.patch.object(JsonlSource, "open", lambda self, folder: source),
         mock.patch.object(plan, "Mixture", InTurn),
@@ -105,7 +120,7 @@ def trained(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         try:
             result = run.train(words["file"], words["overrides"], words["out"], listener=listen)
             found |= {"finished": result.finished, "steps": result.steps}
-            found["dropped"] = result.dropped.count
+            found |= {"dropped": result.dropped.count, "signal": result.signal}
         except OmnimixError as error:
             found["error"] = error.sentence()
         except MemoryError as error:

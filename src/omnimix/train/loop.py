@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from omnimix import _transformers
 from omnimix.compose.batch import Batch
 from omnimix.data.mixture import Read, loader
 from omnimix.errors import DroppedError
@@ -63,7 +65,8 @@ class Loop:
             with run.process_group.agreed():
                 checkpoint.load_learned(resumed, run.model, run.learned[number])
         self.learned = optim.set_trainable(run.model, self.stage.trainable)
-        checkpointed(run.model, self.stage.gradient_checkpointing)
+        if any(stage.gradient_checkpointing for stage in run.training.stages):
+            recompute(run.model, self.stage.gradient_checkpointing)
         # A new optimizer for every stage: moments of parameters that learned differently would mislead.
         self.optimizer = optim.adamw(run.model, self.stage.optimizer)
         # From where weights begin to move up to the next look nothing is cut off.
@@ -140,6 +143,7 @@ class Loop:
             return getattr(end, "signal", SIGINT)
         if step > self.first or self.resumed is None:
             self._save(step)
+            run.tell(f"stage {self.stage.name} is done at step {step}, saved in {self.saved}")
         return None
 
     def _step(self, step: int, parts: Iterator[Read], meter: Meter) -> None:
@@ -261,17 +265,13 @@ class Loop:
         self.saved = place
 
 
-def checkpointed(model: Any, on: bool) -> None:
+def recompute(model: Any, on: bool) -> None:
     """Compute activations again in the backward pass instead of keeping them, in all parts that can."""
     for part in model.modules():
-        if part is not model and callable(enable := getattr(part, "set_grad_checkpointing", None)):
-            enable(on)  # timm's name
-    for part in {
-        id(m): m for m in model.modules() if getattr(m, "supports_gradient_checkpointing", False)
-    }.values():
-        if part is model:
+        # A second forward would move the running statistics of a batch norm twice.
+        if part is model or any(isinstance(inner, _BatchNorm) for inner in part.modules()):
             continue
-        if on:
-            part.gradient_checkpointing_enable({"use_reentrant": False})
-        elif part.is_gradient_checkpointing:
-            part.gradient_checkpointing_disable()
+        if callable(timm := getattr(part, "set_grad_checkpointing", None)):
+            timm(on)
+        elif getattr(part, "supports_gradient_checkpointing", False):
+            _transformers.recompute(part, on)

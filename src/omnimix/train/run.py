@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omnimix import _transformers
 from omnimix.data.mixture import Dropped
 from omnimix.errors import TrainError
 from omnimix.parallel import process_group as process_groups
@@ -156,7 +157,7 @@ class Run(Begun):
                 if words.quantization is not None and words.initial_checkpoint is not None:
                     begun = start.find(self.folder, words.initial_checkpoint)
                     model = start.made_whole(model, begun, model.recipe)
-                with writing(place):
+                with _transformers.quiet(), writing(place):
                     model.save_pretrained(place)
                     self.processor.save_pretrained(place)
                     plot_losses([self.out], self.out / "loss.png")
