@@ -98,9 +98,7 @@ class Loop:
                 for k, facts in enumerate(self.plan.look(self.number, stage)):
                     run.tell(f"stage {stage.name}: dataset {k + 1} has {facts.line()}")
                 if self.validation is not None:
-                    seen = len(self.validation.rows)
-                    facts = self.validation.check()
-                    run.tell(f"stage {stage.name}: {seen:,} records of validation, {facts.line()}")
+                    run.tell(f"stage {stage.name}: validation has {self.validation.check().line()}")
                 parts = ", ".join(
                     f"{part} {size:,}" for part, size in optim.sizes(run.model).items()
                 )
@@ -141,8 +139,11 @@ class Loop:
                 held = self._held()
                 # Among ranks a run is interrupted here alone, so that all end behind the same step.
                 run.stop.look()
+                before = time.perf_counter()
                 if self._between(step, meter):
                     break
+                # What is done between two steps is no part of their pace.
+                meter.began += time.perf_counter() - before
                 self._step(step, parts, meter)
             else:
                 step, self.moved, held = self.plan.steps, False, self._held()

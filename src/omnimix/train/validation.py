@@ -96,7 +96,8 @@ class Validation:
             samples = [self.source[row] for row in self.rows]
             with placed(where):
                 measure.references(samples, [(1, 1)] * len(samples))
-        return looked_at(self.source, self.run.processor, None, False, where)
+        facts = looked_at(self.source, self.run.processor, None, False, where)
+        return replace(facts, rows=len(self.rows))
 
     def due(self, step: int, last: int) -> bool:
         """Whether the records are looked at behind a step."""
