@@ -17,6 +17,7 @@ from omnimix.cli import (
     evaluate,
     merge,
     models,
+    plot,
     predict,
     push,
     segment,
@@ -44,6 +45,7 @@ app.command("models")(models.command)
 app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("train")(train.command)
+app.command("plot")(plot.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)
 app.command("merge")(merge.command)
