@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from itertools import groupby
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from rich.text import Text
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Sequence
-from omnimix.data.sources import JsonlSource
+from omnimix.data.opened import ListedRows
+from omnimix.data.rows import RowSource, read_rows
 from omnimix.errors import SampleError
 from omnimix.registry import DATASETS
 from omnimix.types import Sample
@@ -48,21 +48,17 @@ def example(dataset: str) -> Sample:
 
 
 def record(path: Path) -> Sample:
-    """The first record of a JSON-lines file, or the one record of a JSON file over many lines."""
+    """The first row of a file of any known format, or the one record of a JSON file over many lines."""
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         whole = None  # many records, or no file at all: the dataset says which
     if not isinstance(whole, dict):
-        return JsonlSource(path=path.name).open(path.parent)[0]
-    with tempfile.TemporaryDirectory() as folder:
-        line = Path(folder) / path.name
-        line.write_text(json.dumps(whole), encoding="utf-8")
-        source = JsonlSource(path=path.name, images=str(path.parent.resolve()))
-        try:
-            return source.open(Path(folder))[0]
-        except SampleError as error:
-            raise SampleError(error.what, where=str(path), hint=error.hint) from None
+        return read_rows(path)[0]
+    try:
+        return RowSource(ListedRows([whole], path.parent, path.name))[0]
+    except SampleError as error:
+        raise SampleError(error.what, where=str(path), hint=error.hint) from None
 
 
 def drawn(processor: Processor, sequence: Sequence) -> Text:

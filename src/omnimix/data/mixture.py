@@ -24,6 +24,7 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import weave_apart
 from omnimix.compose.sequence import Sequence
 from omnimix.config import Spec, part
+from omnimix.data.containers import reading
 from omnimix.data.sources import Source, SourceSpec
 from omnimix.errors import OmnimixError, RecipeError, SampleError
 from omnimix.registry import DATASETS
@@ -212,7 +213,10 @@ class Batches(Dataset[Read]):
         return crc32(f"{self.mixture.seed}/draw/{place}".encode())  # places never come twice
 
     def _woven(self, place: int, draw: int) -> Sequence:
-        sample = drawn(self.mixture[place], draw)
+        with reading(f"place {place}"):
+            return self._woven_sample(place, drawn(self.mixture[place], draw))
+
+    def _woven_sample(self, place: int, sample: Sample) -> Sequence:
         if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
             return weave_apart(self.processor.weave, sample)
         source = self.mixture.source(place) if isinstance(self.mixture, Mixture) else self.mixture
