@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from omnimix.errors import SampleError
-from omnimix.regions import Box, Mask, Point, Polygon, Region, Stroke, check_region
+from omnimix.regions import Box, Mask, Point, Polygon, Region, Stroke, check_given, check_region
 
 __all__ = [
     "ROLES",
@@ -26,6 +26,7 @@ __all__ = [
     "Sample",
     "Stroke",
     "Turn",
+    "check_given",
     "check_region",
     "text_of",
 ]
