@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from zlib import crc32
 
 import torch
-from pydantic import Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch.utils.data import DataLoader, Dataset
 
 from omnimix.compose.batch import Batch
@@ -31,14 +31,22 @@ from omnimix.registry import DATASETS
 from omnimix.types import Sample
 
 
+def _rows(value: Any) -> Any:
+    """A path alone, or words without a `kind`, are rows whose format is found."""
+    if isinstance(value, str) and value not in DATASETS and {".", "/"} & set(value):
+        value = {"path": value}
+    return {"kind": "rows", **value} if isinstance(value, Mapping) and "path" in value else value
+
+
 class MixturePart(Spec):
     """One dataset of a mixture and its share.
 
     Attributes:
+        data: a dataset by its words; without `kind`, or as a path alone, rows whose format is found.
         apart: the questions of a conversation see its pictures and not one another; needs packed batches.
     """
 
-    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS)]
+    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS), BeforeValidator(_rows)]
     weight: float = Field(default=1.0, gt=0)
     apart: bool = False
 
