@@ -16,14 +16,11 @@ from typer.testing import CliRunner
 from omnimix.cli.main import app
 from omnimix.compose import recipe as recipes
 from omnimix.compose.processor import Processor
-from omnimix.compose.recipe import Recipe
-from omnimix.config import validate
-from omnimix.data.check import Checker, look, survey
+from omnimix.data.check import Checker, survey
 from omnimix.data.check.page import histogram, page, tiles_of
 from omnimix.data.check.style import style_faults
-from omnimix.data.mixture import MixturePart
 from omnimix.data.rows import RowsSpec
-from omnimix.errors import RegionError, SampleError
+from omnimix.errors import RegionError
 from omnimix.regions import Box, check_given
 from tests.compose.senses import recipe_of_senses, write_words
 from tests.conftest import TINY
@@ -81,11 +78,6 @@ def test_members_of_a_shard(folder: Path, processor: Processor) -> None:
     assert checked(planted.write_shard(folder / "fine.tar", False), processor).fine
 
 
-def styled(recipe: Recipe, **words: Any) -> Recipe:
-    template = recipe.template.model_copy(update={"name": "mine", **words})
-    return recipe.model_copy(update={"template": template})
-
-
 def test_tokens_of_the_style_that_the_tokenizer_lacks(processor: Processor) -> None:
     template = processor.recipe.template
     form = template.user.model_copy(update={"before": "<|im_start|>user\n"})
@@ -112,20 +104,6 @@ def test_a_box_of_shares_is_asked_about(box: Any, size: Any, fine: bool) -> None
     else:
         with pytest.raises(RegionError, match="are these shares of the picture"):
             check_given(Box(*box), *size)
-
-
-# --- the cheap part ---
-
-
-def test_a_dataset_without_a_learned_token_is_refused(folder: Path, processor: Processor) -> None:
-    def parts(*rows: Any) -> list[MixturePart]:
-        planted.write(folder / "look.jsonl", list(rows))
-        return [validate(MixturePart, {"data": {"kind": "rows", "path": "look.jsonl"}}, "mixture")]
-
-    asked = [{"conversations": [{"from": "human", "value": f"{i}"}]} for i in range(40)]
-    with pytest.raises(SampleError, match=r"dataset 1 \(look\.jsonl\): none of the 8 rows"):
-        look(parts(*asked), folder, processor)
-    look(parts(*asked[:5], *planted.FINE), folder, processor)
 
 
 # --- the command ---

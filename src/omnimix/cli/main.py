@@ -18,6 +18,7 @@ from omnimix.cli import (
     evaluate,
     merge,
     models,
+    predict,
     push,
     segment,
     serve,
@@ -44,6 +45,7 @@ app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)
 app.command("evaluate")(evaluate.command)
 app.command("check")(check.command)
+app.command("predict")(predict.command)
 app.command("train")(train.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)

@@ -144,12 +144,13 @@ def histogram(numbers: Many[int], limit: int | None, bars: int = 40) -> str:
 
 
 def chosen(survey: Survey) -> list[int]:
-    """Rows to show: the shortest, the middle and the longest, and some spread over the rest."""
+    """Rows to show: some with a fault that can be shown, and from the shortest to the longest."""
     if not survey.places:
         return []
     order = np.argsort(np.asarray(survey.tokens), kind="stable")
     ranks = np.linspace(0, len(order) - 1, min(SHOWN, len(order))).round().astype(int)
-    return sorted({survey.places[int(order[rank])] for rank in ranks})
+    faulty = [row.index for row in survey.failed if row.tokens][: SHOWN // 2]
+    return sorted({*faulty, *(survey.places[int(order[rank])] for rank in ranks)})
 
 
 def _row(check: Checker, index: int) -> str:
@@ -203,7 +204,7 @@ def _tiles(sequence: Sequence) -> Iterator[str]:
                 shown = "".join(
                     _img(_small(tile, 224), f"tile {i}") for i, tile in enumerate(tiles, 1)
                 )
-                told = f"{_text(name)} {number}: {item.tiles} tiles, {item.tokens} tokens"
+                told = f"{_text(name)} {number}: {item.tiles} {'tile' if item.tiles == 1 else 'tiles'}, {item.tokens} tokens"
                 yield f'<figure><div class="tiles">{shown}</div><figcaption>{told}</figcaption></figure>'
 
 

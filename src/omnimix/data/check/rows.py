@@ -19,7 +19,6 @@ from omnimix.errors import (
     MediaError,
     OmnimixError,
     RegionError,
-    SampleError,
 )
 from omnimix.types import Media, Sample
 
@@ -250,14 +249,3 @@ def digest(sample: Sample) -> bytes:
             seen.update(data if isinstance(data, bytes) else repr(data).encode("utf-8", "replace"))
             seen.update(b"\0")
     return seen.digest()
-
-
-def unlearned(rows: list[Checked]) -> SampleError | None:
-    """The refusal of rows none of which teaches anything."""
-    if not rows or any(row.learned and not row.faults for row in rows):
-        return None
-    said = next((row.faults[0].said for row in rows if row.faults), "")
-    return SampleError(
-        f"none of the {len(rows)} rows looked at has a token to learn; the first says: {said}",
-        hint="`omnimix check` names the faults of every row",
-    )
