@@ -490,3 +490,16 @@ def test_a_document_is_a_file_where_it_is_named_and_a_text_where_it_stands(folde
     assert one({**asks, "documents": ["Once."]}, folder).media()[0].data == "Once."
     listed = one({**asks, "documents": [{"path": "a.txt"}]}, folder)
     assert listed.media()[0].data == (folder / "a.txt").resolve()
+
+
+def test_a_note_about_an_item_is_none(folder: Path) -> None:
+    assert len(one({**LLAVA, "image_url": "https://host/a.png"}, folder).media()) == 1
+    talk = {"conversations": [{"from": "human", "value": "Who?"}, TALK[1]]}
+    for key in ("image_url", "img", "sounds", "photo_path"):
+        with pytest.raises(SampleError, match=f"does not read the key '{key}'"):
+            one({**talk, key: "a.png"}, folder)
+
+
+def test_a_stream_of_rows_is_refused() -> None:
+    with pytest.raises(SampleError, match="generator have no length"):
+        read_rows(row for row in [LLAVA])

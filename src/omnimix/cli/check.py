@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,9 +132,13 @@ def _checks(
             yield name, Checker(part.data.open(folder), styled, stage.max_length, part.apart)
 
 
+EVERY = 20
+"""Seconds between two lines about the progress where there is no terminal."""
+
+
 @contextmanager
 def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the rate on a terminal, nothing elsewhere."""
+    """A bar with the rate on a terminal, elsewhere a plain line now and then."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -151,7 +156,15 @@ def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
     ) as bar:
         task = bar.add_task(name, total=None, rate="")
 
+        begun = told_at = time.monotonic()
+
         def progress(done: int, total: int) -> None:
+            nonlocal told_at
+            now = time.monotonic()
+            if not console.is_terminal and now - told_at > EVERY:
+                told_at = now
+                rate = done / (now - begun)
+                typer.echo(f"{name}: {done:,} of {total:,} rows, {rate:,.0f} rows/s", err=True)
             speed = bar.tasks[0].speed
             told = f"{speed:,.0f} rows/s" if speed else ""
             bar.update(task, completed=done, total=total, rate=told)

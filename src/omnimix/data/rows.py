@@ -22,8 +22,8 @@ from omnimix.registry import FORMATS
 from omnimix.types import Sample
 
 _ITEM = re.compile(
-    r"(image|img|picture|photo|video|audio|sound|speech|document)s?"
-    r"(_?(path|file|url|name|filename|bytes)s?)?|(path|file|url)s?_?(image|video|audio)s?"
+    r"(?P<sense>image|img|picture|photo|video|audio|sound|speech|document)s?"
+    r"(?P<about>_?(path|file|url|name|filename|bytes)s?)?"
 )
 """Keys that other tools keep items under."""
 
@@ -70,15 +70,23 @@ class RowFormat(Spec, abc.ABC):
 
 
 def refuse_unread(row: Mapping[str, Any], known: frozenset[str], who: str, where: str) -> None:
-    """Refuse items under keys that a reader does not know, which it would leave out without a word."""
+    """Refuse items under keys that a reader does not know, which it would leave out without a word.
+
+    `image_url` beside an `image` that is read is a note about it, no item.
+    """
     for key in row.keys() - known:
-        if _ITEM.fullmatch(str(key).lower()) and not is_none(row[key]):
-            raise SampleError(
-                f"{who} does not read the key {key!r}, which seems to hold items",
-                where=where,
-                hint=f"it reads {', '.join(sorted(known)) or 'no items'}; rename the key, name another "
-                "format, or take the key out",
-            )
+        match = _ITEM.fullmatch(str(key).lower())
+        if match is None or is_none(row[key]):
+            continue
+        sense, about = match["sense"], match["about"]
+        if about and any(not is_none(row.get(own)) for own in {sense, f"{sense}s"} & known):
+            continue
+        raise SampleError(
+            f"{who} does not read the key {key!r}, which seems to hold items",
+            where=where,
+            hint=f"it reads {', '.join(sorted(known)) or 'no items'}; rename the key, name another "
+            "format, or take the key out",
+        )
 
 
 def id_of(row: Mapping[str, Any], where: str) -> str:
@@ -174,5 +182,10 @@ def read_rows(
         format, media: as the words of `RowsSpec`.
     """
     form = None if format is None else RowsSpec(path="", format=format).format  # type: ignore[arg-type]
+    if not isinstance(rows, str | Path) and not hasattr(rows, "__len__"):
+        raise SampleError(
+            f"rows of type {type(rows).__name__} have no length",
+            hint="give a list of tables, a Dataset that is not streamed, or a path",
+        )
     found = open_rows(Path(rows)) if isinstance(rows, str | Path) else ListedRows(rows)
     return RowSource(found, form, Roots(Path(), media, found.folder))
