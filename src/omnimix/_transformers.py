@@ -39,6 +39,15 @@ def tied_names(model: nn.Module) -> set[str]:
     return set(getattr(model, "all_tied_weights_keys", None) or {})
 
 
+def recompute(model: nn.Module, on: bool) -> None:
+    """Let a model of transformers compute its activations again in the backward pass, or no longer."""
+    verb = "enable" if on else "disable"
+    # The older name is deprecated in favour of one that transformers 5.23 has not got.
+    names = (f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}")
+    switch: Any = next(getattr(model, name) for name in names if hasattr(model, name))
+    switch(*([{"use_reentrant": False}] if on else []))
+
+
 def restore_ids(tower: nn.Module) -> None:
     """Make transformers' tables of positions and types anew, which no state dict holds."""
     for module in tower.modules():
@@ -60,21 +69,6 @@ def model_from(cls: Any, config: Any, tensors: Mapping[str, Any], **words: Any) 
     """
     with quiet():
         return cls.from_pretrained(None, config=config, state_dict=tensors, **words)
-
-
-def run_whole(input_ids: Tensor, ready: Mapping[str, Any]) -> bool:
-    """Whether a step of generation runs all tokens: at the prompt, and always where there is no cache.
-
-    Told by the tokens: `prepare_inputs_for_generation` hands on only those that the cache does not hold.
-    The cache itself comes under another name from release to release (`past_key_values` up to 5.23,
-    `cache` from 5.24), so nothing is read off it.
-
-    Args:
-        input_ids: all tokens so far.
-        ready: what `prepare_inputs_for_generation` of transformers made of them.
-    """
-    run = ready.get("input_ids")
-    return run is None or run.shape[1] == input_ids.shape[1]
 
 
 def register_attention(name: str, attention: Callable[..., Any]) -> None:

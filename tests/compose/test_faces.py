@@ -101,17 +101,13 @@ def test_a_prompt_as_text_is_woven_as_its_messages(style: str, tiny_processor: P
     same_batches(processor(text=text, images=PICTURE), woven)
     closed = processor.apply_chat_template(talk[:2])
     batch = processor(text=closed, images=[PICTURE])
-    same_batches(
-        batch, processor.apply_chat_template(talk[:2], tokenize=True, return_dict=True)
-    )
+    same_batches(batch, processor.apply_chat_template(talk[:2], tokenize=True, return_dict=True))
 
 
 def test_a_text_beside_items_is_a_question(tiny_processor: Processor) -> None:
     turn = question("What is in the box?", [PICTURE], [BOX])
     wanted = tiny_processor([Sample((turn,), "question")], open_answer=True)
-    same_batches(
-        tiny_processor(text="What is in the box?", images=PICTURE, regions=BOX), wanted
-    )
+    same_batches(tiny_processor(text="What is in the box?", images=PICTURE, regions=BOX), wanted)
     two = tiny_processor(text=["What?", "How many?"], images=[[PICTURE], [PICTURE, PICTURE]])
     alike = [
         asked(Media.image(PICTURE), "What?"),
@@ -227,9 +223,9 @@ def test_pipelines_answer(tmp_path: Path) -> None:
     picture = Image.open(SCENE)
     told = pipe(images=[picture] * 2, text=[QUESTION] * 2, max_new_tokens=8, return_full_text=False)
     assert [one["generated_text"] for one in told] == ["4\n"] * 2
-    assert pipe(text=MESSAGES, stop_sequence="4", return_full_text=False)[0][
-        "generated_text"
-    ] == "4"
+    assert (
+        pipe(text=MESSAGES, stop_sequence="4", return_full_text=False)[0]["generated_text"] == "4"
+    )
 
 
 CURE = f"""
@@ -288,5 +284,5 @@ def test_batches_that_a_pipeline_put_together_are_refused(
 ) -> None:
     batch: Batch = tiny_processor(text=QUESTION, images=PICTURE)
     words = {**batch, "items": [batch["items"]]}
-    with pytest.raises(OmnimixError, match="hand all samples to one call|items are a list"):
+    with pytest.raises(OmnimixError, match="items are a list"):
         tiny_model.generate(**words, max_new_tokens=1)

@@ -45,7 +45,7 @@ class Conversing(ProcessorMixin):  # type: ignore[misc]
         id = getattr(self.weave.tokenizer, office)
         return "" if id is None else self.weave.tokenizer.decode([id], specials=True)
 
-    def _woven(self, asked: messages.Asked, begins: bool = True, bos: str = "") -> Sequence:
+    def _woven(self, asked: messages.AskedSample, begins: bool = True) -> Sequence:
         if not asked.verbatim:
             return self.weave(asked.sample, open_answer=asked.open, target=False)
         style = self.recipe.template
@@ -55,7 +55,7 @@ class Conversing(ProcessorMixin):  # type: ignore[misc]
     def _batch(
         self,
         woven: Many[Sequence],
-        asked: Many[messages.Asked],
+        asked: Many[messages.AskedSample],
         padding: Any = True,
         padding_side: Literal["left", "right"] | None = None,
         pad_to_multiple_of: int | None = None,

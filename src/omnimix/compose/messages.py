@@ -25,7 +25,7 @@ _SOURCES = ("url", "path", "base64", "data")
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedSample:
     """A sample, and whether its answer is still to be written."""
 
     sample: Sample
@@ -34,7 +34,7 @@ class Asked:
     """The one user turn is the whole prompt, read as it is."""
 
 
-def of_messages(messages: Many[Mapping[str, Any]], where: str, open_answer: bool) -> Asked:
+def of_messages(messages: Many[Mapping[str, Any]], where: str, open_answer: bool) -> AskedSample:
     """A conversation in transformers' form.
 
     Raises:
@@ -43,7 +43,7 @@ def of_messages(messages: Many[Mapping[str, Any]], where: str, open_answer: bool
     turns = []
     for i, message in enumerate(messages):
         here = f"{where}[{i}]"
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        if not {"role", "content"} <= set(message):
             raise SampleError(
                 "no message", where=here, hint='write {"role": "user", "content": ...}'
             )
@@ -52,7 +52,7 @@ def of_messages(messages: Many[Mapping[str, Any]], where: str, open_answer: bool
         turns.append(
             Turn(message["role"], tuple(_part(p, f"{here}.{k}") for k, p in enumerate(parts)))
         )
-    return Asked(Sample(tuple(turns), where), open_answer)
+    return AskedSample(Sample(tuple(turns), where), open_answer)
 
 
 def _part(part: Any, where: str) -> Part:
@@ -111,7 +111,7 @@ def media(kind: str, item: Any, where: str) -> Media:
 
 def of_texts(
     texts: Many[str], items: Mapping[str, Any], style: Template, bos: str, eos: str
-) -> list[Asked]:
+) -> list[AskedSample]:
     """Texts with their items, each a prompt or a question.
 
     A text that marks where its items stand, or has none, is the prompt as the model reads it. A text beside items
@@ -135,7 +135,7 @@ def of_texts(
             first = own.pop("image", [])
             rest = [one for many in own.values() for one in many]
             turn = question(text, first, regions, rest)
-            found.append(Asked(Sample((turn,), where), True))
+            found.append(AskedSample(Sample((turn,), where), True))
             continue
         found.append(_prompt(text, own, style, bos, eos, where))
     return found
@@ -143,7 +143,7 @@ def of_texts(
 
 def _prompt(
     text: str, own: Mapping[str, list[Media]], style: Template, bos: str, eos: str, where: str
-) -> Asked:
+) -> AskedSample:
     """A prompt: a conversation in the style where it is one, so that it is woven as one; else as it is."""
     rows = chat_template.turns(style, text, bos, eos)
     waiting = {kind: iter(many) for kind, many in own.items()}
@@ -156,7 +156,9 @@ def _prompt(
                 where=where,
                 hint="mark each where it stands, or none of them",
             )
-    return Asked(Sample(made, where), rows is None or turns[-1][0] != "assistant", rows is None)
+    return AskedSample(
+        Sample(made, where), rows is None or turns[-1][0] != "assistant", rows is None
+    )
 
 
 def _placed(text: str, waiting: Mapping[str, Iterator[Media]], where: str) -> Iterator[Part]:

@@ -29,7 +29,7 @@ from omnimix.prompts.template import Template
 from omnimix.types import Sample
 
 
-class Processor(Conversing):  # type: ignore[misc]
+class Processor(Conversing):
     """Weaver and tokenizer of a recipe, a processor of transformers. Cheap to pickle: holds no weights.
 
     Args:
@@ -242,7 +242,7 @@ class Processor(Conversing):  # type: ignore[misc]
         texts = [text] if isinstance(text, str) else text
         asked = messages.of_texts(texts, items, self.recipe.template, bos, eos)
         begins = words.pop("add_special_tokens", True)
-        return self._batch([self._woven(one, begins, bos) for one in asked], asked, **words)
+        return self._batch([self._woven(one, begins) for one in asked], asked, **words)
 
 
 AutoProcessor.register(OmnimixConfig, Processor, exist_ok=True)
