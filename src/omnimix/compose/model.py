@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from omnimix import _transformers, versions
-from omnimix.compose import adapters, modality, recipe as recipes
+from omnimix.compose import adapters, modality, pixels, recipe as recipes
 from omnimix.compose.batch import branch_masks
+from omnimix.compose.body import Body
 from omnimix.compose.generating import ItemGenerationMixin, behind_prompt
 from omnimix.compose.item_batch import ItemBatch, ItemBatches
 from omnimix.compose.modality import Encoded, Modality
@@ -263,8 +264,11 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         labels: Tensor | None = None,
         items: ItemBatches | None = None,
         item_places: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
         branches: Tensor | None = None,
         num_items_in_batch: int | Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
         **words: Any,
     ) -> Any:
         """Logits for every place, and the loss where labels are given.
@@ -280,37 +284,65 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
             items: what fills the holes.
             item_places: `[batch, tokens]`, 0 for text, else one more than the number of the feature that
                 stands there.
+            pixel_values, mm_token_type_ids: other names of these two, see `omnimix.compose.pixels`.
             branches: `[1, tokens]` of a packed batch, see `Batch`.
             num_items_in_batch: what to divide the summed loss by; default the learned tokens here.
+            logits_to_keep: of how many last places, or of which, there are logits; 0 for all.
             words: what else generation hands on (the cache among it), for the language model as it is.
 
         Returns:
             The language model's own output, which carries the cache under the name of the installed
             transformers; `loss` and `logits` are ours.
         """
-        if inputs_embeds is None:
-            assert input_ids is not None
-            inputs_embeds = self.embed(input_ids, items, item_places)
-        else:
-            if item_places is not None:
-                item_places = behind_prompt(item_places, inputs_embeds)
-            inputs_embeds = self._filled(inputs_embeds, items, item_places)
-        if branches is not None:
-            words["seen"] = branch_masks(branches[0], words["cu_seq_lens_q"])
         whole = words.pop("return_dict", None)
-        output = self.language(
-            inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
+        if not isinstance(logits_to_keep, int) or logits_to_keep:
+            words["logits_to_keep"] = logits_to_keep
+        ready = self.ready(
+            input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            return_dict=True,
-            **self._told(words),
+            inputs_embeds=inputs_embeds,
+            items=items,
+            item_places=item_places,
+            pixel_values=pixel_values,
+            mm_token_type_ids=mm_token_type_ids,
+            branches=branches,
+            **words,
         )
+        output = self.language(**ready)
         if labels is not None:
             loss = token_loss(output.logits, labels, num_items_in_batch)
             output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
         return (
             output if (self.config.return_dict if whole is None else whole) else output.to_tuple()
         )
+
+    def ready(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        branches: Tensor | None = None,
+        **words: Any,
+    ) -> dict[str, Any]:
+        """Words of `forward` as those of the language model: embeddings with the items in their places."""
+        words = pixels.own(words, self.recipe, self.tokens_per_tile)
+        items, places = words.pop("items", None), words.pop("item_places", None)
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed(input_ids, items, places)
+        else:
+            if places is not None:
+                places = behind_prompt(places, inputs_embeds)
+            inputs_embeds = self._filled(inputs_embeds, items, places)
+        if branches is not None:
+            words["seen"] = branch_masks(branches[0], words["cu_seq_lens_q"])
+        embeds = inputs_embeds.to(device_dtype(self.language))
+        return {"inputs_embeds": embeds, "return_dict": True, **self._told(words)}
+
+    @property
+    def base_model(self) -> Body:
+        """The model without its output head; `base_model_prefix` names where the language model's weights are."""
+        return Body(self)
 
     def _told(self, words: dict[str, Any]) -> dict[str, Any]:
         """Words for the language model, with what our own configuration asks of every call.
