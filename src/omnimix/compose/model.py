@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -26,10 +25,10 @@ from omnimix.compose.batch import branch_masks
 from omnimix.compose.body import Body
 from omnimix.compose.generating import ItemGenerationMixin, behind_prompt
 from omnimix.compose.item_batch import ItemBatch, ItemBatches
+from omnimix.compose.loss import token_loss
 from omnimix.compose.modality import Encoded, Modality
 from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.sequence import IGNORE
 from omnimix.compose.splice import splice
 from omnimix.encoders.base import device_dtype
 from omnimix.errors import OmnimixError, SpliceError
@@ -377,24 +376,6 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         """As in transformers; the recipe is written beside the weights."""
         super().save_pretrained(save_directory, *args, **words)
         (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(self.recipe))
-
-
-def token_loss(
-    logits: Float[Tensor, "batch tokens vocab"],
-    labels: Int[Tensor, "batch tokens"],
-    count: int | Tensor | None = None,
-) -> Float[Tensor, ""]:
-    """Cross entropy of each next token, summed over the learned ones and divided by their number.
-
-    Args:
-        count: the number to divide by, where the batch is one part of a larger one.
-    """
-    flat = logits[:, :-1].flatten(0, 1).float()
-    target = labels[:, 1:].flatten().to(flat.device)
-    total = functional.cross_entropy(flat, target, ignore_index=IGNORE, reduction="sum")
-    if count is None:
-        count = (target != IGNORE).sum().clamp(min=1)
-    return total / count
 
 
 AutoConfig.register("omnimix", OmnimixConfig, exist_ok=True)
