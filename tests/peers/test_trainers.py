@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from PIL import Image
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
@@ -244,3 +253,120 @@ def test_trainer(place: Path, processor: Processor, plain: MultimodalLM, tmp_pat
     learned = trainer.model.state_dict()
     assert all(torch.equal(value, learned[name]) for name, value in again.state_dict().items())
     assert Processor.from_pretrained(tmp_path / "saved").recipe == processor.recipe
+
+
+def face_of(processor: Processor, answered: bool = True) -> dict[str, Any]:
+    """Both rows under the names that others know."""
+    talks = [
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": PICTURES[i]},
+                    {"type": "text", "text": QUESTIONS[i]},
+                ],
+            },
+            said("assistant", ANSWERS[i]),
+        ]
+        for i in range(2)
+    ]
+    batch = processor.apply_chat_template(
+        [talk if answered else talk[:1] for talk in talks],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=not answered,
+    )
+    return dict(batch)
+
+
+ADAPTED = r"language\..*\.(q_proj|v_proj)"
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_lora(
+    dora: bool, place: Path, processor: Processor, plain: MultimodalLM, tmp_path: Path
+) -> None:
+    """Adapters that have learned nothing change nothing, then they alone learn."""
+    with pytest.raises(ValueError, match="target_modules"):
+        get_peft_model(opened(place), LoraConfig(task_type="CAUSAL_LM", use_dora=dora))
+    config = LoraConfig(task_type="CAUSAL_LM", use_dora=dora, target_modules=ADAPTED)
+    model = get_peft_model(opened(place), config)
+    samples = [talk(row, ANSWERS[row]) for row in range(2)]
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(**words(tmp_path), remove_unused_columns=False),
+        train_dataset=samples,
+        data_collator=processor,
+    )
+    wanted = plain(**processor(samples)).loss.item()
+    assert logged(trainer)["loss"] == pytest.approx(wanted, rel=1e-5)
+    before = plain.state_dict()
+    after = model.get_base_model().state_dict()
+    names = {name: name.replace(".base_layer", "") for name in after}
+    moved = {
+        names[k] for k, v in after.items() if not torch.equal(v, before.get(names[k], v * 0 + 7))
+    }
+    assert moved and all(".lora_" in name for name in moved)
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
+def test_tuned_vectors_stand_in_front_of_pictures(
+    kind: type[PeftConfig], place: Path, processor: Processor, plain: MultimodalLM
+) -> None:
+    """As the language model alone with the same vectors would read the spliced rows."""
+    tuned = get_peft_model(opened(place), kind(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    alone = get_peft_model(
+        opened(place).language, kind(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    ).eval()
+    alone.prompt_encoder.load_state_dict(tuned.prompt_encoder.state_dict())
+    batch = face_of(processor)
+    woven = processor([talk(row, ANSWERS[row]) for row in range(2)])
+    mask = batch["attention_mask"]
+    embeds = plain.eval().embed(woven.input_ids, woven["items"], woven.item_places)
+    wanted = alone(inputs_embeds=embeds, attention_mask=mask).logits
+    found = tuned(**batch, labels=batch["input_ids"])
+    real = mask.bool()
+    length = mask.shape[1]
+    torch.testing.assert_close(
+        found.logits[:, -length:][real], wanted[:, -length:][real], atol=1e-3, rtol=1e-4
+    )
+    found.loss.backward()
+    (vectors,) = [p for p in tuned.parameters() if p.requires_grad]
+    assert vectors.grad is not None and vectors.grad.abs().sum() > 0
+
+
+LAUNCHED = """
+import sys
+import omnimix
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
+from omnimix import Media, Sample, Turn
+
+place, out = sys.argv[1:]
+model = AutoModelForImageTextToText.from_pretrained(place)
+processor = AutoProcessor.from_pretrained(place)
+turns = (Turn("user", (Media.image(Image.new("RGB", (40, 30))), "How many?")), Turn("assistant", ("two",)))
+words = {"max_steps": 1, "report_to": [], "save_strategy": "no", "logging_steps": 1, "use_cpu": True}
+args = TrainingArguments(out, remove_unused_columns=False, **words)
+samples = [Sample(turns, str(row)) for row in range(8)]
+trainer = Trainer(model, args, data_collator=processor, train_dataset=samples)
+trainer.train()
+print("processes", args.world_size, "loss", trainer.state.log_history[0]["loss"])
+"""
+
+
+def test_accelerate_launch(place: Path, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(LAUNCHED)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    launch += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no"]
+    done = subprocess.run(
+        [*launch, str(script), str(place), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "processes 1 loss" in done.stdout

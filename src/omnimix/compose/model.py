@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -129,6 +130,11 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         return {name: self.modality(name).tokens_per_tile for name in self.modalities}
 
     @property
+    def vocab_size(self) -> int:
+        """Rows of the table of embeddings."""
+        return int(self.config.vocab_size)
+
+    @property
     def context(self) -> int | None:
         """Most tokens of one sequence."""
         limit = getattr(self.language.config, "max_position_embeddings", None)
@@ -178,6 +184,8 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
     def _init_weights(self, module: nn.Module) -> None:
         # Parts initialise themselves when built. What a state dict does not hold has to be made again
         # after a load on the meta device, or it stays uninitialised.
+        if isinstance(module, _BatchNorm):
+            _transformers.restore_statistics(module)
         restore: Any = getattr(module, "init_non_persistent_buffers", None)
         if restore is not None:
             restore()
@@ -267,6 +275,7 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         mm_token_type_ids: Tensor | None = None,
         branches: Tensor | None = None,
         num_items_in_batch: int | Tensor | None = None,
+        shift_labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **words: Any,
     ) -> Any:
@@ -286,6 +295,7 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
             pixel_values, mm_token_type_ids: other names of these two, see `omnimix.compose.pixels`.
             branches: `[1, tokens]` of a packed batch, see `Batch`.
             num_items_in_batch: what to divide the summed loss by; default the learned tokens here.
+            shift_labels: for each place the label of the next, in place of `labels` (sequence parallelism).
             logits_to_keep: of how many last places, or of which, there are logits; 0 for all.
             words: what else generation hands on (the cache among it), for the language model as it is.
 
@@ -309,8 +319,8 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
             **words,
         )
         output = self.language(**ready)
-        if labels is not None:
-            loss = token_loss(output.logits, labels, num_items_in_batch)
+        if labels is not None or shift_labels is not None:
+            loss = token_loss(output.logits, labels, num_items_in_batch, shift_labels)
             output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
         return (
             output if (self.config.return_dict if whole is None else whole) else output.to_tuple()
