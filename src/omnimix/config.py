@@ -272,6 +272,6 @@ def json_schema(model: type[BaseModel], tables: Mapping[str, Registry]) -> dict[
             key = f"{name}.{row}"
             definitions[key] = inner
             choices.append({"$ref": f"#/$defs/{key}"})
-        # A bare name is short for a part with nothing but its kind.
+        # A bare string is short for the row of that name.
         definitions[name] = {"anyOf": [*choices, {"enum": list(tables[name])}]}
     return schema
