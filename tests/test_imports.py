@@ -33,6 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "regions",
             "masks",
             "errors",
+            "hub",
             "_torchvision",
             "_transformers",
             "versions",

@@ -8,7 +8,7 @@ that name the YAML path and the nearest known word.
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -77,10 +77,26 @@ def _kinds_inside(value: Any, data: Any) -> Any:
     return data
 
 
+def mapped(value: Any, change: Callable[[Spec], Spec]) -> Any:
+    """The same value with every `Spec` inside changed, the innermost first."""
+    if isinstance(value, Spec):
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        new = {name: mapped(old, change) for name, old in fields.items()}
+        moved = {name: one for name, one in new.items() if one is not fields[name]}
+        return change(value.model_copy(update=moved) if moved else value)
+    if isinstance(value, Mapping):
+        inner = {key: mapped(one, change) for key, one in value.items()}
+        return inner if any(inner[key] is not value[key] for key in inner) else value
+    if isinstance(value, tuple):
+        items = tuple(mapped(one, change) for one in value)
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    return value
+
+
 def part(table: Registry) -> BeforeValidator:
     """A validator for a field that holds any row of `table`, chosen by its word `kind`.
 
-    A bare string is short for `{kind: <string>}`.
+    A bare string is short for `{kind: <string>}`; where the table has one row of its own, `kind` may be left out.
     """
 
     def resolve(value: Any) -> Any:
@@ -88,6 +104,8 @@ def part(table: Registry) -> BeforeValidator:
             return value
         if isinstance(value, str):
             value = {"kind": value}
+        if isinstance(value, Mapping) and "kind" not in value and table.only is not None:
+            value = {"kind": table.only, **value}
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             message = f"a {table.what} needs a word 'kind'; {did_you_mean('', table)}"
             raise PydanticCustomError("no_kind", "{message}", {"message": message})

@@ -85,6 +85,11 @@ class Registry(Mapping[str, str]):
     def __eq__(self, other: object) -> bool:
         return self is other
 
+    @property
+    def only(self) -> str | None:
+        """The one row of the table's own, which is meant where no name is given; else None."""
+        return next(iter(self._own)) if len(self._own) == 1 else None
+
     def load(self, name: str) -> Any:
         """Import and return what the row points at.
 

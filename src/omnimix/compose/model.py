@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import (
 )
 
 from omnimix import _transformers, versions
-from omnimix.compose import adapters, modality, recipe as recipes
+from omnimix.compose import adapters, modality, recipe as recipes, saving
 from omnimix.compose.modality import Encoded, ItemBatch, Modality
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE
@@ -64,6 +65,13 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
     def become(self, recipe: Recipe) -> None:
         """Take another recipe."""
         self._checked, self.recipe = recipe, recipe.dump(defaults=True)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
+        """As in transformers; the files that the recipe names are those of the folder."""
+        whole = copy(self)
+        if self.recipe:
+            whole.become(saving.saved(self.parsed()))
+        super(OmnimixConfig, whole).save_pretrained(save_directory, *args, **words)
 
     def to_dict(self) -> dict[str, Any]:
         words: dict[str, Any] = super().to_dict()
@@ -282,7 +290,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
         """As in transformers; the recipe is written beside the weights."""
         super().save_pretrained(save_directory, *args, **words)
-        (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(self.recipe))
+        (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
 
 
 def token_loss(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoProcessor
 
-from omnimix.compose import modality, recipe as recipes
+from omnimix.compose import modality, recipe as recipes, saving
 from omnimix.compose.batch import Batch, collate
 from omnimix.compose.model import OmnimixConfig
 from omnimix.compose.recipe import Recipe
@@ -115,15 +115,27 @@ class Processor:
         """Write tokenizer, recipe and the files that its steps name into a folder."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        (place / "recipe.yaml").write_text(recipes.dump(self.recipe))
+        (place / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
+        for file in self._beside_tokenizer():
+            _copy(file, place / file.name)
         name = self.tokenizer.save(place)
-        if self.recipe.tokenizer is not None and self.recipe.tokenizer.path != name:
-            (place / name).rename(place / Path(self.recipe.tokenizer.path).name)
+        if self.recipe.tokenizer is not None:
+            (place / name).rename(place / saving.tokenizer_name(self.recipe.tokenizer))
         with looking_in(self.weave.folders):
-            for file in self.recipe.files():
-                if not (place / file).is_file():
-                    (place / file).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(found(file), place / file)
+            for file_name, saved_as in saving.names(self.recipe).items():
+                _copy(found(file_name), place / saved_as)
+
+    def _beside_tokenizer(self) -> list[Path]:
+        """Files that go with the tokenizer's own, such as its chat template."""
+        folders = [one for one in self.weave.folders if isinstance(one, Path)]
+        if self.recipe.tokenizer is None:
+            return []
+        try:
+            found = self.recipe.tokenizer.find([*folders, Path("/")])
+        except RecipeError:  # it was loaded already, and its folder is gone
+            return []
+        folder = found if found.is_dir() else found.parent
+        return [folder / name for name in saving.WITH_TOKENIZER if (folder / name).is_file()]
 
     def batch(
         self,
@@ -140,6 +152,12 @@ class Processor:
         many = [samples] if isinstance(samples, Sample) else samples
         woven = self.weave.many(many, open_answer=open_answer)
         return self.batch(woven, "left" if open_answer else "right")
+
+
+def _copy(file: Path, to: Path) -> None:
+    if not (to.exists() and to.samefile(file)):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, to)
 
 
 AutoProcessor.register(OmnimixConfig, Processor, exist_ok=True)
