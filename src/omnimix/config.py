@@ -226,7 +226,7 @@ def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     Raises:
         RecipeError: an override without `=`, or a path through something that is no table.
     """
-    result: dict[str, Any] = typing.cast("dict[str, Any]", _copy(data))
+    result: dict[str, Any] = typing.cast("dict[str, Any]", plain_copy(data))
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
@@ -260,10 +260,11 @@ def _inside(place: Any, step: str, override: str) -> Any:
     return place[step]
 
 
-def _copy(data: Any) -> Any:
+def plain_copy(data: Any) -> Any:
+    """Plain data that may be changed without a change of the given."""
     if isinstance(data, Mapping):
-        return {key: _copy(value) for key, value in data.items()}
-    return [_copy(value) for value in data] if isinstance(data, list | tuple) else data
+        return {key: plain_copy(value) for key, value in data.items()}
+    return [plain_copy(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def json_schema(model: type[BaseModel], tables: Mapping[str, Registry]) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from typing import Any
 
 from omnimix import hub
 from omnimix.errors import CheckpointError
-from omnimix.hub import CONFIGS, WEIGHTS, looks_like, read_json
+from omnimix.hub import looks_like, read_json
+
+CONFIGS, WEIGHTS = hub.CONFIGS, hub.WEIGHTS
 
 SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin"})
 """Of files of weights."""

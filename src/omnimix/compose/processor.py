@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoProcessor
 
+from omnimix import config
 from omnimix.compose import modality, recipe as recipes, saving
 from omnimix.compose.batch import Batch, collate
 from omnimix.compose.model import OmnimixConfig
@@ -109,7 +110,7 @@ class Processor:
                 where=str(folder),
                 hint="name a folder that omnimix wrote (recipe.yaml and model.safetensors)",
             )
-        return cls.from_recipe(recipes.load(file), folder)
+        return cls.from_recipe(recipes.parse(config.read_yaml(file), file.name), folder)
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         """Write tokenizer, recipe and the files that its steps name into a folder."""

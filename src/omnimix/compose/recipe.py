@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from omnimix import config
+from omnimix.compose import completing
 from omnimix.compose.adapters import Adapter
 from omnimix.compose.marks import Marks
 from omnimix.compose.modality import ModalitySpec
@@ -98,8 +99,14 @@ class Recipe(Spec):
         return next((name for name, m in self.modalities.items() if kind in m.opens.takes()), None)
 
 
-def parse(data: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
+def parse(
+    data: Any, where: str, overrides: Sequence[str] = (), folders: Sequence[Path] | None = None
+) -> Recipe:
     """Plain data to a recipe; one level of `base:` is laid below it.
+
+    Args:
+        folders: what names of pretrained weights are counted from; what these say need not be written. None
+            looks nothing up, for a recipe that says everything.
 
     Raises:
         RecipeError: names the path of the first problem.
@@ -110,6 +117,8 @@ def parse(data: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
     senses = data.get("modalities")
     if isinstance(senses, Mapping):
         data["modalities"] = {name: words for name, words in senses.items() if words is not None}
+    if folders is not None:
+        data = completing.completed(data, folders, where)
     return config.validate(Recipe, data, where)
 
 
@@ -156,10 +165,16 @@ def find(name_or_path: str | Path) -> Path:
     return shipped(str(name_or_path))
 
 
-def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by shipped name, file or model folder, with dotted overrides."""
+def load(
+    name_or_path: str | Path, overrides: Sequence[str] = (), folders: Sequence[Path] = ()
+) -> Recipe:
+    """A recipe by shipped name, file or model folder, with dotted overrides.
+
+    Args:
+        folders: what names of pretrained weights are counted from where the recipe's own folder has them not.
+    """
     path = find(name_or_path)
-    return parse(config.read_yaml(path), path.name, overrides)
+    return parse(config.read_yaml(path), path.name, overrides, [path.parent, *folders])
 
 
 def dump(recipe: Recipe) -> str:
@@ -180,7 +195,7 @@ def difference(
 ) -> str | None:
     """The first word in which two recipes differ, with both values; None where they are equal.
 
-    Names, descriptions, where training started from and where the tokenizer's file lies do not count, and a
+    Names, descriptions, where training started from and where files lie do not count, and a
     language model's configuration counts as transformers completes it.
     """
     one, other = _bare(a), _bare(b)
@@ -197,12 +212,16 @@ def _completed(recipe: Recipe) -> dict[str, Any]:
 
 
 def _bare(recipe: Recipe) -> dict[str, Any]:
-    words = {key: value for key, value in recipe.dump().items() if key not in _NAMES}
-    for name, word in (("language", "weights"), ("tokenizer", "path")):
-        inner = words.get(name)
-        if isinstance(inner, dict):
-            words[name] = {key: value for key, value in inner.items() if key != word}
+    plain: Recipe = config.mapped(recipe, _without_weights)
+    words = {key: value for key, value in plain.dump().items() if key not in _NAMES}
+    if isinstance(words.get("tokenizer"), dict):
+        words["tokenizer"].pop("path", None)
     return words
+
+
+def _without_weights(spec: Spec) -> Spec:
+    begins = getattr(spec, "weights", None) is not None
+    return spec.model_copy(update={"weights": None}) if begins else spec
 
 
 def _differs(a: Any, b: Any, place: str, called: tuple[str, str]) -> str | None:
