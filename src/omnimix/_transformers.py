@@ -39,6 +39,15 @@ def tied_names(model: nn.Module) -> set[str]:
     return set(getattr(model, "all_tied_weights_keys", None) or {})
 
 
+def recompute(model: nn.Module, on: bool) -> None:
+    """Let a model of transformers compute its activations again in the backward pass, or no longer."""
+    verb = "enable" if on else "disable"
+    # The older name is deprecated in favour of one that transformers 5.23 has not got.
+    names = (f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}")
+    switch: Any = next(getattr(model, name) for name in names if hasattr(model, name))
+    switch(*([{"use_reentrant": False}] if on else []))
+
+
 def restore_ids(tower: nn.Module) -> None:
     """Make transformers' tables of positions and types anew, which no state dict holds."""
     for module in tower.modules():

@@ -7,8 +7,10 @@ the same batches and a resumed run goes on exactly where it stopped.
 from __future__ import annotations
 
 import math
+import os
 import random
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from omnimix.compose.rounds import weave_apart
 from omnimix.compose.sequence import Sequence
 from omnimix.config import Spec, part
 from omnimix.data.sources import Source, SourceSpec
-from omnimix.errors import OmnimixError, RecipeError, SampleError
+from omnimix.errors import OmnimixError, RecipeError
 from omnimix.registry import DATASETS
 from omnimix.types import Sample
 
@@ -136,8 +138,6 @@ class Dropped:
     first: list[str] = field(default_factory=list)
 
 
-NO_RECORD = "no record of a whole batch can be used"
-
 Share: TypeAlias = tuple[int, int]
 """Which of how many ranks this is; it reads every so-manyeth record of a batch."""
 
@@ -148,9 +148,8 @@ Read: TypeAlias = tuple[Batch | None, list[str]]
 class Batches(Dataset[Read]):
     """Batch `n` of a stage: places `n * size ...` of the mixture, woven and collated.
 
-    A record that cannot be used is left out and named in the second value; a batch without any usable
-    record raises. Of several ranks each reads its share, and one without a usable record gives None: the
-    batch is the same whatever the number of ranks.
+    A record that cannot be used is left out and named in the second value; without any usable record there is
+    no batch. Of several ranks each reads its share: the batch is the same whatever their number.
     """
 
     def __init__(
@@ -191,13 +190,8 @@ class Batches(Dataset[Read]):
                 sequences.append(self._woven(place, self.draw(n, place)))
             except OmnimixError as error:
                 dropped.append(error.sentence())
-        if not sequences and (world > 1 or not places):
-            return None, dropped
         if not sequences:
-            raise SampleError(
-                f"{NO_RECORD}; the first says: {dropped[0]}",
-                where=f"places {places[0]} to {places[-1]}",
-            )
+            return None, dropped
         return self.processor.batch(
             sequences, pack=self.pack, multiple=1 if self.pack else 16
         ), dropped
@@ -246,6 +240,15 @@ def _first(values: list[Read]) -> Read:
 def _begin(_: int) -> None:
     torch.set_num_threads(1)  # workers prepare pictures; the main process has the cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which saves first
+    # So is SIGTERM, which schedulers send to all processes of a job; the parent's own ends the worker.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while True:
+        if signal.sigwaitinfo([signal.SIGTERM]).si_pid == os.getppid():
+            os._exit(0)
 
 
 def loader(batches: Batches, workers: int, pin: bool = False) -> Iterator[Read]:

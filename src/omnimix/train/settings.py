@@ -17,7 +17,7 @@ from omnimix.data.ordered import Order, Rounds
 from omnimix.data.sources import Source
 from omnimix.errors import RecipeError
 from omnimix.prompts.template import Template, by_name
-from omnimix.registry import OBJECTIVES
+from omnimix.registry import DATASETS, OBJECTIVES
 from omnimix.train.objectives import Objective
 
 
@@ -25,7 +25,7 @@ class OptimizerSpec(Spec):
     """AdamW (Loshchilov and Hutter 2019).
 
     Attributes:
-        lr: peak learning rate.
+        lr: peak learning rate; AdamW moves every weight by about as much at a step, so it is never above 1.
         lr_scale: factors on the learning rate by name pattern, first match counts.
         weight_decay: of matrices.
         no_weight_decay: what has none: `embeddings` and everything that is no matrix, or `vectors` (biases
@@ -35,7 +35,7 @@ class OptimizerSpec(Spec):
             before it included; else once, when the gradient is whole.
     """
 
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, le=1)
     lr_scale: dict[str, float] = {}
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -96,6 +96,10 @@ class Stage(Spec):
         bf16: mixed precision under autocast where the device is quick at it; else, and elsewhere, float32.
         save_steps: steps between checkpoints.
         logging_steps: steps between lines of metrics.
+        max_dropped: share of the records that may be left out since they cannot be used; beyond it the run
+            stops. A single record always may.
+        gradient_checkpointing: activations are computed again in the backward pass instead of kept: less
+            memory, more time, the same numbers.
     """
 
     name: str = "train"
@@ -118,6 +122,8 @@ class Stage(Spec):
     bf16: bool = True
     save_steps: int = Field(default=500, gt=0)
     logging_steps: int = Field(default=10, gt=0)
+    max_dropped: float = Field(default=0.01, ge=0, le=1)
+    gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
     def _length(self) -> Self:
@@ -194,6 +200,11 @@ class Training(Spec):
 
 
 FOLDER = recipes.FOLDER
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of training files, for editors."""
+    return config.json_schema(Training, {"Objective": OBJECTIVES, "SourceSpec": DATASETS})
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Path]:
