@@ -27,6 +27,10 @@ from omnimix.errors import CheckpointError, OmnimixError
 _HINT = "give a local folder in the hub's layout, or a hub id that can be reached"
 
 
+class OtherLanguage(CheckpointError):
+    """A start whose language model is another one."""
+
+
 @dataclass(frozen=True)
 class FilledPart:
     """What became of the weights of one part.
@@ -51,7 +55,10 @@ class FilledPart:
 
 
 def begin(
-    recipe: Recipe, folders: Sequence[Path] = (), start: Mapping[str, Tensor] | None = None, called: str = ""
+    recipe: Recipe,
+    folders: Sequence[Path] = (),
+    start: Mapping[str, Tensor] | None = None,
+    called: str = "",
 ) -> tuple[MultimodalLM, list[FilledPart]]:
     """A model whose parts begin with the weights that the recipe names, and what became of these.
 
@@ -97,7 +104,7 @@ def fill_from(
     wrong = [n for n in own if n.startswith("language.") and n not in fits and n not in tied]
     if wrong:
         what = "of another shape" if wrong[0] in tensors else "missing"
-        raise CheckpointError(
+        raise OtherLanguage(
             f"{len(wrong)} weights of the language model do not fit, {wrong[0]} is {what}",
             where=called,
             hint="start from a model with the same language model",
@@ -204,9 +211,7 @@ def filled(
     return FilledPart(name, str(spec.weights), len(pairs), told, left)
 
 
-def _matched(
-    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str
-) -> dict[str, str]:
+def _matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str) -> dict[str, str]:
     """For each of a module's names the key it stands under: one prefix for all, the one at which most fit.
 
     Raises:
@@ -215,15 +220,16 @@ def _matched(
     first = next(iter(own), "").split(".")[0]
     # A wrapper of ours (`tower.`, `trunk.`) is not in the files.
     common = f"{first}." if all(n.startswith(f"{first}.") for n in own) else ""
-    scores: dict[tuple[str, str], int] = {}
+    scores: dict[tuple[str, str], tuple[int, int]] = {}
     for strip in {"", common}:
         for prefix in _prefixes([n.removeprefix(strip) for n in own], tensors):
             keys = [f"{prefix}{n.removeprefix(strip)}" for n in own]
-            fitting = [k in tensors and tensors[k].shape == own[n].shape for n, k in zip(own, keys, strict=True)]
-            scores[strip, prefix] = sum(fitting)
-    best = max(scores.values(), default=0)
-    if not best:
+            there = [(n, k) for n, k in zip(own, keys, strict=True) if k in tensors]
+            fitting = sum(tensors[k].shape == own[n].shape for n, k in there)
+            scores[strip, prefix] = fitting, len(there)
+    if not scores:
         return {}
+    best = max(scores.values())
     served = [pair for pair, score in scores.items() if score == best]
     # The same keys may be reached with the wrapper and without it.
     prefixes = {f"{prefix}{'' if strip else common}": (strip, prefix) for strip, prefix in served}
@@ -234,8 +240,8 @@ def _matched(
             hint="save the one that is meant as a file of its own",
         )
     strip, prefix = chosen or served[0]
-    keys = {n: f"{prefix}{n.removeprefix(strip)}" for n in own}
-    return {n: key for n, key in keys.items() if key in tensors}
+    under = {n: f"{prefix}{n.removeprefix(strip)}" for n in own}
+    return {n: key for n, key in under.items() if key in tensors}
 
 
 def _prefixes(names: Sequence[str], keys: Iterable[str]) -> set[str]:
@@ -249,17 +255,20 @@ def _prefixes(names: Sequence[str], keys: Iterable[str]) -> set[str]:
     }
 
 
-def table(report: Sequence[FilledPart]) -> Any:
-    """What became of all weights, for a screen."""
-    from rich.table import Table
+def lines(report: Sequence[FilledPart]) -> list[str]:
+    """What became of all weights, a line a part; nothing where all are fresh."""
+    if not any(one.source for one in report):
+        return []
+    width = max(len(one.part) for one in report)
+    return [_line(one, width) for one in report]
 
-    shown = Table("part", "filled", "fresh", "left out", "from", title="weights at the start")
-    for one in report:
-        shown.add_row(
-            one.part, str(one.filled or "-"), _some(one.fresh), _some(one.left_out), one.source
-        )
-    return shown
+
+def _line(one: FilledPart, width: int) -> str:
+    said = [f"{one.filled} filled from {one.source}"] if one.filled else []
+    said += [f"{len(one.fresh)} fresh ({_some(one.fresh)})"] if one.fresh else []
+    said += [f"{len(one.left_out)} left out ({_some(one.left_out)})"] if one.left_out else []
+    return f"weights  {one.part:<{width}}  {', '.join(said) or 'none'}"
 
 
 def _some(names: Sequence[str]) -> str:
-    return "-" if not names else names[0] if len(names) == 1 else f"{len(names)}: {names[0]} ..."
+    return f"{names[0]} ..." if names[1:] else names[0]

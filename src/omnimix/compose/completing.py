@@ -66,7 +66,7 @@ def _language(words: dict[str, Any], language: dict[str, Any], folders: Sequence
         language["weights"] = str(place)
     folder = place if place.is_dir() else place.parent
     if "model_type" not in language.get("config", {}):
-        row = LANGUAGES.load(language.get("kind", LANGUAGES.only))
+        row = LANGUAGES.load(str(language.get("kind", LANGUAGES.only)))
         language |= row.complete(language, folder)
     if "tokenizer" not in words:
         words["tokenizer"] = told.tokenizer(folder)
@@ -88,7 +88,10 @@ def _parts(
                 (f"{at}.encoders.{j}", one, ENCODERS)
                 for j, one in enumerate(encoders if isinstance(encoders, list) else ())
             ]
-            for path, part, table in [*found, (f"{at}.connector", branch.get("connector"), CONNECTORS)]:
+            for path, part, table in [
+                *found,
+                (f"{at}.connector", branch.get("connector"), CONNECTORS),
+            ]:
                 if isinstance(part, dict) and isinstance(part.get("weights"), str):
                     yield path, part, table, modality
 

@@ -123,12 +123,9 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             built(self)
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, start: bool = False) -> MultimodalLM:
-        """A model with fresh weights (and the language model's starting weights where asked)."""
-        model = cls(OmnimixConfig(recipe=recipe.without_adapters()))
-        if start:
-            recipe.language.start(model.language)
-        return model.adapt(recipe)
+    def from_recipe(cls, recipe: Recipe) -> MultimodalLM:
+        """A model with fresh weights; `omnimix.build` fills them from those that the recipe names."""
+        return cls(OmnimixConfig(recipe=recipe.without_adapters())).adapt(recipe)
 
     @classmethod
     def on_meta(cls, recipe: Recipe) -> MultimodalLM:

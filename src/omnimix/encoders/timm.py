@@ -317,7 +317,9 @@ class TimmEncoder(EncoderSpec):
     def named(cls, words: Mapping[str, Any]) -> str:
         """A tag of timm (`vit_small_patch14_dinov2.lvd142m`, or `lvd142m` beside a `model`) by its hub id."""
         name = str(words["weights"])
-        config = None if "/" in name else _released(name) or _released(f"{words.get('model')}.{name}")
+        config = (
+            None if "/" in name else _released(name) or _released(f"{words.get('model')}.{name}")
+        )
         return str(config.hf_hub_id) if config is not None and config.hf_hub_id else name
 
     @classmethod
@@ -329,7 +331,7 @@ class TimmEncoder(EncoderSpec):
         known = {**_default(name), **said.get("pretrained_cfg", {})}
         below: dict[str, Any] = {"model": name}
         if said.get("architecture") == name and said.get("model_args"):
-            below["args"] = said["model_args"]
+            words = {**words, "args": {**said["model_args"], **words.get("args", {})}}
         if known.get("input_size"):
             below["img_size"] = known["input_size"][-1]
         if known.get("mean"):
@@ -341,7 +343,7 @@ class TimmEncoder(EncoderSpec):
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
         """Under timm's own names of today, positions and patches resampled as timm does it."""
-        trunk = module.trunk
+        trunk: Any = module.trunk
         home = sys.modules[type(trunk).__module__]
         change: Any = getattr(home, "checkpoint_filter_fn", getattr(home, "_filter_fn", None))
         own = {name: tensor.shape for name, tensor in trunk.state_dict().items()}

@@ -127,7 +127,11 @@ class CausalLM(Spec):
             stored = theirs.get(name)
             if stored is None:
                 head = self.head is not None and self.head.bias and name.endswith("head.bias")
-                (fresh.setdefault(name, "all of it") if head else wrong.append(f"{name} is missing"))
+                (
+                    fresh.setdefault(name, "all of it")
+                    if head
+                    else wrong.append(f"{name} is missing")
+                )
             elif stored.shape == ours.shape:
                 filled[name] = stored
             elif _grown(ours, stored) and (name in longer or name.endswith("head.bias")):

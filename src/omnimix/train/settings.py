@@ -18,6 +18,7 @@ from omnimix.data.sources import Source
 from omnimix.errors import RecipeError
 from omnimix.prompts.template import Template, by_name
 from omnimix.registry import DATASETS, OBJECTIVES
+from omnimix.train import start
 from omnimix.train.objectives import Objective
 
 
@@ -162,10 +163,10 @@ class Training(Spec):
     """A training run.
 
     Attributes:
-        recipe: the model, by shipped name or file.
+        recipe: the model, by shipped name or file; left out, that of `initial_checkpoint`.
         set: dotted overrides of the recipe.
-        initial_checkpoint: folder of a model to begin with, or the name of a shipped one; None begins
-            with fresh weights.
+        initial_checkpoint: folder of a model to begin with, or the name of a shipped or released one: what
+            fits by name and shape is taken from it. None begins with the weights that the recipe names.
         quantization: hold the language model of `initial_checkpoint` quantized (`nf4`, `int8`) and frozen,
             with trainable adapters beside it (QLoRA); the finished model has its weights whole again.
         seed: of weights and mixture.
@@ -174,7 +175,7 @@ class Training(Spec):
     """
 
     name: str
-    recipe: str
+    recipe: str | None = None
     set: tuple[str, ...] = ()
     initial_checkpoint: str | None = None
     quantization: Literal["nf4", "int8"] | None = None
@@ -189,14 +190,19 @@ class Training(Spec):
             raise ValueError(
                 "quantization needs initial_checkpoint: quantized weights cannot begin from nothing"
             )
+        if self.recipe is None and self.initial_checkpoint is None:
+            raise ValueError("give recipe, initial_checkpoint, or both")
         return self
 
     def model(self, folder: Path) -> tuple[Recipe, Path]:
         """The recipe and the folder it came from; a file name is looked up beside the training file."""
+        if self.recipe is None:
+            assert self.initial_checkpoint is not None
+            return start.opened(folder, self.initial_checkpoint).recipe(self.set, folder)
         beside = folder / self.recipe
         name = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else self.recipe
         path = recipes.find(name)
-        return recipes.load(path, self.set), path.parent
+        return recipes.load(path, self.set, [folder]), path.parent
 
 
 FOLDER = recipes.FOLDER
