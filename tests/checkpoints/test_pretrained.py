@@ -153,7 +153,7 @@ def test_a_connector_from_a_trained_model(parts: Path, tmp_path: Path) -> None:
     image = words["modalities"]["image"]
     image["branches"][0]["connector"] = {"kind": "mlp", "weights": str(tmp_path / "trained")}
     torch.manual_seed(7)
-    model, report = pretrained.begin(recipes.parse(words, "test"))
+    model, _ = pretrained.begin(recipes.parse(words, "test"))
     name = "image.branches.0.connector.2.weight"
     assert torch.equal(model.state_dict()[name], first.state_dict()[name])
     mapped = {

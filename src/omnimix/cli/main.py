@@ -17,6 +17,7 @@ from omnimix.cli import (
     evaluate,
     merge,
     models,
+    new,
     predict,
     push,
     segment,
@@ -42,6 +43,7 @@ app.command("chat", cls=ItemsInOrder)(chat.command)
 app.command("show", cls=WordsJoined)(show.command)
 app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)
+app.command("new")(new.command)
 app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("train")(train.command)

@@ -61,7 +61,9 @@ class Begun:
             torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         )
         self.processor = Processor.from_recipe(recipe, recipe_folder)
-        self.model, self.filled = start.begun(training, self.folder, recipe, self.device)
+        self.model, self.filled = start.begun(
+            training.initial_checkpoint, self.folder, recipe, self.device, training.quantization
+        )
         for line in pretrained.lines(self.filled):
             self.tell(line)
         # Weights in few bits were made on their device and cannot leave it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,9 +21,6 @@ from omnimix.compose.recipe import Recipe
 from omnimix.errors import TrainError
 from omnimix.generate import folder as folders
 from omnimix.train.checkpoint import WEIGHTS, learnable
-
-if TYPE_CHECKING:
-    from omnimix.train.settings import Training
 
 STARTED = "start from a model with the same language model, or leave 'initial_checkpoint' out to begin with fresh weights"
 
@@ -110,18 +106,26 @@ def check_start(place: Path) -> None:
 
 
 def begun(
-    words: Training, folder: Path, recipe: Recipe, device: torch.device
+    checkpoint: str | None,
+    folder: Path,
+    recipe: Recipe,
+    device: torch.device,
+    quantization: str | None = None,
 ) -> tuple[MultimodalLM, list[FilledPart]]:
     """The model that a run begins with, and what became of the weights of its parts.
+
+    Args:
+        checkpoint, quantization: the training file's words `initial_checkpoint` and `quantization`.
+        folder: the training file's own.
 
     Raises:
         OmnimixError: weights that cannot be had or do not fit.
     """
-    if words.initial_checkpoint is None:
+    if checkpoint is None:
         return pretrained.begin(recipe, [folder])
-    start = opened(folder, words.initial_checkpoint)
-    if words.quantization is not None:
-        return quantized(start.place, recipe, words.quantization, device), []
+    start = opened(folder, checkpoint)
+    if quantization is not None:
+        return quantized(start.place, recipe, quantization, device), []
     return started(start, recipe, [folder])
 
 
