@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from omnimix.errors import RecipeError, RegistryError
@@ -27,6 +34,13 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     part_of: ClassVar[str] = ""
+
+    _called: str | None = PrivateAttr(default=None)
+    """The name of its row where that is no row of a table but `module:Class`."""
+
+    def called(self) -> str:
+        """The word `kind` that makes it again."""
+        return self._called or str(getattr(self, "kind", ""))
 
     @model_validator(mode="before")
     @classmethod
@@ -51,8 +65,6 @@ class Spec(BaseModel):
                 changes no saved model. Without them the data is short; `kind` is kept at every depth.
         """
         data = self.model_dump(mode="json", exclude_defaults=not defaults)
-        if defaults:
-            return data
         kinds: dict[str, Any] = _with_kinds(self, data)
         return kinds
 
@@ -60,7 +72,8 @@ class Spec(BaseModel):
 def _with_kinds(spec: BaseModel, data: Any) -> Any:
     """Put `kind` (a default, so left out by pydantic) back in front at every depth."""
     if "kind" in type(spec).model_fields:
-        data = {"kind": spec.kind, **data}  # type: ignore[attr-defined]
+        assert isinstance(spec, Spec)
+        data = {"kind": spec.called(), **{k: v for k, v in data.items() if k != "kind"}}
     for name in list(data):
         if name in type(spec).model_fields:
             data[name] = _kinds_inside(getattr(spec, name), data[name])
@@ -109,15 +122,22 @@ def part(table: Registry) -> BeforeValidator:
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             message = f"a {table.what} needs a word 'kind'; {did_you_mean('', table)}"
             raise PydanticCustomError("no_kind", "{message}", {"message": message})
+        target = value["kind"]
         try:
-            cls = table.load(value["kind"])
+            cls = table.load(target)
         except RegistryError as error:
             message = f"{error.what}; {error.hint}"
             raise PydanticCustomError(
                 "unknown_kind", "{message}", {"message": message, "path": ("kind",)}
             ) from None
+        own = ":" in value["kind"]
+        if own:
+            value = _without_kind(cls, value)
         try:
-            return cls.model_validate(value)
+            made = cls.model_validate(value)
+            if own and isinstance(made, Spec):
+                made._called = target
+            return made
         except ValidationError as error:
             path, message = first_error(error)
             raise PydanticCustomError(
@@ -125,6 +145,13 @@ def part(table: Registry) -> BeforeValidator:
             ) from None
 
     return BeforeValidator(resolve)
+
+
+def _without_kind(cls: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:
+    """The words for a class that is named in place of a row, which has a `kind` of its own or none."""
+    field = cls.model_fields.get("kind")
+    words = {word: one for word, one in value.items() if word != "kind"}
+    return {"kind": value["kind"], **words} if field and field.is_required() else words
 
 
 def first_error(error: ValidationError) -> tuple[tuple[str | int, ...], str]:

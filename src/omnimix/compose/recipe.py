@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +30,7 @@ from omnimix.registry import (
     LANGUAGES,
     OPENERS,
     STEPS,
+    TABLES,
     TOKENIZERS,
     did_you_mean,
 )
@@ -59,6 +62,7 @@ class Recipe(Spec):
         marks: for a model that knows neither tokens for regions nor coordinates: regions are drawn on the
             picture with numbers. See `omnimix.compose.pointing`.
         adapters: LoRA and its like beside the weights of some parts. See `omnimix.compose.adapters`.
+        plugins: in a saved model, the rows that are not omnimix's own, and the package or file of each.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Recipe(Spec):
     )
     marks: Marks | None = None
     adapters: tuple[Adapter, ...] = ()
+    plugins: dict[str, str] = {}
 
     def model_post_init(self, _: Any) -> None:
         for name in self.modalities:
@@ -117,9 +122,33 @@ def parse(
     senses = data.get("modalities")
     if isinstance(senses, Mapping):
         data["modalities"] = {name: words for name, words in senses.items() if words is not None}
+    _check_plugins(data.get("plugins"), where)
     if folders is not None:
         data = completing.completed(data, folders, where)
     return config.validate(Recipe, data, where)
+
+
+def _check_plugins(plugins: Any, where: str) -> None:
+    """Refuse a model whose parts come from a package or file that is not here, by the name of that."""
+    for row, source in plugins.items() if isinstance(plugins, Mapping) else ():
+        module = str(row).partition(":")[0]
+        known = any(row in table for table in TABLES) if ":" not in row else _importable(module)
+        if not known:
+            file = str(source).endswith(".py")
+            raise RecipeError(
+                f"the model needs {source}, which brings {row!r}",
+                where=where,
+                hint=f"give it again: --plugin {source}"
+                if file
+                else f"install it: pip install {str(source).split(' ')[0]}",
+            )
+
+
+def _importable(module: str) -> bool:
+    try:
+        return module in sys.modules or find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def with_base(data: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -182,7 +211,7 @@ def dump(recipe: Recipe) -> str:
     return config.to_yaml(recipe.dump(defaults=True))
 
 
-_NAMES = frozenset({"name", "about"})
+_NAMES = frozenset({"name", "about", "plugins"})
 
 _UNSEEN = frozenset(
     {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path, PurePosixPath
 
 from omnimix.compose.recipe import Recipe
@@ -48,7 +49,12 @@ def saved(recipe: Recipe) -> Recipe:
     """
     files = names(recipe)
 
+    plugins: dict[str, str] = {}
+
     def change(spec: Spec) -> Spec:
+        source = _brought_by(spec)
+        if source is not None:
+            plugins[spec.called()] = source
         if isinstance(spec, TokenizerSpec):
             return spec.model_copy(update={"path": tokenizer_name(spec)})
         if isinstance(spec, Step) and spec.files():
@@ -59,4 +65,19 @@ def saved(recipe: Recipe) -> Recipe:
         return spec
 
     found: Recipe = mapped(recipe, change)
-    return found
+    return found.model_copy(update={"plugins": plugins}) if plugins else found
+
+
+def _brought_by(spec: Spec) -> str | None:
+    """The package or file that a part's class comes from; None for omnimix's own."""
+    module = type(spec).__module__
+    top = module.partition(".")[0]
+    if top == "omnimix" or not spec.called():
+        return None
+    if ":" in spec.called():
+        return f"{module}.py" if module == top else top
+    packages = packages_distributions().get(top, [top])
+    try:
+        return f"{packages[0]} {version(packages[0])}"
+    except PackageNotFoundError:
+        return packages[0]
