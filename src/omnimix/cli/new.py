@@ -214,12 +214,7 @@ def _training_text(name: str, rows: list[tuple[str, int | None]], lora: bool) ->
     parts = max(1, batch // 8)
     kind = "rows" if "rows" in DATASETS else "llava"
     mixture = "\n".join(f"      - data: {{kind: {kind}, path: {path}}}" for path, _ in rows)
-    steps = max(1, count // batch)
-    length = (
-        "    order: shuffled\n    num_train_epochs: 1"
-        if len(rows) == 1
-        else f"    max_steps: {steps}"
-    )
+    length = "    order: shuffled\n    num_train_epochs: 1"
     learns = "[connectors, adapters]" if lora else "[connectors, language]"
     rate = "2.0e-4" if lora else "2.0e-5"
     return f"""# Two stages: the connector learns to speak to the frozen language model, then {"adapters" if lora else "the language model"} learn{"" if lora else "s"} with it.

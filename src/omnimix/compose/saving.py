@@ -54,7 +54,7 @@ def saved(recipe: Recipe) -> Recipe:
     def change(spec: Spec) -> Spec:
         source = _brought_by(spec)
         if source is not None:
-            plugins[spec.called()] = source
+            plugins[spec.row()] = source
         if isinstance(spec, TokenizerSpec):
             return spec.model_copy(update={"path": tokenizer_name(spec)})
         if isinstance(spec, Step) and spec.files():
@@ -72,9 +72,9 @@ def _brought_by(spec: Spec) -> str | None:
     """The package or file that a part's class comes from; None for omnimix's own."""
     module = type(spec).__module__
     top = module.partition(".")[0]
-    if top == "omnimix" or not spec.called():
+    if top == "omnimix" or not spec.row():
         return None
-    if ":" in spec.called():
+    if ":" in spec.row():
         return f"{module}.py" if module == top else top
     packages = packages_distributions().get(top, [top])
     try:

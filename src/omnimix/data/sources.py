@@ -28,6 +28,10 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
+    def source(self, index: int) -> Source:
+        """The dataset that a record is of: this one, unless it joins several."""
+        return self
+
     def extent(self, index: int) -> tuple[bool, int]:
         """Whether a record has media, and how many words; what orders by length go by."""
         sample = self[index]

@@ -134,8 +134,10 @@ class Stage(Spec):
             raise ValueError("a mixture has no end: give max_steps, not num_train_epochs")
         if self.max_steps is None and self.num_train_epochs is None:
             raise ValueError("give max_steps or num_train_epochs")
-        if self.order != "mixture" and len(self.mixture) != 1:
-            raise ValueError(f"the order {self.order!r} reads a single dataset")
+        if self.order != "mixture" and any(words.weight != 1 for words in self.mixture):
+            raise ValueError(
+                f"the order {self.order!r} reads every record once a round and knows no weight"
+            )
         apart = any(words.apart for words in self.mixture)
         if apart and (not self.packing or self.max_length is not None or self.order != "mixture"):
             raise ValueError("apart needs packing: true, the order 'mixture', and no max_length")
