@@ -34,6 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "masks",
             "errors",
             "hub",
+            "_registration",
             "_torchvision",
             "_transformers",
             "versions",

@@ -38,7 +38,7 @@ class Spec(BaseModel):
     _called: str | None = PrivateAttr(default=None)
     """The name of its row where that is no row of a table but `module:Class`."""
 
-    def row(self) -> str:
+    def row_name(self) -> str:
         """The word `kind` that makes it again."""
         return self._called or str(getattr(self, "kind", ""))
 
@@ -73,7 +73,7 @@ def _with_kinds(spec: BaseModel, data: Any) -> Any:
     """Put `kind` (a default, so left out by pydantic) back in front at every depth."""
     if "kind" in type(spec).model_fields:
         assert isinstance(spec, Spec)
-        data = {"kind": spec.row(), **{k: v for k, v in data.items() if k != "kind"}}
+        data = {"kind": spec.row_name(), **{k: v for k, v in data.items() if k != "kind"}}
     for name in list(data):
         if name in type(spec).model_fields:
             data[name] = _kinds_inside(getattr(spec, name), data[name])
@@ -318,5 +318,6 @@ def json_schema(model: type[BaseModel], tables: Mapping[str, Registry]) -> dict[
             key = f"{name}.{row}"
             definitions[key] = inner
             choices.append({"$ref": f"#/$defs/{key}"})
-        definitions[name] = {"anyOf": choices}
+        # A bare string is short for the row of that name.
+        definitions[name] = {"anyOf": [*choices, {"enum": list(tables[name])}]}
     return schema

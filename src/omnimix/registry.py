@@ -269,8 +269,24 @@ DATASETS = Registry(
     "datasets",
     "dataset",
     {
+        "rows": "omnimix.data.rows:RowsSpec",
         "jsonl": "omnimix.data.sources:JsonlSource",
         "llava": "omnimix.data.llava:LlavaRecords",
+    },
+)
+
+FORMATS = Registry(
+    "formats",
+    "format of rows",
+    {
+        # From the common to the narrow: rows are asked about from the end.
+        "pairs": "omnimix.data.pairs:PairFormat",
+        "alpaca": "omnimix.data.pairs:AlpacaFormat",
+        "messages": "omnimix.data.talks:MessagesFormat",
+        "grounded": "omnimix.data.pairs:GroundedFormat",
+        "llava": "omnimix.data.talks:LlavaFormat",
+        "sharegpt": "omnimix.data.talks:ShareGptFormat",
+        "turns": "omnimix.data.talks:TurnsFormat",
     },
 )
 
@@ -329,6 +345,7 @@ TABLES: tuple[Registry, ...] = (
     TOKENIZERS,
     OBJECTIVES,
     DATASETS,
+    FORMATS,
     CHECKPOINTS,
     READINGS,
     SEGMENTERS,

@@ -48,8 +48,8 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_part_of_a_file_is_saved_by_its_name(name: str, plugin: Path, tmp_path: Path) -> None:
     recipe = recipes.load("nano", [*TINY, CHANGE % name])
     connector = recipe.modalities["image"].branches[0].connector
-    assert type(connector).__name__ == name and connector.row() == f"pool_of_mine:{name}"
-    assert pickle.loads(pickle.dumps(connector)).row() == connector.row()
+    assert type(connector).__name__ == name and connector.row_name() == f"pool_of_mine:{name}"
+    assert pickle.loads(pickle.dumps(connector)).row_name() == connector.row_name()
     random_model(recipe).save_pretrained(tmp_path / "model")
     Processor.from_recipe(recipe).save_pretrained(tmp_path / "model")
     again = recipes.load(tmp_path / "model")

@@ -179,3 +179,12 @@ def test_iou_takes_the_first_box() -> None:
     assert measure.score(answers, [reference] * 2).each == (0.5, 0.0)
     with pytest.raises(SampleError, match="2 boxes where one is right"):
         measure.check(Reference(boxes=reference.boxes * 2))
+
+
+@pytest.mark.parametrize("overlap, right", [(0.45, 0.0), (0.499, 0.0), (0.5, 1.0), (0.55, 1.0)])
+def test_a_box_counts_from_half_on(overlap: float, right: float) -> None:
+    reference = Reference(boxes=(Box(0, 0, 1000, 10),), size=(1000, 10))
+    answer = Answer("", (Box(0, 0, 1000 * overlap, 10),), 1, True)
+    assert MEASURES.load("referring")().score([answer], [reference]).value == right
+    fractions = f"[0.0, 0.495, {overlap}, 0.505]"  # of the padded square
+    assert grounding.is_right(fractions, Box(0, 0, 1000, 10), 1000, 10) is bool(right)

@@ -63,7 +63,7 @@ def test_from_parts_to_a_model_that_answers_the_same_at_every_door(
     monkeypatch.chdir(tmp_path / "mine")
     page = Path("README.md").read_text()
     commands = [shlex.split(one) for one in re.findall(r"^omnimix (.*)$", page, re.M)]
-    assert [words[0] for words in commands] == ["show", "train", "chat"]
+    assert [words[0] for words in commands] == ["check", "train", "chat"]
     for words in commands:
         extra = ["--set", "num_workers=0"] if words[0] == "train" else []
         extra += ["--max-new-tokens", "6"] if words[0] == "chat" else []

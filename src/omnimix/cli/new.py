@@ -204,16 +204,13 @@ def _rows(file: Path) -> int | None:
 
 
 def _training_text(name: str, rows: list[tuple[str, int | None]], lora: bool) -> str:
-    from omnimix.registry import DATASETS
-
     # A step sees a twentieth of the rows, and at most as many as the published stages do.
     count = sum(number or 0 for _, number in rows)
     batch = 1
     while batch < 64 and batch * 40 <= count:
         batch *= 2
     parts = max(1, batch // 8)
-    kind = "rows" if "rows" in DATASETS else "llava"
-    mixture = "\n".join(f"      - data: {{kind: {kind}, path: {path}}}" for path, _ in rows)
+    mixture = "\n".join(f"      - data: {{kind: rows, path: {path}}}" for path, _ in rows)
     length = "    order: shuffled\n    num_train_epochs: 1"
     learns = "[connectors, adapters]" if lora else "[connectors, language]"
     rate = "2.0e-4" if lora else "2.0e-5"
@@ -253,7 +250,7 @@ def _readme(name: str, folder: Path, data: Path, sees: bool) -> str:
 `recipe.yaml` says what the model is made of, `train.yaml` how it learns. In this folder:
 
 ```bash
-omnimix show recipe.yaml
+omnimix check train.yaml
 omnimix train train.yaml
 omnimix chat run/model{asked} --ask "What is this?"
 ```

@@ -66,7 +66,7 @@ def command(
         )
     except Stopped as stopped:
         if process_group.current().rank == 0:
-            watching.tell("stopped before the first step; there is nothing to save")
+            watching.tell("stopped before another step was taken; there is nothing new to save")
         raise typer.Exit(stopped.exit_code) from None
     if process_group.current().rank == 0:
         _end(result, watching)

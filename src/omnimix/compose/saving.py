@@ -10,11 +10,15 @@ from omnimix.config import Spec, mapped
 from omnimix.language.tokenizer import TokenizerSpec
 from omnimix.media.tiles import Step
 
-WITH_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-"""Files of the hub's layout that say how a tokenizer is used."""
-
 _TAKEN = frozenset(
-    {*WITH_TOKENIZER, "recipe.yaml", "config.json", "generation_config.json", "model.safetensors"}
+    {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "recipe.yaml"}
+    | {
+        "modeling_omnimix.py",
+        "processor_config.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    }
     | {"tokenizer.json", "tokenizer.model", "certificate.json", "README.md"}
 )
 """Names of a model folder's own files."""
@@ -54,7 +58,7 @@ def saved(recipe: Recipe) -> Recipe:
     def change(spec: Spec) -> Spec:
         source = _brought_by(spec)
         if source is not None:
-            plugins[spec.row()] = source
+            plugins[spec.row_name()] = source
         if isinstance(spec, TokenizerSpec):
             return spec.model_copy(update={"path": tokenizer_name(spec)})
         if isinstance(spec, Step) and spec.files():
@@ -72,9 +76,9 @@ def _brought_by(spec: Spec) -> str | None:
     """The package or file that a part's class comes from; None for omnimix's own."""
     module = type(spec).__module__
     top = module.partition(".")[0]
-    if top == "omnimix" or not spec.row():
+    if top == "omnimix" or not spec.row_name():
         return None
-    if ":" in spec.row():
+    if ":" in spec.row_name():
         return f"{module}.py" if module == top else top
     packages = packages_distributions().get(top, [top])
     try:

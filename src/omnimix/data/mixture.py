@@ -11,14 +11,14 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from zlib import crc32
 
 import torch
-from pydantic import Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch.utils.data import DataLoader, Dataset
 
 from omnimix.compose.batch import Batch
@@ -26,20 +26,29 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import weave_apart
 from omnimix.compose.sequence import Sequence
 from omnimix.config import Spec, part
+from omnimix.data.containers import reading
 from omnimix.data.sources import Source, SourceSpec
 from omnimix.errors import OmnimixError, RecipeError
 from omnimix.registry import DATASETS
 from omnimix.types import Sample
 
 
+def _rows(value: Any) -> Any:
+    """A path alone, or words without a `kind`, are rows whose format is found."""
+    if isinstance(value, str) and value not in DATASETS and {".", "/"} & set(value):
+        value = {"path": value}
+    return {"kind": "rows", **value} if isinstance(value, Mapping) and "path" in value else value
+
+
 class MixturePart(Spec):
     """One dataset of a mixture and its share.
 
     Attributes:
+        data: a dataset by its words; without `kind`, or as a path alone, rows whose format is found.
         apart: the questions of a conversation see its pictures and not one another; needs packed batches.
     """
 
-    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS)]
+    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS), BeforeValidator(_rows)]
     weight: float = Field(default=1.0, gt=0)
     apart: bool = False
 
@@ -206,7 +215,10 @@ class Batches(Dataset[Read]):
         return crc32(f"{self.mixture.seed}/draw/{place}".encode())  # places never come twice
 
     def _woven(self, place: int, draw: int) -> Sequence:
-        sample = drawn(self.mixture[place], draw)
+        with reading(f"place {place}"):
+            return self._woven_sample(place, drawn(self.mixture[place], draw))
+
+    def _woven_sample(self, place: int, sample: Sample) -> Sequence:
         if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
             return weave_apart(self.processor.weave, sample)
         source = self.mixture.source(place)

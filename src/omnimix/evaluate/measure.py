@@ -70,6 +70,22 @@ class Measure(abc.ABC):
             SampleError: a reference that this measure can make nothing of.
         """
 
+    def references(
+        self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]
+    ) -> list[Reference]:
+        """What is right for records, each a finished conversation.
+
+        Args:
+            sizes: of each question's last picture in pixels, (0, 0) where there is none.
+
+        Raises:
+            SampleError: a record that this measure can make nothing of.
+        """
+        found = [reference_of(*pair) for pair in zip(samples, sizes, strict=True)]
+        for reference in found:
+            self.check(reference)
+        return found
+
 
 class Each(Measure):
     """A measure that is the mean over the answers."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnimix.data.llava import LlavaRecords
-from omnimix.data.sources import JsonlSource, Source
+from omnimix.data.base import Source
+from omnimix.data.rows import read_rows
 from omnimix.errors import OmnimixError, SampleError
 from omnimix.evaluate.asking import Reply, ask
 from omnimix.evaluate.measure import Measure, Reference, Score, reference_of
@@ -62,15 +62,14 @@ class Scored:
 
 
 def open_records(path: Path) -> Source:
-    """The records of a file: conversations a line (.jsonl) or a list in the form of LLaVA (.json).
+    """The records of a file or folder of any format that is found by its rows.
 
     Raises:
         SampleError: the file is not there or holds none.
     """
-    if not path.is_file():
+    if not path.exists():
         raise SampleError("there is no such file", where=str(path), hint="name a file of records")
-    spec = LlavaRecords if path.suffix == ".json" else JsonlSource
-    return spec(path=path.name).open(path.parent)
+    return read_rows(path)
 
 
 def score_records(

@@ -203,8 +203,8 @@ class Put:
 def fingerprint(batch: Batch) -> str:
     """What a batch holds, in short: equal on ranks that were asked the same."""
     digest = hashlib.sha256(str(batch.input_ids.tolist()).encode())
-    for name in sorted(batch.items):
-        for tensor in batch.items[name].tensors():
+    for name in sorted(batch["items"]):
+        for tensor in batch["items"][name].tensors():
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

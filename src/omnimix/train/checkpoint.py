@@ -23,6 +23,7 @@ from omnimix.errors import TrainError
 
 WEIGHTS = "model.safetensors"
 SUMS = "checksums.json"
+BEST = "best"
 LITTLE = 1 << 20
 """Bytes: with less than that left a disk is called full."""
 
@@ -84,16 +85,40 @@ def save(
         TrainError: weights that are not numbers, a full disk, a missing permission.
     """
     name = f"stage-{state['stage']:02d}-step-{state['step']:07d}"
-    _check_finite(weights, folder / name)
-    draft, place = folder / f".{name}.part", folder / name
     first, *others = chance
+    kept = {"optimizer": optimizer.state_dict(), "rng": {**first, "others": others}}
+    place = _write(folder, name, weights, state, kept)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def save_best(folder: Path, weights: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+    """Keep what has learned so far in the folder `best`, in place of what lies there.
+
+    Raises:
+        TrainError: as `save`.
+    """
+    _write(folder, BEST, weights, state)
+
+
+def _write(
+    folder: Path,
+    name: str,
+    weights: Mapping[str, Tensor],
+    state: dict[str, Any],
+    kept: dict[str, Any] | None = None,
+) -> Path:
+    """A folder that is there whole or not at all."""
+    draft, place = folder / f".{name}.part", folder / name
+    _check_finite(weights, place)
     try:
         with writing(place, _older(folder)):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             save_file(dict(weights), draft / WEIGHTS)
-            kept = {"optimizer": optimizer.state_dict(), "rng": {**first, "others": others}}
-            torch.save(kept, draft / "optimizer.pt")
+            if kept is not None:
+                torch.save(kept, draft / "optimizer.pt")
             (draft / "state.json").write_text(json.dumps(state))
             _seal(draft)
             shutil.rmtree(place, ignore_errors=True)
@@ -101,8 +126,6 @@ def save(
             _sync(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
     return place
 
 

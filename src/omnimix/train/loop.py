@@ -25,6 +25,7 @@ from omnimix.train.meter import Meter
 from omnimix.train.plan import plan
 from omnimix.train.rows import LeftOut
 from omnimix.train.step import NothingLearned, Stepped, optimizer_step, quick_bf16
+from omnimix.train.validation import Validation
 
 APART = 7919
 """Between the random seeds of two ranks."""
@@ -43,20 +44,24 @@ class Loop:
         run: whose stage it is.
         number: of the stage.
         resumed: the checkpoint it goes on from.
+        before: steps of the stages before it.
 
     Attributes:
         steps: that were taken here.
+        ends: the step behind which it ended.
         saved: the newest checkpoint.
     """
 
-    def __init__(self, run: Begun, number: int, resumed: Path | None) -> None:
+    def __init__(self, run: Begun, number: int, resumed: Path | None, before: int) -> None:
         self.run = run
         self.number = number
         self.stage = run.training.stages[number]
         self.resumed = resumed
         self.state: dict[str, Any] = checkpoint.state_of(resumed) if resumed else {}
         self.first: int = self.state.get("step", 0)
+        self.before = before
         self.steps = 0
+        self.ends = self.first
         self.saved = resumed
         self.moved = False
         self.warned: dict[str, int] = {}
@@ -76,6 +81,10 @@ class Loop:
             self.plan = plan(
                 run.training, number, self.first, run.folder, run.processor, run.process_group
             )
+            words = self.stage.validate
+            self.validation = (
+                Validation(words, run, number, self.stage, self.state) if words else None
+            )
         self._introduce()
 
     def _has_moved(self, *_: Any) -> None:
@@ -88,6 +97,8 @@ class Loop:
             if first and self.first < self.plan.steps:
                 for k, facts in enumerate(self.plan.look(self.number, stage)):
                     run.tell(f"stage {stage.name}: dataset {k + 1} has {facts.line()}")
+                if self.validation is not None:
+                    run.tell(f"stage {stage.name}: validation has {self.validation.check().line()}")
                 parts = ", ".join(
                     f"{part} {size:,}" for part, size in optim.sizes(run.model).items()
                 )
@@ -110,6 +121,8 @@ class Loop:
     def go(self) -> int | None:
         """All steps; returns the signal that stopped them, or None."""
         run = self.run
+        if self.state.get("over"):
+            return None
         # Opening a loader draws a random number, so the random state is set after it.
         parts = loader(self.plan.batches, self._workers(), pin=run.device.type == "cuda")
         # Ranks drop out each for itself.
@@ -118,7 +131,7 @@ class Loop:
             with run.process_group.agreed():
                 checkpoint.load_optimizer(self.resumed, self.optimizer, run.process_group.rank)
         run.model.train()
-        meter = Meter(self.number, self.stage, self.plan.steps, self.learned, run.note)
+        meter = Meter(self.number, self.stage, self.plan.steps, self.learned, self.before, run.note)
         step, held = self.first, self._held()
         try:
             for step in range(self.first, self.plan.steps):
@@ -126,12 +139,16 @@ class Loop:
                 held = self._held()
                 # Among ranks a run is interrupted here alone, so that all end behind the same step.
                 run.stop.look()
-                # Not at the step that was just resumed: its checkpoint is the one that was read.
-                if step > self.first and step % self.stage.save_steps == 0:
-                    self._save(step)
+                before = time.perf_counter()
+                if self._between(step, meter):
+                    break
+                # What is done between two steps is no part of their pace.
+                meter.began += time.perf_counter() - before
                 self._step(step, parts, meter)
-            step, self.moved, held = self.plan.steps, False, self._held()
-            run.stop.look()
+            else:
+                step, self.moved, held = self.plan.steps, False, self._held()
+                run.stop.look()
+                self._between(step, meter)
         except (KeyboardInterrupt, DroppedError) as end:
             # The interrupted step is undone: what a forward alone moves (running statistics, random state) is
             # put back; weights move in one call, behind which the step counts.
@@ -141,10 +158,30 @@ class Loop:
             if isinstance(end, DroppedError):
                 raise
             return getattr(end, "signal", SIGINT)
+        self.ends = step
         if step > self.first or self.resumed is None:
-            self._save(step)
+            self._save(step, over=step < self.plan.steps)
             run.tell(f"stage {self.stage.name} is done at step {step}, saved in {self.saved}")
         return None
+
+    def _between(self, step: int, meter: Meter) -> bool:
+        """What is to be done between two steps; returns whether the stage ends here."""
+        run, looks = self.run, self.validation
+        if looks is not None and looks.due(step, self.plan.steps):
+            line, better = looks.look(step, self._autocast)
+            run.note({**meter.head(step), **line})
+            if better:
+                with run.stop.held(), run.first_alone() as first:
+                    if first:
+                        checkpoint.save_best(run.out, self._weights(), self._state(step))
+            if looks.over() and step < self.plan.steps:
+                run.tell(f"no better since step {looks.best.step}: stage {self.stage.name} ends")
+                return True
+        # Not at the step that was just resumed: its checkpoint is the one that was read. The last one is
+        # saved when the stage is over.
+        if self.first < step < self.plan.steps and step % self.stage.save_steps == 0:
+            self._save(step)
+        return False
 
     def _step(self, step: int, parts: Iterator[Read], meter: Meter) -> None:
         """One step, measured."""
@@ -242,11 +279,16 @@ class Loop:
         if cuda is not None:
             torch.cuda.set_rng_state(cuda)
 
-    def _save(self, step: int) -> None:
+    def _weights(self) -> dict[str, Tensor]:
+        return checkpoint.learnable(self.run.model, self.run.learned[self.number])
+
+    def _state(self, step: int, over: bool = False) -> dict[str, Any]:
         run = self.run
-        state = {
+        return {
             "stage": self.number,
             "step": step,
+            "before": self.before,
+            "over": over,
             "seed": run.training.seed,
             "dropped": run.dropped.count,
             "stands_on": {
@@ -254,14 +296,19 @@ class Loop:
                 "recipe": run.training.recipe,
                 "weights": run.stands[self.number],
             },
+            **(self.validation.state() if self.validation else {}),
         }
+
+    def _save(self, step: int, over: bool = False) -> None:
+        """Write a checkpoint; `over` where the stage ends before all its steps are taken."""
+        run = self.run
         # Weights are the same on all ranks, random states are not: each rank resumes with its own.
         chance = run.process_group.gather("chance", checkpoint.chance())
         place = run.out / f"stage-{self.number:02d}-step-{step:07d}"
         with run.stop.held(), run.first_alone() as first:
             if first:
-                weights = checkpoint.learnable(run.model, run.learned[self.number])
-                checkpoint.save(run.out, weights, self.optimizer, state, chance)
+                state = self._state(step, over)
+                checkpoint.save(run.out, self._weights(), self.optimizer, state, chance)
         self.saved = place
 
 

@@ -22,6 +22,7 @@ class Meter:
         number: of the stage.
         steps: that the stage takes.
         learned: parameters that learn.
+        before: steps of the stages before it.
         note: takes a line.
     """
 
@@ -31,12 +32,14 @@ class Meter:
         stage: Stage,
         steps: int,
         learned: int,
+        before: int,
         note: Callable[[dict[str, Any]], None],
     ) -> None:
         self.stage = stage
         self.steps = steps
         self.note = note
-        self.head = {"stage": number, "name": stage.name, "steps": steps, "trainable": learned}
+        self.before = before
+        self.words = {"stage": number, "name": stage.name, "steps": steps, "trainable": learned}
         self._again()
 
     def _again(self) -> None:
@@ -44,6 +47,10 @@ class Meter:
         self.losses: list[Tensor] = []
         self.samples = self.targets = self.skipped = 0
         self.waited = 0.0
+
+    def head(self, step: int) -> dict[str, Any]:
+        """What every line begins with; `total_step` counts on through the stages."""
+        return {**self.words, "step": step, "total_step": self.before + step}
 
     def due(self, step: int) -> bool:
         """Whether a line is written behind a step."""
@@ -69,8 +76,7 @@ class Meter:
         seconds = time.perf_counter() - self.began
         self.note(
             {
-                **self.head,
-                "step": step + 1,
+                **self.head(step + 1),
                 "loss": round(float(torch.stack(self.losses).mean()), 5) if self.losses else None,
                 "lr": done.rate if done else None,
                 "grad_norm": round(float(done.norm), 4) if done else None,

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from omnimix.errors import TrainError
+from omnimix.train.checkpoint import writing
+
+FORMATS = (".svg", ".png", ".pdf")
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -37,7 +40,7 @@ def plot_losses(folders: Sequence[Path], out: Path) -> None:
         out: the end of its name says how it is drawn (.svg, .png, .pdf).
 
     Raises:
-        TrainError: a run without metrics.
+        TrainError: a run without metrics, or a file that cannot be drawn.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -46,14 +49,11 @@ def plot_losses(folders: Sequence[Path], out: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for i, folder in enumerate(folders):
-        lines, before = lines_of(folder), 0
-        borders: dict[int, int] = {}
-        for line in lines:
-            if line["stage"] not in borders:
-                borders[line["stage"]], before = before, before + line["steps"]
+        lines = lines_of(folder)
+        borders = {line["stage"]: line["total_step"] - line["step"] for line in lines}
         for word, style in (("loss", "-"), ("validation", "--")):
             rows = [line for line in lines if line.get(word) is not None]
-            at = [borders[row["stage"]] + row["step"] for row in rows]
+            at = [row["total_step"] for row in rows]
             label = folder.resolve().name + (" (validation)" if word == "validation" else "")
             if rows:
                 axes.plot(at, [r[word] for r in rows], style, color=f"C{i}", label=label)
@@ -63,4 +63,9 @@ def plot_losses(folders: Sequence[Path], out: Path) -> None:
     axes.grid(alpha=0.3, which="both")
     if axes.lines:
         axes.legend()
-    figure.savefig(out)
+    if out.suffix not in FORMATS:
+        raise TrainError(
+            f"no drawing ends in {out.suffix!r}", where=str(out), hint=f"take {', '.join(FORMATS)}"
+        )
+    with writing(out, "name a file in a folder that exists"):
+        figure.savefig(out)

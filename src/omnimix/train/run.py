@@ -17,6 +17,7 @@ from omnimix.train.checkpoint import writing
 from omnimix.train.loop import Loop
 from omnimix.train.plots import plot_losses
 from omnimix.train.stopping import Stop
+from omnimix.train.trackers import Tracking
 from omnimix.train.watcher import Listener, Listening, Several, Watcher
 
 
@@ -84,6 +85,10 @@ def train(
     )
     with Stop(process_group) as stop:
         try:
+            with process_group.agreed():
+                if training.trackers and process_group.rank == 0:
+                    words = dict(folders.leaves(training.dump()))
+                    watching.watchers.append(Tracking(training.trackers, place, words))
             run = Run(training, folder, place, watching, process_group, stop)
             return run.go(allow_changes, fall_back)
         finally:
@@ -101,12 +106,13 @@ class Run(Begun):
         done = self._newest(fall_back)
         at = checkpoint.state_of(done) if done else {"stage": 0, "step": 0}
         self._open(done, at, allow_changes)
-        total = 0
+        total, before = 0, at.get("before", 0)
+        self.dropped.count = at.get("dropped", 0)
         for number in range(at["stage"], len(self.training.stages)):
             resumed = done if number == at["stage"] else None
-            loop = Loop(self, number, resumed)
+            loop = Loop(self, number, resumed, before)
             stopped = loop.go()
-            total += loop.steps
+            total, before = total + loop.steps, before + loop.ends
             if stopped is not None:
                 return Result(self.out, total, False, self.dropped, stopped, loop.saved)
         self._finish()
@@ -152,17 +158,39 @@ class Run(Begun):
         place = self.out / "model"
         with self.stop.held(), self.first_alone() as first:
             if first:
-                model, words = self.model, self.training
-                # Rounding is never saved: what learned beside the few bits is put on the weights as they were.
-                if words.quantization is not None and words.initial_checkpoint is not None:
-                    begun = start.opened(self.folder, words.initial_checkpoint)
-                    model = start.made_whole(model, begun, model.recipe)
-                with _transformers.quiet(), writing(place):
-                    model.save_pretrained(place)
-                    self.processor.save_pretrained(place)
-                    plot_losses([self.out], self.out / "loss.png")
+                self._write_model(place)
+                plot_losses([self.out], self.out / "loss.png")
+                self._write_best()
         if self.dropped.count:
-            self.tell(
-                f"{self.dropped.count} records were left out on the way; dropped.jsonl names them"
-            )
+            self.tell(f"{self.dropped.count} times a record was left out; dropped.jsonl names them")
         self.tell(f"the model lies in {place}")
+
+    def _write_model(self, place: Path) -> None:
+        model, words = self.model, self.training
+        # Rounding is never saved: what learned beside the few bits is put on the weights as they were.
+        if words.quantization is not None and words.initial_checkpoint is not None:
+            begun = start.opened(self.folder, words.initial_checkpoint)
+            model = start.made_whole(model, begun, model.recipe)
+        with _transformers.quiet(), writing(place):
+            model.save_pretrained(place)
+            self.processor.save_pretrained(place)
+
+    def _write_best(self) -> None:
+        """The best weights of the last stage as a model of their own, where they are not the last."""
+        best = self.out / checkpoint.BEST
+        number = len(self.training.stages) - 1
+        if self.training.stages[number].validate is None or not best.is_dir():
+            return
+        state = checkpoint.state_of(best)
+        newest = checkpoint.state_of(checkpoint.checkpoints(self.out)[-1])
+        if (state["stage"], state["step"]) == (number, newest["step"]):
+            self.tell("the last weights are the best that validation saw")
+            return
+        if state["stage"] == number:
+            checkpoint.load_learned(best, self.model, self.learned[number])
+            self._write_model(self.out / "model-best")
+            value = state["best"]["value"]
+            self.tell(
+                f"validation was best ({value:.4g}) behind step {state['step']}: "
+                f"{self.out / 'model-best'}"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,12 +15,15 @@ from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec, part
 from omnimix.data.mixture import MixturePart
 from omnimix.data.ordered import Order, Rounds
-from omnimix.data.sources import Source
+from omnimix.data.sources import Source, SourceSpec
 from omnimix.errors import RecipeError
 from omnimix.prompts.template import Template, by_name
-from omnimix.registry import DATASETS, OBJECTIVES
+from omnimix.registry import DATASETS, MEASURES, OBJECTIVES, did_you_mean
 from omnimix.train import start
 from omnimix.train.objectives import Objective
+
+# pydantic's own `validate` is an old name of `model_validate`, which nobody calls here.
+warnings.filterwarnings("ignore", 'Field name "validate" in "Stage" shadows', UserWarning)
 
 
 class OptimizerSpec(Spec):
@@ -72,6 +76,42 @@ class ScheduleSpec(Spec):
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
 
 
+class ValidateSpec(Spec):
+    """Records that are not learned from, looked at on the way.
+
+    Attributes:
+        data: a dataset, as in a mixture; its first records are taken, in their order.
+        every: steps between two looks; without it one at every checkpoint. The last step is always looked at.
+        max_samples: at most so many records; all of them by default.
+        measures: of the written answers, by the names of `omnimix evaluate --list`; every record is answered
+            then, which takes its time.
+        answers: records whose answers are written down with their pictures, in `answers` of the run's folder.
+        max_new_tokens: most tokens of an answer.
+        best: the number that says which weights are kept as the best: `loss`, or one of the measures.
+        early_stopping_patience: looks without a better number after which the stage ends.
+    """
+
+    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS)]
+    every: int | None = Field(default=None, gt=0)
+    max_samples: int | None = Field(default=None, gt=0)
+    measures: tuple[str, ...] = ()
+    answers: int = Field(default=4, ge=0)
+    max_new_tokens: int = Field(default=64, gt=0)
+    best: str = "loss"
+    early_stopping_patience: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        for name in self.measures:
+            if name not in MEASURES:
+                raise ValueError(f"unknown measure {name!r}; {did_you_mean(name, MEASURES)}")
+        if self.best not in ("loss", *self.measures):
+            raise ValueError(
+                f"best is {self.best!r}, which is neither loss nor one of the measures"
+            )
+        return self
+
+
 class Stage(Spec):
     """What learns, from which mixture, for how long, under which objective.
 
@@ -99,6 +139,7 @@ class Stage(Spec):
         logging_steps: steps between lines of metrics.
         max_dropped: share of the records that may be left out since they cannot be used; beyond it the run
             stops. A single record always may.
+        validate: records that are not learned from, looked at on the way.
         gradient_checkpointing: activations are computed again in the backward pass instead of kept: less
             memory, more time, the same numbers.
     """
@@ -124,6 +165,7 @@ class Stage(Spec):
     save_steps: int = Field(default=500, gt=0)
     logging_steps: int = Field(default=10, gt=0)
     max_dropped: float = Field(default=0.01, ge=0, le=1)
+    validate: ValidateSpec | None = None  # type: ignore[assignment]
     gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
@@ -174,6 +216,8 @@ class Training(Spec):
         seed: of weights and mixture.
         num_workers: processes that prepare batches; None takes one per core.
         output_dir: folder of the run.
+        trackers: where metrics go beside the run's folder: `tensorboard`, `wandb`, `trackio`, or another that
+            accelerate knows.
     """
 
     name: str
@@ -184,6 +228,7 @@ class Training(Spec):
     seed: int = 0
     num_workers: int | None = Field(default=None, ge=0)
     output_dir: str
+    trackers: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from omnimix.errors import TrainError
 from omnimix.generate import folder as folders
 from omnimix.train.checkpoint import WEIGHTS, learnable
 
-STARTED = "start from a model with the same language model, or leave 'initial_checkpoint' out to begin with fresh weights"
+STARTED = "start from a model of the same recipe, or of one with the same language model, or leave 'initial_checkpoint' out to begin with fresh weights"
 
 
 @dataclass(frozen=True)
