@@ -33,6 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "regions",
             "masks",
             "errors",
+            "hub",
             "_registration",
             "_torchvision",
             "_transformers",

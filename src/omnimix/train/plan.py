@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnimix.compose.processor import Processor
+from omnimix.data.joined import Joined
 from omnimix.data.mixture import Batches, Mixture
 from omnimix.data.ordered import RoundBatches
 from omnimix.data.sources import Source
@@ -95,7 +96,8 @@ def plan(
         count = stage.max_steps * parts - done
         batches = Batches(mixture, processor, size, done, count, pack, most, share)
         return StagePlan(batches, stage.max_steps, stage.max_steps, mixture.sources)
-    source = stage.mixture[0].data.open(folder)
+    sources = [words.data.open(folder) for words in stage.mixture]
+    source = sources[0] if len(sources) == 1 else Joined(sources)
     rounds = stage.rounds(source, training.seed)
     ordered = RoundBatches(source, rounds, processor, done, pack, most, share)
-    return StagePlan(ordered, rounds.steps, rounds.horizon, [source])
+    return StagePlan(ordered, rounds.steps, rounds.horizon, sources)

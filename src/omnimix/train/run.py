@@ -169,7 +169,7 @@ class Run(Begun):
         model, words = self.model, self.training
         # Rounding is never saved: what learned beside the few bits is put on the weights as they were.
         if words.quantization is not None and words.initial_checkpoint is not None:
-            begun = start.find(self.folder, words.initial_checkpoint)
+            begun = start.opened(self.folder, words.initial_checkpoint)
             model = start.made_whole(model, begun, model.recipe)
         with _transformers.quiet(), writing(place):
             model.save_pretrained(place)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints import hub, releases
+from omnimix import hub
+from omnimix.checkpoints import releases
 from omnimix.errors import SampleError
 from omnimix.families.prismatic.names import IMAGE
 from omnimix.families.prismatic.prompted import Prompted
