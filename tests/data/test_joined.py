@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from omnimix.data.joined import Joined
+from omnimix.data.joined import JoinedSources
 from omnimix.data.ordered import Rounds
 from omnimix.data.sources import JsonlSource, Source
 from omnimix.errors import RecipeError, TrainError
@@ -26,7 +26,7 @@ def dataset(folder: Path, name: str, count: int) -> Source:
 
 def test_records_keep_their_dataset(tmp_path: Path) -> None:
     sources = [dataset(tmp_path, "a", 3), dataset(tmp_path, "b", 1), dataset(tmp_path, "c", 4)]
-    joined = Joined(sources)
+    joined = JoinedSources(sources)
     assert joined.length == 8
     assert [joined[i].id for i in range(8)] == ["a0", "a1", "a2", "b0", "c0", "c1", "c2", "c3"]
     assert [sources.index(joined.source(i)) for i in range(8)] == [0, 0, 0, 1, 2, 2, 2, 2]
@@ -35,13 +35,13 @@ def test_records_keep_their_dataset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["shuffled", "like_length", "by_length", "by_kind"])
 def test_every_order_reads_all_of_them_once(order: str, tmp_path: Path) -> None:
-    joined = Joined([dataset(tmp_path, "a", 5), dataset(tmp_path, "b", 3)])
+    joined = JoinedSources([dataset(tmp_path, "a", 5), dataset(tmp_path, "b", 3)])
     rounds = Rounds(joined, order, 2, epochs=1)
     assert sorted(i for part in rounds.parts for i in part) == list(range(8))
 
 
 def test_one_without_an_end_is_refused(tmp_path: Path) -> None:
-    joined = Joined([dataset(tmp_path, "a", 5), ScenesSource(seed=0).open(tmp_path)])
+    joined = JoinedSources([dataset(tmp_path, "a", 5), ScenesSource(seed=0).open(tmp_path)])
     with pytest.raises(TrainError, match="has no end"):
         Rounds(joined, "shuffled", 2, epochs=1)
 

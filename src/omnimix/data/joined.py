@@ -10,7 +10,7 @@ from omnimix.data.sources import Source
 from omnimix.types import Sample
 
 
-class Joined(Source):
+class JoinedSources(Source):
     """The records of several datasets, the first one's first; without an end where one has none."""
 
     def __init__(self, sources: Sequence[Source]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnimix.compose.processor import Processor
-from omnimix.data.joined import Joined
+from omnimix.data.joined import JoinedSources
 from omnimix.data.mixture import Batches, Mixture
 from omnimix.data.ordered import RoundBatches
 from omnimix.data.sources import Source
@@ -97,7 +97,7 @@ def plan(
         batches = Batches(mixture, processor, size, done, count, pack, most, share)
         return StagePlan(batches, stage.max_steps, stage.max_steps, mixture.sources)
     sources = [words.data.open(folder) for words in stage.mixture]
-    source = sources[0] if len(sources) == 1 else Joined(sources)
+    source = sources[0] if len(sources) == 1 else JoinedSources(sources)
     rounds = stage.rounds(source, training.seed)
     ordered = RoundBatches(source, rounds, processor, done, pack, most, share)
     return StagePlan(ordered, rounds.steps, rounds.horizon, sources)

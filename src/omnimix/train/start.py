@@ -26,7 +26,7 @@ STARTED = "start from a model of the same recipe, or of one with the same langua
 
 
 @dataclass(frozen=True)
-class Opened:
+class StartModel:
     """The model that `initial_checkpoint` names: a folder of ours, or a released checkpoint.
 
     Attributes:
@@ -63,7 +63,7 @@ class Opened:
         return recipes.parse(words, self.release.recipe.name, overrides, looked), looked[0]
 
 
-def opened(folder: Path, words: str) -> Opened:
+def opened(folder: Path, words: str) -> StartModel:
     """What `initial_checkpoint` names: a path counted from `folder`, a shipped model, or a released one by its id.
 
     Raises:
@@ -77,9 +77,9 @@ def opened(folder: Path, words: str) -> Opened:
     if found is None and local.folder.is_dir() and not (local.folder / "recipe.yaml").is_file():
         found = base.recognise(local.folder)
     if found is not None:
-        return Opened(local.folder, base.open_release(found, Parts(local.parts)))
+        return StartModel(local.folder, base.open_release(found, Parts(local.parts)))
     check_start(local.folder)
-    return Opened(local.folder)
+    return StartModel(local.folder)
 
 
 def check_start(place: Path) -> None:
@@ -130,7 +130,7 @@ def begun(
 
 
 def started(
-    start: Opened, recipe: Recipe, folders: Sequence[Path] = ()
+    start: StartModel, recipe: Recipe, folders: Sequence[Path] = ()
 ) -> tuple[MultimodalLM, list[FilledPart]]:
     """A model of the recipe with the weights of another one, where they fit by name and shape.
 
@@ -179,7 +179,7 @@ def quantized(place: Path, recipe: Recipe, scheme: str, device: torch.device) ->
     return model if had.adapters else model.adapt(recipe)
 
 
-def made_whole(model: MultimodalLM, start: Opened, recipe: Recipe) -> MultimodalLM:
+def made_whole(model: MultimodalLM, start: StartModel, recipe: Recipe) -> MultimodalLM:
     """What was learned beside quantized weights, on the whole weights of the start."""
     whole, _ = started(start, recipe)
     whole.eval()
