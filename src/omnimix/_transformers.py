@@ -71,21 +71,6 @@ def model_from(cls: Any, config: Any, tensors: Mapping[str, Any], **words: Any) 
         return cls.from_pretrained(None, config=config, state_dict=tensors, **words)
 
 
-def run_whole(input_ids: Tensor, ready: Mapping[str, Any]) -> bool:
-    """Whether a step of generation runs all tokens: at the prompt, and always where there is no cache.
-
-    Told by the tokens: `prepare_inputs_for_generation` hands on only those that the cache does not hold.
-    The cache itself comes under another name from release to release (`past_key_values` up to 5.23,
-    `cache` from 5.24), so nothing is read off it.
-
-    Args:
-        input_ids: all tokens so far.
-        ready: what `prepare_inputs_for_generation` of transformers made of them.
-    """
-    run = ready.get("input_ids")
-    return run is None or run.shape[1] == input_ids.shape[1]
-
-
 def register_attention(name: str, attention: Callable[..., Any]) -> None:
     """Make an attention function known, with the masks of SDPA; calling it again changes nothing.
 

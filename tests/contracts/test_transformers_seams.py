@@ -18,7 +18,8 @@ from transformers.utils import logging
 from omnimix import _transformers
 from omnimix.compose import recipe as recipes
 from omnimix.compose.batch import Batch
-from omnimix.compose.model import MultimodalLM, OmnimixConfig
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.encoders.transformers import config_of

@@ -150,25 +150,30 @@ def collate(
     # The loss predicts a label from the token before it, so a label in the first column is never seen.
     targets = int((rows.labels[:, 1:] != IGNORE).sum())
     items, places = _items(sequences, rows, recipe)
-    words: dict[str, Any] = {
-        "input_ids": torch.from_numpy(rows.ids),
-        "item_places": torch.from_numpy(places),
-        "items": items,
-    }
+    words: dict[str, Any] = {"items": items, "item_places": torch.from_numpy(places)}
+    words["input_ids"] = torch.from_numpy(rows.ids)
     if targets or side == "right":
         words["labels"] = torch.from_numpy(rows.labels)
     if pack:
-        # Packed samples are told apart by borders and positions; a mask would take a square of the row.
-        words["position_ids"] = torch.from_numpy(rows.positions)
-        borders = torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32))
-        words |= {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders}
-        words |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+        words |= _packed(rows, lengths)
     else:
         words["attention_mask"] = torch.from_numpy(rows.mask)
     if apart:
         words["branches"] = torch.from_numpy(rows.branches)
     ids = tuple(sequence.id for sequence in sequences)
     return Batch(words, ids=ids, targets=targets, right=side == "right")
+
+
+def _packed(rows: _Rows, lengths: list[int]) -> dict[str, Any]:
+    """What tells packed samples apart: borders and positions, where a mask would take a square of the row."""
+    borders = torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32))
+    return {
+        "position_ids": torch.from_numpy(rows.positions),
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }
 
 
 class _Rows:

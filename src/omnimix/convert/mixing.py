@@ -14,7 +14,7 @@ import torch
 
 from omnimix.checkpoints import base, writing
 from omnimix.checkpoints.base import Parts, Release
-from omnimix.compose.model import OmnimixConfig
+from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import difference
 from omnimix.convert import certificate, weights as mixing

@@ -54,18 +54,34 @@ class CausalLM(Spec):
         config_words.check(made, self.config, "language.config")
         return made
 
-    def build(self) -> nn.Module:
-        """The model with fresh weights, on the current default device."""
+    def build(self, config: Any = None, attn_implementation: str | None = None) -> nn.Module:
+        """The model with fresh weights, on the current default device.
+
+        Args:
+            config: what `hf_config` made, where it is at hand.
+            attn_implementation: in place of the recipe's.
+        """
         from transformers import AutoModelForCausalLM
 
-        attention = packed.NAME if self.attn_implementation == "sdpa" else self.attn_implementation
+        attention = attn_implementation or self.attn_implementation
         packed.register()
         model: nn.Module = AutoModelForCausalLM.from_config(
-            self.hf_config(), attn_implementation=attention
+            config or self.hf_config(),
+            attn_implementation=packed.NAME if attention == "sdpa" else attention,
         )
         if self.head is not None:
             self.head.install(model)
         return model
+
+    def resized(self, vocab_size: int) -> CausalLM:
+        """The same with tables of another size."""
+        words = dict(self.config)
+        inner = words.get("text_config")
+        if "vocab_size" not in words and inner:
+            words["text_config"] = {**inner, "vocab_size": vocab_size}
+        else:
+            words["vocab_size"] = vocab_size
+        return self.model_copy(update={"config": words})
 
     @classmethod
     def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
