@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from omnimix.compose.modality import Bucket, ItemBatch
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence
 from omnimix.errors import SpliceError
+from omnimix.language import forms, packed
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,34 +79,17 @@ class Batch:
                 (attention is causal) and admits faster kernels.
         """
         words: dict[str, Any] = {"input_ids": self.input_ids, "items": self.items}
-        if self.cu_seq_lens is not None:
-            longest = int((self.cu_seq_lens[1:] - self.cu_seq_lens[:-1]).max())
-            words |= {
-                "position_ids": self.position_ids,
-                "cu_seq_lens_q": self.cu_seq_lens,
-                "cu_seq_lens_k": self.cu_seq_lens,
-                "max_length_q": longest,
-                "max_length_k": longest,
-            }
+        if self.cu_seq_lens is not None and self.position_ids is not None:
+            words |= forms.packed_words(self.position_ids, self.cu_seq_lens)
             if self.branches is not None:
-                words["seen"] = branch_masks(self.branches[0], self.cu_seq_lens)
+                places = self.position_ids[0]
+                words["seen"] = packed.distances(self.branches[0], places, self.cu_seq_lens)
         elif mask or not self.right:
             words["attention_mask"] = self.attention_mask
         return words
 
 
 _TENSORS = ("input_ids", "labels", "attention_mask", "position_ids", "cu_seq_lens", "branches")
-
-
-def branch_masks(
-    branches: Int[Tensor, "tokens"], borders: Int[Tensor, "borders"]
-) -> list[Bool[Tensor, "_ _"]]:
-    """For each sample of a packed batch, what each token sees: what is shared, and its own round so far."""
-    masks = []
-    for own in branches.split(borders.diff().tolist()):
-        allowed = (own[None] == 0) | (own[None] == own[:, None])
-        masks.append(allowed.tril())
-    return masks
 
 
 def collate(
@@ -128,17 +112,13 @@ def collate(
 
     Raises:
         SpliceError: rounds apart in a batch that is not packed.
+        RecipeError: padding on the left in front of a language model that it would confuse.
     """
     assert sequences, "a batch needs at least one sequence"
-    apart = any(sequence.branches is not None for sequence in sequences)
-    if apart and not pack:
-        raise SpliceError(
-            "rounds that do not see one another stand in packed batches alone",
-            where=sequences[0].id,
-            hint="set packing: true",
-        )
     lengths = [len(sequence) for sequence in sequences]
-    # A compiled model and most kernels work anew for every width, so few different ones shall occur.
+    apart = any(sequence.branches is not None for sequence in sequences)
+    _check_forms(sequences, recipe, side, pack, apart)
+    # Compiled models and most kernels work anew for every width, so few different ones shall occur.
     longest = -(-max(lengths) // multiple) * multiple
     rows = _Rows(1 if pack else len(sequences), sum(lengths) if pack else longest, pad)
     column = 0
@@ -167,6 +147,19 @@ def collate(
         right=side == "right",
         branches=torch.from_numpy(rows.branches) if apart else None,
     )
+
+
+def _check_forms(
+    sequences: Many[Sequence], recipe: Recipe, side: str, pack: bool, apart: bool
+) -> None:
+    if apart and not pack:
+        raise SpliceError(
+            "rounds that do not see one another stand in packed batches alone",
+            where=sequences[0].id,
+            hint="set packing: true",
+        )
+    if side == "left" and len({len(sequence) for sequence in sequences}) > 1:
+        forms.check(recipe.language, "left")
 
 
 class _Rows:

@@ -26,6 +26,8 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE
 from omnimix.compose.splice import splice
 from omnimix.encoders.base import device_dtype
+from omnimix.language import forms, packed
+from omnimix.language.forms import Form
 
 
 class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -109,6 +111,7 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         for name, module in modality.build(self.recipe.modalities, width).items():
             self.add_module(name, module)
         self.language: Any = self.recipe.language.build()
+        self._allowed: set[Form] = set()
         adapters.inject(self, self.recipe.adapters, self.get_output_embeddings())
         self.post_init()
         if built is not None:
@@ -248,16 +251,25 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed(input_ids, items)
-        output = self.language(
-            inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            **words,
-        )
+        words |= {"attention_mask": attention_mask, "position_ids": position_ids}
+        if "cu_seq_lens_q" in words:
+            self._allow("apart" if "seen" in words else "packed")
+        elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            words |= forms.padded_words(self.language, attention_mask, inputs_embeds.shape[1])
+        with packed.by_segment("cu_seq_lens_q" in words):
+            output = self.language(
+                inputs_embeds=inputs_embeds.to(device_dtype(self.language)), **words
+            )
         if labels is None:
             return output
         loss = token_loss(output.logits, labels, num_items_in_batch)
         return type(output)(loss=loss, **output)  # made anew, so that the loss comes first
+
+    def _allow(self, form: Form) -> None:
+        """Refuse, once, samples together in a form that the language model would confuse."""
+        if form not in self._allowed:
+            forms.check(self.recipe.language, form)
+            self._allowed.add(form)
 
     def prepare_inputs_for_generation(
         self,

@@ -9,7 +9,7 @@ from torch import nn
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
-from omnimix.language import config_words, packed
+from omnimix.language import config_words, forms
 from omnimix.language.head import HeadSpec
 
 
@@ -19,7 +19,8 @@ class CausalLM(Spec):
     Attributes:
         config: words of a transformers configuration, `model_type` among them.
         weights: a hub id or folder whose weights are the starting point of training.
-        attn_implementation: `sdpa` knows packed batches; any other name is handed to transformers.
+        attn_implementation: `sdpa` knows packed batches, windows, soft caps and sinks; any other name is
+            handed to transformers.
         head: what sets the output head apart: a bias, fewer logits than rows.
     """
 
@@ -50,14 +51,13 @@ class CausalLM(Spec):
         return made
 
     def build(self) -> nn.Module:
-        """The model with fresh weights, on the current default device."""
-        from transformers import AutoModelForCausalLM
+        """The model with fresh weights, on the current default device.
 
-        attention = packed.NAME if self.attn_implementation == "sdpa" else self.attn_implementation
-        packed.register()
-        model: nn.Module = AutoModelForCausalLM.from_config(
-            self.hf_config(), attn_implementation=attention
-        )
+        Raises:
+            RecipeError: a model that needs more than embeddings.
+        """
+        forms.check(self, "alone")
+        model: nn.Module = forms.built(self.hf_config(), self.attn_implementation)
         if self.head is not None:
             self.head.install(model)
         return model

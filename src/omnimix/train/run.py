@@ -21,6 +21,8 @@ from omnimix.compose.recipe import Recipe
 from omnimix.data.mixture import NO_RECORD, Batches, Dropped, Mixture, Read, loader
 from omnimix.data.ordered import RoundBatches
 from omnimix.errors import SampleError, TrainError
+from omnimix.language import forms
+from omnimix.language.forms import Form
 from omnimix.parallel import process_group as process_groups
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import checkpoint, optim, settings, start
@@ -82,6 +84,14 @@ def train(
     return Run(training, folder, place, listener, process_group).run()
 
 
+def _check_forms(training: Training, recipe: Recipe) -> None:
+    """Refuse batches that the language model would confuse, before anything is built."""
+    for number, stage in enumerate(training.stages):
+        apart = any(words.apart for words in stage.mixture)
+        form: Form = "apart" if apart else "packed" if stage.packing else "right"
+        forms.check(recipe.language, form, f"stages.{number}")
+
+
 class Run:
     """The state of one training run in one process, alone or as one of several ranks."""
 
@@ -113,6 +123,7 @@ class Run:
         if training.initial_checkpoint is not None:
             start.check_start(start.find(folder, training.initial_checkpoint))
         recipe, recipe_folder = training.model(folder)
+        _check_forms(training, recipe)
         # The seed alone decides which weights are drawn, whatever happened in this process before.
         torch.manual_seed(training.seed)
         # Of several ranks each has the GPU that `join` chose for it.
