@@ -102,6 +102,13 @@ def causal_lm_types() -> list[str]:
     return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
+def model_types() -> list[str]:
+    """The `model_type` of everything that `AutoModel` builds."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    return list(MODEL_MAPPING_NAMES)
+
+
 def attentions(config: Any) -> tuple[bool, bool]:
     """Whether a causal language model hands everything on to flash attention, and whether it takes SDPA."""
     from transformers import AutoModelForCausalLM
@@ -128,6 +135,13 @@ def sdpa(*tensors: Tensor | nn.Module | None, **words: Any) -> tuple[Tensor, Non
 
     found: tuple[Tensor, None] = sdpa_attention_forward(*tensors, **words)
     return found
+
+
+def needs(model: Any) -> list[str]:
+    """The keyword arguments that a model's forward cannot do without, in their order."""
+    given = inspect.signature(model.forward).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in given if p.default is p.empty and p.kind in plain]
 
 
 def cuts(model: Any) -> dict[str, str]:

@@ -212,6 +212,11 @@ def test_models_say_which_attention_they_take(kind: str, expected: tuple[bool, b
     assert _transformers.attentions(CONFIG_MAPPING[kind]()) == expected
 
 
+def test_models_say_what_they_are_called_with() -> None:
+    assert {"clip_vision_model", "qwen2_5_vl_vision"} <= set(_transformers.model_types())
+    assert _transformers.needs(AutoModel.from_config(config_of(CLIP))) == ["pixel_values"]
+
+
 def test_sdpa_turns_heads_behind_tokens() -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 4, 5, 8)
