@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -191,3 +192,16 @@ def test_moving_a_batch_keeps_it(woven: list[Sequence], tiny_processor: Processo
     assert moved.input_ids.is_meta and moved.items["image"].inputs[0].is_meta
     assert moved.ids == batch.ids
     assert moved.attention_mask is None
+
+
+def test_the_first_token_of_a_packed_sample_is_never_learned(
+    tiny_processor: Processor, woven: list[Sequence]
+) -> None:
+    """What stands before it belongs to another sample; a begin token may be learned by a recipe's own words."""
+    learned = [replace(one, labels=one.ids.copy()) for one in woven]
+    batch = tiny_processor.batch(learned, pack=True)
+    starts = np.cumsum([0, *map(len, learned)])[:-1]
+    assert (batch.labels[0, starts] == IGNORE).all()
+    others = np.setdiff1d(np.arange(batch.labels.shape[1]), starts)
+    assert (batch.labels[0, others] == batch.input_ids[0, others]).all()
+    assert batch.targets == len(others)

@@ -172,3 +172,18 @@ def test_styles_of_released_families_read_contents_as_their_references_do(
     style = tiny_recipe.template.model_copy(update={"contents": "special"})
     sequence = processor.with_template(style).weave(talk("a </s>", "b"))
     assert processor.tokenizer.eos in sequence.ids.tolist()
+
+
+def test_ids_that_a_template_never_learns(tiny_recipe: Recipe) -> None:
+    processor = Processor.from_recipe(tiny_recipe)
+    sample = talk("Is it?", "yes it is yes")
+    plain = processor.weave(sample)
+    learned = plain.labels[plain.labels != IGNORE]
+    never = int(learned[0])
+    style = tiny_recipe.template.model_copy(update={"unlearned": (never,)})
+    sequence = processor.with_template(style).weave(sample)
+    assert sequence.ids.tolist() == plain.ids.tolist()
+    kept = sequence.labels[sequence.labels != IGNORE]
+    assert kept.tolist() == [token for token in learned if token != never] and len(kept) < len(
+        learned
+    )

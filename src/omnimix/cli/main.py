@@ -17,6 +17,7 @@ from omnimix.cli import (
     evaluate,
     merge,
     models,
+    predict,
     push,
     segment,
     serve,
@@ -42,6 +43,7 @@ app.command("show", cls=WordsJoined)(show.command)
 app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)
 app.command("evaluate")(evaluate.command)
+app.command("predict")(predict.command)
 app.command("train")(train.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)

@@ -177,6 +177,13 @@ class Assistant:
         """Answers in the order of the conversations; those of like length are written together."""
         options = (options or Options()).but(generation)
         woven = [self.weave(conversation, options) for conversation in conversations]
+        return self.write_many(woven, batch_size, options)
+
+    def write_many(
+        self, woven: Sequence[Woven], batch_size: int = 32, options: Options | None = None
+    ) -> list[Answer]:
+        """Answers to conversations that `weave` made tokens of, in their order."""
+        options = options or Options()
         order = sorted(range(len(woven)), key=lambda i: len(woven[i]))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), max(batch_size, 1)):
