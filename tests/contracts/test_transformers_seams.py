@@ -12,7 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationMixin
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationMixin,
+)
 from transformers.utils import logging
 
 from omnimix import _transformers
@@ -182,6 +188,39 @@ def test_unknown_words_reach_the_attention(monkeypatch: pytest.MonkeyPatch) -> N
     assert [row["here"] for row in told] == ["x"]
     assert isinstance(told[0]["mask"], Tensor) and told[0]["mask"].ndim == 4
     assert torch.equal(one, other)
+
+
+def test_no_mask_is_made_where_none_is_wanted() -> None:
+    told: list[Any] = []
+
+    def attention(*tensors: Any, **words: Any) -> Any:
+        told.append(tensors[4])
+        return _transformers.sdpa(*tensors, **words)
+
+    _transformers.register_attention("omnimix_seam", attention, lambda: True)
+    model = _transformers.causal_lm(config_of(LLAMA), "omnimix_seam").eval()
+    mask = torch.tensor([[0, 1, 1]])
+    model(torch.tensor([[0, 4, 5]]), attention_mask=mask)
+    assert told == [None]
+    assert _transformers.takes(model, "position_ids") and not _transformers.takes(
+        model, "positions"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("llama", (True, True)), ("gpt_oss", (True, False)), ("bloom", (False, False))],
+)
+def test_models_say_which_attention_they_take(kind: str, expected: tuple[bool, bool]) -> None:
+    assert kind in _transformers.causal_lm_types()
+    assert _transformers.attentions(CONFIG_MAPPING[kind]()) == expected
+
+
+def test_models_say_what_they_are_called_with() -> None:
+    assert {"clip_vision_model", "qwen2_5_vl_vision"} <= set(_transformers.model_types())
+    with torch.device("meta"):
+        tower = AutoModel.from_config(config_of({"model_type": "qwen2_5_vl_vision"}))
+    assert _transformers.needs(tower) == ["hidden_states", "grid_thw"]
 
 
 def test_sdpa_turns_heads_behind_tokens() -> None:

@@ -22,7 +22,6 @@ from transformers import (
 
 from omnimix import _transformers, versions
 from omnimix.compose import adapters, modality, recipe as recipes, saving
-from omnimix.compose.batch import branch_masks
 from omnimix.compose.generating import ItemGenerationMixin, behind_prompt
 from omnimix.compose.item_batch import ItemBatch, ItemBatches
 from omnimix.compose.modality import Encoded, Modality
@@ -32,7 +31,8 @@ from omnimix.compose.sequence import IGNORE
 from omnimix.compose.splice import splice
 from omnimix.encoders.base import device_dtype
 from omnimix.errors import OmnimixError, SpliceError
-from omnimix.language import packed
+from omnimix.language import forms, packed
+from omnimix.language.forms import Form
 
 
 class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
@@ -78,6 +78,7 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
                 with contextlib.suppress(ValueError, ImportError):
                     if isinstance(module, PreTrainedModel):
                         module.set_attn_implementation(asked)
+        self._allowed: set[Form] = set()
         adapters.inject(self, self.recipe.adapters, self.get_output_embeddings())
         self.post_init()
         if built is not None:
@@ -292,22 +293,39 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
             if item_places is not None:
                 item_places = behind_prompt(item_places, inputs_embeds)
             inputs_embeds = self._filled(inputs_embeds, items, item_places)
-        if branches is not None:
-            words["seen"] = branch_masks(branches[0], words["cu_seq_lens_q"])
+        words |= {"attention_mask": attention_mask, "position_ids": position_ids}
         whole = words.pop("return_dict", None)
-        output = self.language(
-            inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            return_dict=True,
-            **self._told(words),
-        )
+        together = words.get("cu_seq_lens_q") is not None
+        if together:
+            self._pack(words, branches)
+        elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            words |= forms.padded_words(self.language, attention_mask, inputs_embeds.shape[1])
+        with packed.by_segment(together):
+            output = self.language(
+                inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
+                return_dict=True,
+                **self._told(words),
+            )
         if labels is not None:
             loss = token_loss(output.logits, labels, num_items_in_batch)
             output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
         return (
             output if (self.config.return_dict if whole is None else whole) else output.to_tuple()
         )
+
+    def _pack(self, words: dict[str, Any], branches: Tensor | None) -> None:
+        """What the language model is told of samples that stand one after another.
+
+        Raises:
+            RecipeError: it would confuse them; tried once for each form.
+        """
+        form: Form = "packed" if branches is None else "apart"
+        if form not in self._allowed:
+            forms.check(self.recipe.language, form)
+            self._allowed.add(form)
+        if branches is not None:
+            places, borders = words["position_ids"], words["cu_seq_lens_q"]
+            words["seen"] = packed.distances(branches[0], places[0], borders)
 
     def _told(self, words: dict[str, Any]) -> dict[str, Any]:
         """Words for the language model, with what our own configuration asks of every call.

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features, Own
-from omnimix.encoders.transformers import completed, config_of, loaded
+from omnimix.encoders.hub_words import completed, loaded
+from omnimix.encoders.transformers import config_of
 from omnimix.hub import read_json
 from omnimix.registry import STEPS
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
-from omnimix.encoders.transformers import completed, config_of, loaded
+from omnimix.encoders.hub_words import completed, loaded
+from omnimix.encoders.transformers import config_of
 from omnimix.errors import RecipeError
 
 

@@ -13,7 +13,7 @@ from omnimix import _transformers
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
 from omnimix.hub import read_json
-from omnimix.language import config_words, packed
+from omnimix.language import config_words, forms
 from omnimix.language.head import HeadSpec
 
 
@@ -24,7 +24,8 @@ class CausalLM(Spec):
         config: words of a transformers configuration, `model_type` among them.
         weights: a hub id, a folder in the hub's layout or a file, where training begins; alone it brings
             `config`, the tokenizer and, by `template: tokenizer`, the style of its chat template.
-        attn_implementation: `sdpa` knows packed batches; any other name is handed to transformers.
+        attn_implementation: `sdpa` knows packed batches, windows, soft caps and sinks; any other name is
+            handed to transformers.
         head: what sets the output head apart: a bias, fewer logits than rows.
     """
 
@@ -60,15 +61,13 @@ class CausalLM(Spec):
         Args:
             config: what `hf_config` made, where it is at hand.
             attn_implementation: in place of the recipe's.
-        """
-        from transformers import AutoModelForCausalLM
 
+        Raises:
+            RecipeError: a model that needs more than embeddings.
+        """
+        forms.check(self, "alone")
         attention = attn_implementation or self.attn_implementation
-        packed.register()
-        model: nn.Module = AutoModelForCausalLM.from_config(
-            config or self.hf_config(),
-            attn_implementation=packed.NAME if attention == "sdpa" else attention,
-        )
+        model: nn.Module = forms.built(config or self.hf_config(), attention)
         if self.head is not None:
             self.head.install(model)
         return model
