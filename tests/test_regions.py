@@ -203,7 +203,7 @@ def test_numbers_beyond_any_picture_are_refused(kind: str, number: float) -> Non
     if kind != "width":
         data = {kind: near[kind]}
         (data[kind][1] if isinstance(data[kind][0], list) else data[kind])[0] = number
-    with pytest.raises(RegionError, match="beyond 1,000,000|not finite"):
+    with pytest.raises(RegionError, match=r"beyond 1,000,000|not finite"):
         from_json(data)
 
 
@@ -216,7 +216,7 @@ def test_regions_of_python_have_the_same_limits(number: float) -> None:
         Stroke(((1, 2), (number, 3))),
         Stroke(((1, 2), (3, 4)), width=number),
     ):
-        with pytest.raises(RegionError, match="beyond 1,000,000|not finite"):
+        with pytest.raises(RegionError, match=r"beyond 1,000,000|not finite"):
             check_region(region, 640, 480)
 
 

@@ -23,7 +23,6 @@ from jaxtyping import Bool
 from omnimix import masks
 from omnimix.errors import RegionError
 
-
 MOST_POINTS = 4096
 """Points of an outline or a stroke, at most."""
 

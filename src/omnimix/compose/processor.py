@@ -121,9 +121,10 @@ class Processor:
             (place / name).rename(place / Path(self.recipe.tokenizer.path).name)
         with looking_in(self.weave.folders):
             for file in self.recipe.files():
+                source = found(file)
                 if not (place / file).is_file():
                     (place / file).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(found(file), place / file)
+                    shutil.copyfile(source, place / file)
 
     def batch(
         self,

@@ -88,6 +88,16 @@ class Options:
         )
 
 
+def _finite(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """A processor of logits that changes none: from what is no number, any answer would be made up."""
+    if bool((scores.isnan() | scores.isposinf()).any()):
+        raise OmnimixError(
+            "the model's numbers are not finite",
+            hint="the weights are damaged, or too large for this precision: try dtype float32",
+        )
+    return scores
+
+
 @dataclass(frozen=True)
 class Decoder:
     """Writes tokens behind prompts; every answer of every face comes from here.
@@ -119,6 +129,7 @@ class Decoder:
             ids = self.model.generate(
                 **batch.inputs(),
                 generation_config=options.config(sorted(endings.ends), self.pad),
+                logits_processor=[_finite],
                 stopping_criteria=[endings],
                 streamer=streamer,
             )

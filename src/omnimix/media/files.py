@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import TypeAlias
 
 from omnimix.errors import RecipeError
@@ -30,13 +30,30 @@ def looking_in(folders: Sequence[Place]) -> Iterator[None]:
         _FOLDERS.reset(before)
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a name stays below the folder that it is looked up in."""
+    path = PurePath(name)
+    windows = PureWindowsPath(name)  # a model is carried from one system to another
+    parts = {*path.parts, *windows.parts}
+    return not (
+        path.is_absolute() or windows.drive or windows.root or ".." in parts or "\0" in name
+    )
+
+
 def found(name: str) -> Path:
-    """The file of that name.
+    """The file of that name, which lies below one of the folders.
+
+    Recipes come from strangers: one that named any file would have it read, and copied into what is saved.
 
     Raises:
-        RecipeError: it is in none of the folders.
+        RecipeError: it is in none of the folders, or the name leads out of them.
     """
-    for folder in (*_FOLDERS.get(), Path("/")):
+    if not _is_inside(name):
+        raise RecipeError(
+            f"the file {name!r} does not lie in the model's folder",
+            hint="put it beside the model's recipe.yaml and name it by its name alone",
+        )
+    for folder in _FOLDERS.get():
         path = folder.get(name) if isinstance(folder, Mapping) else folder / name
         if path is not None and path.is_file():
             return path
