@@ -43,7 +43,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_yaml_is_refused_at_its_place(name: str) -> None:
     text, where = ODD[name]
-    with pytest.raises(RecipeError, match=rf"^x\.yaml: .*{where}|{where}") as caught:
+    with pytest.raises(RecipeError, match=where) as caught:
         config.parse_yaml(text, "x.yaml")
     assert caught.value.where and caught.value.where.startswith("x.yaml: line ")
 
@@ -111,7 +111,7 @@ def test_text_far_beyond_the_context_is_not_tokenized(
 
     monkeypatch.setattr(type(tiny_processor.tokenizer), "encode", counted)
     text = word * (3_000_000 // len(word))
-    with pytest.raises(ContextError, match="more than the context|the context of"):
+    with pytest.raises(ContextError, match=r"more than the context|the context of"):
         tiny_processor.weave(Sample((Turn("user", (text,)),)), open_answer=True)
     assert seen < 400_000
 

@@ -160,7 +160,7 @@ class _Loader(yaml.SafeLoader):
         self._words: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         self._depth += 1
         if self._depth > _DEEPEST:
             raise _no_yaml(f"deeper than {_DEEPEST} levels", event.start_mark)
@@ -187,7 +187,7 @@ class _Loader(yaml.SafeLoader):
             raise _no_yaml(what, node.start_mark) from None
 
 
-def _no_yaml(what: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+def _no_yaml(what: str, mark: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
 
 
