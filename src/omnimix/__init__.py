@@ -11,11 +11,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from omnimix import _torchvision
+from omnimix import _registration, _torchvision
 from omnimix.errors import OmnimixError
 from omnimix.types import Box, Mask, Media, Point, Polygon, Sample, Stroke, Turn
 
 _torchvision.install()
+_registration.install()
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ _LATER = {
     "Recipe": "omnimix.compose.recipe",
     "available": "omnimix.checkpoints.releases",
     "available_names": "omnimix.checkpoints.releases",
+    "build": "omnimix.generate.building",
     "describe": "omnimix.checkpoints.releases",
     "draw": "omnimix.media.drawing",
     "load": "omnimix.generate.assistant",
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from omnimix.compose.processor import Processor
     from omnimix.compose.recipe import Recipe
     from omnimix.generate.assistant import Assistant, load
+    from omnimix.generate.building import build
     from omnimix.media.drawing import draw
     from omnimix.segment.base import load_segmenter
 
@@ -59,6 +62,7 @@ __all__ = [
     "__version__",
     "available",
     "available_names",
+    "build",
     "describe",
     "draw",
     "load",

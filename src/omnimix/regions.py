@@ -22,12 +22,7 @@ from jaxtyping import Bool
 
 from omnimix import masks
 from omnimix.errors import RegionError
-
-MOST_POINTS = 4096
-"""Points of an outline or a stroke, at most."""
-
-FARTHEST = 1e6
-"""Pixels that a coordinate may lie from the picture's origin: float32 holds what is nearer to the sixteenth."""
+from omnimix.region_limits import check_brush, check_count, check_near
 
 
 @dataclass(frozen=True)
@@ -232,12 +227,12 @@ def check_region(region: Region, width: int, height: int, where: str | None = No
     """
     name = type(region).__name__.lower()
     points = region.points if isinstance(region, Polygon | Stroke) else ()
-    _check_count(len(points), name, where)
+    check_count(len(points), name, where)
     x1, y1, x2, y2 = region.bounds()
     width_of = (region.width,) if isinstance(region, Stroke) else ()
-    _check_near([x1, y1, x2, y2, *width_of, *chain.from_iterable(points)], f"the {name}", where)
+    check_near([x1, y1, x2, y2, *width_of, *chain.from_iterable(points)], f"the {name}", where)
     if isinstance(region, Stroke):
-        _check_brush(region.width, where)
+        check_brush(region.width, where)
     if isinstance(region, Mask) and region.pixels.shape != (height, width):
         have = f"{region.pixels.shape[1]} x {region.pixels.shape[0]}"
         raise RegionError(
@@ -261,32 +256,21 @@ def check_region(region: Region, width: int, height: int, where: str | None = No
         )
 
 
-def _check_count(count: int, what: str, where: str | None) -> None:
-    if count > MOST_POINTS:
+def check_given(region: Region, width: int, height: int, where: str | None = None) -> None:
+    """As `check_region`, for a region that a person or a dataset gives.
+
+    Raises:
+        RegionError: also a box within 0..1, which is a share of the picture more likely than a part of one pixel.
+    """
+    check_region(region, width, height, where)
+    bounds = region.bounds()
+    if isinstance(region, Box) and min(bounds) >= 0 and max(bounds) <= 1 < max(width, height):
+        numbers = ", ".join(f"{v:g}" for v in bounds)
         raise RegionError(
-            f"the {what} has {count} points; at most {MOST_POINTS} are taken",
+            f"the box ({numbers}) lies within 0..1 on a picture of {width} x {height} pixels: are these "
+            "shares of the picture?",
             where=where,
-            hint="leave points out, or give a mask",
-        )
-
-
-def _check_near(numbers: Iterable[float], what: str, where: str | None) -> None:
-    """Comparing takes whole numbers of any length, and is false where there is no number."""
-    for number in numbers:
-        if number != number or number in (math.inf, -math.inf):
-            raise RegionError(f"{what} has numbers that are not finite", where=where)
-        if not -FARTHEST <= number <= FARTHEST:
-            raise RegionError(
-                f"{what} has a number beyond {FARTHEST:,.0f}",
-                where=where,
-                hint="coordinates are pixels of the original picture",
-            )
-
-
-def _check_brush(width: float, where: str | None) -> None:
-    if width <= 0:
-        raise RegionError(
-            f"the stroke is {width:g} pixels wide", where=where, hint="give a width above 0"
+            hint="coordinates are pixels; multiply by the picture's width and height",
         )
 
 
@@ -349,7 +333,7 @@ def _from_words(
         return _from_png_word(value, label, where, files)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise _no_form(f"a {kind} is a list of points", where)
-    _check_count(len(value), kind, where)
+    check_count(len(value), kind, where)
     points = tuple(
         cast("tuple[float, float]", _numbers(point, 2, f"a point of the {kind}", where))
         for point in value
@@ -358,7 +342,7 @@ def _from_words(
         if kind == "polygon":
             return Polygon(points, label=label)
         (width,) = _numbers([data.get("width", 5.0)], 1, "width", where)
-        _check_brush(width, where)
+        check_brush(width, where)
         return Stroke(points, width, label=label)
     except RegionError as error:
         raise error if where is None or error.where else error.at(where) from None
@@ -404,7 +388,7 @@ def _numbers(value: Any, count: int, what: str, where: str | None) -> tuple[floa
     listed = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == count
     if not listed or any(isinstance(n, bool) or not isinstance(n, int | float) for n in value):
         raise _no_form(f"{what} takes {count} numbers, not {reprlib.repr(value)}", where)
-    _check_near(value, what, where)
+    check_near(value, what, where)
     return tuple(float(n) for n in value)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -43,6 +44,35 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
 
 
+def plug_in(file: Path) -> None:
+    """Import a file, so that recipes may name its parts as `file:Class`; it runs as any program of yours.
+
+    Raises:
+        RegistryError: no such file, another module of its name, or an error in it.
+    """
+    name = file.stem
+    known = sys.modules.get(name)
+    if known is not None:
+        if Path(getattr(known, "__file__", None) or "").resolve() == file.resolve():
+            return
+        raise RegistryError(
+            f"there is another module {name!r}", where=str(file), hint="give the file another name"
+        )
+    if not file.is_file() or not name.isidentifier():
+        raise RegistryError(
+            "no such file of Python", where=str(file), hint="name a file such as my_parts.py"
+        )
+    # Worker processes import it by its name.
+    sys.path.append(str(file.resolve().parent))
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # whatever the file does
+        line = next(iter(str(error).splitlines()), "no message")
+        raise RegistryError(
+            f"the plugin cannot be imported ({type(error).__name__}: {line})", where=str(file)
+        ) from error
+
+
 class Registry(Mapping[str, str]):
     """One registry: name to `module:Class`, with rows of the families and of other packages appended."""
 
@@ -65,6 +95,8 @@ class Registry(Mapping[str, str]):
         return rows
 
     def __getitem__(self, name: str) -> str:
+        if ":" in name:
+            return name
         rows = self._rows()
         if name not in rows:
             raise RegistryError(f"unknown {self.what} {name!r}", hint=did_you_mean(name, rows))
@@ -85,6 +117,11 @@ class Registry(Mapping[str, str]):
     def __eq__(self, other: object) -> bool:
         return self is other
 
+    @property
+    def only(self) -> str | None:
+        """The one row of the table's own, which is meant where no name is given; else None."""
+        return next(iter(self._own)) if len(self._own) == 1 else None
+
     def load(self, name: str) -> Any:
         """Import and return what the row points at.
 
@@ -99,7 +136,9 @@ class Registry(Mapping[str, str]):
             raise RegistryError(
                 f"the {self.what} {name!r} could not be imported ({error})",
                 where=target,
-                hint="install the package it needs, or mend the row",
+                hint="install the package it needs, or mend the row"
+                if target != name
+                else f"give the file that has it: --plugin {module}.py",
             ) from error
 
 
@@ -230,8 +269,24 @@ DATASETS = Registry(
     "datasets",
     "dataset",
     {
+        "rows": "omnimix.data.rows:RowsSpec",
         "jsonl": "omnimix.data.sources:JsonlSource",
         "llava": "omnimix.data.llava:LlavaRecords",
+    },
+)
+
+FORMATS = Registry(
+    "formats",
+    "format of rows",
+    {
+        # From the common to the narrow: rows are asked about from the end.
+        "pairs": "omnimix.data.pairs:PairFormat",
+        "alpaca": "omnimix.data.pairs:AlpacaFormat",
+        "messages": "omnimix.data.talks:MessagesFormat",
+        "grounded": "omnimix.data.pairs:GroundedFormat",
+        "llava": "omnimix.data.talks:LlavaFormat",
+        "sharegpt": "omnimix.data.talks:ShareGptFormat",
+        "turns": "omnimix.data.talks:TurnsFormat",
     },
 )
 
@@ -269,6 +324,9 @@ MEASURES = Registry(
         "exact": "omnimix.evaluate.short_answers:Exact",
         "relaxed": "omnimix.evaluate.short_answers:Relaxed",
         "yes_no": "omnimix.evaluate.short_answers:YesNo",
+        "vqa": "omnimix.evaluate.vqa:Vqa",
+        "anls": "omnimix.evaluate.short_answers:Anls",
+        "iou": "omnimix.evaluate.grounding:Iou",
         "referring": "omnimix.evaluate.grounding:Referring",
         "cider": "omnimix.evaluate.captions:Cider",
         "judged": "omnimix.evaluate.judging:Judged",
@@ -287,6 +345,7 @@ TABLES: tuple[Registry, ...] = (
     TOKENIZERS,
     OBJECTIVES,
     DATASETS,
+    FORMATS,
     CHECKPOINTS,
     READINGS,
     SEGMENTERS,

@@ -114,12 +114,21 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     "Training": {
         "model_name_or_path": "initial_checkpoint",
         "dataloader_num_workers": "num_workers",
+        "report_to": "trackers",
+        "log_with": "trackers",
     },
     "Stage": {
         "freeze": "trainable",
         "frozen": "trainable",
         "per_device_train_batch_size": "batch_size",
         "group_by_length": "order",
+        "eval_steps": "validate",
+        "eval_dataset": "validate",
+    },
+    "ValidateSpec": {
+        "eval_steps": "every",
+        "metric_for_best_model": "best",
+        "metrics": "measures",
     },
     "OptimizerSpec": {"learning_rate": "lr", "adam_epsilon": "eps"},
     "ScheduleSpec": {"min_lr_rate": "min_lr_ratio"},

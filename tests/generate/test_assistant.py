@@ -105,7 +105,9 @@ def test_answers_about_a_region(assistant: Assistant, questions: list[Sample]) -
 
 def saying(assistant: Assistant, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Make the model write a text, whatever it is asked."""
-    ids = assistant.processor.tokenizer.encode(text)[0] + [assistant.processor.tokenizer.eos]
+    ids = assistant.processor.weave.tokenizer.encode(text)[0] + [
+        assistant.processor.weave.tokenizer.eos
+    ]
 
     def generate(input_ids: torch.Tensor, streamer: Any = None, **_: Any) -> torch.Tensor:
         rows = torch.tensor([ids] * len(input_ids))
@@ -239,3 +241,21 @@ def test_a_word_that_no_answer_is_written_with_is_refused_with_the_nearest(
         assistant.answer("What is there?", max_new_tokns=4)
     with pytest.raises(OmnimixError, match="'num_beams'"):
         assistant.stream("What is there?", num_beams=2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named_in_place_of_an_answer(
+    value: float, assistant: Assistant, questions: list[Sample]
+) -> None:
+    name = "language.model.layers.0.mlp.down_proj.weight"
+    weight = dict(assistant.model.named_parameters())[name]
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight[0, 0] = value
+        for ask in (assistant.reply, lambda one: list(assistant.stream(one))):
+            with pytest.raises(OmnimixError, match=rf"weights of {name} hold values"):
+                ask(questions[0])
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)

@@ -17,7 +17,7 @@ from omnimix.compose import recipe as recipes
 from tests.conftest import TINY
 from tests.parallel.test_ranks import torchrun
 from tests.train.ranks import trained
-from tests.train.runs import metrics, same_weights, weights
+from tests.train.runs import looks, metrics, same_weights, weights
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,9 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "connectors": ("stages.0.trainable=[connectors]",),
     "full": ("stages.0.trainable=['*']",),
+    "validated": (
+        "stages.0.validate={data: {kind: jsonl, path: none.jsonl}, every: 2, answers: 1, max_new_tokens: 2}",
+    ),
 }
 DROPOUT = "set=['language.config.attention_dropout=0.2']"
 
@@ -137,7 +140,11 @@ def two(file: Path) -> dict[str, Ran]:
     runs += [
         words("straight", DROPOUT),
         words("cut", DROPOUT, press=2),
+        words("changed", DROPOUT, "seed=3", out="cut"),
         words("resumed", DROPOUT, out="cut"),
+        words("killed", DROPOUT, kill=1),
+        words("spoiled", spoiled=True),
+        words("raised", "stages.0.max_dropped=0.9", out="spoiled", spoiled=True),
         words("small", "stages.0.batch_size=1"),
         words("broken", broken=1),
     ]
@@ -175,6 +182,9 @@ def test_two_processes_learn_what_one_learns(
         torch.testing.assert_close(right[key], tensor, atol=2e-6, rtol=1e-5)
     for mine, theirs in zip(metrics(pair.out), metrics(tmp_path), strict=True):
         assert mine == pytest.approx(theirs, abs=2e-4)
+    for mine, theirs in zip(looks(pair.out), looks(tmp_path), strict=True):
+        assert mine["step"] == theirs["step"] and mine["left_out"] == theirs["left_out"] == 1
+        assert mine["validation"] == pytest.approx(theirs["validation"], abs=1e-4)
 
 
 def test_no_rank_waits_for_a_sense_that_it_has_not(two: dict[str, Ran]) -> None:
@@ -195,6 +205,16 @@ def test_a_stopped_run_goes_on_exactly(two: dict[str, Ran]) -> None:
     assert [(said["finished"], said["steps"]) for said in resumed.said] == [(True, 2)] * 2
     same_weights(two["straight"].out, resumed.out)
     assert metrics(two["straight"].out) == metrics(resumed.out)
+
+
+def test_both_end_together_by_a_signal_and_by_what_is_refused(two: dict[str, Ran]) -> None:
+    assert [(said["signal"], said["steps"]) for said in two["killed"].said] == [(15, 1)] * 2
+    for name, words in (
+        ("changed", "began with other words: seed: 0 -> 3"),
+        ("spoiled", "2 records (of 8) could not be used, more than max_dropped"),
+    ):
+        assert all(words in said["error"] for said in two[name].said), two[name].said
+    assert all(said["finished"] for said in two["raised"].said)
 
 
 def test_an_error_of_one_rank_ends_all(two: dict[str, Ran]) -> None:

@@ -1,6 +1,7 @@
 """How the command line ends: errors as one sentence, exit codes, and options that take several numbers.
 
-Exit codes: 0 done, 1 an error of omnimix itself, 2 an error the user can mend, 130 interrupted.
+Exit codes: 0 done, 1 an error of omnimix itself or data of which too much cannot be used, 2 another error the user
+can mend, 130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ NUMBERS = {"--box": 4, "--point": 2}
 
 
 class Guarded(TyperGroup):
-    """The group of all commands; `--debug` may stand anywhere on the line."""
+    """The group of all commands; `--debug` and `--plugin` may stand anywhere on the line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--debug" in args:
             args = ["--debug", *(arg for arg in args if arg != "--debug")]
+        args = _in_front(args, "--plugin")
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -40,7 +42,7 @@ class Guarded(TyperGroup):
         except OmnimixError as error:
             if _speaks():
                 say(error.sentence(), debug)
-            raise typer.Exit(2) from None
+            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
         except BrokenPipeError:
@@ -63,6 +65,17 @@ class Guarded(TyperGroup):
             process_group = _process_group()
             if process_group is not None:
                 process_group.leave()
+
+
+def _in_front(args: list[str], option: str) -> list[str]:
+    """An option with a value put in front, as often as it is given."""
+    front: list[str] = []
+    rest = list(args)
+    while option in rest:
+        at = rest.index(option)
+        front += rest[at : at + 2]
+        del rest[at : at + 2]
+    return [*front, *rest]
 
 
 def _process_group() -> ProcessGroup | None:

@@ -5,6 +5,7 @@ Commands import what they need when they run, so that `omnimix --help` is there 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,11 +13,15 @@ import typer
 from omnimix import __version__
 from omnimix.cli import (
     chat,
+    check,
     convert,
     env,
     evaluate,
     merge,
     models,
+    new,
+    plot,
+    predict,
     push,
     segment,
     serve,
@@ -32,7 +37,6 @@ app = typer.Typer(
     cls=Guarded,
     help="Multimodal language models as recipes over parts.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -41,8 +45,12 @@ app.command("chat", cls=ItemsInOrder)(chat.command)
 app.command("show", cls=WordsJoined)(show.command)
 app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)
+app.command("new")(new.command)
 app.command("evaluate")(evaluate.command)
+app.command("check")(check.command)
+app.command("predict")(predict.command)
 app.command("train")(train.command)
+app.command("plot")(plot.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)
 app.command("merge")(merge.command)
@@ -63,11 +71,19 @@ def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the whole traceback of an error.")
     ] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", metavar="FILE", help="A file of yours with parts (file:Class)."),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Multimodal language models as recipes over parts."""
+    from omnimix.registry import plug_in
+
+    for file in plugin or ():
+        plug_in(file)
 
 
 def run() -> None:

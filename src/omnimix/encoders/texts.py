@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
-from omnimix.encoders.transformers import config_of
+from omnimix.encoders.transformers import completed, config_of, loaded
 from omnimix.errors import RecipeError
 
 
@@ -59,6 +61,16 @@ class TextEncoder(EncoderSpec):
 
     kind: Literal["text"] = "text"
     config: dict[str, Any]
+
+    @classmethod
+    def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
+        return dict(completed(words, place, ""))
+
+    def stored(
+        self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
+    ) -> Mapping[str, Tensor]:
+        found: Mapping[str, Tensor] = loaded("AutoModel", place, config_of(self.config), tensors)
+        return found
 
     def build(self, source: Features | None = None) -> Encoder:
         return TextTower(self)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints import hub, releases
+from omnimix import hub
+from omnimix.checkpoints import releases
 from omnimix.errors import SampleError
 from omnimix.families.prismatic.names import IMAGE
 from omnimix.families.prismatic.prompted import Prompted
@@ -181,7 +182,7 @@ class PrismaticVLM(Prompted):
         self.llm_backbone = LLMBackbone(
             said.llm_backbone_id,
             model.language,
-            self.processor.tokenizer,
+            self.processor.weave.tokenizer,
             said.llm_max_length,
             self.get_prompt_builder,
         )
@@ -189,7 +190,7 @@ class PrismaticVLM(Prompted):
     @property
     def tokenizer(self) -> Tokenizer:
         """The language model's tokenizer."""
-        return self.processor.tokenizer
+        return self.processor.weave.tokenizer
 
     @property
     def device(self) -> torch.device:

@@ -54,7 +54,7 @@ def folder(
     files.append(_json(out / "parts.json", {"places": places, "words": facts}))
     _json(llm / "config.json", {**plain(words.llm), "vocab_size": words.tokens})
     _json(llm / "tokenizer_config.json", {"clean_up_tokenization_spaces": words.tidy})
-    processor.tokenizer.save(llm)
+    processor.weave.tokenizer.save(llm)
     return [*files, *sorted(llm.iterdir())]
 
 

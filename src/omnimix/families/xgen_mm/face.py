@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints import base, hub, parts as places, reading
+from omnimix import hub
+from omnimix.checkpoints import base, parts as places, reading
 from omnimix.checkpoints.base import Parts, Release
 from omnimix.errors import CheckpointError
 from omnimix.families.xgen_mm.folder import XGenMM, vision_words

@@ -30,7 +30,7 @@ def pooling_head(facts: Facts, like: Tensor) -> dict[str, Tensor]:
 def hub(facts: Facts, tensors: Mapping[str, Tensor], processor: Processor, out: Path) -> list[Path]:
     """A hub folder: configuration, processor, tokenizer and shards."""
     out.mkdir(parents=True, exist_ok=True)
-    plain = int(processor.tokenizer.base)  # type: ignore[attr-defined]  # every SlowLlama has it
+    plain = int(processor.weave.tokenizer.base)  # type: ignore[attr-defined]  # every SlowLlama has it
     length = facts.phi.max_position_embeddings
     files = {
         "config.json": _config(facts, next(iter(tensors.values())).dtype),
@@ -40,7 +40,7 @@ def hub(facts: Facts, tensors: Mapping[str, Tensor], processor: Processor, out: 
     }
     for name, words in files.items():
         (out / name).write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
-    model_file = out / processor.tokenizer.save(out)
+    model_file = out / processor.weave.tokenizer.save(out)
     return [*(out / name for name in files), model_file, *writing.save(out, tensors)]
 
 
