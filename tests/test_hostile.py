@@ -60,8 +60,8 @@ def test_files_of_a_recipe_stay_inside(name: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     with looking_in([tmp_path / "model"]), pytest.raises(RecipeError, match="does not lie in"):
         found(name)
-    with looking_in([{name: tmp_path / "secret"}]), pytest.raises(RecipeError):
-        found(name)
+    with looking_in([{name: tmp_path / "secret"}]):  # somebody says that it may be read
+        assert found(name) == tmp_path / "secret"
 
 
 def test_a_file_is_not_looked_for_at_the_root(tmp_path: Path) -> None:
