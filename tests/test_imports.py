@@ -32,6 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "types",
             "regions",
             "masks",
+            "region_limits",
             "errors",
             "hub",
             "_registration",

@@ -57,11 +57,14 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
         )
     if path.suffix == ".safetensors":
         return _safetensors(path)
+    check_pointer(path)
     try:
-        stored = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        # What torch wrote before 1.6 is no archive, and cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        stored = torch.load(path, weights_only=True, mmap=mapped, map_location="cpu")
     except Exception as error:
         # Of a whole archive a refusal to unpickle speaks of what it holds, else of lost bytes.
-        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
+        if isinstance(error, pickle.UnpicklingError) and (mapped or "Unsupported" in str(error)):
             raise UnsafeFileError(
                 "the file holds Python objects beside tensors and is not opened, since that would "
                 "run code",
@@ -75,7 +78,24 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def check_pointer(path: Path) -> None:
+    """That a file is no pointer to another that Git LFS keeps elsewhere.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    with path.open("rb") as file:
+        pointer = file.read(64).startswith(b"version https://git-lfs")
+    if pointer:
+        raise CheckpointError(
+            "the file is a pointer of Git LFS, and the weights themselves were not fetched",
+            where=str(path),
+            hint="run git lfs pull in the folder, or download the file from its page",
+        )
+
+
 def _safetensors(path: Path) -> dict[str, Tensor]:
+    check_pointer(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

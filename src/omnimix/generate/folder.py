@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from omnimix import _transformers
 from omnimix.checkpoints import base, reading, releases
 from omnimix.checkpoints.base import Parts, Recognised
+from omnimix.checkpoints.files import check_pointer
 from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -134,6 +135,8 @@ def read(
             base.open_release(recognised or folder, parts), device, dtype, holding=holding
         )
         return model, processor
+    for file in sorted(folder.glob("*.safetensors")):
+        check_pointer(file)
     processor = Processor.from_pretrained(folder)
     holding = holding or Holding(device)
     words = holding.words(processor.recipe)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from omnimix import _transformers
@@ -32,7 +33,8 @@ class CausalLM(Spec):
     kind: Literal["causal_lm"] = "causal_lm"
     config: dict[str, Any]
     weights: str | None = None
-    attn_implementation: str = "sdpa"
+    # A name with a place in it makes transformers fetch a kernel and run it.
+    attn_implementation: Annotated[str, Field(pattern=r"^[\w-]+$")] = "sdpa"
     head: HeadSpec | None = None
 
     def hf_config(self) -> Any:
