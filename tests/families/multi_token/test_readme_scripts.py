@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from starlette.testclient import TestClient
 from omnimix.errors import OmnimixError
 from omnimix.families.multi_token.face import (
     MODALITY_BUILDERS,
+    Modality,
     encode_chat,
     load_trained_lora_model,
     split_text_into_documents,
 )
+from omnimix.families.multi_token.senses import SENSES
 from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime
@@ -75,6 +78,24 @@ def test_serve_model(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert outputs == wanted["generated_text"].strip()
         new = output_ids[0, len(wanted["input_ids"]) :].tolist()
         assert new == wanted["generated_ids"][: len(new)] and new
+
+
+def test_modalities_and_builders_are_the_published_ones() -> None:
+    facts = json.loads(case_path("multi_token/facts.json").read_text())
+    builders = {name: rows for name, rows in facts["modality_builders"].items() if name != "note"}
+    assert MODALITY_BUILDERS.keys() == builders.keys()
+    classes = {row["class_name"]: row["name"] for row in facts["modalities"]}
+    for name, rows in builders.items():
+        assert [m.name for m in MODALITY_BUILDERS[name]()] == [
+            classes[row.split("(")[0]] for row in rows
+        ]
+    for row in facts["modalities"]:
+        ours = Modality.of(row["name"])
+        assert (ours.token, ours.data_key) == (row["token"], row["data_key"])
+        assert ours.token_idx == row["token_idx"]
+        assert SENSES[row["name"]].hub == row["encoder"].split(" ")[0].removesuffix("_huge")
+    for token, number in facts["token_idx"]["values"].items():
+        assert replace(ours, token=token).token_idx == number
 
 
 def test_the_clients_of_the_readme() -> None:
