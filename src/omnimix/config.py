@@ -7,18 +7,27 @@ that name the YAML path and the nearest known word.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+    validate_call,
+)
 from pydantic_core import PydanticCustomError
 
-from omnimix.errors import RecipeError, RegistryError
+from omnimix.errors import RecipeError, RegistryError, SampleError
 from omnimix.registry import Registry, did_you_mean
-from omnimix.renamed import new_name
+from omnimix.renamed import new_name, new_value
 
 
 class Spec(BaseModel):
@@ -32,10 +41,11 @@ class Spec(BaseModel):
     @classmethod
     def _no_unknown_words(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            for word in value:
-                if word in cls.model_fields:
+            for word, said in value.items():
+                renamed = new_value(cls.__name__, str(word), said)
+                if word in cls.model_fields and renamed is None:
                     continue
-                renamed = new_name((one.__name__ for one in cls.__mro__), str(word))
+                renamed = renamed or new_name((one.__name__ for one in cls.__mro__), str(word))
                 unknown = f"unknown word {word!r}; {did_you_mean(str(word), cls.model_fields)}"
                 context: dict[str, Any] = {"message": renamed or unknown}
                 if renamed:
@@ -140,6 +150,47 @@ def validate(model: type[M], data: Any, where: str) -> M:
         path, message = first_error(error)
         place = ".".join(str(step) for step in path)
         raise RecipeError(message, where=f"{where}: {place}" if place else where) from None
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def checked_call(function: F) -> F:
+    """A call that refuses arguments of another form than its annotations say, before anything is done.
+
+    For calls that stand in people's scripts, where Python's own words (`'NoneType' object is not iterable`) would
+    come from somewhere inside.
+
+    Raises:
+        SampleError: names the call and the argument; a word that the call lacks, with the nearest one it has.
+    """
+    any_class = ConfigDict(arbitrary_types_allowed=True)
+    # At the first call, since annotations may name what stands further down in the file.
+    checked = functools.cache(lambda: validate_call(config=any_class)(function))
+    known = [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+
+    @functools.wraps(function)
+    def call(*args: Any, **words: Any) -> Any:
+        try:
+            return checked()(*args, **words)
+        except ValidationError as error:
+            if error.title != function.__qualname__:  # a settings class inside
+                raise
+            (place, *inner), message = first_error(error)
+            names = list(inspect.signature(function).parameters)
+            name = names[place] if isinstance(place, int) and place < len(names) else str(place)
+            problem = error.errors()[0]
+            if name not in names:
+                message = f"the call has no such word; {did_you_mean(name, known)}"
+            elif problem["type"] == "sequence_str":
+                message = f"a list of {name} is wanted, not one text"
+            elif not problem["type"].startswith("missing"):
+                message = f"{type(problem['input']).__name__} was given: {message}"
+            # Of a union, pydantic names the alternative too, which is no place.
+            where = ".".join(map(str, (name, *(step for step in inner if isinstance(step, int)))))
+            raise SampleError(message, where=f"{function.__name__}: {where}") from None
+
+    return typing.cast("F", call)
 
 
 class _Loader(yaml.SafeLoader):

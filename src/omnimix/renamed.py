@@ -127,6 +127,16 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 """Words of other trainers for what has a word here."""
 
 
+VALUES = {"Sft": {"average": {"part": "micro_batch"}}}
+"""Values that had another name once, by class of settings and word."""
+
+
+def new_value(place: str, word: str, value: object) -> str | None:
+    """A sentence that says how a value is called now; None for any other value."""
+    new = VALUES.get(place, {}).get(word, {}).get(value) if isinstance(value, str) else None
+    return None if new is None else f"`{word}: {value}` is called `{word}: {new}` now"
+
+
 def new_name(places: Iterable[str], word: str) -> str | None:
     """A sentence that says how a word is called now; None for any other word.
 

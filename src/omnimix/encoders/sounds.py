@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features, Own
-from omnimix.encoders.transformers import config_of
+from omnimix.hf_config import known, make
 
 
 class WhisperTower(Encoder):
@@ -24,7 +24,7 @@ class WhisperTower(Encoder):
         super().__init__()
         from transformers import AutoModel
 
-        config = config_of({"model_type": "whisper", **spec.config})
+        config = make(spec.config, "whisper")
         whole = AutoModel.from_config(config, attn_implementation="sdpa")
         self.start = int(config.decoder_start_token_id)
         self.frames = spec.reads == "frames"
@@ -56,7 +56,7 @@ class Whisper(EncoderSpec):
     """
 
     kind: Literal["whisper"] = "whisper"
-    config: dict[str, Any] = {}
+    config: Annotated[dict[str, Any], known("whisper")] = {}
     reads: Literal["start", "frames"] = "start"
 
     def build(self, source: Features | None = None) -> Encoder:
@@ -74,7 +74,7 @@ class ClapTower(Encoder):
         super().__init__()
         from transformers import ClapAudioModelWithProjection
 
-        config = config_of({"model_type": "clap_audio_model", **spec.config})
+        config = make(spec.config, "clap_audio_model")
         whole = ClapAudioModelWithProjection(config)
         self.fuses = bool(config.enable_fusion)
         self.audio_model: nn.Module = whole.audio_model
@@ -107,7 +107,7 @@ class Clap(EncoderSpec):
     """
 
     kind: Literal["clap"] = "clap"
-    config: dict[str, Any] = {}
+    config: Annotated[dict[str, Any], known("clap_audio_model")] = {}
 
     def build(self, source: Features | None = None) -> Encoder:
         return ClapTower(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
 from omnimix.errors import RecipeError
+from omnimix.hf_config import known, make
 
 
 class VisionTower(Encoder):
@@ -20,7 +21,7 @@ class VisionTower(Encoder):
         super().__init__()
         from transformers import AutoModel
 
-        config = config_of(spec.config)
+        config = make(spec.config)
         side, patch = int(config.image_size), int(config.patch_size)
         layers = int(config.num_hidden_layers)
         self.layer = spec.layer
@@ -60,28 +61,6 @@ class VisionTower(Encoder):
         restore_ids(self)
 
 
-def config_of(words: dict[str, Any]) -> Any:
-    """The configuration that a recipe's words make.
-
-    Raises:
-        RecipeError: no type, or words that transformers refuses.
-    """
-    from transformers import AutoConfig
-
-    if "model_type" not in words:
-        raise RecipeError(
-            "the configuration of a tower needs 'model_type'",
-            hint="clip_vision_model or siglip_vision_model for instance",
-        )
-    try:
-        return AutoConfig.for_model(**words)
-    except (ValueError, TypeError) as error:
-        message = str(error).splitlines()[0]
-        raise RecipeError(
-            f"transformers cannot make the tower's configuration ({message})"
-        ) from None
-
-
 def _has_class_token(model_type: str) -> bool:
     return not model_type.startswith("siglip")
 
@@ -97,7 +76,7 @@ class TransformersVision(EncoderSpec):
     """
 
     kind: Literal["transformers"] = "transformers"
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], known()]
     layer: int | None = None
     pooled: bool = False
 
@@ -143,8 +122,8 @@ class Blip2QFormer(EncoderSpec):
     """
 
     kind: Literal["blip2_qformer"] = "blip2_qformer"
-    vision_config: dict[str, Any] = {}
-    qformer_config: dict[str, Any] = {}
+    vision_config: Annotated[dict[str, Any], known("blip_2_vision_model")] = {}
+    qformer_config: Annotated[dict[str, Any], known("blip_2_qformer")] = {}
     num_query_tokens: int = 32
 
     def build(self, source: Features | None = None) -> Encoder:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
-from omnimix.language import config_words, packed
+from omnimix.hf_config import known, make
+from omnimix.language import packed
 from omnimix.language.head import HeadSpec
 
 
@@ -24,30 +25,14 @@ class CausalLM(Spec):
     """
 
     kind: Literal["causal_lm"] = "causal_lm"
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], known()]
     weights: str | None = None
     attn_implementation: str = "sdpa"
     head: HeadSpec | None = None
 
     def hf_config(self) -> Any:
         """The transformers configuration."""
-        from transformers import AutoConfig
-
-        if "model_type" not in self.config:
-            raise RecipeError(
-                "the configuration of a language model needs 'model_type'",
-                where="language.config",
-                hint="llama, mistral or phi3 for instance",
-            )
-        try:
-            made = AutoConfig.for_model(**self.config)
-        except (ValueError, TypeError) as error:
-            line = str(error).splitlines()[0]
-            raise RecipeError(
-                f"transformers cannot make the configuration ({line})", where="language.config"
-            ) from None
-        config_words.check(made, self.config, "language.config")
-        return made
+        return make(self.config)
 
     def build(self) -> nn.Module:
         """The model with fresh weights, on the current default device."""

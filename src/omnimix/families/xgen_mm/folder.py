@@ -221,11 +221,11 @@ def _facts(layout: Found, parts: Parts, shapes: Shapes, folder: Path, names: Pat
     vision = layout.config.get("vision_encoder_config", {}).get("omnimix_sizes")
     if vision is None or "vision" in parts.places:
         vision = vision_words(parts.places.get("vision", VISION_ID))
-    aspect = str(words.get("image_aspect_ratio", "anyres"))
+    aspect = check_words(words, where)
     processor = read_json(folder / "preprocessor_config.json") or {}
     grids: Sequence[tuple[int, int]] = GRIDS
     if given := words.get("anyres_grids"):
-        grids = tuple((int(columns), int(rows)) for columns, rows in given)
+        grids = tuple((columns, rows) for columns, rows in given)
     elif aspect == "anyres" and processor.get("grids"):
         side = int(xgen_recipe.tower(vision).image_size)
         grids = xgen_recipe.grids_in_tiles(processor["grids"], side, where)
@@ -243,6 +243,31 @@ def _facts(layout: Found, parts: Parts, shapes: Shapes, folder: Path, names: Pat
         add_bos=add_bos,
         chat=not hub or aspect in ("anyres", "pad"),
     )
+
+
+def check_words(words: Mapping[str, Any], where: str) -> str:
+    """Check values of the family's words; returns how a picture is cut.
+
+    Raises:
+        CheckpointError: names the word.
+    """
+
+    def counts(*values: Any) -> bool:
+        return all(type(value) is int and value > 0 for value in values)
+
+    for word in ("num_vision_tokens", "heads"):
+        if (said := words.get(word)) is not None and not counts(said):
+            hint = "give a whole number above 0"
+            raise CheckpointError(f"{word} is {said!r}", where=where, hint=hint)
+    if not isinstance(said := words.get("anyres_patch_sampling", True), bool):
+        hint = "give true or false"
+        raise CheckpointError(f"anyres_patch_sampling is {said!r}", where=where, hint=hint)
+    grids = words.get("anyres_grids") or ()
+    pairs = isinstance(grids, list | tuple) and all(isinstance(g, list | tuple) for g in grids)
+    if not pairs or not all(len(grid) == 2 and counts(*grid) for grid in grids):
+        hint = "give columns and rows of tiles, [[1, 2], [2, 1], ...]"
+        raise CheckpointError(f"anyres_grids is {grids!r}", where=where, hint=hint)
+    return xgen_recipe.aspect_of(words.get("image_aspect_ratio", "anyres"), where)
 
 
 def _hub_words(config: Mapping[str, Any]) -> dict[str, Any]:
