@@ -43,7 +43,7 @@ def test_words_that_every_file_of_transformers_4_has_are_taken() -> None:
     older = dict.fromkeys(("finetuning_task", "prefix", "cross_attention_hidden_size"))
     flags = dict.fromkeys(("is_decoder", "torchscript", "tie_encoder_decoder"), False)
     words = {"model_type": "clip_vision_model", "top_k": 50, "pruned_heads": {}, **older, **flags}
-    assert make(words | {"hidden_size": 512}).hidden_size == 512
+    assert make(words | {"hidden_size": 1536}).hidden_size == 1536
 
 
 @pytest.mark.parametrize("model_type", TYPES)

@@ -98,7 +98,7 @@ def make(words: Mapping[str, Any], model_type: str | None = None) -> Any:
         _check_sizes(AutoConfig.for_model(whole["model_type"]), words)
         made = AutoConfig.for_model(**whole)
     except (ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
-        line = str(error).splitlines()[-1].strip()
+        line = str(error).splitlines()[-1].strip(" .")
         raise RecipeError(f"transformers cannot make the configuration ({line})") from None
     _check(made, words)
     return made
