@@ -131,22 +131,4 @@ BENCHMARKS = Registry("benchmarks", "benchmark")
 WIRES = Registry("wires", "wire format of the server")
 MEASURES = Registry("measures", "measure")
 
-TABLES: tuple[Registry, ...] = (
-    STEPS,
-    ENCODERS,
-    FINISHES,
-    CONNECTORS,
-    ARRANGES,
-    CODECS,
-    OPENERS,
-    LANGUAGES,
-    TOKENIZERS,
-    OBJECTIVES,
-    DATASETS,
-    CHECKPOINTS,
-    READINGS,
-    SEGMENTERS,
-    BENCHMARKS,
-    WIRES,
-    MEASURES,
-)
+TABLES = tuple(table for table in list(globals().values()) if isinstance(table, Registry))

@@ -87,22 +87,8 @@ class Conversations(Source):
         return f"{self.path.name}: record {index + 1}"
 
     def record(self, index: int) -> dict[str, Any]:
-        """A record, checked to be a conversation.
-
-        Raises:
-            SampleError: it is none.
-        """
-        record = self.records[index]
-        turns = record.get("conversations") if isinstance(record, dict) else None
-        if not isinstance(turns, list) or not all(
-            isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns
-        ):
-            raise SampleError(
-                "not a record in the form of LLaVA",
-                where=self.where(index),
-                hint='write {"conversations": [{"from": "human", "value": ...}, ...]}',
-            )
-        return dict(record)
+        """A record, checked to be a conversation."""
+        return conversation(self.records[index], self.where(index))
 
     def picture(self, name: str, where: str) -> Media:
         """A picture of the folder; it is not opened yet.
@@ -111,3 +97,23 @@ class Conversations(Source):
             SampleError: the path leads out of the folder.
         """
         return picture_in(self.images, name, where)
+
+
+def conversation(record: Any, where: str, least: int = 0) -> dict[str, Any]:
+    """A record, checked to hold a conversation of at least so many turns.
+
+    Raises:
+        SampleError: it holds none.
+    """
+    turns = record.get("conversations") if isinstance(record, dict) else None
+    if (
+        not isinstance(turns, list)
+        or len(turns) < least
+        or not all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns)
+    ):
+        raise SampleError(
+            "not a record in the form of LLaVA",
+            where=where,
+            hint='write {"conversations": [{"from": "human", "value": ...}, ...]}',
+        )
+    return dict(record)

@@ -59,7 +59,7 @@ def test_a_share_is_drawn_with_seed_0(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("records", "words", "message"),
     [
-        ([{"image": "a.png"}], {}, "chat.json: record 1: not a record of conversations"),
+        ([{"image": "a.png"}], {}, "chat.json: record 1: not a record in the form of LLaVA"),
         ({"a": 1}, {}, "holds no list of records"),
         ([record("x")], {"ratio": 2.5}, "ratio 2.5 asks for more records than the 1"),
         ([record("x")], {"path": "nowhere.json"}, "cannot read the file"),

@@ -167,14 +167,14 @@ class LoadedModel:
             known = ("max_new_tokens", "do_sample", "temperature", "top_p", "modality_inputs")
             raise OmnimixError(f"generate takes no {word!r}", hint=did_you_mean(word, known))
         processor, given = self.assistant.processor, modality_inputs or {}
-        known = [modality.name for modality in self.modalities]
+        names = [modality.name for modality in self.modalities]
         if input_ids.ndim != 2 or input_ids.is_floating_point():
             shape = f"{input_ids.dtype} of the shape {list(input_ids.shape)}"
             hint = 'give encode_chat(...)["input_ids"].unsqueeze(0), [rows, n]'
             raise SampleError(f"input_ids are {shape}", where="generate", hint=hint)
         for name, items in given.items():
-            if name not in known:
-                hint = did_you_mean(name, known)
+            if name not in names:
+                hint = did_you_mean(name, names)
                 raise SampleError(
                     f"the model has no modality {name!r}", where="generate", hint=hint
                 )

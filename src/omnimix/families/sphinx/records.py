@@ -13,11 +13,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from omnimix.config import Spec, read_yaml, validate
+from omnimix.data.llava import MARK, conversation
 from omnimix.data.sources import Source, SourceSpec, json_list
 from omnimix.errors import SampleError
 from omnimix.types import Media, Part, Sample, Turn
 
-MARK = "<image>"
 ROLES = {"human": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -136,16 +136,14 @@ def _records(row: MetaRow, folder: Path) -> list[dict[str, Any]]:
     file = folder / row.path
     found = json_list(file)
     root = folder / (row.root or ".")
-    records = []
-    for number, record in enumerate(found, start=1):
-        turns = record.get("conversations") if isinstance(record, dict) else None
-        if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
-            raise SampleError(
-                "not a record of conversations",
-                where=f"{file.name}: record {number}",
-                hint='write {"conversations": [{"from": "human", "value": "..."}, ...]}',
-            )
-        records.append({**record, "root": root, "place": f"{row.path} record {number}"})
+    records = [
+        {
+            **conversation(record, f"{file.name}: record {number}", 1),
+            "root": root,
+            "place": f"{row.path} record {number}",
+        }
+        for number, record in enumerate(found, start=1)
+    ]
     if row.ratio is not None:
         count = int(len(records) * row.ratio)
         if count > len(records):
@@ -156,7 +154,3 @@ def _records(row: MetaRow, folder: Path) -> list[dict[str, Any]]:
             )
         records = random.Random(0).sample(records, count)
     return records
-
-
-def _is_turn(turn: object) -> bool:
-    return isinstance(turn, dict) and "value" in turn and "from" in turn

@@ -86,8 +86,7 @@ def create_model_and_transforms(
             "tokenizer": tokens,
         }
         parts = family.checked(Parts(brought, words), "create_model_and_transforms")
-        check_words(words, "create_model_and_transforms")
-        # All that may be wrong is looked at before the weights are read.
+        check_words(words, "create_model_and_transforms")  # all this before weights are read
         texts = XGenTokenizer(tokens)
         places.config(places.folder(lang_model_path, "llm", places.CONFIGS), "language model")
         side = int(tower(vision_words(clip_vision_encoder_path)).image_size)

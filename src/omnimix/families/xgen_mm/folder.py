@@ -19,10 +19,10 @@ from torch import Tensor
 
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import Beside, Family, Layout, Parts, Release, Weights, read_json
-from omnimix.checkpoints.files import Files
+from omnimix.checkpoints.files import Files, heads, layers
 from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.recipe import Recipe
-from omnimix.errors import CheckpointError, UnsafeFileError
+from omnimix.errors import CheckpointError, UnsafeFileError, placed
 from omnimix.families.xgen_mm import recipe as xgen_recipe, tokenizer, write
 from omnimix.families.xgen_mm.names import (
     HUB,
@@ -229,12 +229,14 @@ def _facts(layout: Found, parts: Parts, shapes: Shapes, folder: Path, names: Pat
     elif aspect == "anyres" and processor.get("grids"):
         side = int(xgen_recipe.tower(vision).image_size)
         grids = xgen_recipe.grids_in_tiles(processor["grids"], side, where)
+    with placed(where):
+        resampler = _resampler(shapes, words)
     return Facts(
         text=xgen_recipe.differing("phi3", text),
         vision=vision,
         tokenizer=spec,
         latents=_latents(shapes, words.get("num_vision_tokens"), where),
-        resampler=_resampler(shapes, words.get("heads"), where),
+        resampler=resampler,
         aspect=aspect,
         sampling=bool(words.get("anyres_patch_sampling", True)),
         grids=grids,
@@ -294,24 +296,14 @@ def _latents(shapes: Shapes, wanted: Any, where: str) -> int:
     return held
 
 
-def _resampler(shapes: Shapes, heads: Any, where: str) -> dict[str, int]:
+def _resampler(shapes: Shapes, words: Mapping[str, Any]) -> dict[str, int]:
     """Sizes of the resampler from its shapes; only the number of heads is in none of them."""
-    layer = "vision_tokenizer.layers.0."
-    query, inside = f"{layer}0.to_q.weight", f"{layer}1.1.weight"
-    if (
-        query not in shapes or inside not in shapes
-    ):  # whoever loads is told which weights are missing
-        return RESAMPLER
+    stem = "vision_tokenizer.layers."
+    query, inside = f"{stem}0.0.to_q.weight", f"{stem}0.1.1.weight"
+    if query not in shapes or inside not in shapes:
+        return RESAMPLER  # whoever loads is told which weights are missing
     inner, width = shapes[query]
-    released = RESAMPLER["heads"] * RESAMPLER["dim_head"]
-    if heads is None and inner != released:
-        raise CheckpointError(
-            f"the resampler is {inner} wide, the released one {released}, so its number of heads is "
-            "not known",
-            where=where,
-            hint="give it as the word heads",
-        )
-    heads = int(heads or RESAMPLER["heads"])
-    layers = {key.split(".")[2] for key in shapes if key.startswith("vision_tokenizer.layers.")}
-    sizes = {"depth": len(layers), "heads": heads, "dim_head": inner // heads}
+    usual = RESAMPLER["heads"]
+    number = heads("heads", "resampler", inner, (usual * RESAMPLER["dim_head"], usual), words)
+    sizes = {"depth": layers(shapes, stem), "heads": number, "dim_head": inner // number}
     return {**sizes, "ff_mult": shapes[inside][0] // width}

@@ -155,7 +155,7 @@ class XGenMMPerceiver:
     def _item(self, facts: Facts, pixels: Tensor, size: Size | None) -> Item:
         """A picture as the model takes it: in 0..1 again, since it normalises on its own device."""
         side, grid = facts.side, (0, 0)
-        if not isinstance(pixels, Tensor) or pixels.ndim < 3:
+        if getattr(pixels, "ndim", 0) < 3:
             raise SampleError(
                 f"a picture of {type(pixels).__name__}",
                 where="vision_x",
