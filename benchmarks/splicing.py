@@ -31,28 +31,25 @@ def plain(woven: Sequence[Woven], table: nn.Embedding, pad: int) -> Tensor:
 
 
 def spliced(
-    woven: Sequence[Woven], table: nn.Embedding, processor: Processor, features: dict[str, Tensor]
+    woven: Sequence[Woven], table: nn.Embedding, processor: Processor, features: Tensor
 ) -> Tensor:
     """The batch as training makes it, and the features put into their places."""
     batch = processor.batch(woven)
     embedded: Tensor = table(batch.input_ids)
-    for name, items in batch.items.items():
-        embedded = splice(embedded, features[name], items.index, name)
-    return embedded
+    return splice(embedded, features, batch.item_places)
 
 
 def pairs(count: int = 16, width: int = 2048) -> list[Pair]:
     """Drawn scenes with their questions, at a language model's width."""
     processor = Processor.from_recipe(recipes.load("nano"))
     woven = [processor.weave(Scenes(0)[i]) for i in range(count)]
-    table = nn.Embedding(processor.tokenizer.size, width).requires_grad_(False)
-    items = processor.batch(woven).items
-    features = {name: torch.randn(len(batch.index), width) for name, batch in items.items()}
+    table = nn.Embedding(processor.weave.tokenizer.size, width).requires_grad_(False)
+    features = torch.randn(int(processor.batch(woven).item_places.max()), width)
     return [
         Pair(
             f"collate and splice, {count} samples, width {width}",
             lambda: spliced(woven, table, processor, features),
-            lambda: plain(woven, table, processor.tokenizer.pad),
+            lambda: plain(woven, table, processor.weave.tokenizer.pad),
             "pad and embed",
         )
     ]

@@ -51,8 +51,8 @@ def pictures(count: int) -> list[Sample]:
 def projection(model: MultimodalLM, processor: Processor, count: int = 8) -> Pair:
     """The pictures of a batch through encoder and connector: at once, or one after another."""
     samples = pictures(count)
-    whole = processor(samples).items["image"]
-    single = [processor([sample]).items["image"] for sample in samples]
+    whole = processor(samples)["items"]["image"]
+    single = [processor([sample])["items"]["image"] for sample in samples]
 
     def once() -> Tensor:
         with torch.no_grad():

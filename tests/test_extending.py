@@ -35,7 +35,7 @@ output.loss.backward()
 print(json.dumps({
     "loss": output.loss.item(),
     "tokens": model.tokens_per_tile,
-    "text": processor.tokenizer.decode(batch.input_ids[0].tolist()),
+    "text": processor.weave.tokenizer.decode(batch.input_ids[0].tolist()),
     "learns": [name for name, p in model.named_parameters() if p.grad is not None],
 }))
 """

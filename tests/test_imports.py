@@ -34,6 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "regions",
             "masks",
             "errors",
+            "_registration",
             "_torchvision",
             "_transformers",
             "versions",

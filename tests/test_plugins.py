@@ -78,7 +78,16 @@ def test_the_library_works_without_the_drawn_world(tmp_path: Path) -> None:
         "omnimix_scenes",
         ["show", "sphinx_1k"],
         ["chat", *picture, "--ask", "What is it?"],
-        ["evaluate", "nano", "examples/questions.jsonl", "--measure", "exact", "--limit", "1"],
+        [
+            "evaluate",
+            "nano",
+            "--data",
+            "examples/questions.jsonl",
+            "--metric",
+            "exact",
+            "--limit",
+            "1",
+        ],
         ["evaluate", "nano", "scenes"],
         ["train", "nano.train.yaml", "--out", str(tmp_path / "run")],
     )

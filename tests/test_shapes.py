@@ -16,7 +16,7 @@ from tests.conftest import CHECKED
 
 
 def test_a_wrong_shape_is_an_error_where_it_enters() -> None:
-    text, index = torch.zeros(1, 4, 3), torch.tensor([0, 1])
+    text, index = torch.zeros(1, 4, 3), torch.tensor([[1, 2, 0, 0]])
     assert splice(text, torch.ones(2, 3), index).sum() == 6
     for wrong in (torch.ones(2, 5), torch.ones(2, 3, 1), torch.ones(2, 3, dtype=torch.int64)):
         with pytest.raises(TypeCheckError, match="features"):

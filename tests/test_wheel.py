@@ -68,4 +68,26 @@ def test_every_file_of_src_is_in_it(names: list[str]) -> None:
         if path.is_file() and not any(x in part for part in path.parts for x in LEFT_OUT)
     }
     assert not sorted(wanted - set(names)), "add a glob to [tool.setuptools.package-data]"
-    assert {"omnimix/py.typed", "omnimix/models/nano/model.safetensors"} <= set(names)
+    shipped = {"py.typed", "models/nano/model.safetensors", "models/nano/scene.png"}
+    assert {f"omnimix/{name}" for name in shipped} <= set(names)
+
+
+def test_the_source_distribution_is_whole() -> None:
+    """Every file of the repository that its manifest does not leave out by name is in it."""
+    manifest = (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()
+    grafted = {line.split()[1] for line in manifest if line.startswith("graft ")}
+    named = {name for line in manifest if line.startswith("include ") for name in line.split()[1:]}
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    built = {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "MANIFEST.in",
+    }  # setuptools takes these by itself
+    left = {name for name in listed.stdout.splitlines() if not name.startswith(".")}
+    missing = [
+        name for name in left if name.partition("/")[0] not in grafted and name not in named | built
+    ]
+    assert not missing

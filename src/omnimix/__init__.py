@@ -11,11 +11,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from omnimix import _torchvision
+from omnimix import _registration, _torchvision
 from omnimix.errors import OmnimixError
 from omnimix.types import Box, Mask, Media, Point, Polygon, Sample, Stroke, Turn
 
 _torchvision.install()
+_registration.install()
 
 __version__ = "0.1.0"
 

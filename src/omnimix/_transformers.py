@@ -39,6 +39,15 @@ def tied_names(model: nn.Module) -> set[str]:
     return set(getattr(model, "all_tied_weights_keys", None) or {})
 
 
+def recompute(model: nn.Module, on: bool) -> None:
+    """Let a model of transformers compute its activations again in the backward pass, or no longer."""
+    verb = "enable" if on else "disable"
+    # The older name is deprecated in favour of one that transformers 5.23 has not got.
+    names = (f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}")
+    switch: Any = next(getattr(model, name) for name in names if hasattr(model, name))
+    switch(*([{"use_reentrant": False}] if on else []))
+
+
 def restore_ids(tower: nn.Module) -> None:
     """Make transformers' tables of positions and types anew, which no state dict holds."""
     for module in tower.modules():
@@ -118,3 +127,18 @@ def mel_filters(
     scale = "slaney" if kind == "slaney" else "htk"
     found = mel_filter_bank(frequencies, bins, lowest, highest, rate, norm=kind, mel_scale=scale)
     return np.asarray(found, dtype=np.float32)
+
+
+def token_counts(tokens: list[int], tiles: list[int]) -> Any:
+    """Tokens and tiles of pictures in the form that serving engines read (vLLM, through transformers)."""
+    from transformers.processing_utils import MultiModalData
+
+    return MultiModalData(num_image_tokens=tokens, num_image_patches=tiles)
+
+
+def answers_in_pipelines(model_type: str, name: str) -> None:
+    """Let pipelines know a registered class by its name, which they look up apart from its registration."""
+    from transformers.models.auto import modeling_auto
+
+    for table in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM"):
+        getattr(modeling_auto, f"MODEL_FOR_{table}_MAPPING_NAMES")[model_type] = name

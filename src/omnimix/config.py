@@ -323,5 +323,6 @@ def json_schema(model: type[BaseModel], tables: Mapping[str, Registry]) -> dict[
             key = f"{name}.{row}"
             definitions[key] = inner
             choices.append({"$ref": f"#/$defs/{key}"})
-        definitions[name] = {"anyOf": choices}
+        # A bare string is short for the row of that name.
+        definitions[name] = {"anyOf": [*choices, {"enum": list(tables[name])}]}
     return schema

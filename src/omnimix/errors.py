@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 
 class OmnimixError(Exception):
@@ -18,6 +19,9 @@ class OmnimixError(Exception):
         where: the file, record id or YAML path that it concerns.
         hint: the way out, one sentence without a final stop.
     """
+
+    exit_code: ClassVar[int] = 2
+    """How the command line ends."""
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what = what
@@ -103,3 +107,9 @@ class ParallelError(OmnimixError):
 
 class TrainError(OmnimixError):
     """A training run that cannot start or go on."""
+
+
+class DroppedError(TrainError):
+    """More records of a dataset cannot be used than its stage allows."""
+
+    exit_code = 1

@@ -249,6 +249,24 @@ def check_region(region: Region, width: int, height: int, where: str | None = No
         )
 
 
+def check_given(region: Region, width: int, height: int, where: str | None = None) -> None:
+    """As `check_region`, for a region that a person or a dataset gives.
+
+    Raises:
+        RegionError: also a box within 0..1, which is a share of the picture more likely than a part of one pixel.
+    """
+    check_region(region, width, height, where)
+    bounds = region.bounds()
+    if isinstance(region, Box) and min(bounds) >= 0 and max(bounds) <= 1 < max(width, height):
+        numbers = ", ".join(f"{v:g}" for v in bounds)
+        raise RegionError(
+            f"the box ({numbers}) lies within 0..1 on a picture of {width} x {height} pixels: are these "
+            "shares of the picture?",
+            where=where,
+            hint="coordinates are pixels; multiply by the picture's width and height",
+        )
+
+
 FORMS = (
     '{"point": [x, y]}, {"box": [x1, y1, x2, y2]}, {"xywh": [x, y, w, h]}, '
     '{"polygon": [[x, y], ...]}, {"stroke": [[x, y], ...], "width": 5}, '

@@ -5,12 +5,13 @@ Readers, benchmarks, the server and the chat produce `Sample`s and nothing else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from omnimix.errors import SampleError
-from omnimix.regions import Box, Mask, Point, Polygon, Region, Stroke, check_region
+from omnimix.regions import Box, Mask, Point, Polygon, Region, Stroke, check_given, check_region
 
 __all__ = [
     "ROLES",
@@ -25,8 +26,12 @@ __all__ = [
     "Sample",
     "Stroke",
     "Turn",
+    "check_given",
     "check_region",
+    "text_of",
 ]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant")
@@ -79,6 +84,32 @@ class Media:
 
 Part: TypeAlias = str | Media
 
+_PLAIN = {type(None): "null", bool: "a truth value", int: "a number", float: "a number"}
+_PLAIN |= {list: "a list", tuple: "a list", dict: "a table", bytes: "bytes"}
+
+
+def text_of(value: Any, what: str = "a text", where: str | None = None) -> str:
+    """The value where it is text; the one check at every door, so that nothing else becomes words.
+
+    Args:
+        what: what the text is, for the message.
+
+    Raises:
+        SampleError: another type, or half of a surrogate pair, which no encoding can write.
+    """
+    if not isinstance(value, str):
+        found = _PLAIN.get(type(value), type(value).__name__)
+        hint = "write it as text in quotes, or leave the record out"
+        raise SampleError(f"{what} is {found}, not text", where=where, hint=hint)
+    if not value.isascii() and (half := _SURROGATE.search(value)):
+        raise SampleError(
+            f"{what} holds half of a surrogate pair (U+{ord(half[0]):04X} at character "
+            f"{half.start() + 1}), which is no text",
+            where=where,
+            hint="the text was cut inside a character, or decoded wrongly; write it again as UTF-8",
+        )
+    return value
+
 
 @dataclass(frozen=True, eq=False)
 class Turn:
@@ -97,10 +128,12 @@ class Turn:
             raise SampleError(
                 f"unknown role {self.role!r}", hint=f"the roles are {', '.join(ROLES)}"
             )
-        if isinstance(self.content, str):
-            object.__setattr__(self, "content", (self.content,))
-        else:
-            object.__setattr__(self, "content", tuple(self.content))
+        given: Any = self.content
+        content = (given,) if isinstance(given, str) else tuple(given)
+        for part in content:
+            if not isinstance(part, Media):
+                text_of(part, f"what the {self.role} says")
+        object.__setattr__(self, "content", content)
 
     def text(self) -> str:
         """The text parts alone, joined."""

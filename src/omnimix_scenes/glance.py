@@ -40,13 +40,15 @@ class Glance(Objective):
     text: bool = False
 
     def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
-        encoded = model.encode(batch.items)
+        items = batch["items"].keeping()
+        encoded = model.encode(items)
         helper = self.weight * glance(model, batch, encoded) * batch.targets / count
         if not self.text:
             return helper
         inputs = batch.inputs(mask=False)
         # Items are encoded once for both losses.
-        inputs["inputs_embeds"] = model.fill(batch.input_ids, encoded, batch.items)
+        model.features(items, encoded)
+        inputs["items"] = items
         output = model(**inputs, labels=batch.labels, num_items_in_batch=count)
         loss: Tensor = output.loss
         return loss + helper
@@ -62,14 +64,13 @@ def glance(model: MultimodalLM, batch: Batch, encoded: dict[str, Encoded]) -> Te
     total = table.new_zeros(())
     for name in model.modalities:
         source = model.recipe.modalities[name].source()
-        if source is None or name not in batch.items:
+        if source is None or name not in batch["items"]:
             continue
-        items = batch.items[name]
-        each = items.index.shape[0] // len(items.tiles)
-        who, word = bags(batch.labels, items.index[::each])
+        items = batch["items"][name]
+        who, word = bags(batch.labels, firsts(batch, name))
         if not len(who):
             continue
-        views = [encoded[name].tokens.unflatten(0, (-1, each)).mean(1)]
+        views = [means(encoded[name].tokens, items.tokens)]
         under = _under(encoded[source].tokens, items.inputs[0], items.on, batch, source)
         views += [] if under is None else [under]
         for view in views:
@@ -77,6 +78,27 @@ def glance(model: MultimodalLM, batch: Batch, encoded: dict[str, Encoded]) -> Te
             scores = functional.rms_norm(view, view.shape[-1:]) @ table.T
             total = total + functional.cross_entropy(scores[who], word)
     return total
+
+
+def firsts(batch: Batch, name: str) -> Int[Tensor, "items"]:
+    """For each item of a modality where it begins in the flattened `[batch * tokens]` ids."""
+    places = batch.item_places.flatten()
+    found = places.new_zeros(1 + sum(sum(one.tokens) for one in batch["items"].values()))
+    found.scatter_(0, places, torch.arange(len(places), device=places.device))
+    return found[torch.tensor(batch["items"].numbers(name), device=places.device)]
+
+
+def means(
+    tokens: Float[Tensor, "total width"], counts: tuple[int, ...]
+) -> Float[Tensor, "items width"]:
+    """The mean of each item's tokens."""
+    each = torch.tensor(counts, device=tokens.device)
+    owner = torch.arange(len(counts), device=tokens.device).repeat_interleave(
+        each, output_size=len(tokens)
+    )
+    return (
+        tokens.new_zeros(len(counts), tokens.shape[1]).index_add(0, owner, tokens) / each[:, None]
+    )
 
 
 def bags(
@@ -105,7 +127,7 @@ def _under(
     source: str,
 ) -> Float[Tensor, "items width"] | None:
     """The picture's tokens under each region, averaged; None where they lie on no square grid."""
-    pictures = batch.items[source]
+    pictures = batch["items"][source]
     each = tokens.shape[0] // len(pictures.tiles)
     side = math.isqrt(each)
     if side * side != each or any(tiles != 1 for tiles in pictures.tiles):

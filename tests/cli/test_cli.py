@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+import omnimix
+from omnimix import config
 from omnimix.cli import models
 from omnimix.cli.guard import joined
 from omnimix.cli.items import as_items
@@ -417,3 +420,30 @@ def test_items_keep_their_order() -> None:
         "--item=audio=b.wav",
         "--image",
     ]
+
+
+def test_a_shipped_model_is_asked_about_its_picture_where_none_is_given() -> None:
+    result = run("chat", "nano", "--ask", "How many things are there?", "--max-new-tokens", 4)
+    assert result.exit_code == 0
+    assert result.stdout.strip() == "4"
+    assert "this is about the demo picture" in result.stderr
+    shipped = Path(omnimix.__file__).parent / "models" / "nano" / "scene.png"
+    assert shipped.read_bytes() == Path("examples/scene.png").read_bytes()
+
+
+def test_the_shipped_recipes_follow_the_schema() -> None:
+    schema = json.loads(run("show", "--schema").stdout)
+    check = jsonschema.Draft202012Validator(schema)
+    shipped = sorted(path for path in recipes.FOLDER.glob("*.yaml") if "." not in path.stem)
+    assert len(shipped) > 10
+    for path in shipped:
+        words = config.read_yaml(path)
+        assert not list(check.iter_errors(words)), path.name
+        assert list(check.iter_errors({**words, "modality": {}})), path.name
+    words = config.read_yaml(recipes.FOLDER / "nano.yaml")
+    words["modalities"]["image"]["branches"][0]["encoders"][0]["kind"] = "tim"
+    assert list(check.iter_errors(words))
+
+
+def test_the_shell_can_be_taught() -> None:
+    assert "--install-completion" in run("--help").stdout

@@ -65,7 +65,7 @@ def test_saved_and_merged_models_answer_the_same(
     model = built(adapted(kind), moved=True)
     expected = logits(model, tiny_processor)
     model.save_pretrained(tmp_path / "adapted")
-    Processor(model.recipe, tiny_processor.tokenizer).save_pretrained(tmp_path / "adapted")
+    Processor(model.recipe, tiny_processor.weave.tokenizer).save_pretrained(tmp_path / "adapted")
     convert(tmp_path / "adapted", tmp_path / "merged", merge=True)
     one, other = (omnimix.load(tmp_path / name) for name in ("adapted", "merged"))
     assert len(one.model.recipe.adapters) == 2 and not other.model.recipe.adapters

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from omnimix.compose.batch import Batch
+from omnimix.compose.item_batch import ItemBatches
 from omnimix.compose.model import MultimodalLM, token_loss
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import IGNORE, Sequence
@@ -106,12 +108,21 @@ def test_features_and_places_must_agree(
     woven: list[Sequence], tiny_model: MultimodalLM, tiny_processor: Processor
 ) -> None:
     batch = tiny_processor.batch(woven)
-    image = batch.items["image"]
-    wrong = {**batch.items, "image": replace(image, index=image.index[:-1])}
+    items, places = batch["items"], batch.item_places
+    image = items["image"]
+    wrong = {**items, "image": replace(image, tokens=(*image.tokens[:-1], 48))}
     with pytest.raises(SpliceError, match="196 features of 'image' for 195 places"):
-        tiny_model.embed(batch.input_ids, wrong)
-    with pytest.raises(SpliceError, match="2 features of 'item' for 3 places"):
-        splice(torch.zeros(1, 5, 2), torch.ones(2, 2), torch.tensor([0, 1, 2]))
+        tiny_model.embed(batch.input_ids, ItemBatches(wrong), places)
+    with pytest.raises(SpliceError, match="item_places name feature 3, and the items have 2"):
+        splice(torch.zeros(1, 5, 2), torch.ones(2, 2), torch.tensor([[0, 1, 2, 3, 0]]))
+    cut = {name: value[1:3] for name, value in batch.items() if name != "item_places"}
+    for words, said in (
+        (cut, "items without item_places"),
+        (cut | {"item_places": places}, r"item_places are \[4, 122\], the tokens \[2, 122\]"),
+        ({"input_ids": batch.input_ids, "item_places": places}, "item_places without items"),
+    ):
+        with pytest.raises(SpliceError, match=said):
+            tiny_model(**words)
 
 
 def test_items_must_fit_their_own_holes(tiny_processor: Processor) -> None:
@@ -121,7 +132,8 @@ def test_items_must_fit_their_own_holes(tiny_processor: Processor) -> None:
     first, second = good.items["image"]
     longer = [replace(first, tokens=first.tokens + 1), replace(second, tokens=second.tokens - 1)]
     empty = replace(good, items={**good.items, "image": [first, replace(first, tokens=0), second]})
-    assert len(tiny_processor.batch([empty]).items["image"].index) == first.tokens + second.tokens
+    batch = tiny_processor.batch([empty])
+    assert (batch.item_places > 0).sum() == first.tokens + second.tokens
     for items in (longer, [first]):
         wrong = replace(good, items={**good.items, "image": items})
         with pytest.raises(SpliceError, match=r"talk: .* of 'image' do not fit the holes"):
@@ -141,14 +153,17 @@ def test_an_item_may_take_no_place(tiny_processor: Processor) -> None:
         items={**good.items, "image": none},
     )
     batch = tiny_processor.batch([bare])
-    assert batch.items["image"].index.numel() == 0
-    assert batch.items["image"].inputs[0].shape[0] == 1
+    assert not batch.item_places.any()
+    assert batch["items"]["image"].inputs[0].shape[0] == 1
 
 
 def test_splice_puts_features_in_their_places() -> None:
     text = torch.zeros(2, 3, 1)
-    done = splice(text, torch.tensor([[1.0], [2.0]]), torch.tensor([4, 1]))
-    assert done.flatten().tolist() == [0, 2, 0, 0, 1, 0]
+    features = torch.tensor([[1.0], [2.0]], requires_grad=True)
+    done = splice(text, features, torch.tensor([[0, 2, 0], [2, 1, 0]]))
+    assert done.flatten().tolist() == [0, 2, 0, 2, 1, 0]
+    done.sum().backward()
+    assert features.grad is not None and features.grad.tolist() == [[1], [2]]
     assert not text.any()
 
 
@@ -188,6 +203,19 @@ def test_parts_of_a_batch_add_up(
 def test_moving_a_batch_keeps_it(woven: list[Sequence], tiny_processor: Processor) -> None:
     batch = tiny_processor.batch(woven, pack=True)
     moved = batch.to("meta")
-    assert moved.input_ids.is_meta and moved.items["image"].inputs[0].is_meta
+    assert moved.input_ids.is_meta and moved["items"]["image"].inputs[0].is_meta
     assert moved.ids == batch.ids
     assert moved.attention_mask is None
+
+
+def test_the_first_token_of_a_packed_sample_is_never_learned(
+    tiny_processor: Processor, woven: list[Sequence]
+) -> None:
+    """What stands before it belongs to another sample; a begin token may be learned by a recipe's own words."""
+    learned = [replace(one, labels=one.ids.copy()) for one in woven]
+    batch = tiny_processor.batch(learned, pack=True)
+    starts = np.cumsum([0, *map(len, learned)])[:-1]
+    assert (batch.labels[0, starts] == IGNORE).all()
+    others = np.setdiff1d(np.arange(batch.labels.shape[1]), starts)
+    assert (batch.labels[0, others] == batch.input_ids[0, others]).all()
+    assert batch.targets == len(others)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnimix.compose import recipe as recipes
 from omnimix.compose.batch import Batch
-from omnimix.compose.modality import Bucket, ItemBatch
+from omnimix.compose.item_batch import Bucket, ItemBatch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
@@ -60,7 +60,7 @@ def test_a_batch_of_several_shapes_equals_one_at_a_time(
     processor = Processor.from_recipe(recipe)
     woven = [processor.weave(sample) for sample in SAMPLES]
     batch = processor.batch(woven)
-    items = batch.items["image"]
+    items = batch["items"]["image"]
     assert items.inputs == () and [bucket.rows for bucket in items.buckets] == [
         (0, 2),
         (1, 3),
@@ -79,12 +79,12 @@ def test_a_batch_of_several_shapes_equals_one_at_a_time(
 
 def test_items_of_one_shape_are_no_buckets(recipe: Recipe) -> None:
     processor = Processor.from_recipe(recipe)
-    items = processor([SAMPLES[2]]).items["image"]
+    items = processor([SAMPLES[2]])["items"]["image"]
     assert items.buckets == () and items.inputs[0].shape == (1, 3, 64, 64)
 
 
 def test_moving_keeps_buckets(recipe: Recipe) -> None:
-    items = Processor.from_recipe(recipe)(SAMPLES).items["image"].to("meta")
+    items = Processor.from_recipe(recipe)(SAMPLES)["items"]["image"].to("meta")
     assert all(tensor.is_meta for tensor in items.tensors()) and len(items.tensors()) == 3
 
 
@@ -98,8 +98,8 @@ def test_maps_and_regions_follow_their_items(
     )
     batch = tiny_processor([sample, talk((picture(9, 9, 3), "?"), "b")])
     assert isinstance(sample, Sample)
-    whole = tiny_model.encode(batch.items)
-    cut = {name: _cut(items) for name, items in batch.items.items()}
+    whole = tiny_model.encode(batch["items"])
+    cut = {name: _cut(items) for name, items in batch["items"].items()}
     parts = tiny_model.encode(cut)
     for name in whole:
         torch.testing.assert_close(parts[name].tokens, whole[name].tokens)

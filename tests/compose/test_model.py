@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
 from transformers.utils import logging
 
@@ -66,7 +67,7 @@ def test_the_auto_classes_know_it(
     assert isinstance(processor, Processor)
     again = processor(SAMPLES)
     assert torch.equal(again.input_ids, batch.input_ids)
-    assert torch.equal(again.items["image"].inputs[0], batch.items["image"].inputs[0])
+    assert torch.equal(again["items"]["image"].inputs[0], batch["items"]["image"].inputs[0])
 
 
 def test_parameters_are_named_after_the_recipe(tiny_model: MultimodalLM) -> None:
@@ -132,8 +133,10 @@ def test_greedy_generation_is_forward_again_and_again(
         found = tiny_model.generate(**batch.inputs(), **words)[0, batch.input_ids.shape[1] :]
         ids, wanted = batch.input_ids, []
         for _ in range(6):
+            places = functional.pad(batch.item_places, (0, len(wanted)))
             with torch.no_grad():
-                scores = tiny_model(input_ids=ids, items=batch.items).logits[0, -1]
+                output = tiny_model(input_ids=ids, items=batch["items"], item_places=places)
+            scores = output.logits[0, -1]
             wanted.append(int(scores.argmax()))
             ids = torch.cat([ids, torch.tensor([[wanted[-1]]])], dim=1)
         assert found.tolist() == wanted

@@ -38,7 +38,9 @@ def writing(tiny_recipe: Recipe) -> Processor:
 
 
 def shown(processor: Processor, ids: Any, owner: Any) -> str:
-    return processor.tokenizer.decode([int(i) for i, o in zip(ids, owner, strict=True) if o == 0])
+    return processor.weave.tokenizer.decode(
+        [int(i) for i, o in zip(ids, owner, strict=True) if o == 0]
+    )
 
 
 def test_the_recipe_decides_and_the_caller_may_wish(tiny_recipe: Recipe) -> None:
@@ -177,7 +179,7 @@ def test_neighbouring_answers_stand_in_one_bracket() -> None:
 
     def answer(*parts: Part) -> str:
         woven = processor.weave(talk((picture(40, 40), "Find both."), parts))
-        return processor.tokenizer.decode(woven.ids[woven.labels != IGNORE].tolist()).strip()
+        return processor.weave.tokenizer.decode(woven.ids[woven.labels != IGNORE].tolist()).strip()
 
     one = "0.000, 0.000, 0.500, 0.500"
     other = "0.500, 0.500, 1.000, 1.000"

@@ -120,8 +120,8 @@ def test_a_dataset_of_a_mixture_is_asked_apart(tiny_processor: Processor) -> Non
     stage = config.validate(Stage, {"mixture": parts, "max_steps": 1, "packing": True}, "stage")
     mixture = Mixture(stage.mixture, Path(), seed=0)
     batch, dropped = Batches(mixture, tiny_processor, 6, 0, 1, pack=True)[0]
-    assert not dropped and batch.branches is not None and batch.cu_seq_lens is not None
-    own = batch.branches[0].split(batch.cu_seq_lens.diff().tolist())
+    assert not dropped and batch.branches is not None and batch.cu_seq_lens_q is not None
+    own = batch.branches[0].split(batch.cu_seq_lens_q.diff().tolist())
     asked = [mixture.is_apart(place) for place in range(6)]
     assert {True, False} == set(asked)
     assert [bool(sample.any()) for sample in own] == asked

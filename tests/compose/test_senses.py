@@ -101,7 +101,7 @@ def test_a_mixed_batch_equals_one_at_a_time(
 ) -> None:
     woven = [processor.weave(sample) for sample in mixed()]
     batch = processor.batch(woven, pack=pack)
-    assert {name: len(items.buckets) for name, items in batch.items.items()} == {
+    assert {name: len(items.buckets) for name, items in batch["items"].items()} == {
         **{"image": 0, "speech": 0, "sound": 0, "video": 0},
         **{"document": 3, "imagebind": 3},
     }

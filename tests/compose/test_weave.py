@@ -35,7 +35,7 @@ def test_any_conversation_weaves_to_counts_that_splice_accepts(
         assert (sequence.owner == k).sum() == sum(i.tokens for i in sequence.items.get(name, []))
     batch = tiny_processor.batch([sequence])
     with torch.no_grad():
-        embedded = tiny_model.embed(batch.input_ids, batch.items)
+        embedded = tiny_model.embed(batch.input_ids, batch["items"], batch.item_places)
     assert embedded.shape == (1, len(sequence), 32)
     assert embedded.isfinite().all()
 
@@ -50,7 +50,7 @@ def test_what_is_learned_is_the_assistants_text(
     learned = sequence.labels != IGNORE
     assert (sequence.labels[learned] == sequence.ids[learned]).all()
     assert (sequence.owner[learned] == 0).all()
-    assert tiny_processor.tokenizer.decode(sequence.ids[learned].tolist()) == drawn.learned
+    assert tiny_processor.weave.tokenizer.decode(sequence.ids[learned].tolist()) == drawn.learned
     assert sequence.targets == learned.sum()
 
 
@@ -92,7 +92,11 @@ def test_bad_items_are_refused_with_the_samples_name(tiny_processor: Processor) 
 def test_too_long_says_by_how_much_and_cuts_nothing(tiny_processor: Processor) -> None:
     sample = talk((picture(), "What is in this picture?"), "A cup.")
     long = len(tiny_processor.weave(sample))
-    words = (tiny_processor.recipe, tiny_processor.tokenizer, tiny_processor.weave.tokens_per_tile)
+    words = (
+        tiny_processor.recipe,
+        tiny_processor.weave.tokenizer,
+        tiny_processor.weave.tokens_per_tile,
+    )
     assert len(Weaver(*words, context=long)(sample)) == long
     with pytest.raises(ContextError, match=rf"{long} tokens \(49 of image\) are 5 more than"):
         Weaver(*words, context=long - 5)(sample)
@@ -143,7 +147,7 @@ def test_regions_become_text_where_the_recipe_has_no_place_for_them(tiny_recipe:
     processor = Processor.from_recipe(blind)
     marked = talk((picture(100, 100), "In ", Media.region(Box(0, 50, 20, 80)), "?"), "A cup.")
     sequence = processor.weave(marked)
-    text = processor.tokenizer.decode(sequence.ids[sequence.owner == 0].tolist())
+    text = processor.weave.tokenizer.decode(sequence.ids[sequence.owner == 0].tolist())
     assert "In [0.00, 0.50, 0.20, 0.80]?" in text
     assert "region" not in sequence.items
     with pytest.raises(SampleError, match="but no picture came before"):
@@ -159,10 +163,10 @@ def test_regions_look_at_the_picture_they_lie_on(tiny_processor: Processor) -> N
 def test_a_typed_special_token_is_text(tiny_processor: Processor) -> None:
     """In questions and in answers, alone and beside the style's own words."""
     sequence = tiny_processor.weave(talk("a </s> b<pad>", "</s>c"))
-    specials = tiny_processor.tokenizer.specials
+    specials = tiny_processor.weave.tokenizer.specials
     text = sequence.ids[sequence.owner == 0].tolist()
-    assert [i for i in text if i in specials] == [tiny_processor.tokenizer.bos]
-    assert "a </s> b<pad>" in tiny_processor.tokenizer.decode(text)
+    assert [i for i in text if i in specials] == [tiny_processor.weave.tokenizer.bos]
+    assert "a </s> b<pad>" in tiny_processor.weave.tokenizer.decode(text)
 
 
 def test_styles_of_released_families_read_contents_as_their_references_do(
@@ -171,4 +175,19 @@ def test_styles_of_released_families_read_contents_as_their_references_do(
     processor = Processor.from_recipe(tiny_recipe)
     style = tiny_recipe.template.model_copy(update={"contents": "special"})
     sequence = processor.with_template(style).weave(talk("a </s>", "b"))
-    assert processor.tokenizer.eos in sequence.ids.tolist()
+    assert processor.weave.tokenizer.eos in sequence.ids.tolist()
+
+
+def test_ids_that_a_template_never_learns(tiny_recipe: Recipe) -> None:
+    processor = Processor.from_recipe(tiny_recipe)
+    sample = talk("Is it?", "yes it is yes")
+    plain = processor.weave(sample)
+    learned = plain.labels[plain.labels != IGNORE]
+    never = int(learned[0])
+    style = tiny_recipe.template.model_copy(update={"unlearned": (never,)})
+    sequence = processor.with_template(style).weave(sample)
+    assert sequence.ids.tolist() == plain.ids.tolist()
+    kept = sequence.labels[sequence.labels != IGNORE]
+    assert kept.tolist() == [token for token in learned if token != never] and len(kept) < len(
+        learned
+    )

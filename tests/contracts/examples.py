@@ -156,6 +156,11 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "datasets": {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
+        "rows": [
+            {"path": "a.jsonl"},
+            {"path": "a", "format": "alpaca", "media": ["a", "b"]},
+            {"path": "a.csv", "format": {"kind": "pairs", "text": "said"}, "media": {"coco": "c"}},
+        ],
         "jsonl": [{"path": "a.jsonl"}, {"path": "a.jsonl", "images": "pictures"}],
         "llava": [{"path": "a.json"}, {"path": "a.json", "images": "p", "marks": "loose"}],
         "sphinx": [{"path": "a.yaml"}],
@@ -166,6 +171,16 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         ],
         "multi_token": [{"path": "a.jsonl"}, {"path": "rows", "modalities": ["image", "signal"]}],
         "xgen_sft": [{"data_path": {"a.json": 3}, "image_folders": {"coco": "pictures"}}],
+    },
+    "formats": {
+        "pairs": [{}, {"image": "photo", "text": "said"}],
+        "alpaca": [{}],
+        "messages": [{}, {"marks": "loose"}],
+        "grounded": [{}],
+        "llava": [{}, {"marks": "loose"}],
+        "sharegpt": [{}],
+        "turns": [{}],
+        "multi_token": [{}, {"modalities": ["image", "signal"], "surplus": "ignore"}],
     },
     "segmenters": {
         **{row: [{}] for row in ("sam", "sam_hq", "sam2", "sam2_video")},

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationMixin
 from transformers.utils import logging
 
@@ -104,7 +105,7 @@ def test_items_enter_generation_once(
     forward = MultimodalLM.forward
 
     def seen(self: MultimodalLM, **words: Any) -> Any:
-        calls.append((words["input_ids"].shape[1], words["items"] is not None))
+        calls.append((words["input_ids"].shape[1], words.get("items") is not None))
         return forward(self, **words)
 
     monkeypatch.setattr(tiny_model, "forward", seen.__get__(tiny_model))
@@ -131,7 +132,9 @@ def test_the_model_takes_a_cache_by_the_names_that_transformers_has(
     words = {**WRITE, "max_new_tokens": 3, name: DynamicCache()}
     first = tiny_model.generate(**asked.inputs(), **words)
     assert words[name].get_seq_length() == first.shape[1] - 1
-    words |= {"attention_mask": torch.ones_like(first), "items": asked.items}
+    places = functional.pad(asked.item_places, (0, first.shape[1] - asked.input_ids.shape[1]))
+    words |= {"attention_mask": torch.ones_like(first), "items": asked["items"]}
+    words["item_places"] = places
     assert torch.equal(tiny_model.generate(input_ids=first, **words), whole)
 
 

@@ -11,7 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from omnimix.compose import recipe
-from omnimix.encoders.regions import PointsBoxes, PointsBoxesEncoder, prompts
+from omnimix.encoders.base import Features
+from omnimix.encoders.regions import (
+    PointsBoxes,
+    PointsBoxesEncoder,
+    RegionPool,
+    RegionPoolEncoder,
+    prompts,
+)
 from omnimix.media.region import FILLER, RegionOpener
 from omnimix.media.tiles import Frame, Tiles
 from omnimix.types import Box, Mask, Point, Polygon, Region, Stroke
@@ -149,3 +156,28 @@ def test_other_recipes_keep_the_shape_of_a_drawing() -> None:
     row = RegionOpener().encode(stroke_mask(slice(5, 8), slice(10, 31)), Frame.whole(100, 100))
     assert row[0] == 4
     assert row[1:5].tolist() == pytest.approx([0.1, 0.05, 0.31, 0.08])
+
+
+def test_region_pool_reads_cells_where_their_pixels_lie() -> None:
+    """Fraction 0 is the outer edge of the first cell: the middle of cell k of n lies at (k + 1/2) / n."""
+    columns = 4
+    spec = RegionPool(source="image")
+    encoder = RegionPoolEncoder(spec, Features(columns * columns, 1, (columns, columns)))
+    torch.nn.init.zeros_(encoder.kinds.weight)
+    ramp = torch.arange(float(columns)).expand(1, 1, columns, columns)
+    for cell in range(columns):
+        row = torch.zeros(1, 1, 37)
+        row[..., 5:].view(1, 1, -1, 2)[..., 0] = (cell + 0.5) / columns
+        found = encoder(row, ramp)
+        assert found[0, 0, 0].item() == pytest.approx(cell, abs=1e-6)
+
+
+def test_region_pool_between_two_cells_is_halfway() -> None:
+    encoder = RegionPoolEncoder(RegionPool(source="image"), Features(4, 1, (2, 2)))
+    torch.nn.init.zeros_(encoder.kinds.weight)
+    source = torch.tensor([[[[0.0, 8.0], [0.0, 8.0]]]])
+    row = torch.zeros(1, 1, 37)
+    row[..., 5:] = (
+        3 / 8
+    )  # a quarter of the way from the middle of the first cell to that of the second
+    assert encoder(row, source)[0, 0, 0].item() == pytest.approx(2.0)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies as st
 from tests.cases import case_path
 
 from omnimix.convert.verifying import verify
@@ -17,6 +18,8 @@ from omnimix.evaluate import (
     short_answers,
 )
 from omnimix.evaluate.measure import Reference
+from omnimix.evaluate.short_answers import anls
+from omnimix.evaluate.vqa import accuracy, contractions
 from omnimix.generate.answers import Answer
 from omnimix.registry import MEASURES
 from omnimix.types import Box, Point, Region
@@ -126,3 +129,62 @@ def test_a_judge_is_summed_up_by_group() -> None:
     score = judging.Judged().score(answers, references)
     assert dict(score.groups) == {"a": pytest.approx(100 * 1.5 / 3.5), "b": 100}
     assert score.value == pytest.approx(100 * (13 / 3) / (17 / 3), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "answer, people, right",
+    [
+        ("yes", ["yes"] * 10, 1.0),
+        ("Yes", ["yes"] * 10, 0.0),  # nobody disagrees, so nothing is normalised
+        ("Yes.", ["yes"] * 9 + ["no"], 1.0),
+        ("two", ["2"] * 2 + ["3"] * 8, 0.6),  # ten times two agree, less themselves
+        ("the red", ["red", "blue"] + ["green"] * 8, 0.3),
+        ("dont", ["don't"] * 4 + ["no"] * 6, 1.0),
+        ("1,000", ["1000"] * 5 + ["many"] * 5, 1.0),
+        ("left/right", ["left right"] * 5 + ["up"] * 5, 1.0),
+        ("a cat", ["cat"], 1.0),
+        ("", ["cat"] * 5 + ["dog"] * 5, 0.0),
+    ],
+)
+def test_vqa_accuracy(answer: str, people: list[str], right: float) -> None:
+    """Worked out by hand from the rule: mean over people of min(1, others who agree / 3)."""
+    assert accuracy(answer, people) == pytest.approx(right)
+
+
+def test_contractions_of_every_form() -> None:
+    found = contractions()
+    expected = {"couldnt've": "couldn't've", "couldn'tve": "couldn't've", "yalld've": None}
+    assert {word: found.get(word) for word in expected} == expected
+    assert found["yall'd've"] == found["y'alld've"] == found["y'all'dve"] == "y'all'd've"
+    assert found["'ows'at"] == "'ow's'at" and found["somebody'd"] == "somebodyd"
+
+
+@pytest.mark.parametrize(
+    "answer, truth, right",
+    [("Hello", " hello ", 1.0), ("hallo", "hello", 0.8), ("abc", "xyz", 0.0), ("ab", "abcd", 0.5)],
+)
+def test_anls(answer: str, truth: str, right: float) -> None:
+    assert anls(answer, truth) == pytest.approx(right)
+
+
+@given(st.text("ab", max_size=6), st.text("ab", max_size=6))
+def test_anls_is_symmetric_and_whole_for_equal_texts(a: str, b: str) -> None:
+    assert anls(a, b) == anls(b, a) and anls(a, a) == 1.0 and 0 <= anls(a, b) <= 1
+
+
+def test_iou_takes_the_first_box() -> None:
+    reference = Reference(boxes=(Box(0, 0, 10, 10),), size=(20, 20))
+    measure = MEASURES.load("iou")()
+    answers = [Answer("", (Point(1, 1), Box(0, 0, 10, 5)), 1, True), Answer("none", (), 1, True)]
+    assert measure.score(answers, [reference] * 2).each == (0.5, 0.0)
+    with pytest.raises(SampleError, match="2 boxes where one is right"):
+        measure.check(Reference(boxes=reference.boxes * 2))
+
+
+@pytest.mark.parametrize("overlap, right", [(0.45, 0.0), (0.499, 0.0), (0.5, 1.0), (0.55, 1.0)])
+def test_a_box_counts_from_half_on(overlap: float, right: float) -> None:
+    reference = Reference(boxes=(Box(0, 0, 1000, 10),), size=(1000, 10))
+    answer = Answer("", (Box(0, 0, 1000 * overlap, 10),), 1, True)
+    assert MEASURES.load("referring")().score([answer], [reference]).value == right
+    fractions = f"[0.0, 0.495, {overlap}, 0.505]"  # of the padded square
+    assert grounding.is_right(fractions, Box(0, 0, 1000, 10), 1000, 10) is bool(right)

@@ -105,7 +105,9 @@ def test_answers_about_a_region(assistant: Assistant, questions: list[Sample]) -
 
 def saying(assistant: Assistant, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Make the model write a text, whatever it is asked."""
-    ids = assistant.processor.tokenizer.encode(text)[0] + [assistant.processor.tokenizer.eos]
+    ids = assistant.processor.weave.tokenizer.encode(text)[0] + [
+        assistant.processor.weave.tokenizer.eos
+    ]
 
     def generate(input_ids: torch.Tensor, streamer: Any = None, **_: Any) -> torch.Tensor:
         rows = torch.tensor([ids] * len(input_ids))

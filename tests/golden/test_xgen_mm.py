@@ -20,7 +20,7 @@ import omnimix
 from omnimix.cli.main import app
 from omnimix.convert.layouts import convert
 from omnimix.convert.verifying import verify
-from omnimix.generate.questions import interleaved
+from omnimix.prompts.questions import interleaved
 from tests.cases import case_path
 
 CASES = ("anyres_single", "data_mixing", "interleave_multi")

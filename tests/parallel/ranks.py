@@ -21,7 +21,7 @@ from omnimix.compose.modality import Branch
 from omnimix.convert import certificate
 from omnimix.errors import OmnimixError
 from omnimix.generate.assistant import Assistant
-from omnimix.generate.questions import question
+from omnimix.prompts.questions import question
 
 QUESTION = "What is in the picture?"
 

@@ -24,7 +24,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.convert import certificate
 from omnimix.generate.assistant import Assistant
-from omnimix.generate.questions import question
+from omnimix.prompts.questions import question
 from omnimix.registry import CHECKPOINTS
 from tests.cases import case_path
 from tests.conftest import TINY

@@ -13,7 +13,7 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE
 from omnimix.train.objectives import Sft
 from omnimix.types import Box, Media, Point, Sample, Turn
-from omnimix_scenes.glance import Glance, bags, glance
+from omnimix_scenes.glance import Glance, bags, firsts, glance
 
 
 def sample(*exchanges: tuple[Point | Box | None, str], colour: str = "red") -> Sample:
@@ -28,9 +28,11 @@ def sample(*exchanges: tuple[Point | Box | None, str], colour: str = "red") -> S
 
 def words_of(batch: Batch, processor: Processor) -> list[str]:
     """For each region the words it has to name."""
-    who, word = bags(batch.labels, batch.items["region"].index)
-    regions = len(batch.items["region"].tiles)
-    return [processor.tokenizer.decode(word[who == k].tolist()).strip() for k in range(regions)]
+    who, word = bags(batch.labels, firsts(batch, "region"))
+    regions = len(batch["items"]["region"].tiles)
+    return [
+        processor.weave.tokenizer.decode(word[who == k].tolist()).strip() for k in range(regions)
+    ]
 
 
 def test_a_region_names_the_answer_that_follows_it(tiny_processor: Processor) -> None:
@@ -101,7 +103,7 @@ def test_colours_are_learned_at_a_glance(tiny_recipe: Recipe, tiny_processor: Pr
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     losses = []
     for _ in range(30):
-        loss = glance(model, batch, model.encode(batch.items))
+        loss = glance(model, batch, model.encode(batch["items"]))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -114,7 +116,7 @@ def test_beside_the_loss_of_the_text(tiny_model: MultimodalLM, tiny_processor: P
     with torch.no_grad():
         plain = Sft().loss(tiny_model, batch, batch.targets)
         both = Glance(weight=0.5, text=True).loss(tiny_model, batch, batch.targets)
-        helper = glance(tiny_model, batch, tiny_model.encode(batch.items))
+        helper = glance(tiny_model, batch, tiny_model.encode(batch["items"]))
     torch.testing.assert_close(both, plain + 0.5 * helper)
 
 
@@ -122,4 +124,4 @@ def test_without_regions_there_is_nothing_to_say(
     tiny_model: MultimodalLM, tiny_processor: Processor
 ) -> None:
     batch = tiny_processor([sample((None, "yes"))])
-    assert float(glance(tiny_model, batch, tiny_model.encode(batch.items))) == 0.0
+    assert float(glance(tiny_model, batch, tiny_model.encode(batch["items"]))) == 0.0

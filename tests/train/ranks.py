@@ -1,12 +1,14 @@
 """What each process of a test does: train files, and keep what gradients and batches were.
 
-Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "broken"}]`. Each process
+Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "kill", "broken", "spoiled"}]`. Each process
 writes `NAME/rankN.json` and its gradients.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from omnimix.compose.batch import Batch
 from omnimix.data.sources import JsonlSource, Source
 from omnimix.errors import OmnimixError, SampleError
 from omnimix.parallel import process_group
-from omnimix.train import run, step
+from omnimix.train import loop, plan, run, step
 from omnimix.types import Media, Sample, Turn
 
 COLOURS = ("red", "green", "blue", "white")
@@ -56,7 +58,16 @@ class Broken(OneSense):
         return super().__getitem__(index)
 
 
-class InTurn(run.Mixture):
+class Spoiled(OneSense):
+    """Half of it is broken."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if index % 2:
+            raise SampleError("a broken record", where=f"line {index}")
+        return super().__getitem__(index)
+
+
+class InTurn(plan.Mixture):
     """The records of a dataset one after another, so that each rank's sense is known."""
 
     def __getitem__(self, place: int) -> Sample:
@@ -75,7 +86,11 @@ class Kept:
         self.senses.append(sorted({name for b in batches if b is not None for name in b.items}))
         number = words[2]
 
+        inner = more.pop("look", None)
+
         def look() -> None:
+            if inner is not None:
+                inner()
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
                     self.gradients[f"{number}/{name}"] = parameter.grad.clone()
@@ -91,17 +106,21 @@ def trained(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     def listen(line: dict[str, Any]) -> None:
         if line["step"] == words.get("press"):
             raise KeyboardInterrupt
+        if line["step"] == words.get("kill"):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     source = Broken() if words.get("broken") == rank else OneSense()
+    if words.get("spoiled"):
+        source = Spoiled()
     with (
         mock.patch.object(JsonlSource, "open", lambda self, folder: source),
-        mock.patch.object(run, "Mixture", InTurn),
-        mock.patch.object(run, "optimizer_step", kept.optimizer_step),
+        mock.patch.object(plan, "Mixture", InTurn),
+        mock.patch.object(loop, "optimizer_step", kept.optimizer_step),
     ):
         try:
             result = run.train(words["file"], words["overrides"], words["out"], listener=listen)
             found |= {"finished": result.finished, "steps": result.steps}
-            found["dropped"] = result.dropped.count
+            found |= {"dropped": result.dropped.count, "signal": result.signal}
         except OmnimixError as error:
             found["error"] = error.sentence()
         except MemoryError as error:

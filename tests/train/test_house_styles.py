@@ -45,7 +45,7 @@ def test_it_is_learned_and_answered(language: str, template: str) -> None:
     assert model.language.config.model_type == language
     sample = conversation()
     batch = processor([sample])
-    learned = processor.tokenizer.decode(batch.labels[batch.labels >= 0].tolist())
+    learned = processor.weave.tokenizer.decode(batch.labels[batch.labels >= 0].tolist())
     assert "a red ring" in learned and "What is here" not in learned
     stage = Stage(
         mixture=[{"data": JsonlSource(path="none")}],
@@ -70,7 +70,9 @@ def test_styles_differ_and_the_words_do_not() -> None:
     texts = {}
     for template in TEMPLATES:
         processor = Processor.from_recipe(recipes.load("nano", (*TINY, f"template={template}")))
-        texts[template] = processor.tokenizer.decode(processor.weave(conversation()).ids.tolist())
+        texts[template] = processor.weave.tokenizer.decode(
+            processor.weave(conversation()).ids.tolist()
+        )
     assert len(set(texts.values())) == len(TEMPLATES)
     assert all("And its colour" in text for text in texts.values())
 

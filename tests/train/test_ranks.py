@@ -137,7 +137,11 @@ def two(file: Path) -> dict[str, Ran]:
     runs += [
         words("straight", DROPOUT),
         words("cut", DROPOUT, press=2),
+        words("changed", DROPOUT, "seed=3", out="cut"),
         words("resumed", DROPOUT, out="cut"),
+        words("killed", DROPOUT, kill=1),
+        words("spoiled", spoiled=True),
+        words("raised", "stages.0.max_dropped=0.9", out="spoiled", spoiled=True),
         words("small", "stages.0.batch_size=1"),
         words("broken", broken=1),
     ]
@@ -195,6 +199,16 @@ def test_a_stopped_run_goes_on_exactly(two: dict[str, Ran]) -> None:
     assert [(said["finished"], said["steps"]) for said in resumed.said] == [(True, 2)] * 2
     same_weights(two["straight"].out, resumed.out)
     assert metrics(two["straight"].out) == metrics(resumed.out)
+
+
+def test_both_end_together_by_a_signal_and_by_what_is_refused(two: dict[str, Ran]) -> None:
+    assert [(said["signal"], said["steps"]) for said in two["killed"].said] == [(15, 1)] * 2
+    for name, words in (
+        ("changed", "began with other words: seed: 0 -> 3"),
+        ("spoiled", "2 records (of 8) could not be used, more than max_dropped"),
+    ):
+        assert all(words in said["error"] for said in two[name].said), two[name].said
+    assert all(said["finished"] for said in two["raised"].said)
 
 
 def test_an_error_of_one_rank_ends_all(two: dict[str, Ran]) -> None:

@@ -18,6 +18,7 @@ from omnimix.compose.modality import Branch, Modality
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Item, Sequence
+from omnimix.data.roots import Roots
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token import names as tables
 from omnimix.families.multi_token.folder import MultiToken, Output
@@ -118,7 +119,7 @@ class MultiTokenCase(CaseReading):
     def sample(self, body: Mapping[str, Any], name: str, surplus: Any = "ignore") -> Sample:
         """The conversation of a request or row, its items in their places, drawn as the original drew them."""
         ours = list(self.loaded()[1].recipe.modalities)
-        lists = placed_items(body, ours, self.inputs, name)
+        lists = placed_items(body, ours, Roots(self.inputs), name)
         for modality in choices.SPEAKS:
             key = published(modality).key
             if lists.get(key):

@@ -120,7 +120,7 @@ class _Request:
         if wanted is not None:
             batch = self.processor.batch([self.woven])
             with torch.inference_mode():
-                tokens = modality(batch.items[ours]).tokens
+                tokens = modality(batch["items"][ours]).tokens
             rows = tokens.unflatten(0, (len(items), -1))
             yield close("projected", f"{self.name} {theirs}", rows, wanted, tolerance("projected"))
 
@@ -144,7 +144,7 @@ class _Request:
     def _logits(self) -> Iterator[Check]:
         batch = self.processor.batch([self.woven])
         with torch.inference_mode():
-            embeddings = self.model.embed(batch.input_ids, batch.items)
+            embeddings = self.model.embed(batch.input_ids, batch["items"], batch.item_places)
             logits = self.model(**batch.inputs()).logits
         for word, found in (("inputs_embeds", embeddings), ("logits", logits)):
             wanted = self.golden(word)
@@ -168,7 +168,7 @@ class _Request:
         if self.asks:
             answer = Assistant(self.model, self.processor).reply(self.sample, max_new_tokens=16)
             return list(answer.ids), answer.text
-        batch, tokenizer = self.processor.batch([self.woven]), self.processor.tokenizer
+        batch, tokenizer = self.processor.batch([self.woven]), self.processor.weave.tokenizer
         ends = [] if tokenizer.eos is None else [tokenizer.eos]
         config = Options(max_new_tokens=16).config(ends, tokenizer.pad)
         with torch.inference_mode():
@@ -182,8 +182,8 @@ def shown(reading: MultiTokenCase, sample: Sample) -> str:
     _, processor = reading.loaded()
     turns = [Turn(turn.role, ("".join(map(_placeholder, turn.content)),)) for turn in sample.turns]
     style = processor.recipe.template
-    begin = processor.tokenizer.bos if style.bos else None
-    front = "" if begin is None else processor.tokenizer.decode([begin], specials=True)
+    begin = processor.weave.tokenizer.bos if style.bos else None
+    front = "" if begin is None else processor.weave.tokenizer.decode([begin], specials=True)
     return front + style.text(Sample(tuple(turns), sample.id), awaits_answer(sample))
 
 
@@ -308,7 +308,7 @@ def truncated(reading: MultiTokenCase) -> Iterator[Check]:
     yield same("truncated", "a row of these ids", woven is not None, True)
     if woven is None:
         return
-    short = Weaver(processor.recipe, processor.tokenizer, model.tokens_per_tile, length)
+    short = Weaver(processor.recipe, processor.weave.tokenizer, model.tokens_per_tile, length)
     yield same("truncated", "refused", _refused(lambda: short(_sample_of(reading, woven))), True)
     labels = reading.case.get("truncated.labels")
     if labels is not None:
@@ -319,7 +319,7 @@ def truncated(reading: MultiTokenCase) -> Iterator[Check]:
         return
     batch = processor.batch([woven])
     with torch.inference_mode():
-        found_rows = model.embed(batch.input_ids, batch.items)[:, :length]
+        found_rows = model.embed(batch.input_ids, batch["items"], batch.item_places)[:, :length]
     zero = _cut_item(woven, processor.weave.owner, length)
     yield same("truncated", "places of the cut item", int(zero.sum()), facts["zero_rows"])
     found_rows = found_rows.masked_fill(zero[None, :, None], 0.0)

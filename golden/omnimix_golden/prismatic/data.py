@@ -224,7 +224,7 @@ def collator(reading: PrismaticCase) -> Iterator[Check]:
             expected = case.get(f"collator/{name}/out/{stream}")
             assert expected is not None
             # Ours keeps the pictures alone, one after another; the reference fills up with zeros.
-            inputs = batch.items["image"].inputs[k] if pictured else expected[:0]
+            inputs = batch["items"]["image"].inputs[k] if pictured else expected[:0]
             whole = torch.zeros_like(expected)
             whole[pictured] = inputs
             yield same("collator", f"{name} {stream}", bool(torch.equal(whole, expected)), True)

@@ -30,8 +30,8 @@ def vocabulary(reading: PrismaticCase) -> Iterator[Check]:
     """Rows of the embeddings and the pad token."""
     model, processor = reading.loaded
     facts = {
-        "tokenizer_length_with_pad": processor.tokenizer.size,
-        "pad_token_id": processor.tokenizer.pad,
+        "tokenizer_length_with_pad": processor.weave.tokenizer.size,
+        "pad_token_id": processor.weave.tokenizer.pad,
         "embedding_rows_after_resize": int(model.state_dict()[_EMBEDDING].shape[0]),
     }
     for word, found in facts.items():

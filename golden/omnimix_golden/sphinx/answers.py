@@ -73,7 +73,7 @@ def step_logits(
     batch = processor.batch([processor.weave(sample, awaits_answer(sample))])
     steps = torch.tensor([sampled[: len(wanted) - 1]], dtype=torch.int64)
     with torch.inference_mode():
-        prompt = model.embed(batch.input_ids, batch.items)
+        prompt = model.embed(batch.input_ids, batch["items"], batch.item_places)
         table = model.get_input_embeddings()
         whole = torch.cat([prompt, table(steps)], dim=1)
         logits = model(inputs_embeds=whole).logits[0, -len(wanted) :]

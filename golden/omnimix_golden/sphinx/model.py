@@ -79,7 +79,7 @@ def features(reading: SphinxCase, batch: Batch) -> Iterator[Check]:
     """What the encoders were given and what they gave for the picture of a conversation."""
     case, tolerance = reading.case, reading.tolerance()
     model, _ = reading.loaded()
-    tiles = batch.items["image"].inputs[0]
+    tiles = batch["items"]["image"].inputs[0]
     wanted = case.get("pre.thumb224_half_s2")
     if wanted is not None:
         found = tiles[0, :, ::2, ::2].to(wanted.dtype)
@@ -105,7 +105,7 @@ def features(reading: SphinxCase, batch: Batch) -> Iterator[Check]:
             yield close("features", "CLIP, ConvNeXt, DINOv2", found, wanted, tolerance)
         wanted = case.get("visual_tokens")
         if wanted is not None:
-            tokens = model.modality("image")(batch.items["image"]).tokens
+            tokens = model.modality("image")(batch["items"]["image"]).tokens
             framed = tokens.unflatten(0, (len(tiles), -1))
             yield close("connector tokens", "views", framed[:, 1:-1], wanted, tolerance)
     wanted = case.get("alt.clip_quickgelu_view0")
@@ -163,7 +163,7 @@ def conversation(reading: SphinxCase) -> Iterator[Check]:
     ids = woven.ids[woven.owner == 0].tolist()
     yield same("ids", "conversation", ids, facts["tokens"])
     batch = processor.batch([woven])
-    if "image" in batch.items:
+    if "image" in batch["items"]:
         yield from features(reading, batch)
     embeddings, states, logits = passed(model, batch)
     count = len(ids)

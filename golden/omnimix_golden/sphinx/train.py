@@ -64,7 +64,7 @@ def records(reading: SphinxCase) -> Iterator[Check]:
         yield same("records", f"{name}: picture", picture, item["image"])
         most = budget(reading) if picture is not None else int(facts["max_words"])
         woven = processor.weave(sample, max_length=most)
-        ids, labels = closed(woven, processor.tokenizer.eos, most)
+        ids, labels = closed(woven, processor.weave.tokenizer.eos, most)
         yield same("ids", name, ids, item["tokens"])
         yield same("labels", name, labels, item["labels"])
     reading.notes.append(
@@ -96,7 +96,7 @@ def training_batch(reading: SphinxCase) -> tuple[Batch, list[Check]]:
     examples, labels = reading.case.get("train.examples"), reading.case.get("train.labels")
     chosen = [reading.samples[i] for i in reading.drawn()]
     woven = [processor.weave(sample, max_length=budget(reading)) for sample in chosen]
-    ours = [closed(row, processor.tokenizer.eos, budget(reading)) for row in woven]
+    ours = [closed(row, processor.weave.tokenizer.eos, budget(reading)) for row in woven]
     for stage, wanted, part in (("ids", examples, 0), ("labels", labels, 1)):
         if wanted is not None:
             found = stacked([torch.tensor(row[part]) for row in ours], 0)

@@ -43,13 +43,13 @@ def tokenizer(reading: XGenCase) -> Iterator[Check]:
     """Ids of the slow tokenizer, and sizes of the vocabulary."""
     _, processor = reading.loaded()
     for i, case in enumerate(reading.case.facts["tokenizer"]):
-        ids, _ = processor.tokenizer.encode(case["text"])
+        ids, _ = processor.weave.tokenizer.encode(case["text"])
         yield same("ids", f"text {i + 1}", ids, case["slow_ids"])
     sizes = reading.case.facts["config"].get("tokenizer", {})
     if "logits_width" in sizes:
-        yield same("ids", "width of logits", processor.tokenizer.size, sizes["logits_width"])
+        yield same("ids", "width of logits", processor.weave.tokenizer.size, sizes["logits_width"])
     if "pad" in sizes:
-        yield same("ids", "fill token", processor.tokenizer.pad, sizes["pad"])
+        yield same("ids", "fill token", processor.weave.tokenizer.pad, sizes["pad"])
 
 
 def conversations(reading: XGenCase) -> Iterator[Check]:
@@ -182,7 +182,7 @@ def encoded(model: MultimodalLM, batch: Batch) -> dict[str, Tensor | None]:
     ]
     try:
         with torch.inference_mode():
-            modality(batch.items["image"])
+            modality(batch["items"]["image"])
     finally:
         for handle in handles:
             handle.remove()
@@ -264,7 +264,7 @@ def answers(reading: XGenCase) -> Iterator[Check]:
         woven = [processor.weave(one, opened(one), target=False) for one in samples]
         yield from _prompt(reading, model, processor, woven, f"gen/{name}", name)
         stops = processor.recipe.template.stop_strings
-        ends = list(end_tokens(processor.tokenizer, stops))
+        ends = list(end_tokens(processor.weave.tokenizer, stops))
         yield from _written(reading, model, processor, woven, asked, f"gen/{name}", name, ends)
         stored = reading.case.get(f"gen/{name}/generated_ids")
         if stored is not None and "generated_ids" in facts:
@@ -272,7 +272,7 @@ def answers(reading: XGenCase) -> Iterator[Check]:
         for row, ids in enumerate(facts.get("generated_ids", [])):
             for word, specials in (("text_skip_special", False), ("text_raw", True)):
                 if word in facts:
-                    text = processor.tokenizer.decode(ids, specials)
+                    text = processor.weave.tokenizer.decode(ids, specials)
                     yield same("text", f"{name} {word}", text, facts[word][row])
 
 
@@ -301,7 +301,7 @@ def _prompt(
     rows = [reading.marked(row, processor, fill)[0] for row in woven]
     wanted = case.get(f"{prefix}/input_ids")
     if wanted is not None:
-        found = stacked(rows, processor.tokenizer.pad, left=True)
+        found = stacked(rows, processor.weave.tokenizer.pad, left=True)
         yield same("ids", name, found, wanted)
     mask = case.get(f"{prefix}/attention_mask")
     if mask is not None:
@@ -310,7 +310,7 @@ def _prompt(
     batch = processor.batch(woven, "left")
     assert batch.attention_mask is not None
     with torch.inference_mode():
-        embeddings = model.embed(batch.input_ids, batch.items)
+        embeddings = model.embed(batch.input_ids, batch["items"], batch.item_places)
     wanted, seen = case.get(f"{prefix}/spliced_embeds"), case.get(f"{prefix}/spliced_mask")
     if wanted is not None:
         ours = widened(batch.attention_mask, wanted.shape[1], 0, left=True)
@@ -350,7 +350,7 @@ def _written(
             do_sample=False,
             num_beams=beams,
             eos_token_id=ends,
-            pad_token_id=processor.tokenizer.pad,
+            pad_token_id=processor.weave.tokenizer.pad,
             output_logits=beams == 1,
             return_dict_in_generate=True,
         )
@@ -408,7 +408,7 @@ def _rows(
     left = texts is not None and bool((texts[:, 0] == 0).any())
     rows = [reading.marked(row, processor)[0] for row in woven]
     assert wanted is not None and batch.attention_mask is not None
-    found = stacked(rows, processor.tokenizer.pad, left)
+    found = stacked(rows, processor.weave.tokenizer.pad, left)
     yield same("ids", "no sampling", found, wanted)
     with torch.inference_mode():
         logits = model(**batch.inputs()).logits

@@ -72,7 +72,7 @@ class _Labelled:
 
     def _collated(self) -> Iterator[Check]:
         marked = [self.reading.marked(row, self.processor) for row in self.woven]
-        pad = self.processor.tokenizer.pad
+        pad = self.processor.weave.tokenizer.pad
         rows = {
             "input_ids": stacked([ids for ids, _ in marked], pad),
             "text_attention_mask": stacked([torch.ones_like(ids) for ids, _ in marked], 0),
@@ -90,7 +90,7 @@ class _Labelled:
         if wanted is None:
             return
         found = torch.zeros_like(wanted)
-        if "image" in self.batch.items:
+        if "image" in self.batch["items"]:
             pixels = encoded(self.model, self.batch)["pixels"]
             assert pixels is not None
             tiles = iter(pixels)
@@ -112,7 +112,9 @@ class _Labelled:
             yield same("labels", f"{self.name}: with pictures", found, labels)
         if wanted is not None:
             with torch.inference_mode():
-                embeddings = self.model.embed(self.batch.input_ids, self.batch.items)
+                embeddings = self.model.embed(
+                    self.batch.input_ids, self.batch["items"], self.batch.item_places
+                )
             # Filled-in places are never looked at; the reference has the fill token's number there.
             keep = widened(ours, wanted.shape[1], 0)[..., None].bool()
             found = widened(embeddings, wanted.shape[1], 0).where(keep, 0)

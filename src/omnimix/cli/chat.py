@@ -73,8 +73,12 @@ def command(
     """Ask about pictures, sounds, videos, documents and regions drawn on pictures; without --ask, talk.
 
     Items stand in front of the first question in the order they are given, or where it names them:
-    {image:2}, {audio:1}. Regions take the place of "the box", "the point" or {1}, {2} in it.
+    {image:2}, {audio:1}. Regions take the place of "the box", "the point" or {1}, {2} in it. Without any
+    item, a model that ships is asked about the picture that ships with it.
     """
+    if not items and (picture := _demo_picture(model)) is not None:
+        typer.echo(f"no item is given: this is about the demo picture {picture}", err=True)
+        items = [f"image={picture}"]
     regions = regions_from(box, point, region)
     pictures = [text for text in items or () if text.startswith("image=")]
     _check(regions, bool(pictures), ask, as_json, draw)
@@ -105,6 +109,12 @@ def command(
         _once(session, model, ask, draw, as_json)
     else:
         Talk(session, model, draw).run()
+
+
+def _demo_picture(model: str) -> Path | None:
+    """The picture that ships with a model; None where the model is another one."""
+    picture = Path(__file__).parents[1] / "models" / model / "scene.png"
+    return picture if Path(model).name == model and picture.is_file() else None
 
 
 def _check(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omnimix.cli import options
+from omnimix.cli.guard import say
 from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
@@ -20,17 +21,38 @@ if TYPE_CHECKING:
     from omnimix.evaluate.report import Scores
 
 
+def _list(wanted: bool) -> None:
+    """What `--list` prints: every benchmark and metric with a line about it."""
+    if not wanted:
+        return
+    from rich import box
+    from rich.table import Table
+
+    from omnimix.cli.show import wide
+    from omnimix.registry import BENCHMARKS, MEASURES
+
+    shown = Table("", "name", "what it measures", box=box.SIMPLE_HEAD)
+    for kind, rows in (("benchmark", BENCHMARKS), ("metric", MEASURES)):
+        for name in sorted(rows):
+            about = (rows.load(name).__doc__ or "").strip().partition("\n")[0]
+            shown.add_row(kind, name, about)
+    wide().print(shown)
+    raise typer.Exit
+
+
 def command(
     model: options.Model,
     benchmark: Annotated[
-        str, typer.Argument(help="A benchmark, or with --measure a file of records.")
-    ],
-    measure: Annotated[
-        str | None,
-        typer.Option(help="How answers to the records of a file are scored: exact, cider ..."),
+        str | None, typer.Argument(help="A benchmark; --list names them.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Your own records instead: the last turn is what is right.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="How answers to --data are scored: exact, vqa, anls ...")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Questions of each task (500), or of the file (all).")
+        int | None, typer.Option(help="Questions of each task (500), or of --data (all).")
     ] = None,
     swap_pictures: Annotated[
         bool, typer.Option("--swap-pictures", help="Ask about another question's pictures.")
@@ -38,37 +60,71 @@ def command(
     tasks: Annotated[str | None, typer.Option(help="Some tasks: attribute,count.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Questions answered together.", min=1)] = 32,
     device: options.Device = None,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--list", callback=_list, is_eager=True, help="Name all benchmarks and metrics."
+        ),
+    ] = False,
 ) -> None:
-    """Score a model on held-out questions, with 95 % intervals."""
+    """Score a model on a benchmark or on your own records, with 95 % intervals.
+
+    Ends with exit code 1 where records could not be asked; they are named and left out of the score.
+    """
     from rich.console import Console
 
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
-    batch_size = max(batch_size, 1)
-    if measure is not None:
-        _no_benchmark(tasks, swap_pictures)
-        scored = _file(model, Path(benchmark), measure, limit, batch_size, device)
-        data, shown = {**scored.to_dict(), "model": model}, records_table(scored, model)
+    _one_of(benchmark, data, metric, tasks, swap_pictures)
+    failed: tuple[str, ...] = ()
+    if data is not None:
+        scored = _file(model, data, str(metric), limit, batch_size, device)
+        report, shown = {**scored.to_dict(), "model": model}, records_table(scored, model)
+        failed = scored.failed
     else:
         chosen = [word.strip() for word in tasks.split(",") if word.strip()] if tasks else None
-        report = _benchmark(model, benchmark, limit, swap_pictures, chosen, batch_size, device)
-        data, shown = {**report.to_dict(), "model": model}, table(report, model)
+        scores = _benchmark(model, str(benchmark), limit, swap_pictures, chosen, batch_size, device)
+        report, shown = {**scores.to_dict(), "model": model}, table(scores, model)
     if out is not None:
-        out.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(data))
+        typer.echo(json.dumps(report))
     else:
         Console(highlight=False).print(shown)
+    if failed:
+        say(f"{len(failed)} records are not in the score; the first: {failed[0]}")
+        raise typer.Exit(1)
 
 
-def _no_benchmark(tasks: str | None, swap_pictures: bool) -> None:
-    for option, given in (("--tasks", tasks is not None), ("--swap-pictures", swap_pictures)):
+def _one_of(
+    benchmark: str | None, data: Path | None, metric: str | None, tasks: str | None, swap: bool
+) -> None:
+    """Either a benchmark with its options or records with theirs."""
+    if data is None:
+        if benchmark is None or metric is not None:
+            raise OmnimixError(
+                "nothing says what the model is asked"
+                if benchmark is None
+                else "--metric is a matter of --data; a benchmark brings its own",
+                hint="name a benchmark (--list), or give --data FILE --metric NAME",
+            )
+        return
+    if metric is None:
+        raise OmnimixError(
+            "nothing says how the answers are scored",
+            where=str(data),
+            hint="for instance --metric exact; --list names all",
+        )
+    for option, given in (
+        ("a benchmark", benchmark is not None),
+        ("--tasks", tasks is not None),
+        ("--swap-pictures", swap),
+    ):
         if given:
             raise OmnimixError(
-                f"{option} is a matter of benchmarks, not of a file of records",
-                hint=f"leave {option} or --measure out",
+                f"{option} does not go with --data", hint=f"leave {option} or --data out"
             )
 
 
@@ -87,12 +143,14 @@ def _benchmark(
 
     if name not in BENCHMARKS and Path(name).is_file():
         raise OmnimixError(
-            "this is a file of records", where=name, hint="say how it is scored: --measure exact"
+            "this is a file of records",
+            where=name,
+            hint=f"ask it with --data {name} --metric exact",
         )
     bench = BENCHMARKS.load(name)()
     bench.check(tasks or ())
     assistant = load(model, device)
-    with _bars() as step:
+    with bars() as step:
         return evaluate(
             assistant, bench, 500 if limit is None else limit, swap, tasks, step, batch_size
         )
@@ -107,7 +165,7 @@ def _file(
 
     measure, source = MEASURES.load(name)(), open_records(path)
     assistant = load(model, device)
-    with _bars() as step:
+    with bars() as step:
 
         def progress(done: int, total: int) -> None:
             step(path.name, done, total)
@@ -116,7 +174,7 @@ def _file(
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
+def bars() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each task, on stderr, so that the report alone is on stdout."""
     from rich.console import Console
     from rich.progress import Progress, TimeElapsedColumn
@@ -143,7 +201,7 @@ def records_table(scored: Scored, model: str) -> Table:
     made = Table(
         box=box.SIMPLE_HEAD,
         title=f"{model} by {scored.measure}",
-        caption="no interval: the measure is no mean of shares" if interval is None else None,
+        caption=_caption(scored),
     )
     made.add_column("", style="bold")
     for title in ("score", "low", "high", "records"):
@@ -153,6 +211,15 @@ def records_table(scored: Scored, model: str) -> Table:
     for name, value in scored.score.groups:
         made.add_row(name, f"{value:.4f}")
     return made
+
+
+def _caption(scored: Scored) -> str | None:
+    said = [
+        "no interval: the measure gives no score for each answer" if not scored.interval() else "",
+        f"{scored.empty} answers were empty" if scored.empty else "",
+        f"{len(scored.failed)} records could not be asked" if scored.failed else "",
+    ]
+    return "; ".join(filter(None, said)) or None
 
 
 def table(report: Scores, model: str) -> Table:

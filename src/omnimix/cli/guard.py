@@ -1,6 +1,7 @@
 """How the command line ends: errors as one sentence, exit codes, and options that take several numbers.
 
-Exit codes: 0 done, 1 an error of omnimix itself, 2 an error the user can mend, 130 interrupted.
+Exit codes: 0 done, 1 an error of omnimix itself or data of which too much cannot be used, 2 another error the user
+can mend, 130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Guarded(TyperGroup):
         except OmnimixError as error:
             if _speaks():
                 say(error.sentence(), debug)
-            raise typer.Exit(2) from None
+            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
         except BrokenPipeError:

@@ -12,11 +12,14 @@ import typer
 from omnimix import __version__
 from omnimix.cli import (
     chat,
+    check,
     convert,
     env,
     evaluate,
     merge,
     models,
+    plot,
+    predict,
     push,
     segment,
     serve,
@@ -32,7 +35,6 @@ app = typer.Typer(
     cls=Guarded,
     help="Multimodal language models as recipes over parts.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -42,7 +44,10 @@ app.command("show", cls=WordsJoined)(show.command)
 app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)
 app.command("evaluate")(evaluate.command)
+app.command("check")(check.command)
+app.command("predict")(predict.command)
 app.command("train")(train.command)
+app.command("plot")(plot.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)
 app.command("merge")(merge.command)

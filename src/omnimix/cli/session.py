@@ -96,7 +96,7 @@ class Session:
 
     def asking(self, text: str) -> list[Turn]:
         """The conversation with a question at its end; nothing is remembered until it is `answer`ed."""
-        from omnimix.generate.questions import question
+        from omnimix.prompts.questions import question
 
         return [*self.history, question(text, (), self.regions, self.items)]
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from itertools import groupby
 from pathlib import Path
 
 from rich.text import Text
 
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.sequence import IGNORE, Sequence
-from omnimix.data.sources import JsonlSource
+from omnimix.compose.sequence import Sequence
+from omnimix.compose.spans import spans
+from omnimix.data.opened import ListedRows
+from omnimix.data.rows import RowSource, read_rows
 from omnimix.errors import SampleError
 from omnimix.registry import DATASETS
 from omnimix.types import Sample
-
-_HOLE = "\u2039{}: {}\u203a"
 
 
 def token_map(recipe: Recipe, name: str, source: str) -> Text:
@@ -48,45 +46,25 @@ def example(dataset: str) -> Sample:
 
 
 def record(path: Path) -> Sample:
-    """The first record of a JSON-lines file, or the one record of a JSON file over many lines."""
+    """The first row of a file of any known format, or the one record of a JSON file over many lines."""
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         whole = None  # many records, or no file at all: the dataset says which
     if not isinstance(whole, dict):
-        return JsonlSource(path=path.name).open(path.parent)[0]
-    with tempfile.TemporaryDirectory() as folder:
-        line = Path(folder) / path.name
-        line.write_text(json.dumps(whole), encoding="utf-8")
-        source = JsonlSource(path=path.name, images=str(path.parent.resolve()))
-        try:
-            return source.open(Path(folder))[0]
-        except SampleError as error:
-            raise SampleError(error.what, where=str(path), hint=error.hint) from None
+        return read_rows(path)[0]
+    try:
+        return RowSource(ListedRows([whole], path.parent, path.name))[0]
+    except SampleError as error:
+        raise SampleError(error.what, where=str(path), hint=error.hint) from None
 
 
 def drawn(processor: Processor, sequence: Sequence) -> Text:
     """Text in the terminal's own colour, learned text bold green, holes by name and size."""
-    names = list(processor.recipe.modalities)
-    holes = {name: [item.tokens for item in items] for name, items in sequence.items.items()}
+    styles = {"learned": "bold green", "item": "bold magenta", "text": ""}
     result = Text()
-    learned = sequence.labels != IGNORE
-    keys = [(int(owner), bool(mark)) for owner, mark in zip(sequence.owner, learned, strict=True)]
-    at = 0
-    for (owner, mark), group in groupby(keys):
-        count = len(list(group))
-        if owner == 0:
-            ids = sequence.ids[at : at + count].tolist()
-            text = processor.tokenizer.decode(ids, specials=True)
-            result.append(text.replace("\n", "⏎\n"), style="bold green" if mark else "")
-        else:
-            name = names[owner - 1]
-            left = count
-            while left > 0:  # items of one modality may stand side by side
-                size = holes[name].pop(0)
-                result.append(_HOLE.format(name, size), style="bold magenta")
-                left -= size
-        at += count
+    for kind, text in spans(processor, sequence):
+        result.append(text.replace("\n", "⏎\n"), style=styles[kind])
     share = f"\n{len(sequence)} tokens, {sequence.targets} of them learned"
     if processor.weave.context is not None:
         share += f", context {processor.weave.context}"

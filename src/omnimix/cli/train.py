@@ -2,21 +2,82 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from omnimix.errors import OmnimixError
+
+if TYPE_CHECKING:
+    from omnimix.train.run import Result
+    from omnimix.train.watcher import Watcher
+
 
 def command(
-    file: Annotated[Path, typer.Argument(help="A training file, recipes/nano.train.yaml for one.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="A training file, recipes/nano.train.yaml for one.")
+    ] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a word.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on where the folder's run stopped.")] = True,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
+    allow_changes: Annotated[
+        bool,
+        typer.Option("--allow-changes", help="Go on in a folder whose run began with other words."),
+    ] = False,
+    fall_back: Annotated[
+        bool,
+        typer.Option(
+            "--fall-back",
+            help="Where the newest checkpoint is damaged, go on from the whole one before it.",
+        ),
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the training files' JSON schema.")
+    ] = False,
 ) -> None:
-    """Train a model as a file says."""
-    from omnimix.train.run import train
+    """Train a model as a file says. Ctrl-C saves and stops; the same command goes on."""
+    from omnimix.cli.screen import watcher
+    from omnimix.parallel import process_group
+    from omnimix.train import settings
 
-    train(file, override or [], out, resume)
+    if schema:
+        typer.echo(json.dumps(settings.schema(), indent=2))
+        return
+    if file is None:
+        shipped = ", ".join(sorted(path.name for path in settings.FOLDER.glob("*.train.yaml")))
+        raise OmnimixError("no training file is named", hint=f"shipped are {shipped}")
+    from omnimix.train.run import train
+    from omnimix.train.stopping import Stopped
+
+    watching = watcher()
+    try:
+        result = train(
+            file,
+            override or [],
+            out,
+            resume,
+            watcher=watching,
+            allow_changes=allow_changes,
+            fall_back=fall_back,
+        )
+    except Stopped as stopped:
+        if process_group.current().rank == 0:
+            watching.tell("stopped before another step was taken; there is nothing new to save")
+        raise typer.Exit(stopped.exit_code) from None
+    if process_group.current().rank == 0:
+        _end(result, watching)
+    if result.signal is not None:
+        raise typer.Exit(128 + result.signal)
+
+
+def _end(result: Result, watching: Watcher) -> None:
+    """What there is now, and the next command."""
+    if result.signal is None:
+        watching.tell(f"ask it: omnimix chat {result.folder / 'model'}")
+        return
+    by = "SIGTERM" if result.signal == 15 else "Ctrl-C"
+    watching.tell(f"stopped by {by}, saved in {result.saved}; the same command goes on from there")

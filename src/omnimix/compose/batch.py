@@ -3,98 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from transformers import BatchFeature
 
-from omnimix.compose.modality import Bucket, ItemBatch
+from omnimix.compose.item_batch import Bucket, ItemBatch, ItemBatches
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence
 from omnimix.errors import SpliceError
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """What the model's forward takes, and the ids of the samples for messages.
+class Batch(BatchFeature):  # type: ignore[misc]
+    """What the model's forward takes (`model(**batch)`), and the ids of the samples for messages.
 
-    Attributes:
+    Words of the forward, also attributes, None where a batch has no such word:
         input_ids: `[batch, tokens]`; a packed batch has one row.
-        labels: the same shape, `IGNORE` where nothing is learned.
+        item_places: the same shape, 0 for text, else one more than the number of the feature that stands
+            there, counted over all items of `items`.
+        items: for each modality present, its items (`batch["items"]`; `batch.items()` is that of a dictionary).
+        labels: the same shape, `IGNORE` where nothing is learned; left out where an answer is to be written.
         attention_mask: 1 for tokens, 0 for padding; None where packed.
-        position_ids: restart at each sample of a packed batch; None otherwise.
-        cu_seq_lens: borders of the samples in a packed batch; None otherwise.
+        position_ids: restart at each sample of a packed batch.
+        cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k: borders of the samples in a packed batch,
+            and the longest of them.
         branches: in a packed batch, which round of its sample a token belongs to, 0 for what its rounds
             share; None where every sample is an ordinary conversation.
-        items: for each modality present, its items.
+
+    Attributes:
         ids: of the samples.
         targets: number of learned tokens that the loss sees.
         right: whether padding stands on the right, where causal attention needs no mask.
     """
 
     input_ids: Int[Tensor, "batch tokens"]
-    labels: Int[Tensor, "batch tokens"]
+    item_places: Int[Tensor, "batch tokens"]
     attention_mask: Int[Tensor, "batch tokens"] | None
     position_ids: Int[Tensor, "batch tokens"] | None
-    cu_seq_lens: Int[Tensor, "borders"] | None
-    items: dict[str, ItemBatch]
-    ids: tuple[str, ...]
-    targets: int
-    right: bool = True
-    branches: Int[Tensor, "batch tokens"] | None = None
+    cu_seq_lens_q: Int[Tensor, "borders"] | None
+    branches: Int[Tensor, "batch tokens"] | None
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+    def __init__(
+        self,
+        data: dict[str, Any] | None = None,
+        tensor_type: Any = None,
+        ids: tuple[str, ...] = (),
+        targets: int = 0,
+        right: bool = True,
+    ) -> None:
+        self.ids, self.targets, self.right = ids, targets, right
+        super().__init__(data, tensor_type)
 
-        moved: dict[str, Any] = {name: move(getattr(self, name)) for name in _TENSORS}
-        return replace(
-            self,
-            **moved,
-            items={name: item.to(device, non_blocking) for name, item in self.items.items()},
-        )
+    def __getattr__(self, name: str) -> Any:
+        return self.data.get(name) if name in _OPTIONAL else super().__getattr__(name)
 
-    def pin_memory(self) -> Batch:
-        """Called by the data loader when asked to pin."""
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
 
-        def pin(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.pin_memory()
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
-        pinned: dict[str, Any] = {name: pin(getattr(self, name)) for name in _TENSORS}
-        return replace(
-            self,
-            **pinned,
-            items={name: item.pin() for name, item in self.items.items()},
-        )
+    @property
+    def labels(self) -> Int[Tensor, "batch tokens"]:
+        """The labels, none of them learned where the batch carries none."""
+        found: Tensor | None = self.data.get("labels")
+        return torch.full_like(self.input_ids, IGNORE) if found is None else found
+
+    def to(self, *place: Any, **words: Any) -> Batch:
+        """As in transformers: this very batch on another device, its fractions in another dtype."""
+        super().to(*place, **words)
+        if "items" in self:
+            self["items"] = self["items"].to(*place, **words)
+        return self
 
     def inputs(self, mask: bool = True) -> dict[str, Any]:
-        """Keyword arguments of the model's forward.
+        """Keyword arguments of the model's forward, without the labels.
 
         Args:
             mask: without it right-padded batches go unmasked, which changes nothing at real tokens
                 (attention is causal) and admits faster kernels.
         """
-        words: dict[str, Any] = {"input_ids": self.input_ids, "items": self.items}
-        if self.cu_seq_lens is not None:
-            longest = int((self.cu_seq_lens[1:] - self.cu_seq_lens[:-1]).max())
-            words |= {
-                "position_ids": self.position_ids,
-                "cu_seq_lens_q": self.cu_seq_lens,
-                "cu_seq_lens_k": self.cu_seq_lens,
-                "max_length_q": longest,
-                "max_length_k": longest,
-            }
-            if self.branches is not None:
-                words["seen"] = branch_masks(self.branches[0], self.cu_seq_lens)
-        elif mask or not self.right:
-            words["attention_mask"] = self.attention_mask
-        return words
+        out = {"labels"} if mask or not self.right else {"labels", "attention_mask"}
+        return {name: value for name, value in self.items() if name not in out}
 
 
-_TENSORS = ("input_ids", "labels", "attention_mask", "position_ids", "cu_seq_lens", "branches")
+_OPTIONAL = frozenset({"attention_mask", "position_ids", "cu_seq_lens_q", "branches"})
 
 
 def branch_masks(
@@ -151,22 +147,28 @@ def collate(
         else:
             # Generation goes on at the right end of every row, so there padding stands on the left.
             rows.put(sequence, i, longest - lengths[i] if side == "left" else 0)
-    borders = np.cumsum([0, *lengths]).astype(np.int32)
     # The loss predicts a label from the token before it, so a label in the first column is never seen.
     targets = int((rows.labels[:, 1:] != IGNORE).sum())
-    return Batch(
-        input_ids=torch.from_numpy(rows.ids),
-        labels=torch.from_numpy(rows.labels),
+    items, places = _items(sequences, rows, recipe)
+    words: dict[str, Any] = {
+        "input_ids": torch.from_numpy(rows.ids),
+        "item_places": torch.from_numpy(places),
+        "items": items,
+    }
+    if targets or side == "right":
+        words["labels"] = torch.from_numpy(rows.labels)
+    if pack:
         # Packed samples are told apart by borders and positions; a mask would take a square of the row.
-        attention_mask=None if pack else torch.from_numpy(rows.mask),
-        position_ids=torch.from_numpy(rows.positions) if pack else None,
-        cu_seq_lens=torch.from_numpy(borders) if pack else None,
-        items=_items(sequences, rows.starts, recipe),
-        ids=tuple(sequence.id for sequence in sequences),
-        targets=targets,
-        right=side == "right",
-        branches=torch.from_numpy(rows.branches) if apart else None,
-    )
+        words["position_ids"] = torch.from_numpy(rows.positions)
+        borders = torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32))
+        words |= {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders}
+        words |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+    else:
+        words["attention_mask"] = torch.from_numpy(rows.mask)
+    if apart:
+        words["branches"] = torch.from_numpy(rows.branches)
+    ids = tuple(sequence.id for sequence in sequences)
+    return Batch(words, ids=ids, targets=targets, right=side == "right")
 
 
 class _Rows:
@@ -196,8 +198,13 @@ class _Rows:
         self.starts.append(row * self.ids.shape[1] + column)
 
 
-def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict[str, ItemBatch]:
+def _items(
+    sequences: Many[Sequence], rows: _Rows, recipe: Recipe
+) -> tuple[ItemBatches, Int[np.ndarray, "batch tokens"]]:
+    """The items of all sequences by modality, and for every token which feature it takes (0: none)."""
     found: dict[str, ItemBatch] = {}
+    places = np.zeros_like(rows.ids)
+    numbers = 0  # features of earlier modalities
     for k, (name, spec) in enumerate(recipe.modalities.items(), start=1):
         items = [item for sequence in sequences for item in sequence.items.get(name, [])]
         if not items:
@@ -205,8 +212,10 @@ def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict
         # Where each token of an item goes is settled here, on the CPU: on the device a search for holes would
         # make the host wait for it in every step.
         index = np.concatenate(
-            [start + _places(s, k, name) for s, start in zip(sequences, starts, strict=True)]
+            [start + _places(s, k, name) for s, start in zip(sequences, rows.starts, strict=True)]
         )
+        places.reshape(-1)[index] = numbers + 1 + np.arange(len(index))
+        numbers += len(index)
         source = spec.source()
         on: list[int] = []
         before = 0  # items of the source in earlier sequences
@@ -221,11 +230,11 @@ def _items(sequences: Many[Sequence], starts: list[int], recipe: Recipe) -> dict
             tiles=tuple(item.tiles for item in items),
             sizes=tuple(item.size for item in items),
             grids=tuple(item.grid for item in items),
-            index=torch.from_numpy(index),
+            tokens=tuple(item.tokens for item in items),
             on=torch.tensor(on if source else [-1] * len(items)),
             buckets=() if alone else tuple(buckets),
         )
-    return found
+    return ItemBatches(found), places
 
 
 def _buckets(items: list[Item]) -> list[Bucket]:
@@ -249,7 +258,7 @@ def _buckets(items: list[Item]) -> list[Bucket]:
 def _places(sequence: Sequence, k: int, name: str) -> np.ndarray:
     """Holes of the k-th modality in a sequence, each item's own in one piece and as long as the item.
 
-    Splice, on the device, sees only how many there are in all; here is where order is held.
+    Splice, on the device, only gathers; here is where order is held.
 
     Raises:
         SpliceError: items and holes that do not belong together.

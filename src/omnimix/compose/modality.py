@@ -9,7 +9,7 @@ Every family of checkpoints that is read is a setting of that line.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -18,6 +18,7 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omnimix.compose.item_batch import ItemBatch
 from omnimix.config import Spec, part
 from omnimix.connectors.arrange import Arrange
 from omnimix.connectors.base import Connector, ConnectorSpec
@@ -113,83 +114,6 @@ class ModalitySpec(Spec):
 def _worker_steps(encoder: EncoderSpec) -> int:
     early = [i for i, step in enumerate(encoder.steps) if step.works_on != "tensor"]
     return early[-1] + 1 if early else 0
-
-
-@dataclass(frozen=True, eq=False)
-class Bucket:
-    """Items of one shape among the items of a batch; they go through the encoders together.
-
-    Attributes:
-        rows: which items.
-        inputs: for each distinct preparation `[tiles, ...]`, tiles of these items one after another.
-    """
-
-    rows: tuple[int, ...]
-    inputs: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class ItemBatch:
-    """All items of one modality in a batch.
-
-    Attributes:
-        inputs: for each distinct preparation `[tiles, ...]`, tiles of all items one after another; empty
-            where the items differ in shape and lie in `buckets`.
-        tiles: number of tiles of each item.
-        sizes: width and height of each item in pixels.
-        grids: columns and rows of each item's tiles after the first.
-        index: place of every token in the flattened `[batch * tokens]` ids.
-        on: for items that look at another modality, the row of its item batch; -1 where none.
-        buckets: the items by shape, where they differ in it.
-    """
-
-    inputs: tuple[Tensor, ...]
-    tiles: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]
-    grids: tuple[tuple[int, int], ...]
-    index: Tensor
-    on: Tensor
-    buckets: tuple[Bucket, ...] = ()
-
-    def tensors(self) -> list[Tensor]:
-        """All that was prepared, whatever its shapes."""
-        return [*self.inputs, *(tensor for bucket in self.buckets for tensor in bucket.inputs)]
-
-    def alike(self) -> list[tuple[tuple[int, ...], ItemBatch]]:
-        """The items by shape: which they are, and a batch of these alone (without places)."""
-        return [
-            (
-                bucket.rows,
-                replace(
-                    self,
-                    inputs=bucket.inputs,
-                    tiles=tuple(self.tiles[row] for row in bucket.rows),
-                    sizes=tuple(self.sizes[row] for row in bucket.rows),
-                    grids=tuple(self.grids[row] for row in bucket.rows),
-                    buckets=(),
-                ),
-            )
-            for bucket in self.buckets
-        ]
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> ItemBatch:
-        return replace(
-            self,
-            inputs=tuple(change(tensor) for tensor in self.inputs),
-            index=change(self.index),
-            on=change(self.on),
-            buckets=tuple(
-                replace(bucket, inputs=tuple(change(tensor) for tensor in bucket.inputs))
-                for bucket in self.buckets
-            ),
-        )
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> ItemBatch:
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin(self) -> ItemBatch:
-        """The same in page-locked memory, for copies that overlap with work on a CUDA device."""
-        return self._each(lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,23 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    GenerationMixin,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from omnimix import _transformers, versions
-from omnimix.compose import adapters, modality, recipe as recipes
-from omnimix.compose.modality import Encoded, ItemBatch, Modality
+from omnimix.compose import adapters, modality, recipe as recipes, remote
+from omnimix.compose.batch import branch_masks
+from omnimix.compose.generating import ItemGenerationMixin, behind_prompt
+from omnimix.compose.item_batch import ItemBatch, ItemBatches
+from omnimix.compose.modality import Encoded, Modality
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE
 from omnimix.compose.splice import splice
 from omnimix.encoders.base import device_dtype
+from omnimix.errors import SpliceError
 
 
 class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -53,6 +58,7 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 words.setdefault(name, getattr(text, name, None))
             words.setdefault("tie_word_embeddings", getattr(text, "tie_word_embeddings", False))
+        words["auto_map"] = remote.auto_map()
         super().__init__(**words)
 
     def parsed(self) -> Recipe:
@@ -70,12 +76,21 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
         words.pop("_checked", None)
         return words
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
+        """As in transformers, with the file that its `auto_map` names."""
+        super().save_pretrained(save_directory, *args, **words)
+        remote.write(Path(save_directory))
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = None) -> None:
+        """Nothing: the file beside the weights imports this class and is not to be replaced by it."""
+
     def get_text_config(self, *_: Any, **__: Any) -> Any:
         """The language model's configuration, which generation asks for cache sizes."""
         return self.parsed().language.hf_config() if self.recipe else self
 
 
-class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
     """Modalities, splice, language model. Parameter names: `image.branches.0...`, `language...`.
 
     Build one with `MultimodalLM.from_recipe(recipe)`; `save_pretrained` and `from_pretrained` work as in
@@ -104,9 +119,9 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         super().__init__(config)
         self.recipe = config.parsed()
         language_config = self.recipe.language.hf_config()
-        width = int(language_config.get_text_config().hidden_size)
+        self.width = int(language_config.get_text_config().hidden_size)
         self.modalities = list(self.recipe.modalities)
-        for name, module in modality.build(self.recipe.modalities, width).items():
+        for name, module in modality.build(self.recipe.modalities, self.width).items():
             self.add_module(name, module)
         self.language: Any = self.recipe.language.build()
         adapters.inject(self, self.recipe.adapters, self.get_output_embeddings())
@@ -183,13 +198,17 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         if restore is not None:
             restore()
 
-    def encode(self, items: dict[str, ItemBatch]) -> dict[str, Encoded]:
-        """Features of all items, modality by modality in the recipe's order."""
+    def encode(self, items: Mapping[str, ItemBatch]) -> dict[str, Encoded]:
+        """What the modalities give for all items, in the recipe's order.
+
+        Raises:
+            SpliceError: more or fewer features than places were left for.
+        """
         done: dict[str, Encoded] = {}
         for name in self.modalities:
             if name not in items:
                 continue
-            batch = items[name]
+            batch = items[name].to(self.device)
             source = self.recipe.modalities[name].source()
             seen: Tensor | None = None
             if source is not None:
@@ -197,26 +216,59 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 assert found is not None
                 seen = found[batch.on]
             done[name] = self.modality(name)(batch, seen)
+            if len(done[name].tokens) != sum(batch.tokens):
+                raise SpliceError(
+                    f"{len(done[name].tokens)} features of {name!r} for {sum(batch.tokens)} places",
+                    hint="weave the samples with the recipe of this very model",
+                )
         return done
 
-    def embed(
-        self, input_ids: Int[Tensor, "batch tokens"], items: dict[str, ItemBatch] | None = None
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Embeddings of the text with the items in their places."""
-        return self.fill(input_ids, self.encode(items or {}), items or {})
+    def features(
+        self, items: ItemBatches, encoded: dict[str, Encoded] | None = None
+    ) -> Float[Tensor, "features width"]:
+        """Of all items one after another, as `item_places` counts them.
 
-    def fill(
+        Args:
+            encoded: what the modalities gave, where it is at hand.
+        """
+        if items.features is not None:
+            return items.features
+        tokens = [one.tokens for one in (encoded or self.encode(items)).values()]
+        nothing = torch.zeros(0, self.width, device=self.device)
+        found = torch.cat(tokens) if tokens else nothing
+        if items.keeps:
+            items.features = found
+        return found
+
+    def embed(
         self,
         input_ids: Int[Tensor, "batch tokens"],
-        encoded: dict[str, Encoded],
-        items: dict[str, ItemBatch],
+        items: ItemBatches | None = None,
+        item_places: Int[Tensor, "rows columns"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """The same with items that are encoded already."""
-        table: nn.Module = self.get_input_embeddings()
-        embeddings: Tensor = table(input_ids)
-        for name, found in encoded.items():
-            embeddings = splice(embeddings, found.tokens, items[name].index, name)
-        return embeddings
+        """Embeddings of the text with the items in their places."""
+        return self._filled(self.get_input_embeddings()(input_ids), items, item_places)
+
+    def _filled(
+        self,
+        embeddings: Float[Tensor, "batch tokens width"],
+        items: ItemBatches | None,
+        item_places: Int[Tensor, "rows columns"] | None,
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Embeddings with the items in their places.
+
+        Raises:
+            SpliceError: items without places, places without items, or what does not fit together.
+        """
+        if not items and item_places is None:
+            return embeddings
+        if items is None or item_places is None:
+            given, missing = ("item_places", "items") if items is None else ("items", "item_places")
+            raise SpliceError(
+                f"{given} without {missing}",
+                hint="hand on both, as the processor gave them (`model(**batch)`)",
+            )
+        return splice(embeddings, self.features(items), item_places)
 
     def forward(
         self,
@@ -225,7 +277,9 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        items: dict[str, ItemBatch] | None = None,
+        items: ItemBatches | None = None,
+        item_places: Tensor | None = None,
+        branches: Tensor | None = None,
         num_items_in_batch: int | Tensor | None = None,
         **words: Any,
     ) -> Any:
@@ -237,7 +291,12 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             input_ids: `[batch, tokens]`, any id in the holes.
             attention_mask: `[batch, tokens]`, 0 at padding.
             labels: `[batch, tokens]`, not shifted, -100 where nothing is learned.
+            inputs_embeds: `[batch, tokens, width]` in place of ids; items are put into them as well. They may
+                begin with learned vectors that `item_places` do not count.
             items: what fills the holes.
+            item_places: `[batch, tokens]`, 0 for text, else one more than the number of the feature that
+                stands there.
+            branches: `[1, tokens]` of a packed batch, see `Batch`.
             num_items_in_batch: what to divide the summed loss by; default the learned tokens here.
             words: what else generation hands on (the cache among it), for the language model as it is.
 
@@ -247,7 +306,13 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """
         if inputs_embeds is None:
             assert input_ids is not None
-            inputs_embeds = self.embed(input_ids, items)
+            inputs_embeds = self.embed(input_ids, items, item_places)
+        else:
+            if item_places is not None:
+                item_places = behind_prompt(item_places, inputs_embeds)
+            inputs_embeds = self._filled(inputs_embeds, items, item_places)
+        if branches is not None:
+            words["seen"] = branch_masks(branches[0], words["cu_seq_lens_q"])
         output = self.language(
             inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
             attention_mask=attention_mask,
@@ -259,25 +324,9 @@ class MultimodalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         loss = token_loss(output.logits, labels, num_items_in_batch)
         return type(output)(loss=loss, **output)  # made anew, so that the loss comes first
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        items: dict[str, ItemBatch] | None = None,
-        past_key_values: Any = None,
-        cache: Any = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Items enter with the prompt alone; later steps carry the new tokens and the cache.
-
-        Which name the cache has depends on the installed transformers, and `generate` refuses words that
-        it reads in no signature: both stand in this one, and `kwargs` is a name that it looks for.
-        """
-        caches = {"past_key_values": past_key_values, "cache": cache}
-        ready: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids, **{name: one for name, one in caches.items() if one is not None}, **kwargs
-        )
-        ready["items"] = items if _transformers.run_whole(input_ids, ready) else None
-        return ready
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = None) -> None:
+        """Nothing, as `OmnimixConfig` says."""
 
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
         """As in transformers; the recipe is written beside the weights."""
@@ -304,5 +353,11 @@ def token_loss(
 
 
 AutoConfig.register("omnimix", OmnimixConfig, exist_ok=True)
-AutoModel.register(OmnimixConfig, MultimodalLM, exist_ok=True)
-AutoModelForCausalLM.register(OmnimixConfig, MultimodalLM, exist_ok=True)
+for _auto in (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+):
+    _auto.register(OmnimixConfig, MultimodalLM, exist_ok=True)
+_transformers.answers_in_pipelines(OmnimixConfig.model_type, MultimodalLM.__name__)

@@ -16,7 +16,7 @@ from omnimix.errors import SampleError
 from omnimix.media.opening import MediaOpener
 from omnimix.media.tiles import View
 from omnimix.prompts.coordinates import ParsedRegions
-from omnimix.types import Media, Part, Region, Sample, Turn, check_region
+from omnimix.types import Media, Part, Region, Sample, Turn, check_given
 
 Way: TypeAlias = Literal["tokens", "text", "marks"]
 WAYS: tuple[str, ...] = ("tokens", "text", "marks")
@@ -144,7 +144,7 @@ def _drawn(recipe: Recipe, marks: Marks, sample: Sample, asked: list[Media]) -> 
         assert isinstance(opens, MediaOpener)
         picture = opens.once(pictures[index])
         for number, region in regions:
-            check_region(region, picture.width, picture.height, f"region {number}")
+            check_given(region, picture.width, picture.height, f"region {number}")
         drawn[pictures[index]] = Media.image(
             marks.draw(picture, regions), label=pictures[index].label
         )
@@ -169,7 +169,7 @@ def written(recipe: Recipe, regions: Sequence[Region], view: View, labels: bool)
         RegionError: one that does not lie on the picture.
     """
     for region in regions:
-        check_region(region, *view.size)
+        check_given(region, *view.size)
     return recipe.coordinates.write(regions, view, labels=labels)
 
 

@@ -1,34 +1,40 @@
-"""The processor: everything between a sample and a batch, saved beside the weights."""
+"""The processor: everything between a sample, a text or messages and a batch, saved beside the weights."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence as Many
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from transformers import AutoProcessor
+from huggingface_hub import snapshot_download
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
-from omnimix.compose import modality, recipe as recipes
-from omnimix.compose.batch import Batch, collate
+from omnimix.compose import messages, modality, recipe as recipes, remote
+from omnimix.compose.batch import Batch
+from omnimix.compose.conversing import Conversing
 from omnimix.compose.model import OmnimixConfig
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.sequence import Sequence
 from omnimix.compose.weave import Weaver
-from omnimix.errors import CheckpointError, RecipeError
-from omnimix.language.tokenizer import Tokenizer
+from omnimix.errors import CheckpointError, OmnimixError, RecipeError
+from omnimix.language.fast import fast_tokenizer
+from omnimix.language.tokenizer import Tokenizer, end_tokens
 from omnimix.media.files import Place, found, looking_in
+from omnimix.prompts import chat_template
 from omnimix.prompts.template import Template
 from omnimix.types import Sample
 
 
-class Processor:
-    """Weaver and tokenizer of a recipe. Cheap to pickle: holds no weights.
+class Processor(Conversing):
+    """Weaver and tokenizer of a recipe, a processor of transformers. Cheap to pickle: holds no weights.
 
     Args:
         recipe: the model's.
-        tokenizer: of the language model.
+        tokenizer: of the language model, as weaving needs it; `self.tokenizer` is transformers' form of it.
         tokens_per_tile: of the built model; counted on the meta device where left out.
         folders: where files lie that steps name, such as the tokenizer of an encoder of texts.
     """
@@ -53,7 +59,7 @@ class Processor:
             tokens_per_tile = {name: part.tokens_per_tile for name, part in parts.items()}
         context = recipe.model_max_length or getattr(config, "max_position_embeddings", None)
         self.recipe = recipe
-        self.tokenizer = tokenizer
+        self.chat_template = chat_template.typed(recipe.template)
         self.weave = Weaver(recipe, tokenizer, tokens_per_tile, context, folders)
 
     def with_template(self, template: Template) -> Processor:
@@ -63,7 +69,21 @@ class Processor:
     def with_recipe(self, recipe: Recipe) -> Processor:
         """The same with other words that change neither the weights nor the number of tokens."""
         weave = self.weave
-        return type(self)(recipe, self.tokenizer, weave.tokens_per_tile, weave.folders)
+        return type(self)(recipe, weave.tokenizer, weave.tokens_per_tile, weave.folders)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer as transformers knows it, for decoding, `stop_strings` and whoever looks for one.
+
+        Raises:
+            RecipeError: a tokenizer that has no such form.
+        """
+        return fast_tokenizer(self.weave.tokenizer, self.chat_template)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What a batch holds for the model."""
+        return ["input_ids", "attention_mask", "item_places", "items"]
 
     @classmethod
     def from_recipe(
@@ -96,13 +116,29 @@ class Processor:
         return cls(recipe, tokenizer, tokens_per_tile, looked)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **_: Any) -> Processor:
-        """From a folder that `save_pretrained` wrote.
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, revision: str | None = None, **words: Any
+    ) -> Processor:
+        """From a folder that `save_pretrained` wrote, or a repository of the hub with what lies in one.
+
+        Args:
+            words: of those that transformers hands on, `cache_dir`, `token` and `local_files_only` count.
 
         Raises:
             CheckpointError: the folder holds no recipe.
         """
-        file = Path(folder) / "recipe.yaml"
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.exists() and not folder.is_absolute():
+            known = ("cache_dir", "token", "local_files_only")
+            folder = Path(
+                snapshot_download(
+                    str(pretrained_model_name_or_path),
+                    revision=revision,
+                    ignore_patterns=["*.safetensors"],
+                    **{word: words[word] for word in known if words.get(word) is not None},
+                )
+            )
+        file = folder / "recipe.yaml"
         if not file.is_file():
             raise CheckpointError(
                 "no model: recipe.yaml is missing",
@@ -111,35 +147,103 @@ class Processor:
             )
         return cls.from_recipe(recipes.load(file), folder)
 
-    def save_pretrained(self, folder: str | Path, **_: Any) -> None:
-        """Write tokenizer, recipe and the files that its steps name into a folder."""
-        place = Path(folder)
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
+        """Write tokenizer, recipe and the files that its steps name into a folder.
+
+        Beside them what transformers reads: the tokenizer in its form, where it has one, and what ends an answer,
+        into the `generation_config.json` of the model that was saved there.
+        """
+        place = Path(save_directory)
         place.mkdir(parents=True, exist_ok=True)
         (place / "recipe.yaml").write_text(recipes.dump(self.recipe))
-        name = self.tokenizer.save(place)
-        if self.recipe.tokenizer is not None and self.recipe.tokenizer.path != name:
-            (place / name).rename(place / Path(self.recipe.tokenizer.path).name)
+        with contextlib.suppress(RecipeError):  # a tokenizer that is of our own alone
+            self.tokenizer.save_pretrained(place)
+        # Ours last: transformers adds words to the file that are not the recipe's.
+        name = self.weave.tokenizer.save(place)
+        if self.recipe.tokenizer is not None and Path(self.recipe.tokenizer.path).name != name:
+            shutil.copyfile(place / name, place / Path(self.recipe.tokenizer.path).name)
+        remote.write(place)
+        config = {"auto_map": {"AutoProcessor": remote.auto_map()["AutoProcessor"]}}
+        (place / "processor_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        self._write_ends(place / "generation_config.json")
         with looking_in(self.weave.folders):
             for file in self.recipe.files():
                 if not (place / file).is_file():
                     (place / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(found(file), place / file)
 
-    def batch(
-        self,
-        sequences: Many[Sequence],
-        side: Literal["left", "right"] = "right",
-        pack: bool = False,
-        multiple: int = 1,
-    ) -> Batch:
-        """Collate woven samples."""
-        return collate(sequences, self.recipe, self.tokenizer.pad, side, pack, multiple)
+    def _write_ends(self, file: Path) -> None:
+        """Tokens that end an answer, into the words of generation; strings that do need a tokenizer there."""
+        words = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        words.pop("_from_model_config", None)
+        tokenizer = self.weave.tokenizer
+        ends = end_tokens(tokenizer, self.recipe.template.stop_strings)
+        words |= {"eos_token_id": list(ends) or None, "pad_token_id": tokenizer.pad}
+        file.write_text(json.dumps(words, indent=2, sort_keys=True) + "\n")
 
-    def __call__(self, samples: Many[Sample] | Sample, open_answer: bool = False) -> Batch:
-        """Samples straight to a batch; padded on the left where an answer is to be written."""
-        many = [samples] if isinstance(samples, Sample) else samples
-        woven = self.weave.many(many, open_answer=open_answer)
-        return self.batch(woven, "left" if open_answer else "right")
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = None) -> None:
+        """Nothing: the file beside the weights imports this class and is not to be replaced by it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the processor is made of."""
+        return {"recipe": self.recipe.dump()}
+
+    def __call__(
+        self,
+        samples: Many[Sample] | Sample | Many[str] | str | None = None,
+        open_answer: bool = False,
+        *,
+        text: Many[str] | str | None = None,
+        images: Any = None,
+        audio: Any = None,
+        videos: Any = None,
+        regions: Any = None,
+        documents: Any = None,
+        **words: Any,
+    ) -> Batch:
+        """Samples straight to a batch, or texts with what they are about, as transformers hands them over.
+
+        Padding stands on the left where an answer is to be written. A text with marks (`<image>`), or without items,
+        is the prompt as the model reads it, what `apply_chat_template` wrote for instance. A text beside items that
+        it does not mark is a question, and the recipe's style is put around it.
+
+        Args:
+            samples: `Sample`s; texts are taken as `text`.
+            open_answer: of samples, whether the model shall answer.
+            images, audio, videos, regions, documents: one item, a list for all texts, or a list for each text, in
+                any form that `Media` takes. Nothing is fetched.
+            words: `padding_side`, `pad_to_multiple_of`, `max_length` with `truncation` (a longer row is refused,
+                nothing is cut), `add_special_tokens` (the begin token in front of a prompt), `sampling_rate`.
+
+        Raises:
+            OmnimixError: words, items or samples that cannot be used.
+        """
+        given = [samples] if isinstance(samples, str | Sample) else samples
+        if given and all(isinstance(one, str) for one in given):
+            text, given = [str(one) for one in given], None
+        if given is not None:
+            many = [one for one in given if isinstance(one, Sample)]
+            woven = self.weave.many(many, open_answer=open_answer)
+            return self.batch(woven, "left" if open_answer else "right")
+        if text is None:
+            raise OmnimixError("neither text nor samples", hint="give text= (and images= ...)")
+        if (rate := words.pop("sampling_rate", None)) is not None and audio is not None:
+            sounds = audio if isinstance(audio, list) else [audio]
+            audio = [(one, rate) if hasattr(one, "shape") else one for one in sounds]
+        items = {
+            "image": images,
+            "audio": audio,
+            "video": videos,
+            "document": documents,
+            "region": regions,
+        }
+        bos, eos = self._written("bos"), self._written("eos")
+        texts = [text] if isinstance(text, str) else text
+        asked = messages.of_texts(texts, items, self.recipe.template, bos, eos)
+        begins = words.pop("add_special_tokens", True)
+        return self._batch([self._woven(one, begins) for one in asked], asked, **words)
 
 
 AutoProcessor.register(OmnimixConfig, Processor, exist_ok=True)
+AutoTokenizer.register(OmnimixConfig, fast_tokenizer_class=PreTrainedTokenizerFast, exist_ok=True)

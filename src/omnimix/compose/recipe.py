@@ -17,7 +17,7 @@ from omnimix.errors import RecipeError
 from omnimix.language.causal_lm import CausalLM
 from omnimix.language.tokenizer import TokenizerSpec
 from omnimix.prompts.coordinates import Codec, Coordinates
-from omnimix.prompts.template import Template, by_name
+from omnimix.prompts.template import Template, by_name, names as styles
 from omnimix.registry import (
     ARRANGES,
     CODECS,
@@ -222,7 +222,7 @@ def _differs(a: Any, b: Any, place: str, called: tuple[str, str]) -> str | None:
 
 def schema() -> dict[str, Any]:
     """JSON schema of recipe files, for editors."""
-    return config.json_schema(
+    whole = config.json_schema(
         Recipe,
         {
             "Step": STEPS,
@@ -236,3 +236,15 @@ def schema() -> dict[str, Any]:
             "Opener": OPENERS,
         },
     )
+    definitions = whole.pop("$defs")
+    definitions["Template"] = {"anyOf": [definitions["Template"], {"enum": styles()}]}
+    # A recipe over another says what differs, so that only its outermost words can be told.
+    words = dict.fromkeys(whole["properties"], True) | {"base": {"type": "string"}}
+    return {
+        "$defs": definitions,
+        "title": whole["title"],
+        "type": "object",
+        "properties": words,
+        "additionalProperties": False,
+        "anyOf": [{"required": ["base"]}, whole],
+    }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from omnimix.errors import SpliceError
 
@@ -11,28 +13,34 @@ from omnimix.errors import SpliceError
 def splice(
     embeddings: Float[Tensor, "batch tokens width"],
     features: Float[Tensor, "given width"],
-    index: Int[Tensor, "places"],
-    name: str = "item",
+    places: Int[Tensor, "rows columns"],
 ) -> Float[Tensor, "batch tokens width"]:
     """Put features into the places that weave left for them.
 
-    Only their number is checked: which feature belongs where is settled on the CPU by `collate`, which
-    refuses items that do not fit their holes. Looking at the places here would make the device wait.
+    A gather: rows may take the same feature, and its gradient is then the sum of theirs. Which feature belongs
+    where was settled by `collate`; nothing here makes the host wait for a CUDA device.
 
     Args:
         embeddings: of the text; holes hold anything.
-        features: of one modality, in the order of their holes.
-        index: places in the flattened `[batch * tokens]`.
-        name: of the modality, for the message.
+        features: of all items of all modalities, in their order.
+        places: for every token 0 where it is text, else one more than the number of the feature it takes.
 
     Raises:
-        SpliceError: the numbers differ, so the sample was woven for another recipe.
+        SpliceError: places of other rows than the embeddings, or a place beyond the features (which a CUDA device
+            reports in its own words).
     """
-    if index.shape[0] != features.shape[0]:
+    if places.shape != embeddings.shape[:2]:
         raise SpliceError(
-            f"{features.shape[0]} features of {name!r} for {index.shape[0]} places",
-            hint="weave the samples with the recipe of this very model",
+            f"item_places are {list(places.shape)}, the tokens {list(embeddings.shape[:2])}",
+            hint="cut, repeat and pad item_places (with 0) as input_ids are",
         )
-    flat = embeddings.flatten(0, 1)
-    filled: Tensor = flat.index_copy(0, index, features.to(flat.dtype))
-    return filled.view(embeddings.shape)
+    # A first row stands for text: nothing is read from it, and nothing flows back into it.
+    table = torch.cat([features.new_zeros(1, features.shape[1]), features]).to(embeddings.dtype)
+    try:
+        found = functional.embedding(places, table, padding_idx=0)
+    except IndexError:
+        raise SpliceError(
+            f"item_places name feature {int(places.max())}, and the items have {len(features)}",
+            hint="give the items of the very batch that the rows come from",
+        ) from None
+    return torch.where((places > 0).unsqueeze(-1), found, embeddings)

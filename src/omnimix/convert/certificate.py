@@ -51,7 +51,7 @@ def answers(model: MultimodalLM, processor: Processor, picture: np.ndarray) -> d
     woven = processor.weave(Sample((Turn("user", tuple(content)),), "probe"), True)
     batch = processor.batch([woven], "left").to(next(model.parameters()).device)
     with torch.inference_mode():
-        embeddings = model.embed(batch.input_ids, batch.items)
+        embeddings = model.embed(batch.input_ids, batch["items"], batch.item_places)
         logits = model(**batch.inputs()).logits
     return {
         "ids": torch.from_numpy(woven.ids),

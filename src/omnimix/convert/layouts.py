@@ -101,7 +101,7 @@ def _merged(model: MultimodalLM, processor: Processor, found: Path) -> Processor
             hint="use it as it is, or name the folder of the model with adapters",
         )
     model.merge()
-    return Processor(model.recipe, processor.tokenizer, model.tokens_per_tile)
+    return Processor(model.recipe, processor.weave.tokenizer, model.tokens_per_tile)
 
 
 def _proven(place: Path, expected: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[Check]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from omnimix.data.sources import Source, SourceSpec, picture_in, some_records
-from omnimix.errors import SampleError
-from omnimix.types import Media, Part, Sample, Turn
-
-MARK = "<image>"
-ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant"}
+from omnimix.data.base import Source, SourceSpec
+from omnimix.data.containers import JsonRows
+from omnimix.data.placing import Strictness
+from omnimix.data.roots import Roots, is_none
+from omnimix.data.rows import RowSource
+from omnimix.data.talks import LlavaFormat, turns_of
+from omnimix.types import text_of
 
 
 class LlavaRecords(SourceSpec):
-    """A JSON list (or JSON lines) of records in the form of LLaVA.
-
-    `{"id": "7", "image": "a/b.jpg", "conversations": [{"from": "human", "value": "<image>\\nHow many?"},
-    {"from": "gpt", "value": "Two."}]}`; `image` may be a list, and may be missing.
+    """A JSON list (or JSON lines) of records in the form of LLaVA (see `LlavaFormat`).
 
     Attributes:
         path: the file.
@@ -31,89 +29,40 @@ class LlavaRecords(SourceSpec):
     kind: Literal["llava"] = "llava"
     path: str
     images: str | None = None
-    marks: Literal["strict", "loose"] = "strict"
+    marks: Strictness = "strict"
 
     def open(self, folder: Path) -> Source:
         path = folder / self.path
         return Conversations(path, folder / self.images if self.images else path.parent, self.marks)
 
 
-class Conversations(Source):
-    """The file is read once, pictures when they are asked for."""
+class Conversations(RowSource):
+    """Records are read when they are asked for, pictures when the sample is woven."""
 
-    def __init__(self, path: Path, images: Path, marks: str) -> None:
-        self.path = path
-        self.images = images.resolve()
-        self.marks = marks
-        self.records = some_records(path)
-        self.length = len(self.records)
+    def __init__(self, path: Path, images: Path, marks: Strictness) -> None:
+        super().__init__(JsonRows(path), LlavaFormat(marks=marks), Roots(images))
 
     def extent(self, index: int) -> tuple[bool, int]:
         """Words of all turns, marks counted, as the published trainers count them."""
         record = self.record(index)
-        words = sum(len(str(turn["value"]).split()) for turn in record["conversations"])
-        return "image" in record, words
-
-    def __getitem__(self, index: int) -> Sample:
-        record = self.record(index)
-        where = self.where(index)
-        files = record.get("image")
-        files = [] if files is None else files if isinstance(files, list) else [files]
-        pictures = [self.picture(str(file), where) for file in files]
-        marks = sum(str(turn["value"]).count(MARK) for turn in record["conversations"])
-        if self.marks == "strict" and marks != len(pictures):
-            raise SampleError(
-                f"{marks} marks {MARK} for {len(pictures)} pictures",
-                where=where,
-                hint="write one mark for each picture, or read the file with marks: loose",
-            )
-        turns: list[Turn] = []
-        waiting = list(pictures)
-        for turn in record["conversations"]:
-            role = ROLES.get(turn["from"], turn["from"])
-            content: list[Part] = []
-            for i, text in enumerate(str(turn["value"]).split(MARK)):
-                if i and waiting and role == "user":
-                    content.append(waiting.pop(0))
-                content.append(text)
-            turns.append(Turn(role, tuple(part for part in content if part != "")))
-        if waiting:
-            first = next(i for i, turn in enumerate(turns) if turn.role == "user")
-            turns[first] = Turn("user", (*waiting, *turns[first].content))
-        return Sample(tuple(turns), str(record.get("id", where)))
-
-    def where(self, index: int) -> str:
-        """A record's place in the file, for messages."""
-        return f"{self.path.name}: record {index + 1}"
+        return not is_none(record.get("image")), words_of(record, self.where(index))
 
     def record(self, index: int) -> dict[str, Any]:
-        """A record, checked to be a conversation."""
-        return conversation(self.records[index], self.where(index))
-
-    def picture(self, name: str, where: str) -> Media:
-        """A picture of the folder; it is not opened yet.
+        """A record, checked to be a conversation.
 
         Raises:
-            SampleError: the path leads out of the folder.
+            SampleError: it is none.
         """
-        return picture_in(self.images, name, where)
+        record, where = self.rows[index], self.where(index)
+        turns_of(record if isinstance(record, dict) else {}, where)
+        return dict(record)
 
 
-def conversation(record: Any, where: str, least: int = 0) -> dict[str, Any]:
-    """A record, checked to hold a conversation of at least so many turns.
+def words_of(record: dict[str, Any], where: str) -> int:
+    """Words of all turns of a record."""
+    turns = record["conversations"]
+    return sum(len(text_of(t["value"], f"turn {i}", where).split()) for i, t in enumerate(turns, 1))
 
-    Raises:
-        SampleError: it holds none.
-    """
-    turns = record.get("conversations") if isinstance(record, dict) else None
-    if (
-        not isinstance(turns, list)
-        or len(turns) < least
-        or not all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns)
-    ):
-        raise SampleError(
-            "not a record in the form of LLaVA",
-            where=where,
-            hint='write {"conversations": [{"from": "human", "value": ...}, ...]}',
-        )
-    return dict(record)
+
+Llava = LlavaRecords
+"""Its earlier name, which scripts import."""

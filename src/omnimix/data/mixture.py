@@ -7,16 +7,18 @@ the same batches and a resumed run goes on exactly where it stopped.
 from __future__ import annotations
 
 import math
+import os
 import random
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from zlib import crc32
 
 import torch
-from pydantic import Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch.utils.data import DataLoader, Dataset
 
 from omnimix.compose.batch import Batch
@@ -24,20 +26,29 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import weave_apart
 from omnimix.compose.sequence import Sequence
 from omnimix.config import Spec, part
+from omnimix.data.containers import reading
 from omnimix.data.sources import Source, SourceSpec
-from omnimix.errors import OmnimixError, RecipeError, SampleError
+from omnimix.errors import OmnimixError, RecipeError
 from omnimix.registry import DATASETS
 from omnimix.types import Sample
+
+
+def _rows(value: Any) -> Any:
+    """A path alone, or words without a `kind`, are rows whose format is found."""
+    if isinstance(value, str) and value not in DATASETS and {".", "/"} & set(value):
+        value = {"path": value}
+    return {"kind": "rows", **value} if isinstance(value, Mapping) and "path" in value else value
 
 
 class MixturePart(Spec):
     """One dataset of a mixture and its share.
 
     Attributes:
+        data: a dataset by its words; without `kind`, or as a path alone, rows whose format is found.
         apart: the questions of a conversation see its pictures and not one another; needs packed batches.
     """
 
-    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS)]
+    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS), BeforeValidator(_rows)]
     weight: float = Field(default=1.0, gt=0)
     apart: bool = False
 
@@ -136,8 +147,6 @@ class Dropped:
     first: list[str] = field(default_factory=list)
 
 
-NO_RECORD = "no record of a whole batch can be used"
-
 Share: TypeAlias = tuple[int, int]
 """Which of how many ranks this is; it reads every so-manyeth record of a batch."""
 
@@ -148,9 +157,8 @@ Read: TypeAlias = tuple[Batch | None, list[str]]
 class Batches(Dataset[Read]):
     """Batch `n` of a stage: places `n * size ...` of the mixture, woven and collated.
 
-    A record that cannot be used is left out and named in the second value; a batch without any usable
-    record raises. Of several ranks each reads its share, and one without a usable record gives None: the
-    batch is the same whatever the number of ranks.
+    A record that cannot be used is left out and named in the second value; without any usable record there is
+    no batch. Of several ranks each reads its share: the batch is the same whatever their number.
     """
 
     def __init__(
@@ -191,13 +199,8 @@ class Batches(Dataset[Read]):
                 sequences.append(self._woven(place, self.draw(n, place)))
             except OmnimixError as error:
                 dropped.append(error.sentence())
-        if not sequences and (world > 1 or not places):
-            return None, dropped
         if not sequences:
-            raise SampleError(
-                f"{NO_RECORD}; the first says: {dropped[0]}",
-                where=f"places {places[0]} to {places[-1]}",
-            )
+            return None, dropped
         return self.processor.batch(
             sequences, pack=self.pack, multiple=1 if self.pack else 16
         ), dropped
@@ -212,7 +215,10 @@ class Batches(Dataset[Read]):
         return crc32(f"{self.mixture.seed}/draw/{place}".encode())  # places never come twice
 
     def _woven(self, place: int, draw: int) -> Sequence:
-        sample = drawn(self.mixture[place], draw)
+        with reading(f"place {place}"):
+            return self._woven_sample(place, drawn(self.mixture[place], draw))
+
+    def _woven_sample(self, place: int, sample: Sample) -> Sequence:
         if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
             return weave_apart(self.processor.weave, sample)
         source = self.mixture.source(place) if isinstance(self.mixture, Mixture) else self.mixture
@@ -246,6 +252,15 @@ def _first(values: list[Read]) -> Read:
 def _begin(_: int) -> None:
     torch.set_num_threads(1)  # workers prepare pictures; the main process has the cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which saves first
+    # So is SIGTERM, which schedulers send to all processes of a job; the parent's own ends the worker.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while True:
+        if signal.sigwaitinfo([signal.SIGTERM]).si_pid == os.getppid():
+            os._exit(0)
 
 
 def loader(batches: Batches, workers: int, pin: bool = False) -> Iterator[Read]:

@@ -13,7 +13,7 @@ from omnimix.compose.processor import Processor
 from omnimix.data import length_groups, orders
 from omnimix.data.mixture import Batches, Share
 from omnimix.data.sources import Source
-from omnimix.errors import TrainError
+from omnimix.errors import OmnimixError, TrainError
 
 Order: TypeAlias = Literal[
     "mixture", "shuffled", "by_modality", "by_length", "like_length", "by_kind"
@@ -40,7 +40,7 @@ def _orders(
     @cache
     def extents() -> list[tuple[bool, int]]:
         # Asking for an extent may open the record: only an order that goes by it does.
-        return [source.extent(i) for i in range(records)]
+        return [_extent(source, i) for i in range(records)]
 
     def by_modality(epoch: int) -> list[int]:
         pictures, words = [e[0] for e in extents()], [e[1] for e in extents()]
@@ -65,6 +65,14 @@ def _orders(
     return {
         each.__name__: each for each in (by_modality, by_length, like_length, by_kind, shuffled)
     }
+
+
+def _extent(source: Source, index: int) -> tuple[bool, int]:
+    """Of a record; one that cannot be read counts as empty here, and is left out and named when it is read."""
+    try:
+        return source.extent(index)
+    except OmnimixError:
+        return False, 0
 
 
 class Rounds:

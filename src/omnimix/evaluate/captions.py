@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TypeAlias
 
-from omnimix.evaluate.measure import Measure, Reference, Score
+from omnimix.evaluate.measure import Measure, Reference, Score, worded
 from omnimix.generate.answers import Answer
 
 ORDERS = 4
@@ -94,6 +94,9 @@ def _similar(ours: Grams, truth: Grams, having: Counter[tuple[str, ...]], items:
 
 class Cider(Measure):
     """CIDEr of all captions; it needs several records, since rare words weigh by how few records have them."""
+
+    def check(self, reference: Reference) -> None:
+        worded(reference)
 
     def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
         given = {str(i): answer.text for i, answer in enumerate(predictions)}

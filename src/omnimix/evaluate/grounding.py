@@ -52,24 +52,39 @@ def is_right(answer: str, box: Box, width: int, height: int) -> bool:
     return shown.iou(squared(box, width, height)) >= ENOUGH
 
 
-class Referring(Each):
-    """The share of answers whose first box overlaps the true one by half.
+class _OneBox(Each):
+    """A measure of answers to records where one box is right."""
 
-    The box is what the model's own convention reads. Where that reads none, the first bracket counts as
-    fractions of the padded square, half open ones too: so do the published scripts.
-    """
-
-    pictured = True
-
-    def one(self, prediction: Answer, reference: Reference) -> float:
+    def check(self, reference: Reference) -> None:
         if len(reference.boxes) != 1:
             raise SampleError(
                 f"the record has {len(reference.boxes)} boxes where one is right",
                 where=reference.name,
                 hint='let its last turn hold one: {"box": [left, top, right, bottom]}',
             )
+
+
+class Referring(_OneBox):
+    """The share of answers whose first box overlaps the true one by half.
+
+    The box is what the model's own convention reads. Where that reads none, the first bracket counts as
+    fractions of the padded square, half open ones too: so do the published scripts.
+    """
+
+    def one(self, prediction: Answer, reference: Reference) -> float:
+        self.check(reference)
         (true,) = reference.boxes
         for given in prediction.boxes:
             if isinstance(given, Box):
                 return float(given.iou(true) >= ENOUGH)
         return float(is_right(prediction.text, true, *reference.size))
+
+
+class Iou(_OneBox):
+    """The mean intersection over union of an answer's first box and the true one; 0 where it names none."""
+
+    def one(self, prediction: Answer, reference: Reference) -> float:
+        self.check(reference)
+        (true,) = reference.boxes
+        boxes = (region for region in prediction.boxes if isinstance(region, Box))
+        return next((box.iou(true) for box in boxes), 0.0)

@@ -55,8 +55,12 @@ class Measure(abc.ABC):
     max_new_tokens: ClassVar[int] = 64
     """How long an answer it needs."""
 
-    pictured: ClassVar[bool] = False
-    """Whether a reference needs its picture's size."""
+    def check(self, reference: Reference) -> None:  # noqa: B027 (most can compare with anything)
+        """Refuse what this measure can make nothing of.
+
+        Raises:
+            SampleError: with what the record lacks.
+        """
 
     @abc.abstractmethod
     def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
@@ -65,6 +69,22 @@ class Measure(abc.ABC):
         Raises:
             SampleError: a reference that this measure can make nothing of.
         """
+
+    def references(
+        self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]
+    ) -> list[Reference]:
+        """What is right for records, each a finished conversation.
+
+        Args:
+            sizes: of each question's last picture in pixels, (0, 0) where there is none.
+
+        Raises:
+            SampleError: a record that this measure can make nothing of.
+        """
+        found = [reference_of(*pair) for pair in zip(samples, sizes, strict=True)]
+        for reference in found:
+            self.check(reference)
+        return found
 
 
 class Each(Measure):
@@ -78,6 +98,27 @@ class Each(Measure):
         pairs = zip(predictions, references, strict=True)
         each = tuple(self.one(answer, reference) for answer, reference in pairs)
         return Score(fmean(each) if each else 0.0, each)
+
+
+def worded(reference: Reference) -> None:
+    """The check of a measure that compares texts.
+
+    Raises:
+        SampleError: no text is right; an empty answer would be as good as any.
+    """
+    if not any(reference.texts):
+        raise SampleError(
+            "what is right has no text",
+            where=reference.name,
+            hint="score boxes with iou or referring, and texts where the last turn has some",
+        )
+
+
+class Worded(Each):
+    """A measure of answers to records whose answer is a text."""
+
+    def check(self, reference: Reference) -> None:
+        worded(reference)
 
 
 def reference_of(sample: Sample, size: tuple[int, int] = (0, 0)) -> Reference:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
+
 from omnimix.errors import OmnimixError
 from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
@@ -99,6 +101,14 @@ def wilson(score: float, n: int) -> tuple[float, float]:
     middle = (score + square / (2 * n)) / (1 + square / n)
     spread = _Z / (1 + square / n) * math.sqrt(score * (1 - score) / n + square / (4 * n * n))
     return max(middle - spread, 0.0), min(middle + spread, 1.0)
+
+
+def spread(scores: Sequence[float], draws: int = 1000) -> tuple[float, float]:
+    """The 95 % interval of a mean by drawing the scores anew (percentile bootstrap, seed 0)."""
+    values = np.asarray(scores, dtype=float)
+    chosen = np.random.default_rng(0).integers(0, len(values), (draws, len(values)))
+    low, high = np.quantile(values[chosen].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from omnimix.evaluate.measure import Each, Reference
+from omnimix.evaluate.measure import Reference, Worded
 from omnimix.generate.answers import Answer
 
 
@@ -37,7 +37,7 @@ def yes_no(answer: str) -> Literal["yes", "no", "other"]:
     return "no" if "no" in start else "other"
 
 
-class Exact(Each):
+class Exact(Worded):
     """The share of answers that are one of the references, case and white space around them aside."""
 
     def one(self, prediction: Answer, reference: Reference) -> float:
@@ -45,16 +45,44 @@ class Exact(Each):
         return float(given in [text.strip().lower() for text in reference.texts])
 
 
-class Relaxed(Each):
+class Relaxed(Worded):
     """The share of answers that `relaxed` takes for right."""
 
     def one(self, prediction: Answer, reference: Reference) -> float:
         return float(any(relaxed(text, prediction.text) for text in reference.texts))
 
 
-class YesNo(Each):
+class YesNo(Worded):
     """The share of answers that say yes or no where the reference does (POPE, MME); "other" is wrong."""
 
     def one(self, prediction: Answer, reference: Reference) -> float:
         said = yes_no(prediction.text)
         return float(said != "other" and said in map(yes_no, reference.texts))
+
+
+def anls(answer: str, target: str, least: float = 0.5) -> float:
+    """Normalised Levenshtein similarity of one pair (arXiv 1905.13648), 0 where it is below `least`.
+
+    Case and white space around the texts do not count.
+    """
+    given, true = answer.strip().lower(), target.strip().lower()
+    longest = max(len(given), len(true))
+    similar = 1 - _distance(given, true) / longest if longest else 1.0
+    return similar if similar >= least else 0.0
+
+
+def _distance(a: str, b: str) -> int:
+    """How many letters have to be put in, taken out or changed."""
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, start=1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(b, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (letter != other))
+    return row[-1]
+
+
+class Anls(Worded):
+    """Average normalised Levenshtein similarity (DocVQA, InfoVQA): the nearest reference counts."""
+
+    def one(self, prediction: Answer, reference: Reference) -> float:
+        return max((anls(prediction.text, text) for text in reference.texts), default=0.0)

@@ -18,16 +18,16 @@ from omnimix.errors import OmnimixError
 from omnimix.generate import devices, folder
 from omnimix.generate.answers import Answer, Stream
 from omnimix.generate.decoding import Decoder, Options
-from omnimix.generate.questions import (
+from omnimix.generate.stopping import Endings, cut, end_tokens, settled
+from omnimix.parallel.process_group import ProcessGroup
+from omnimix.prompts.coordinates import ParsedRegions
+from omnimix.prompts.questions import (
     Asked,
     Conversation,
     conversation_of,
     given,
     question as asked,
 )
-from omnimix.generate.stopping import Endings, cut, end_tokens, settled
-from omnimix.parallel.process_group import ProcessGroup
-from omnimix.prompts.coordinates import ParsedRegions
 from omnimix.renamed import new_name
 from omnimix.types import Media, Part, Region, Sample
 
@@ -133,7 +133,7 @@ class Assistant:
         media: Sequence[Media] = (),
         **generation: Any,
     ) -> str:
-        """The answer's text to one question; see `omnimix.generate.questions` for where everything goes.
+        """The answer's text to one question; see `omnimix.prompts.questions` for where everything goes.
 
         Args:
             question: the text, or text and `Media` in reading order.
@@ -178,6 +178,13 @@ class Assistant:
         """Answers in the order of the conversations; those of like length are written together."""
         options = (options or Options()).but(generation)
         woven = [self.weave(conversation, options) for conversation in conversations]
+        return self.write_many(woven, batch_size, options)
+
+    def write_many(
+        self, woven: Sequence[Woven], batch_size: int = 32, options: Options | None = None
+    ) -> list[Answer]:
+        """Answers to conversations that `weave` made tokens of, in their order."""
+        options = options or Options()
         order = sorted(range(len(woven)), key=lambda i: len(woven[i]))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), max(batch_size, 1)):
@@ -208,7 +215,7 @@ class Assistant:
         sent = ""
         for token in self.decoder.tokens(batch, options, ended):
             ids.append(token)
-            text = settled(self.processor.tokenizer.decode(ids), ended.stops)
+            text = settled(self.processor.weave.tokenizer.decode(ids), ended.stops)
             if len(text) > len(sent):
                 yield text[len(sent) :]
                 sent = text
@@ -233,7 +240,7 @@ class Assistant:
         text = self._text(ids, stops)
         # Conventions made of special tokens are not in the plain text.
         full = self.processor.recipe.coordinates.tokens
-        written = self.processor.tokenizer.decode(ids, specials=True) if full else text
+        written = self.processor.weave.tokenizer.decode(ids, specials=True) if full else text
         found = self._reading(written, woven)
         return Answer(text, found.regions, len(ids), finished, tuple(ids), found.skipped)
 
@@ -243,7 +250,7 @@ class Assistant:
         return readable(self.processor.recipe, text, woven.pictures[-1], woven.asked, woven.way)
 
     def _text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
-        return cut(self.processor.tokenizer.decode(ids), stops)[0].strip()
+        return cut(self.processor.weave.tokenizer.decode(ids), stops)[0].strip()
 
     def stops(self, options: Options) -> Sequence[str]:
         """Strings that end an answer."""
@@ -255,7 +262,7 @@ class Assistant:
 
     def ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
         """Whether an answer came to an end by itself."""
-        tokenizer = self.processor.tokenizer
+        tokenizer = self.processor.weave.tokenizer
         if ids and ids[-1] in end_tokens(tokenizer, stops):
             return True
         return bool(stops) and cut(tokenizer.decode(ids), stops)[1]
@@ -275,7 +282,7 @@ class Assistant:
 
     def endings(self, batch: Batch, options: Options) -> Endings:
         """What watches for the end of each row's answer."""
-        tokenizer = self.processor.tokenizer
+        tokenizer = self.processor.weave.tokenizer
         stops = self.stops(options)
         ends = end_tokens(tokenizer, stops)
         rows, prompt = batch.input_ids.shape
@@ -284,4 +291,4 @@ class Assistant:
     @property
     def decoder(self) -> Decoder:
         """What writes the tokens."""
-        return Decoder(self.model, self.processor.tokenizer.pad, self.process_group)
+        return Decoder(self.model, self.processor.weave.tokenizer.pad, self.process_group)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor
 
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
@@ -125,6 +125,7 @@ class Decoder:
                 **batch.inputs(),
                 generation_config=options.config(sorted(endings.ends), self.pad),
                 stopping_criteria=[endings],
+                logits_processor=[Finite(self.model)],
                 streamer=streamer,
             )
         written: list[list[int]] = ids[:, endings.prompt :].tolist()
@@ -163,6 +164,30 @@ def _in_a_thread(write: Callable[[Put], object], endings: Endings) -> Iterator[i
         writer.join()
 
 
+class Finite(LogitsProcessor):  # type: ignore[misc]
+    """Refuses logits that are no numbers, of which the likeliest token would be whatever stands first."""
+
+    def __init__(self, model: MultimodalLM) -> None:
+        self.model = model
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # The greatest is not finite where any is NaN or infinite; what is ruled out is minus infinity.
+        if bool(scores.amax().isfinite()):
+            return scores
+        named = self.model.named_parameters()
+        floating = ((name, p) for name, p in named if p.is_floating_point())
+        broken = next((name for name, p in floating if not bool(p.isfinite().all())), None)
+        raise OmnimixError(
+            f"the weights of {broken} hold values that are not finite"
+            if broken
+            else "the model's numbers are not finite",
+            where="answer",
+            hint="fetch the weights again, or take a checkpoint from before the run went astray"
+            if broken
+            else "load the model with dtype=torch.float32: its type may be too small for them",
+        )
+
+
 class Put:
     """A streamer of transformers: the prompt comes first, then token after token."""
 
@@ -183,8 +208,8 @@ class Put:
 def fingerprint(batch: Batch) -> str:
     """What a batch holds, in short: equal on ranks that were asked the same."""
     digest = hashlib.sha256(str(batch.input_ids.tolist()).encode())
-    for name in sorted(batch.items):
-        for tensor in batch.items[name].tensors():
+    for name in sorted(batch["items"]):
+        for tensor in batch["items"][name].tensors():
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

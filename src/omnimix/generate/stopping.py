@@ -9,18 +9,9 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from omnimix.language.tokenizer import Tokenizer
+from omnimix.language.tokenizer import Tokenizer, end_tokens
 
-
-def end_tokens(tokenizer: Tokenizer, stops: Sequence[str]) -> tuple[int, ...]:
-    """Tokens that end an answer: the end token, and stop strings that are a single token."""
-    ends = set() if tokenizer.eos is None else {tokenizer.eos}
-    ends |= {i for i in tokenizer.specials if tokenizer.decode([i], specials=True) in stops}
-    for stop in stops:
-        ids, _ = tokenizer.encode(stop, follows=True)
-        if len(ids) == 1 and tokenizer.decode(ids, specials=True) == stop:
-            ends.add(ids[0])
-    return tuple(sorted(ends))
+__all__ = ["Endings", "cut", "end_tokens", "settled"]
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -7,10 +7,14 @@ second turn of a conversation. Models trained with the old rule need the old rul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnimix.errors import RecipeError
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
 
 SPACE = "\u2581"  # SentencePiece's visible space
 
@@ -26,8 +30,9 @@ def prefix_every_piece(fast: Any) -> None:
     fast.pre_tokenizer = None
 
 
-def from_sentencepiece(path: Path) -> Any:
-    """A SentencePiece BPE model with byte fallback as a tokenizer of the tokenizers library.
+def from_sentencepiece(path: Path | bytes) -> Any:
+    """A SentencePiece BPE model (its file, or what stands in it) with byte fallback as a tokenizer of the
+    tokenizers library.
 
     Raises:
         RecipeError: no SentencePiece model, or not a BPE one.
@@ -36,9 +41,11 @@ def from_sentencepiece(path: Path) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models
 
     try:
-        model = SentencePieceProcessor(model_file=str(path))
+        data = path if isinstance(path, bytes) else path.read_bytes()
+        model = SentencePieceProcessor(model_proto=data)
     except (OSError, RuntimeError) as error:
-        raise RecipeError(f"not a SentencePiece model ({error})", where=str(path)) from None
+        where = "the tokenizer's file" if isinstance(path, bytes) else str(path)
+        raise RecipeError(f"not a SentencePiece model ({error})", where=where) from None
     pieces = [model.id_to_piece(i) for i in range(model.vocab_size())]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     fast = Tokenizer(
@@ -79,3 +86,22 @@ def merges(model: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
                 ranked.append((score, vocabulary[left], vocabulary[right], (left, right)))
     ranked.sort()
     return [pair for *_, pair in ranked]
+
+
+def with_added(source: Path | bytes, added: Mapping[int, AddedToken]) -> Any:
+    """The tokenizer of a SentencePiece model with further tokens (the library's `AddedToken`) by id.
+
+    Raises:
+        RecipeError: ids that the tokenizers library, which counts on, cannot give.
+    """
+    fast = from_sentencepiece(source)
+    for id in sorted(added):
+        token = added[id]
+        (fast.add_special_tokens if token.special else fast.add_tokens)([token])
+        if fast.token_to_id(token.content) != id:
+            raise RecipeError(
+                f"the token {token.content!r} has the id {id}, which leaves a gap before it",
+                where="tokenizer.added_tokens",
+                hint="transformers' fast tokenizers number added tokens without gaps",
+            )
+    return fast

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
+from omnimix.language import llama_bpe
 from omnimix.language.tokenizer import Span, Tokenizer, TokenizerSpec, cut, finder
 
 # NormalizerSpec.add_dummy_prefix = false, to be merged into the model (protobuf joins repeated messages).
@@ -188,6 +189,29 @@ class _SlowLlama:
 
     def _word(self, i: int) -> str:
         return self._words.get(i) or str(self._model.id_to_piece(i))
+
+    def fast(self) -> Any:
+        """The same as an object of the tokenizers library, as transformers converts such a tokenizer.
+
+        Two rules have no form there: a text that opens with white space has one space less, and a stray space may
+        stand before an added token that opens a text.
+        """
+        from tokenizers import AddedToken as Added, pre_tokenizers
+
+        words = {
+            one.id: Added(
+                one.content,
+                lstrip=one.lstrip,
+                rstrip=one.rstrip,
+                normalized=False,
+                special=one.id in self.specials,
+            )
+            for one in self._added.values()
+        }
+        found = llama_bpe.with_added(self._data, words)
+        found.normalizer = None
+        found.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, "first", split=False)
+        return found
 
     def save(self, folder: Path) -> str:
         (folder / "tokenizer.model").write_bytes(self._data)

@@ -46,6 +46,17 @@ class Tokenizer(Protocol):
         ...
 
 
+def end_tokens(tokenizer: Tokenizer, stops: Sequence[str]) -> tuple[int, ...]:
+    """Tokens that end an answer: the end token, and stop strings that are a single token."""
+    ends = set() if tokenizer.eos is None else {tokenizer.eos}
+    ends |= {i for i in tokenizer.specials if tokenizer.decode([i], specials=True) in stops}
+    for stop in stops:
+        ids, _ = tokenizer.encode(stop, follows=True)
+        if len(ids) == 1 and tokenizer.decode(ids, specials=True) == stop:
+            ends.add(ids[0])
+    return tuple(sorted(ends))
+
+
 class TokenizerSpec(Spec):
     """Words of a tokenizer in a recipe; `path` is looked up beside the recipe or in the model folder."""
 
@@ -125,7 +136,7 @@ class _Fast:
             except Exception as error:  # the library raises bare Exception
                 raise RecipeError(f"not a tokenizer file ({error})", where=str(file)) from None
         self._file = file
-        self._tidy = spec.clean_up_tokenization_spaces
+        self.tidy = spec.clean_up_tokenization_spaces
         if spec.prefix == "every":
             llama_bpe.prefix_every_piece(self._fast)
         new = [word for word in spec.extra_special_tokens if self._fast.token_to_id(word) is None]
@@ -178,10 +189,14 @@ class _Fast:
 
     def decode(self, ids: Sequence[int], specials: bool = False) -> str:
         text = str(self._fast.decode(list(ids), skip_special_tokens=not specials))
-        if self._tidy:
+        if self.tidy:
             for written, meant in _UNTIDY:
                 text = text.replace(written, meant)
         return text
+
+    def fast(self) -> Any:
+        """The same as an object of the tokenizers library (see `omnimix.language.fast`)."""
+        return type(self._fast).from_str(self._fast.to_str())
 
     def save(self, folder: Path) -> str:
         self._fast.save(str(folder / "tokenizer.json"))
@@ -260,6 +275,15 @@ class _SentencePiece:
             else:
                 run.append(int(i))
         return "".join([*text, self._model.decode(run)])
+
+    def fast(self) -> Any:
+        """As of `_Fast`; SentencePiece too puts its space before every stretch between special tokens."""
+        from tokenizers import AddedToken
+
+        words = {
+            i: AddedToken(word, normalized=False, special=True) for i, word in self._words.items()
+        }
+        return llama_bpe.with_added(self._file, words)
 
     def save(self, folder: Path) -> str:
         (folder / "tokenizer.model").write_bytes(self._file.read_bytes())

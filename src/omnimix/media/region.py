@@ -25,7 +25,7 @@ from omnimix.errors import RegionError
 from omnimix.masks import inside
 from omnimix.media.opening import OverlayOpener
 from omnimix.media.tiles import Frame, View
-from omnimix.types import Box, Mask, Media, Point, Polygon, Region, Stroke, check_region
+from omnimix.types import Box, Mask, Media, Point, Polygon, Region, Stroke, check_given
 
 SAMPLES = 16
 REGION_WIDTH = 5 + 2 * SAMPLES
@@ -69,7 +69,7 @@ class RegionOpener(OverlayOpener):
                 where=where,
                 hint="give a Point, Box, Polygon, Stroke or Mask",
             )
-        check_region(region, *size, where=where)
+        check_given(region, *size, where=where)
         return region
 
     def encode(

@@ -153,24 +153,89 @@ def of(words: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
+_TYPED = (
+    "{% macro said(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}{{ '<' + part['type'] + '>' }}"
+    "{% endif %}{% endfor %}{% endif %}{% endmacro %}"
+)
+"""What a message says: a text, or parts of which each item is the mark of its kind."""
+
+
 def written(style: Template) -> str:
-    """A chat template that writes a style; `read` makes the style of it where it has no more to say."""
+    """A chat template that writes a style; `read` makes the style of it where it has no more to say.
+
+    The messages' contents are texts, and an answer is opened by nothing, as in older tokenizers.
+    """
+    return _written(style, "message['content']")
+
+
+def typed(style: Template) -> str | None:
+    """A chat template that writes a style, its begin and end tokens too; None where none can.
+
+    A content may be parts (`{"type": "image"}`), which become marks such as `<image>`.
+    """
+    if style.captions or style.strip_prompt or style.blank or style.empty_user is not None:
+        return None
+    opened = json.dumps(style.assistant.before)
+    opens = f"{{% if add_generation_prompt %}}{{{{ {opened} }}}}{{% endif %}}"
+    end = "{{ eos_token }}" if style.eos else ""
+    return _TYPED + _written(style, "said(message['content'])", end) + opens
+
+
+def turns(style: Template, text: str, bos: str, eos: str) -> list[tuple[str, str]] | None:
+    """The roles and contents of a prompt in this style, as `typed` writes it; None where it is none.
+
+    The last of them is a question where the text ends open, ready for the answer.
+    """
+    rest = text.removeprefix(bos) if style.bos else text
+    found: list[tuple[str, str]] = []
+    answer, end = style.assistant, style.assistant.after + (eos if style.eos else "")
+    if style.system is not None and style.system.before and rest.startswith(style.system.before):
+        content, _, rest = rest[len(style.system.before) :].partition(style.system.after or "\0")
+        found.append(("system", content))
+    form = style.first_user or style.user
+    while rest:
+        content, closed, rest = _taken(rest, form.before + form.lead, form.after + answer.before)
+        found.append(("user", content))
+        form = style.user
+        if closed and rest:
+            content, closed, rest = _taken(rest, answer.lead, end)
+            found.append(("assistant", content))
+        if not closed:
+            return None
+    return found or None
+
+
+def _taken(text: str, before: str, after: str) -> tuple[str, bool, str]:
+    """What stands between two words at the beginning of a text, whether it does, and what follows."""
+    content, there, rest = text[len(before) :].partition(after or "\0")
+    return content, bool(there) and text.startswith(before), rest
+
+
+def _written(style: Template, content: str, end: str = "") -> str:
     begin = "{{ bos_token }}" if style.bos else ""
     first = style.first_user or style.user
-    strip = " | trim" if style.strip else ""
+    strip = content + (" | trim" if style.strip else "")
     refuse = "{{ raise_exception('this style has no turn of the ' + message['role']) }}"
+    default = style.default_system
+    if style.system and default is not None:
+        text = default.strip() if style.strip else default
+        front = json.dumps(style.system.before + text + style.system.after)
+        begin += f"{{% if messages[0]['role'] != 'system' %}}{{{{ {front} }}}}{{% endif %}}"
     system = (
         _branch("elif", "system", style.system.before, style.system.after, strip)
         if style.system
+        else "{% elif message['role'] == 'system' %}"
+        if style.drop_system
         else ""
     )
-    opening = (
-        "loop.first" if style.system is None else "messages[0]['role'] == 'user' and loop.first"
+    opening = "loop.first" + (
+        " or loop.index == 2 and messages[0]['role'] == 'system'" if system else ""
     )
     user = f"{{% if {opening} %}}{_said(first.before, first.after, strip)}{{% else %}}"
     user += f"{_said(style.user.before, style.user.after, strip)}{{% endif %}}"
     before = style.assistant.before + style.assistant.lead
-    answer = _branch("elif", "assistant", before, style.assistant.after, strip)
+    answer = _branch("elif", "assistant", before, style.assistant.after, strip) + end
     return (
         f"{begin}{{% for message in messages %}}{{% if message['role'] == 'user' %}}{user}{answer}"
         f"{system}{{% else %}}{refuse}{{% endif %}}{{% endfor %}}"
@@ -182,4 +247,4 @@ def _branch(word: str, role: str, before: str, after: str, strip: str) -> str:
 
 
 def _said(before: str, after: str, strip: str) -> str:
-    return f"{{{{ {json.dumps(before)} + (message['content']{strip}) + {json.dumps(after)} }}}}"
+    return f"{{{{ {json.dumps(before)} + ({strip}) + {json.dumps(after)} }}}}"

@@ -357,4 +357,4 @@ def resolve(value: Any) -> Any:
     return value
 
 
-by_name = BeforeValidator(resolve)
+by_name = BeforeValidator(resolve, json_schema_input_type=str | Template)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from omnimix.errors import TrainError
 from omnimix.train.settings import Stage
 from omnimix.train.step import Stepped
 
 
 class Meter:
-    """Collects steps and writes a line of metrics every `log_every` of them.
+    """Collects steps and writes a line of metrics every `logging_steps` of them.
 
     Args:
         number: of the stage.
         steps: that the stage takes.
         learned: parameters that learn.
-        out: folder of the run, for messages.
+        before: steps of the stages before it.
         note: takes a line.
     """
 
@@ -32,53 +32,72 @@ class Meter:
         stage: Stage,
         steps: int,
         learned: int,
-        out: Path,
+        before: int,
         note: Callable[[dict[str, Any]], None],
     ) -> None:
         self.stage = stage
         self.steps = steps
-        self.out = out
         self.note = note
-        self.head = {"stage": number, "name": stage.name, "steps": steps, "trainable": learned}
+        self.before = before
+        self.words = {"stage": number, "name": stage.name, "steps": steps, "trainable": learned}
+        self._again()
+
+    def _again(self) -> None:
         self.began = time.perf_counter()
         self.losses: list[Tensor] = []
-        self.samples = 0
-        self.targets = 0
+        self.samples = self.targets = self.skipped = 0
+        self.waited = 0.0
 
-    def step(self, step: int, done: Stepped, dropped: int) -> None:
+    def head(self, step: int) -> dict[str, Any]:
+        """What every line begins with; `total_step` counts on through the stages."""
+        return {**self.words, "step": step, "total_step": self.before + step}
+
+    def due(self, step: int) -> bool:
+        """Whether a line is written behind a step."""
+        return (step + 1) % self.stage.logging_steps == 0 or step + 1 == self.steps
+
+    def step(
+        self, step: int, done: Stepped | None, dropped: int, norms: Mapping[str, Tensor]
+    ) -> None:
         """Take a step in; `dropped` records were left out so far.
 
-        Raises:
-            TrainError: the loss is not a number.
+        Args:
+            done: None for a step that was skipped, for it had nothing to learn.
+            norms: of the gradients of each part, where a line is due.
         """
-        self.losses.append(done.loss)
-        self.samples += done.samples
-        self.targets += done.targets
-        last = step + 1 == self.steps
-        if (step + 1) % self.stage.logging_steps and not last:
+        if done is None:
+            self.skipped += 1
+        else:
+            self.losses.append(done.loss)
+            self.samples += done.samples
+            self.targets += done.targets
+        if not self.due(step):
             return
-        mean = float(torch.stack(self.losses).mean())
-        if mean != mean:
-            raise TrainError(
-                f"the loss of step {step + 1} is not a number",
-                where=str(self.out),
-                hint="lower optimizer.lr, or resume from the last checkpoint with another one",
-            )
         seconds = time.perf_counter() - self.began
         self.note(
             {
-                **self.head,
-                "step": step + 1,
-                "loss": round(mean, 5),
-                "lr": done.rate,
-                "grad_norm": round(float(done.norm), 4),
+                **self.head(step + 1),
+                "loss": round(float(torch.stack(self.losses).mean()), 5) if self.losses else None,
+                "lr": done.rate if done else None,
+                "grad_norm": round(float(done.norm), 4) if done else None,
+                "grad_norms": {part: round(float(norm), 4) for part, norm in norms.items()},
                 "samples": self.samples,
                 "targets": self.targets,
                 "seconds": round(seconds, 3),
                 "samples_per_second": round(self.samples / seconds, 2),
+                "targets_per_second": round(self.targets / seconds, 1),
+                "waiting": round(self.waited / seconds, 3),
+                "memory_gb": round(memory() / 2**30, 3),
                 "dropped": dropped,
+                "skipped": self.skipped,
             }
         )
-        self.began = time.perf_counter()
-        self.losses = []
-        self.samples = self.targets = 0
+        self._again()
+
+
+def memory() -> int:
+    """The most bytes that were held so far: on the GPU where there is one, else by this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from omnimix.errors import TrainError
 from omnimix.train.settings import OptimizerSpec, ScheduleSpec
@@ -35,27 +35,63 @@ def set_trainable(model: nn.Module, patterns: Sequence[str]) -> int:
     Raises:
         TrainError: a pattern that matches nothing, quantized weights, or nothing left to learn.
     """
-    names = [name for name, _ in model.named_parameters()]
-    for pattern in patterns:
-        if not any(fits(name, pattern.removeprefix("-")) for name in names):
-            raise _unmatched(model, pattern)
-    learned = 0
+    names, learned = learning(model, patterns), 0
     for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+        learned += parameter.numel() if name in names else 0
+    return learned
+
+
+def learning(model: nn.Module, patterns: Sequence[str]) -> set[str]:
+    """Names of the parameters that learn under the patterns, as `set_trainable` reads them."""
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        if not any(fits(name, pattern.removeprefix("-")) for name in parameters):
+            raise _unmatched(model, pattern)
+    names: set[str] = set()
+    for name, parameter in parameters.items():
         match = next((p for p in patterns if fits(name, p.removeprefix("-"))), None)
-        learns = match is not None and not match.startswith("-")
-        if learns and not parameter.is_floating_point():
+        if match is None or match.startswith("-"):
+            continue
+        if not parameter.is_floating_point():
             raise TrainError(
                 f"{name} is quantized and cannot learn (it is meant by {match!r})",
                 where="trainable",
                 hint="let adapters and connectors learn, or leave quantization out",
             )
-        parameter.requires_grad_(learns)
-        learned += parameter.numel() if learns else 0
-    if not learned:
+        names.add(name)
+    if not names:
         raise TrainError(
             "nothing is left to learn", where="trainable", hint="name a part that learns"
         )
-    return learned
+    return names
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter belongs to, for people: `adapters`, `image connector`, `language` ..."""
+    if fits(name, "adapters"):
+        return "adapters"
+    top = name.split(".")[0]
+    kind = next((word for word in ("connectors", "encoders") if fits(name, word)), None)
+    return f"{top} {kind[:-1]}" if kind else top
+
+
+def norms(model: nn.Module) -> dict[str, Tensor]:
+    """The norm of the gradient of each part."""
+    found: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            found.setdefault(part_of(name), []).append(parameter.grad)
+    return {part: nn.utils.get_total_norm(grads) for part, grads in found.items()}
+
+
+def sizes(model: nn.Module) -> dict[str, int]:
+    """How many numbers of each part learn."""
+    found: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found[part_of(name)] = found.get(part_of(name), 0) + parameter.numel()
+    return found
 
 
 def _unmatched(model: nn.Module, pattern: str) -> TrainError:

@@ -8,12 +8,7 @@ know such parameters beforehand, or runs every part on a dummy.)
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
 from collections.abc import Iterable, Sequence
-from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, distributed as dist, nn
@@ -23,9 +18,6 @@ from omnimix.parallel.process_group import ProcessGroup
 
 BUCKET = 25 * 2**20
 """Bytes of gradients that travel at once."""
-
-ONE_PRESS = 3.0
-"""Seconds in which further signals belong to the same press of Ctrl-C: torchrun passes it on once more."""
 
 
 def add_gradients(process_group: ProcessGroup, learned: Sequence[nn.Parameter]) -> None:
@@ -100,44 +92,3 @@ def fingerprint(model: nn.Module) -> list[float]:
         float(sum(p.double().sum() for p in floating)),
         float(sum(p.double().norm() for p in floating)),
     ]
-
-
-class Stop:
-    """Ctrl-C, held back on every rank until all have agreed at which step they stop.
-
-    In a single process nothing is held back.
-    """
-
-    def __init__(self, process_group: ProcessGroup) -> None:
-        self.process_group = process_group
-        self.pressed: float | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if self.process_group.size > 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._hear)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.pressed is not None and time.monotonic() - self.pressed > ONE_PRESS:
-            raise KeyboardInterrupt
-        self.press()
-
-    def press(self) -> None:
-        """Ask for an end after this step."""
-        if self.pressed is None:
-            self.pressed = time.monotonic()
-
-    def look(self) -> None:
-        """Between two steps.
-
-        Raises:
-            KeyboardInterrupt: somebody has pressed; on all ranks at once.
-        """
-        if self.process_group.size > 1 and self.process_group.any(self.pressed is not None):
-            raise KeyboardInterrupt

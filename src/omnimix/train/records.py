@@ -1,12 +1,12 @@
-"""What a run leaves behind beside its weights: what it ran with, and its curve."""
+"""What a run leaves behind about itself: what it ran with."""
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ import torch
 _PACKAGES = ("omnimix", "torch", "transformers", "timm", "numpy", "pillow")
 
 
-def describe_run(seed: int, device: torch.device, resumed: bool) -> dict[str, Any]:
-    """Versions, seed, device, command and git state."""
+def describe_run(
+    seed: int, device: torch.device, resumed: bool, changed: Sequence[str]
+) -> dict[str, Any]:
+    """Versions, seed, device, command, git state, and the words that were changed on the way."""
     versions: dict[str, str] = {}
     for name in _PACKAGES:
         try:
@@ -30,6 +32,7 @@ def describe_run(seed: int, device: torch.device, resumed: bool) -> dict[str, An
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": seed,
         "resumed": resumed,
+        "changed": list(changed),
         "device": f"{device.type} {name}",
         "python": platform.python_version(),
         "versions": versions,
@@ -53,25 +56,3 @@ def git_state() -> dict[str, Any] | None:
         return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def plot_losses(metrics: Path, out: Path) -> None:
-    """Loss over learned samples, one line a stage, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for stage in sorted({line["stage"] for line in lines}):
-        # A resumed run may write a step twice; the later line counts.
-        steps = {line["step"]: line for line in lines if line["stage"] == stage}
-        ordered = [steps[step] for step in sorted(steps)]
-        axes.plot(
-            [o["step"] for o in ordered], [o["loss"] for o in ordered], label=ordered[0]["name"]
-        )
-    axes.set(xlabel="step", ylabel="loss per learned token", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,18 +15,21 @@ from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec, part
 from omnimix.data.mixture import MixturePart
 from omnimix.data.ordered import Order, Rounds
-from omnimix.data.sources import Source
+from omnimix.data.sources import Source, SourceSpec
 from omnimix.errors import RecipeError
 from omnimix.prompts.template import Template, by_name
-from omnimix.registry import OBJECTIVES
+from omnimix.registry import DATASETS, MEASURES, OBJECTIVES, did_you_mean
 from omnimix.train.objectives import Objective
+
+# pydantic's own `validate` is an old name of `model_validate`, which nobody calls here.
+warnings.filterwarnings("ignore", 'Field name "validate" in "Stage" shadows', UserWarning)
 
 
 class OptimizerSpec(Spec):
     """AdamW (Loshchilov and Hutter 2019).
 
     Attributes:
-        lr: peak learning rate.
+        lr: peak learning rate; AdamW moves every weight by about as much at a step, so it is never above 1.
         lr_scale: factors on the learning rate by name pattern, first match counts.
         weight_decay: of matrices.
         no_weight_decay: what has none: `embeddings` and everything that is no matrix, or `vectors` (biases
@@ -35,7 +39,7 @@ class OptimizerSpec(Spec):
             before it included; else once, when the gradient is whole.
     """
 
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, le=1)
     lr_scale: dict[str, float] = {}
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -71,6 +75,42 @@ class ScheduleSpec(Spec):
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
 
 
+class ValidateSpec(Spec):
+    """Records that are not learned from, looked at on the way.
+
+    Attributes:
+        data: a dataset, as in a mixture; its first records are taken, in their order.
+        every: steps between two looks; without it one at every checkpoint. The last step is always looked at.
+        max_samples: at most so many records; all of them by default.
+        measures: of the written answers, by the names of `omnimix evaluate --list`; every record is answered
+            then, which takes its time.
+        answers: records whose answers are written down with their pictures, in `answers` of the run's folder.
+        max_new_tokens: most tokens of an answer.
+        best: the number that says which weights are kept as the best: `loss`, or one of the measures.
+        early_stopping_patience: looks without a better number after which the stage ends.
+    """
+
+    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS)]
+    every: int | None = Field(default=None, gt=0)
+    max_samples: int | None = Field(default=None, gt=0)
+    measures: tuple[str, ...] = ()
+    answers: int = Field(default=4, ge=0)
+    max_new_tokens: int = Field(default=64, gt=0)
+    best: str = "loss"
+    early_stopping_patience: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        for name in self.measures:
+            if name not in MEASURES:
+                raise ValueError(f"unknown measure {name!r}; {did_you_mean(name, MEASURES)}")
+        if self.best not in ("loss", *self.measures):
+            raise ValueError(
+                f"best is {self.best!r}, which is neither loss nor one of the measures"
+            )
+        return self
+
+
 class Stage(Spec):
     """What learns, from which mixture, for how long, under which objective.
 
@@ -96,6 +136,11 @@ class Stage(Spec):
         bf16: mixed precision under autocast where the device is quick at it; else, and elsewhere, float32.
         save_steps: steps between checkpoints.
         logging_steps: steps between lines of metrics.
+        max_dropped: share of the records that may be left out since they cannot be used; beyond it the run
+            stops. A single record always may.
+        validate: records that are not learned from, looked at on the way.
+        gradient_checkpointing: activations are computed again in the backward pass instead of kept: less
+            memory, more time, the same numbers.
     """
 
     name: str = "train"
@@ -118,6 +163,9 @@ class Stage(Spec):
     bf16: bool = True
     save_steps: int = Field(default=500, gt=0)
     logging_steps: int = Field(default=10, gt=0)
+    max_dropped: float = Field(default=0.01, ge=0, le=1)
+    validate: ValidateSpec | None = None  # type: ignore[assignment]
+    gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
     def _length(self) -> Self:
@@ -165,6 +213,8 @@ class Training(Spec):
         seed: of weights and mixture.
         num_workers: processes that prepare batches; None takes one per core.
         output_dir: folder of the run.
+        trackers: where metrics go beside the run's folder: `tensorboard`, `wandb`, `trackio`, or another that
+            accelerate knows.
     """
 
     name: str
@@ -175,6 +225,7 @@ class Training(Spec):
     seed: int = 0
     num_workers: int | None = Field(default=None, ge=0)
     output_dir: str
+    trackers: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -194,6 +245,11 @@ class Training(Spec):
 
 
 FOLDER = recipes.FOLDER
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of training files, for editors."""
+    return config.json_schema(Training, {"Objective": OBJECTIVES, "SourceSpec": DATASETS})
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from omnimix.train.settings import Stage
 
 ALONE = ProcessGroup()
 
+LEARNED = 1e-3
+"""A loss below which a gradient may round to nothing."""
+
 
 @dataclass(frozen=True, eq=False)
 class Stepped:
@@ -31,6 +35,7 @@ class Stepped:
         norms: of the gathered gradient at each clipping.
         rate: learning rate that was used.
         samples, targets: how many records and learned tokens were seen.
+        touched: parameters that had a gradient.
     """
 
     loss: Tensor
@@ -40,6 +45,11 @@ class Stepped:
     rate: float
     samples: int
     targets: int
+    touched: int = 0
+
+
+class NothingLearned(TrainError):
+    """A step whose records hold no learned token."""
 
 
 def optimizer_step(
@@ -65,12 +75,13 @@ def optimizer_step(
             whole batch's, so that the number of ranks changes nothing.
 
     Raises:
-        TrainError: no learned token in the whole step.
+        TrainError: no learned token in the whole step, a loss or gradient that is not finite, or a gradient of
+            nothing but zeros; the weights have not moved.
     """
     targets, seen = _counts(process_group, batches)
     if not sum(targets):
-        raise TrainError(
-            f"step {step} has no learned token",
+        raise NothingLearned(
+            f"step {step + 1} has no learned token",
             where=", ".join(next((b.ids[:3] for b in batches if b is not None), ())),
             hint="look at a record with `omnimix show RECIPE --sample FILE`",
         )
@@ -93,15 +104,50 @@ def optimizer_step(
     if look is not None:
         look()
     norms.append(torch.nn.utils.clip_grad_norm_(learned, most))
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    ranks.level_statistics(process_group, model)
     whole = ranks.added(process_group, torch.stack(losses))
+    touched = sum(parameter.grad is not None for parameter in learned)
+    try:
+        _check(step, whole.sum(), norms, touched, batches)
+        optimizer.step()
+    finally:
+        optimizer.zero_grad(set_to_none=True)
+    ranks.level_statistics(process_group, model)
     parts = [
         loss * (count / max(own, 1))
         for loss, count, own in zip(whole, counts, targets, strict=True)
     ]
-    return Stepped(whole.sum(), parts, norms[-1], norms, rate, seen, sum(targets))
+    return Stepped(whole.sum(), parts, norms[-1], norms, rate, seen, sum(targets), touched)
+
+
+def _check(
+    step: int, loss: Tensor, norms: list[Tensor], touched: int, batches: Sequence[Batch | None]
+) -> None:
+    """Refuse to move weights by what is no direction.
+
+    Raises:
+        TrainError: names the step, and records of it.
+    """
+    # One look a step: what is not finite would be in every weight behind it, and in the next checkpoint.
+    lost, norm = torch.stack([loss, torch.stack(norms).sum()]).tolist()
+    where = ", ".join(next((b.ids[:3] for b in batches if b is not None), ()))
+    if not math.isfinite(lost) or not math.isfinite(norm):
+        what = (
+            f"loss of step {step + 1} is {lost}"
+            if not math.isfinite(lost)
+            else f"gradient of step {step + 1} is {norm}"
+        )
+        raise TrainError(
+            f"the {what}: nothing was moved by it, and nothing is saved",
+            where=f"records {where} ...",
+            hint="lower optimizer.lr, look at these records, or at the weights the run began with",
+        )
+    # With nothing lost there is nothing to learn, and without a parameter in use no gradient.
+    if norm == 0 and touched and lost > LEARNED:
+        raise TrainError(
+            f"the gradient of step {step + 1} is 0.0 while the loss is {lost:.3g}: the model learns no more",
+            where=f"records {where} ...",
+            hint="lower optimizer.lr, and begin again or go on from an older checkpoint",
+        )
 
 
 def _rated(optimizer: torch.optim.Optimizer, stage: Stage, step: int, horizon: int) -> float:

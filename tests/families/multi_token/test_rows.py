@@ -80,7 +80,7 @@ def test_bad_rows_are_named(change: dict[str, Any], says: str, tmp_path: Path) -
 
 
 def test_what_is_no_row_is_named_by_its_place(tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match=r"rows\.json: row 1: not a row"):
+    with pytest.raises(SampleError, match=r"rows\.json: record 1: not a row"):
         opened(written(tmp_path, {"conversations": []}))[0]
 
 
@@ -103,7 +103,7 @@ def test_a_modality_of_ones_own_has_its_name_as_mark(tmp_path: Path) -> None:
     sample = opened(written(tmp_path, row), modalities=["signal"])[0]
     assert kinds(sample) == ["signal"]
     assert sample.turns[0].content[2] == " like <image>?"  # none of the model's marks: text
-    assert sample.id == "rows.json: row 1"
+    assert sample.id == "rows.json: record 1"
 
 
 @pytest.mark.parametrize("layout", ["stream", "file", "folder"])
@@ -131,7 +131,7 @@ def test_arrow_rows_are_those_of_the_json(layout: str, tmp_path: Path) -> None:
 def test_damaged_and_missing_arrow_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     spec = validate(MultiTokenRows, {"path": "rows"}, "test")
-    with pytest.raises(SampleError, match="holds no Arrow file"):
+    with pytest.raises(SampleError, match="holds no file of rows"):
         spec.open(tmp_path)
     (tmp_path / "rows" / "a.arrow").write_bytes(b"ARROW1 or not")
     with pytest.raises(SampleError, match="not an Arrow file"):

@@ -282,5 +282,7 @@ def test_other_ids_are_written_and_opened(
     found = certificate.answers(again, other, wanted["picture"].numpy())
     assert all(check.passed for check in certificate.compare(found, wanted))
     first = wanted["ids"][0]
-    assert first == processor.tokenizer.encode("<|endoftext|>" if "phi" in llm else "<s>")[0][0]
+    assert (
+        first == processor.weave.tokenizer.encode("<|endoftext|>" if "phi" in llm else "<s>")[0][0]
+    )
     assert (wanted["owner"][1:] == 1).sum() == model.tokens_per_tile["image"]

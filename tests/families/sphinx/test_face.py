@@ -172,7 +172,7 @@ def test_the_unknown_token_is_never_learned(model: SPHINXModel) -> None:
     sample = asked([["What?", None]])
     sample = Sample((*sample.turns, Turn("assistant", ("a cat",))), "record")
     plain = processor.weave(sample)
-    cat = processor.tokenizer.encode("a cat")[0][-1]
+    cat = processor.weave.tokenizer.encode("a cat")[0][-1]
     assert cat in plain.labels.tolist()
     # The tokenizer spells letters it does not know in bytes, so another id stands in for the unknown token.
     other = processor.with_template(style.model_copy(update={"unlearned": (0, cat)}))

@@ -48,8 +48,8 @@ def test_marks_and_text(tmp_path: Path) -> None:
     assert first.kind == "image"
 
 
-def test_points_win_over_boxes_and_answers_may_be_numbers(tmp_path: Path) -> None:
-    turns = [TURNS[0], {"from": "gpt", "value": 3}]
+def test_points_win_over_boxes(tmp_path: Path) -> None:
+    turns = [TURNS[0], {"from": "gpt", "value": "3"}]
     record = {"image": "a.png", "bbox": [[1, 2, 3, 4]], "points": [[5, 6]], "conversations": turns}
     sample = written(tmp_path, [record], noise=True)[0]
     assert marks(sample) == [Point(5, 6)]

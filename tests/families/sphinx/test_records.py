@@ -29,9 +29,9 @@ def opened(folder: Path, records: list[Any], **words: Any) -> SphinxSource:
     return source
 
 
-def test_marks_go_and_values_become_text(tmp_path: Path) -> None:
+def test_marks_go(tmp_path: Path) -> None:
     source = opened(
-        tmp_path, [record("\n<image>  How many? ", 3, image="a/b.png")], root="pictures"
+        tmp_path, [record("\n<image>  How many? ", "3", image="a/b.png")], root="pictures"
     )
     question, answer = source[0].turns
     assert (question.text(), answer.text()) == ("How many?", "3")
@@ -59,7 +59,6 @@ def test_a_share_is_drawn_with_seed_0(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("records", "words", "message"),
     [
-        ([{"image": "a.png"}], {}, "chat.json: record 1: not a record in the form of LLaVA"),
         ({"a": 1}, {}, "holds no list of records"),
         ([record("x")], {"ratio": 2.5}, "ratio 2.5 asks for more records than the 1"),
         ([record("x")], {"path": "nowhere.json"}, "cannot read the file"),
@@ -79,6 +78,31 @@ def test_records_that_cannot_be_used(tmp_path: Path) -> None:
         source[0]
     with pytest.raises(SampleError, match=r"'../secret.png' leads upwards"):
         source[1]
+
+
+def test_a_record_that_cannot_be_read_is_named_alone(tmp_path: Path) -> None:
+    bad: list[tuple[Any, str]] = [
+        ({"image": "a.png"}, "not a record of conversations"),
+        ("text", "not a record of conversations"),
+        (record("x", None), "turn 2 is null, not text"),
+        (record("x", ["y"]), "turn 2 is a list, not text"),
+        (record("x", image=["a.png"]), "A record has one picture"),
+        (record("x", images=["a.png"]), "does not read the key 'images'"),
+        (record("<video>x"), "the mark <video> stands for an item"),
+        (record("x", image="/etc/hosts"), "lies outside"),
+    ]
+    source = opened(tmp_path, [record("fine", image=""), *(row for row, _ in bad)])
+    read = {}
+    for index in range(source.length or 0):
+        place = source.records[index]["place"]
+        try:
+            read[place] = source[index].media()
+        except SampleError as error:
+            read[place] = error.sentence()
+    assert read.pop("chat.json record 1") == []
+    for number, (_, said) in enumerate(bad, 2):
+        assert said in read[f"chat.json record {number}"]
+        assert f"record {number}" in read[f"chat.json record {number}"]
 
 
 def test_lists_that_are_none(tmp_path: Path) -> None:

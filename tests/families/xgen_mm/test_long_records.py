@@ -19,7 +19,7 @@ from omnimix.data.mixture import Batches, Mixture, MixturePart
 from omnimix.data.ordered import RoundBatches, Rounds
 from omnimix.data.sources import Source
 from omnimix.families.xgen_mm.records import XgenSft
-from omnimix.generate.questions import interleaved
+from omnimix.prompts.questions import interleaved
 from omnimix.train import optim
 from omnimix.train.settings import Stage
 from omnimix.train.step import optimizer_step

@@ -125,7 +125,7 @@ def test_pictures_without_a_mark_are_left_out_and_marks_without_one_refused(tmp_
 
 def test_what_is_no_data(tmp_path: Path) -> None:
     with pytest.raises(SampleError, match=r"d\.json: record 1"):
-        source_of(tmp_path, [{"text": "x"}])
+        source_of(tmp_path, [{"text": "x"}])[0]
     with pytest.raises(SampleError, match="leads upwards"):
         source_of(tmp_path, [{"image": "../a.png", "conversations": [turn("human", "x")]}])[0]
     (tmp_path / "d.json").write_text("{")

@@ -91,7 +91,7 @@ class ModelTokenizer:
 
     def __init__(self, processor: Processor) -> None:
         self.processor = processor
-        inner = self._inner = processor.tokenizer
+        inner = self._inner = processor.weave.tokenizer
         self.pad_token_id, self.eos_token_id, self.bos_token_id = inner.pad, inner.eos, inner.bos
 
     def __call__(self, text: str, **_: Any) -> BatchEncoding:
@@ -187,11 +187,11 @@ class LoadedModel:
         ]
         batch = processor.batch(rows, "left").to(self.device)
         options = Options(max_new_tokens, *((temperature, top_p) if do_sample else (0.0, 1.0)))
-        ends = [] if processor.tokenizer.eos is None else [processor.tokenizer.eos]
+        ends = [] if processor.weave.tokenizer.eos is None else [processor.weave.tokenizer.eos]
         with torch.inference_mode():
             written = self.assistant.model.generate(
                 **batch.inputs(),
-                generation_config=options.config(ends, processor.tokenizer.pad),
+                generation_config=options.config(ends, processor.weave.tokenizer.pad),
                 use_cache=use_cache,
             )
         new = written[:, batch.input_ids.shape[1] :]
@@ -214,7 +214,7 @@ class LoadedModel:
                 )
             if count:  # items behind the last place are passed over, as there
                 items[modality.ours] = own[: count // width]
-        plain = np.where(owner > 0, processor.tokenizer.pad, np.asarray(ids))
+        plain = np.where(owner > 0, processor.weave.tokenizer.pad, np.asarray(ids))
         return Woven(plain, np.full(len(ids), -100, dtype=np.int64), owner, items, "row")
 
 

@@ -7,27 +7,24 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from omnimix.data.sources import Source, SourceSpec, inside, some_records
+from omnimix.data.base import Source, SourceSpec
+from omnimix.data.opened import open_rows
+from omnimix.data.placing import READS
+from omnimix.data.roots import MediaWord, Roots
+from omnimix.data.rows import RowFormat, RowSource, id_of
 from omnimix.errors import SampleError
-from omnimix.families.multi_token.placeholders import (
-    PUBLISHED,
-    Surplus,
-    conversation,
-    published,
-    short_name,
-)
+from omnimix.families.multi_token.placeholders import PUBLISHED, Surplus, conversation, published
 from omnimix.types import Media, Sample
 
 READ_AS_TEXT = ("document",)
 """Modalities whose items are the thing itself, not the name of a file."""
 
-CHOICES = ("frames", "crops")
-"""Words by which an item says itself what is drawn otherwise: frames of a video, parts of a long sound."""
+
+_OWN = frozenset(row.key for row in PUBLISHED)
 
 
 class MultiTokenRows(SourceSpec):
@@ -44,161 +41,70 @@ class MultiTokenRows(SourceSpec):
 
     kind: Literal["multi_token"] = "multi_token"
     path: str
-    media: str | None = None
+    media: MediaWord = None
     modalities: tuple[str, ...] = tuple(row.modality for row in PUBLISHED)
     surplus: Surplus = "refuse"
 
     def open(self, folder: Path) -> Source:
-        path = folder / self.path
-        return _Rows(self, path, folder / self.media if self.media else path.parent)
+        rows = open_rows(folder / self.path)
+        form = MultiTokenFormat(modalities=self.modalities, surplus=self.surplus)
+        return RowSource(rows, form, Roots(folder, self.media, rows.folder))
 
 
-class _Rows(Source):
-    """Rows are read when they are asked for, media when the sample is woven."""
+class MultiTokenFormat(RowFormat):
+    """`{"messages": [{"role": "user", "content": "<document><image> Which?"}, {"role": "assistant", "content": "The
+    first."}], "images": ["a.png"], "documents": ["A text."]}`.
 
-    def __init__(self, spec: MultiTokenRows, path: Path, media: Path) -> None:
-        self.spec = spec
-        self.path = path
-        self.media = media
-        arrow = path.is_dir() or path.suffix == ".arrow"
-        self.rows: Sequence[Any] = ArrowRows(path) if arrow else some_records(path)
-        self.length = len(self.rows)
+    Attributes:
+        modalities, surplus: as of the dataset.
+    """
 
-    def __getitem__(self, index: int) -> Sample:
-        where = f"{self.path.name}: row {index + 1}"
-        row = self.rows[index]
-        if not isinstance(row, Mapping) or "messages" not in row:
+    kind: Literal["multi_token"] = "multi_token"
+    modalities: tuple[str, ...] = tuple(row.modality for row in PUBLISHED)
+    surplus: Surplus = "refuse"
+
+    @classmethod
+    def recognises(cls, row: Mapping[str, Any]) -> bool:
+        return "messages" in row and bool((_OWN - READS) & row.keys())
+
+    def reads(self) -> frozenset[str]:
+        return frozenset(published(name).key for name in self.modalities)
+
+    def sample(self, row: Mapping[str, Any], roots: Roots, where: str) -> Sample:
+        if "messages" not in row:
             raise SampleError(
                 "not a row in the form of multi_token",
                 where=where,
                 hint='write {"id": ..., "images": [...], "messages": [{"role": "user", ...}]}',
             )
-        id = str(row["id"]) if row.get("id") not in (None, "") else where
-        lists = placed_items(row, self.spec.modalities, self.media, id)
-        return conversation(row["messages"], lists, self.spec.modalities, id, self.spec.surplus)
+        id = id_of(row, where)
+        lists = placed_items(row, self.modalities, roots, id)
+        return conversation(row["messages"], lists, self.modalities, id, self.surplus)
 
 
 def placed_items(
-    row: Mapping[str, Any], modalities: Iterable[str], folder: Path, where: str
+    row: Mapping[str, Any], modalities: Iterable[str], roots: Roots, where: str
 ) -> dict[str, Any]:
-    """The lists of a row with every file found in a folder.
+    """The lists of a row with every file found in its folder.
 
     Args:
         row: keys of lists that belong to none of the modalities are passed over.
         modalities: by our names.
 
     Raises:
-        SampleError: a path that leads out of the folder, an address, or an item of an unknown form.
+        SampleError: a path that leads out of the folders, an address, or an item of an unknown form.
     """
     lists = {told: row[told.key] for told in map(published, modalities) if told.key in row}
     return {
         # What is no list is refused with the row's other faults.
-        told.key: [_media(item, told.modality, folder, where) for item in items]
+        told.key: [_media(item, told.modality, roots, where) for item in items]
         if isinstance(items, list | tuple)
         else items
         for told, items in lists.items()
     }
 
 
-def _media(item: Any, modality: str, folder: Path, where: str) -> Any:
+def _media(item: Any, modality: str, roots: Roots, where: str) -> Media | str:
     if modality in READ_AS_TEXT and isinstance(item, str):
         return item
-    return Media(modality, _item(item, folder, where), label=short_name(item))
-
-
-def _item(item: Any, folder: Path, where: str) -> Any:
-    """What an opener takes: a path, bytes, samples with their rate, or a list of pictures."""
-    if isinstance(item, str):
-        return _file(item, folder, where)
-    if isinstance(item, list | tuple) and item and all(isinstance(one, str) for one in item):
-        return [_file(one, folder, where) for one in item]
-    if not isinstance(item, Mapping):
-        return item
-    thing = _thing(item, folder, where)
-    stated = {word: item[word] for word in CHOICES if item.get(word) is not None}
-    if stated and "frames" not in thing:
-        return {**thing, **stated}
-    return thing if len(thing) > 1 else next(iter(thing.values()))
-
-
-def _thing(item: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:
-    """What a table names, under the word of an opener; without its choices."""
-    if item.get("array") is not None and item.get("sampling_rate"):
-        return {"array": item["array"], "sampling_rate": item["sampling_rate"]}
-    if item.get("bytes"):
-        return {"bytes": item["bytes"]}
-    for word in ("path", "url"):
-        if isinstance(item.get(word), str):
-            return {"path": _file(item[word], folder, where)}
-    if isinstance(item.get("frames"), list | tuple):
-        return {"frames": [_item(one, folder, where) for one in item["frames"]]}
-    if "dataset_args" in item:
-        raise SampleError(
-            "the item is a reference into a dataset of the hub",
-            where=where,
-            hint="save the sounds as files and name their paths; nothing is fetched while training",
-        )
-    raise SampleError(
-        f"an item is a path or a table with one of path, bytes, array; this has {', '.join(item)}",
-        where=where,
-    )
-
-
-def _file(name: str, folder: Path, where: str) -> str:
-    if "://" in name:
-        raise SampleError(
-            f"the item {name[:80]!r} is an address",
-            where=where,
-            hint="fetch it before and name the file; nothing is fetched while training",
-        )
-    return str(inside(folder, name, "item", where))
-
-
-class ArrowRows(Sequence[Any]):
-    """The rows of a folder of Arrow files (or of one), mapped: a row is read when it is asked for.
-
-    Args:
-        path: what `save_to_disk` wrote, a folder of `*.arrow`, or one such file.
-
-    Raises:
-        SampleError: no such file, or one that is damaged.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if importlib.util.find_spec("pyarrow") is None:
-            raise SampleError(
-                "Arrow files need the package pyarrow, which is not installed",
-                where=str(path),
-                hint="install it with pip install 'omnimix[data]'",
-            )
-        import pyarrow
-
-        files = [path] if path.is_file() else sorted(path.rglob("*.arrow"))
-        if not files:
-            raise SampleError("the folder holds no Arrow file", where=str(path))
-        self._path = path
-        self._rows = pyarrow.concat_tables(map(_table, files), promote_options="default")
-
-    def __len__(self) -> int:
-        return int(self._rows.num_rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._rows.slice(index, 1).to_pylist()[0]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ArrowRows, (self._path,)  # another process maps the files itself
-
-
-def _table(file: Path) -> Any:
-    import pyarrow
-
-    mapped = pyarrow.memory_map(str(file))
-    try:
-        try:
-            return pyarrow.ipc.open_stream(mapped).read_all()
-        except pyarrow.ArrowInvalid:
-            return pyarrow.ipc.open_file(mapped).read_all()
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise SampleError(f"not an Arrow file ({error})", where=str(file)) from None
+    return roots.media(modality, item, where)

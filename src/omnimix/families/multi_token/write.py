@@ -80,7 +80,7 @@ def _language(
     folder, path = out / LLM, out / "adapter_model.safetensors"
     folder.mkdir(parents=True)
     save_file(_narrow(adapter), path)
-    processor.tokenizer.save(folder)
+    processor.weave.tokenizer.save(folder)
     config = {"architectures": ["MistralForCausalLM"], **recipe.language.config}
     # What the reference's peft wants to find of its LoraConfig.
     said = words.adapter or NO_RANK

@@ -202,7 +202,7 @@ class PrismaticVLM(Prompted):
         self.llm_backbone = LLMBackbone(
             said.llm_backbone_id,
             model.language,
-            self.processor.tokenizer,
+            self.processor.weave.tokenizer,
             said.llm_max_length,
             self.get_prompt_builder,
         )
@@ -210,7 +210,7 @@ class PrismaticVLM(Prompted):
     @property
     def tokenizer(self) -> Tokenizer:
         """The language model's tokenizer."""
-        return self.processor.tokenizer
+        return self.processor.weave.tokenizer
 
     @property
     def device(self) -> torch.device:

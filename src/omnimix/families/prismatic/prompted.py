@@ -12,7 +12,7 @@ from omnimix.errors import SampleError
 from omnimix.families.prismatic.prompting import PromptBuilder, plain, written
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options, fingerprint
-from omnimix.generate.questions import Conversation
+from omnimix.prompts.questions import Conversation
 
 
 class Prompted:
@@ -101,7 +101,7 @@ class Prompted:
         options["temperature"] = temperature if do_sample else 0.0
         answers = []
         for sample in samples:
-            text_ids = self.processor.tokenizer.encode(sample.turns[0].text())[0]
+            text_ids = self.processor.weave.tokenizer.encode(sample.turns[0].text())[0]
             least = max(0, min_length - len(text_ids) - recipe.template.bos)
             answers.append(
                 bare.assistant.reply(sample, **{"min_new_tokens": least, **options}).text
@@ -134,7 +134,7 @@ class Prompted:
         Raises:
             SampleError: it is several.
         """
-        ids = self.processor.tokenizer.encode(word)[0]
+        ids = self.processor.weave.tokenizer.encode(word)[0]
         if len(ids) != 1:
             raise SampleError(
                 f"{word!r} is {len(ids)} tokens of this model, not one",

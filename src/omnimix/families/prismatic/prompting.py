@@ -8,7 +8,7 @@ from typing import Any
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.config import checked_call
-from omnimix.generate.questions import as_media, interleaved
+from omnimix.prompts.questions import as_media, interleaved
 from omnimix.prompts.template import Form, Template
 from omnimix.types import Sample, Turn
 

@@ -53,7 +53,7 @@ def folder(
     files.append(write_json(out / "parts.json", {"places": places, "words": facts}))
     write_json(llm / "config.json", {**plain(words.llm), "vocab_size": words.tokens})
     write_json(llm / "tokenizer_config.json", {"clean_up_tokenization_spaces": words.tidy})
-    processor.tokenizer.save(llm)
+    processor.weave.tokenizer.save(llm)
     return [*files, *sorted(llm.iterdir())]
 
 

@@ -16,9 +16,9 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.errors import SampleError
 from omnimix.families.sphinx.marked_records import region_of
-from omnimix.generate.questions import as_media
 from omnimix.generate.stopping import Endings
 from omnimix.language.tokenizer import Tokenizer
+from omnimix.prompts.questions import as_media
 from omnimix.types import Box, Mask, Media, Part, Point, Polygon, Region, Sample, Stroke, Turn
 
 Qas: TypeAlias = Sequence[Sequence[str | None]]

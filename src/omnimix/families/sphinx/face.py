@@ -134,7 +134,7 @@ class SPHINXModel:
     @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
-        return self.assistant.processor.tokenizer
+        return self.assistant.processor.weave.tokenizer
 
     @property
     def signal(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from omnimix.data.sources import Source, SourceSpec
+from omnimix.data.base import Source, SourceSpec
 from omnimix.errors import SampleError
 from omnimix.families.sphinx.records import SphinxSource
 from omnimix.types import Box, Media, Point, Region

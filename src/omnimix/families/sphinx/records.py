@@ -13,11 +13,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from omnimix.config import Spec, read_yaml, validate
-from omnimix.data.llava import MARK, conversation
-from omnimix.data.sources import Source, SourceSpec, json_list
+from omnimix.data.base import Source, SourceSpec
+from omnimix.data.containers import JsonRows, kept, reading, sound
+from omnimix.data.roots import inside, is_none
+from omnimix.data.rows import refuse_unread
 from omnimix.errors import SampleError
-from omnimix.types import Media, Part, Sample, Turn
+from omnimix.types import Media, Part, Sample, Turn, text_of
 
+MARK = "<image>"
 ROLES = {"human": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -79,17 +82,22 @@ class SphinxSource(Source):
         record = self.records[index]
         return bool(record.get("image")), text_length(record)
 
-    def __getitem__(self, index: int) -> Sample:
-        record = self.records[index]
-        name = f"{self.path.name}: {record['place']}"
-        return Sample(tuple(self.turns(record, name)), name)
+    def where(self, index: int) -> str:
+        return f"{self.path.name}: {self.records[index]['place']}"
 
-    def turns(self, record: Mapping[str, Any], name: str) -> list[Turn]:
+    def __getitem__(self, index: int) -> Sample:
+        where = self.where(index)
+        with reading(where):
+            return Sample(tuple(self.turns(self.records[index], where)), where)
+
+    def turns(self, record: dict[str, Any], name: str) -> list[Turn]:
         """The conversation; the picture, which stands before all text anyway, opens the first question.
 
         Raises:
-            SampleError: a speaker that is not known, or a picture's path that leads upwards.
+            SampleError: no record of conversations, a speaker that is not known, no text, or a picture's path that
+                leads out of its folder.
         """
+        _check(record, name)
         found = []
         for number, turn in enumerate(record["conversations"]):
             role = ROLES.get(turn["from"])
@@ -99,7 +107,8 @@ class SphinxSource(Source):
                     where=name,
                     hint=f"speakers are {', '.join(ROLES)}",
                 )
-            content: tuple[Part, ...] = (str(turn["value"]).replace(MARK, "").strip(),)
+            said = text_of(turn["value"], f"turn {number + 1}", name)
+            content: tuple[Part, ...] = (said.replace(MARK, "").strip(),)
             if number == 0:
                 content = (*self.media(record, name), *content)
             found.append(Turn(role, content))
@@ -108,16 +117,23 @@ class SphinxSource(Source):
     def media(self, record: Mapping[str, Any], name: str) -> tuple[Media, ...]:
         """What a record shows beside its text."""
         path = record.get("image")
-        if not path:
+        if is_none(path):
             return ()
+        if not isinstance(path, str):
+            raise SampleError(
+                f"the picture is {path!r}", where=name, hint="a record has one picture, by its path"
+            )
         if ".." in Path(path).parts:
             raise SampleError(f"the picture path {path!r} leads upwards", where=name)
-        return (Media.image(str(record["root"] / path), label=str(path)),)
+        return (Media.image(str(inside(record["root"], path, "picture", name)), label=path),)
 
 
 def text_length(record: Mapping[str, Any]) -> int:
-    """Characters of all turns, marks included; what records are sorted by."""
-    return sum(len(str(turn["value"])) for turn in record["conversations"])
+    """Characters of all turns, marks included; what records are sorted by. One that cannot be read has none."""
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not all(map(_is_turn, turns)):
+        return 0
+    return sum(len(str(turn["value"])) for turn in turns)
 
 
 def _rows(path: Path) -> list[MetaRow]:
@@ -134,16 +150,13 @@ def _rows(path: Path) -> list[MetaRow]:
 
 def _records(row: MetaRow, folder: Path) -> list[dict[str, Any]]:
     file = folder / row.path
-    found = json_list(file)
+    rows = JsonRows(file)
     root = folder / (row.root or ".")
-    records = [
-        {
-            **conversation(record, f"{file.name}: record {number}", 1),
-            "root": root,
-            "place": f"{row.path} record {number}",
-        }
-        for number, record in enumerate(found, start=1)
-    ]
+    records = []
+    for index in range(len(rows)):
+        record = kept(rows, index)
+        where = record["place"].removeprefix(f"{file.name}: ")
+        records.append({**record, "root": root, "place": f"{row.path} {where}"})
     if row.ratio is not None:
         count = int(len(records) * row.ratio)
         if count > len(records):
@@ -154,3 +167,24 @@ def _records(row: MetaRow, folder: Path) -> list[dict[str, Any]]:
             )
         records = random.Random(0).sample(records, count)
     return records
+
+
+def _check(record: dict[str, Any], where: str) -> None:
+    turns = sound(record).get("conversations")
+    if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
+        raise SampleError(
+            "not a record of conversations",
+            where=where,
+            hint='write {"conversations": [{"from": "human", "value": "..."}, ...]}',
+        )
+    refuse_unread(record, frozenset({"image"}), "the dataset", where)
+    for turn in turns:
+        for mark in ("<video>", "<audio>"):
+            if mark in str(turn["value"]):
+                raise SampleError(
+                    f"the mark {mark} stands for an item, and none is read", where=where
+                )
+
+
+def _is_turn(turn: object) -> bool:
+    return isinstance(turn, dict) and "value" in turn and "from" in turn

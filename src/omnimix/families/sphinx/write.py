@@ -58,7 +58,7 @@ def folder(
     """
     divisible(words.args, number)
     files = shards.save(with_unused(tensors), CUTS, number, out, narrowest(tensors.values()))
-    processor.tokenizer.save(out)
+    processor.weave.tokenizer.save(out)
     files.append(out / "tokenizer.model")
     texts: dict[str, Any] = {
         "config.json": words.args,

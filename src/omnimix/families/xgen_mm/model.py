@@ -145,8 +145,8 @@ class XGenMMPerceiver:
             items = [self._item(facts, *one) for one in zip(pictures, sizes, strict=False)]
             woven.append(self._woven(facts, ids[seen[i].bool()].tolist(), items))
         batch = assistant.batch(woven)
-        ends = end_tokens(processor.tokenizer, processor.recipe.template.stop_strings)
-        words = {"eos_token_id": list(ends), "pad_token_id": processor.tokenizer.pad}
+        ends = end_tokens(processor.weave.tokenizer, processor.recipe.template.stop_strings)
+        words = {"eos_token_id": list(ends), "pad_token_id": processor.weave.tokenizer.pad}
         words |= {word: value for word, value in generation.items() if value is not None}
         with torch.inference_mode():
             rows: Tensor = assistant.model.generate(**batch.inputs(), **words)
@@ -200,7 +200,7 @@ class XGenMMPerceiver:
         for before, token in pairwise([-1, *ids]):
             if token == mark:
                 tokens = next(waiting).tokens
-                filled += [processor.tokenizer.pad] * tokens
+                filled += [processor.weave.tokenizer.pad] * tokens
                 owner += [processor.weave.owner["image"]] * tokens
             elif token != filler or before not in (mark, filler):
                 filled.append(token)

@@ -12,11 +12,18 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from omnimix.data.llava import MARK, ROLES, Conversations
-from omnimix.data.sources import Source, SourceSpec
+from omnimix.data.base import Source, SourceSpec
+from omnimix.data.containers import JsonRows, kept, reading, sound
+from omnimix.data.llava import words_of
+from omnimix.data.placing import role_of
+from omnimix.data.roots import inside, is_none
+from omnimix.data.rows import id_of, refuse_unread
+from omnimix.data.talks import turns_of
 from omnimix.errors import MediaError, SampleError
 from omnimix.media.image import ImageOpener
-from omnimix.types import Media, Part, Sample, Turn
+from omnimix.types import Media, Part, Sample, Turn, text_of
+
+MARK = "<image>"
 
 
 class XgenSft(SourceSpec):
@@ -60,50 +67,81 @@ class _XgenSft(Source):
         self.opener = ImageOpener()
         self.records: list[dict[str, Any]] = []
         for name, count in spec.data_path.items():
-            file = Conversations(folder / name, folder, "loose")
-            self.records += [file.record(i) for i in drawn(len(file.records), count, spec.seed)]
+            rows = JsonRows(folder / name)
+            self.records += [kept(rows, i) for i in drawn(len(rows), count, spec.seed)]
         self.max_length = spec.max_length
         self.length = len(self.records)
         if not self.length:
             raise SampleError("no record is asked for", where="data_path")
 
+    def where(self, index: int) -> str:
+        return str(self.records[index]["place"])
+
+    def record(self, index: int) -> dict[str, Any]:
+        """The record at a place.
+
+        Raises:
+            SampleError: no conversation, a turn that is no text, or items under a key that is not read.
+        """
+        where = self.where(index)
+        found = sound(self.records[index])
+        turns = turns_of(found, where)
+        refuse_unread(found, frozenset({"image"}), "the dataset", where)
+        for number, turn in enumerate(turns, 1):
+            said = text_of(turn["value"], f"turn {number}", where)
+            if "<video>" in said or "<audio>" in said:
+                raise SampleError(
+                    "a mark stands for a video or sound, and none is read", where=where
+                )
+        return found
+
     def extent(self, index: int) -> tuple[bool, int]:
         """Whether a record has a picture, and the words of all its turns."""
-        record = self.records[index]
-        return "image" in record, sum(len(str(t["value"]).split()) for t in record["conversations"])
+        record = self.record(index)
+        return not is_none(record.get("image")), words_of(record, self.where(index))
 
     def __getitem__(self, index: int) -> Sample:
         """The record at a place, or the next one that can be used.
 
         Raises:
-            SampleError: none can from there to the end.
+            SampleError: none can from there to the end, or a record that is none.
         """
         why = ""
         for place in range(index, len(self.records)):
-            record = repaired(self.records[place], self.spec.most)
-            if record is None:
-                continue
-            try:
-                pictures = [self._picture(path) for path in files_of(record)]
-            except MediaError as error:
-                why = why or f"; a picture cannot be read: {error.what}"
-                continue
-            return self._sample(record, pictures)
+            with reading(self.where(place)):
+                record = repaired(self.record(place), self.spec.most)
+                if record is None:
+                    continue
+                try:
+                    pictures = [self._picture(path, place) for path in files_of(record)]
+                except MediaError as error:
+                    why = why or f"; a picture cannot be read: {error.what}"
+                    continue
+                return self._sample(record, pictures, place)
         raise SampleError(
             f"no record from place {index} to the end can be used{why}",
             where=", ".join(self.spec.data_path),
             hint="mend the last records of the data",
         )
 
-    def _picture(self, path: str) -> Media:
+    def _picture(self, path: Any, place: int) -> Media:
         """A picture, opened at once: whether it can be read decides about its record."""
-        if ".." in PurePosixPath(path).parts:
-            raise SampleError(f"the picture path {path!r} leads upwards", where="image")
-        place = self.folder / mapped(path, self.spec.image_folders)
-        return Media.image(self.opener.open(Media.image(str(place))), label=path)
+        name = text_of(path, "the path of a picture", self.where(place))
+        if ".." in PurePosixPath(name).parts:
+            raise SampleError(f"the picture path {name!r} leads upwards", where="image")
+        file = self._file(name, self.where(place))
+        return Media.image(self.opener.open(Media.image(file)), label=name)
 
-    def _sample(self, record: dict[str, Any], pictures: list[Media]) -> Sample:
-        name = str(record.get("id", "record"))
+    def _file(self, name: str, where: str) -> str:
+        """A picture's file: below the folder that the beginning of its path is mapped to, or the training file's."""
+        folders = self.spec.image_folders
+        lies = str(self.folder / mapped(name, folders))
+        key = next((key for key in folders if key in name), "")
+        top = self.folder / folders[key] if key and name.startswith(key) else self.folder
+        return str(inside(top, lies, "picture", where))
+
+    def _sample(self, record: dict[str, Any], pictures: list[Media], place: int) -> Sample:
+        name = id_of(record, self.where(place))
         waiting = list(pictures)
         turns = []
         for turn in record["conversations"]:
@@ -120,8 +158,7 @@ class _XgenSft(Source):
                     )
                 content += [waiting.pop(0)] if i else []
                 content += [piece] if piece else []
-            role = ROLES.get(turn["from"], turn["from"])
-            turns.append(Turn(role, tuple(content)))
+            turns.append(Turn(role_of(turn["from"], name), tuple(content)))
         return Sample(tuple(turns), name)
 
 
@@ -136,7 +173,9 @@ def drawn(length: int, count: int, seed: int) -> list[int]:
 def files_of(record: Mapping[str, Any]) -> list[str]:
     """Paths of a record's pictures."""
     files = record.get("image")
-    return [] if files is None else list(files) if isinstance(files, list) else [files]
+    if isinstance(files, list):
+        return list(files)
+    return [] if files is None or is_none(files) else [files]
 
 
 def mapped(path: str, folders: Mapping[str, str]) -> str:

@@ -30,7 +30,7 @@ def pooling_head(facts: Facts, like: Tensor) -> dict[str, Tensor]:
 def hub(facts: Facts, tensors: Mapping[str, Tensor], processor: Processor, out: Path) -> list[Path]:
     """A hub folder: configuration, processor, tokenizer and shards."""
     out.mkdir(parents=True, exist_ok=True)
-    plain = int(processor.tokenizer.base)  # type: ignore[attr-defined]  # every SlowLlama has it
+    plain = int(processor.weave.tokenizer.base)  # type: ignore[attr-defined]  # every SlowLlama has it
     length = facts.phi.max_position_embeddings
     files = {
         "config.json": _config(facts, next(iter(tensors.values())).dtype),
@@ -39,7 +39,7 @@ def hub(facts: Facts, tensors: Mapping[str, Tensor], processor: Processor, out: 
         **tokenizer.files(facts.tokenizer, facts.add_bos, length, plain),
     }
     written = [write_json(out / name, words) for name, words in files.items()]
-    return [*written, out / processor.tokenizer.save(out), *writing.save(out, tensors)]
+    return [*written, out / processor.weave.tokenizer.save(out), *writing.save(out, tensors)]
 
 
 def _config(facts: Facts, dtype: torch.dtype) -> dict[str, Any]:

@@ -11,10 +11,13 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field
 
 from omnimix.config import Spec, read_yaml, validate
-from omnimix.data.sources import Source, SourceSpec, picture_in, some_records
+from omnimix.data.base import Source, SourceSpec
+from omnimix.data.containers import JsonRows, reading
+from omnimix.data.roots import Roots
+from omnimix.data.rows import id_of, refuse_unread
 from omnimix.errors import RecipeError, SampleError
 from omnimix.registry import did_you_mean
-from omnimix.types import Box, Media, Part, Point, Region, Sample, Turn
+from omnimix.types import Box, Media, Part, Point, Region, Sample, Turn, text_of
 
 FOLDER = Path(__file__).parent
 
@@ -22,7 +25,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 _NAMED = re.compile(r"(<p>.*?</p>)")
 
 
-class Rows(Spec):
+class ManyFields(Spec):
     """A list of small records.
 
     Attributes:
@@ -36,7 +39,7 @@ class Rows(Spec):
     fields: dict[str, Literal["text", "region"]] = {}
 
 
-Holds: TypeAlias = Literal["text", "region", "grounded"] | Rows
+Holds: TypeAlias = Literal["text", "region", "grounded"] | ManyFields
 
 
 class Task(Spec):
@@ -106,15 +109,23 @@ class _Records(Source):
         self.spec = spec
         self.task = task
         self.path = folder / spec.path
-        self.images = (folder / spec.images if spec.images else self.path.parent).resolve()
-        self.records = some_records(self.path)
-        self.length = len(self.records)
+        self.rows = JsonRows(self.path)
+        self.roots = Roots(folder / spec.images if spec.images else self.path.parent)
+        self.length = len(self.rows)
+
+    def where(self, index: int) -> str:
+        return self.rows.where(index)
 
     def __getitem__(self, index: int) -> Sample:
-        where = f"{self.path.name}: record {index + 1}"
-        given = self.records[index]
+        with reading(self.where(index)):
+            return self._sample(self.rows[index], self.where(index))
+
+    def _sample(self, given: Any, where: str) -> Sample:
         if not isinstance(given, dict):
             raise SampleError("a record is a table of words", where=where)
+        own = self.spec.rename.values()
+        known = {"image", *self.task.fields, *_FIELD.findall(self.task.question), *own}
+        refuse_unread(given, frozenset(known), f"the task {self.spec.task!r}", where)
         record = {
             **given,
             **{ours: given[own] for ours, own in self.spec.rename.items() if own in given},
@@ -123,7 +134,7 @@ class _Records(Source):
         question = [*self._picture(record, where), *writer.parts(self.task.question, self.task)]
         answer = writer.parts(self.task.answer, self.task)
         turns = (Turn("user", tuple(question)), Turn("assistant", tuple(answer)))
-        return Sample(turns, str(given.get("id", where)), {"task": self.spec.task})
+        return Sample(turns, id_of(given, where), {"task": self.spec.task})
 
     def _picture(self, record: Mapping[str, Any], where: str) -> Iterator[Media]:
         if not self.task.image:
@@ -135,7 +146,7 @@ class _Records(Source):
                 where=where,
                 hint='write {"image": "a.jpg", ...}',
             )
-        yield picture_in(self.images, name, where)
+        yield self.roots.media("image", name, where)
 
 
 class _Writer:
@@ -166,18 +177,18 @@ class _Writer:
             yield from self._field(piece, record[piece], fields.get(piece, "text"))
 
     def _field(self, name: str, value: Any, holds: Holds) -> Iterator[Part]:
-        if isinstance(holds, Rows):
+        if isinstance(holds, ManyFields):
             yield from self._rows(name, value, holds)
         elif holds == "region":
             yield from map(Media.region, self._regions(name, value))
         elif holds == "grounded":
-            yield from self._grounded(str(value))
+            yield from self._grounded(text_of(value, f"the field {name!r}", self.where))
         else:
             # A sentence that brings its own full stop would end in two.
-            text = str(value).strip()
+            text = text_of(value, f"the field {name!r}", self.where).strip()
             yield text.removesuffix(".") if name in ("phrase", "object", "request") else text
 
-    def _rows(self, name: str, value: Any, rows: Rows) -> Iterator[Part]:
+    def _rows(self, name: str, value: Any, rows: ManyFields) -> Iterator[Part]:
         if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
             raise SampleError(f"{name!r} is no list of tables", where=self.where)
         for i, row in enumerate(value):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from omnimix.errors import SampleError
-from omnimix.generate.questions import conversation_of, interleaved, question
+from omnimix.prompts.questions import conversation_of, interleaved, question
 from omnimix.types import Box, Media, Point, Region, Sample, Stroke, Turn
 
 BOX, POINT, STROKE = Box(1, 2, 30, 40), Point(5, 6), Stroke(((1, 1), (9, 9)))

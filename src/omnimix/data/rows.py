@@ -1,0 +1,191 @@
+"""Rows of any form in any container, as samples: one table of formats, one reader of containers."""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections.abc import Mapping
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import SerializeAsAny
+
+from omnimix.config import Spec, part
+from omnimix.data.base import Source, SourceSpec
+from omnimix.data.containers import Rows, reading
+from omnimix.data.opened import ListedRows, open_rows
+from omnimix.data.roots import MediaWord, Roots, is_none
+from omnimix.errors import OmnimixError, SampleError
+from omnimix.registry import FORMATS
+from omnimix.types import Sample
+
+_ITEM = re.compile(
+    r"(?P<sense>image|img|picture|photo|video|audio|sound|speech|document)s?"
+    r"(?P<about>_?(path|file|url|name|filename|bytes)s?)?"
+)
+"""Keys that other tools keep items under."""
+
+LOOKED = 16
+"""Rows at the front of a file that its format is found by."""
+
+
+class RowFormat(Spec, abc.ABC):
+    """How a row says its conversation. A subclass is one form; its words are what may differ within it."""
+
+    kind: str
+
+    @classmethod
+    @abc.abstractmethod
+    def recognises(cls, row: Mapping[str, Any]) -> bool:
+        """Whether a row has the keys of this form; each row of the table answers for its own alone."""
+
+    @abc.abstractmethod
+    def sample(self, row: Mapping[str, Any], roots: Roots, where: str) -> Sample:
+        """The conversation of a row.
+
+        Raises:
+            SampleError: the row is not of this form.
+        """
+
+    def reads(self) -> frozenset[str]:
+        """The keys that items are read from; others that look like items are refused, never passed over."""
+        return frozenset()
+
+    def read(self, row: Any, roots: Roots, where: str) -> Sample:
+        """As `sample`, of anything that a container may hold.
+
+        Raises:
+            SampleError: no table, or items under a key that this form does not know.
+        """
+        if not isinstance(row, Mapping):
+            raise SampleError("a row is a table of words", where=where)
+        self.no_unread_items(row, where)
+        return self.sample(row, roots, where)
+
+    def no_unread_items(self, row: Mapping[str, Any], where: str) -> None:
+        """Refuse items that would be left out without a word."""
+        refuse_unread(row, self.reads(), f"the format {self.kind!r}", where)
+
+
+def refuse_unread(row: Mapping[str, Any], known: frozenset[str], who: str, where: str) -> None:
+    """Refuse items under keys that a reader does not know, which it would leave out without a word.
+
+    `image_url` beside an `image` that is read is a note about it, no item.
+    """
+    for key in row.keys() - known:
+        match = _ITEM.fullmatch(str(key).lower())
+        if match is None or is_none(row[key]):
+            continue
+        sense, about = match["sense"], match["about"]
+        if about and any(not is_none(row.get(own)) for own in {sense, f"{sense}s"} & known):
+            continue
+        raise SampleError(
+            f"{who} does not read the key {key!r}, which seems to hold items",
+            where=where,
+            hint=f"it reads {', '.join(sorted(known)) or 'no items'}; rename the key, name another "
+            "format, or take the key out",
+        )
+
+
+def id_of(row: Mapping[str, Any], where: str) -> str:
+    """A row's own name, else its place in the file."""
+    id = row.get("id")
+    return str(id) if isinstance(id, str | int) and id != "" else where
+
+
+@cache
+def _formats() -> tuple[type[RowFormat], ...]:
+    # Those of the families are narrower than the common ones, so they are asked first.
+    return tuple(FORMATS.load(name) for name in reversed(list(FORMATS)))
+
+
+def format_of(rows: Rows) -> RowFormat:
+    """The format of rows, found by the keys of the first ones.
+
+    Raises:
+        SampleError: none of the table; says which keys there are.
+    """
+    keys: list[str] = []
+    for index in islice(range(len(rows)), LOOKED):
+        try:
+            row = rows[index]
+        except OmnimixError:
+            continue  # is named when it is read
+        if not isinstance(row, Mapping):
+            continue
+        keys = keys or [str(key) for key in row]
+        for form in _formats():
+            if form.recognises(row):
+                return form.model_validate({"kind": form.model_fields["kind"].default})
+    raise SampleError(
+        f"the rows are in no known format; their keys are {', '.join(keys[:12]) or 'none'}",
+        where=rows.path.name,
+        hint=f"name the format: {', '.join(FORMATS)}",
+    )
+
+
+class RowSource(Source):
+    """Rows are read when they are asked for, media when the sample is woven."""
+
+    def __init__(
+        self, rows: Rows, form: RowFormat | None = None, roots: Roots | None = None
+    ) -> None:
+        self.rows = rows
+        self.path = rows.path
+        self.form = form or format_of(rows)
+        self.roots = roots or Roots(rows.folder)
+        self.length = len(rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self.rows):
+            raise IndexError(index)
+        where = self.rows.where(index)
+        with reading(where):
+            return self.form.read(self.rows[index], self.roots, where)
+
+    def where(self, index: int) -> str:
+        """A row's place in its file."""
+        return self.rows.where(index)
+
+
+class RowsSpec(SourceSpec):
+    """Rows of any known format, which is found by their keys, in a file or folder of any known kind.
+
+    Attributes:
+        path: JSON, JSON lines, CSV, TSV, Parquet, an Arrow folder, or WebDataset's tar files (a folder or a
+            pattern, `shards/*.tar`).
+        format: the format by name, or with its words, where it is not to be found by the rows.
+        media: the folder that paths of items are relative to, several that are tried in turn, or a map from the
+            beginning of a path to the folder it stands for; default the folder of the file. Absolute paths
+            are read where they lead into one of them, and what leads out is refused.
+    """
+
+    kind: Literal["rows"] = "rows"
+    path: str
+    format: Annotated[SerializeAsAny[RowFormat], part(FORMATS)] | None = None
+    media: MediaWord = None
+
+    def open(self, folder: Path) -> Source:
+        rows = open_rows(folder / self.path)
+        return RowSource(rows, self.format, Roots(folder, self.media, rows.folder))
+
+
+def read_rows(
+    rows: Any, format: str | Mapping[str, Any] | None = None, media: MediaWord = None
+) -> Source:
+    """Rows as samples, from Python.
+
+    Args:
+        rows: a path, a list of tables, or a `Dataset` of the package `datasets`.
+        format, media: as the words of `RowsSpec`.
+    """
+    form = None if format is None else RowsSpec(path="", format=format).format  # type: ignore[arg-type]
+    if not isinstance(rows, str | Path) and not hasattr(rows, "__len__"):
+        raise SampleError(
+            f"rows of type {type(rows).__name__} have no length",
+            hint="give a list of tables, a Dataset that is not streamed, or a path",
+        )
+    found = open_rows(Path(rows)) if isinstance(rows, str | Path) else ListedRows(rows)
+    return RowSource(found, form, Roots(Path(), media, found.folder))

@@ -1,0 +1,193 @@
+"""Answers to a data set in a file, one JSON line a record; a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from omnimix import regions, versions
+from omnimix.compose import recipe as recipes
+from omnimix.data.sources import Source
+from omnimix.errors import OmnimixError
+from omnimix.evaluate.asking import Reply, ask
+from omnimix.generate.assistant import Assistant
+from omnimix.generate.decoding import Options
+
+_SOME = 64  # numbers of each parameter that the fingerprint looks at
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a run left behind.
+
+    Attributes:
+        rows: records in the file.
+        failed: how many of them could not be asked.
+        empty: how many answers are empty.
+        first: why the first of those that failed did.
+    """
+
+    rows: int
+    failed: int
+    empty: int
+    first: str = ""
+
+
+def predict(
+    assistant: Assistant,
+    source: Source,
+    data: Path,
+    out: Path,
+    options: Options | None = None,
+    batch_size: int = 32,
+    limit: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Predicted:
+    """Write the answers to all records, one JSON line each in their order.
+
+    A line is `{"row", "id", "answer", "regions", "finished", "tokens"}`, regions in pixels of the question's
+    last picture, or `{"row", "id", "error"}` where the record could not be asked. Beside the file lies
+    `NAME.run.json` with what the answers depend on. A run that was killed is gone on with: the whole file is
+    then the same as that of one run.
+
+    Args:
+        data: the file or folder that `source` was opened from.
+        out: where the answers go.
+        limit: the first so many records; all by default.
+        overwrite: begin anew where `out` holds answers of another run.
+
+    Raises:
+        OmnimixError: answers of another model, data set or other options lie in `out`, or no record is there.
+    """
+    options = options or Options()
+    total = min(source.length or 0, source.length or 0 if limit is None else limit)
+    if total < 1:
+        raise OmnimixError("there is no record to ask", where=str(data), hint="ask at least one")
+    run = _run(assistant, data, options, batch_size)
+    done = _begin(out, run, batch_size, overwrite)
+    try:
+        with out.open("a", encoding="utf-8", newline="\n") as file:
+            for replies in ask(assistant, source, range(done, total), options, batch_size):
+                file.writelines(json.dumps(line_of(one)) + "\n" for one in replies)
+                file.flush()
+                os.fsync(file.fileno())
+                if progress is not None:
+                    progress(replies[-1].row + 1, total)
+    except OSError as error:
+        raise OmnimixError(
+            f"cannot write the answers ({error.strerror})",
+            where=str(out),
+            hint="make room and run the same command again; it goes on where it stopped",
+        ) from None
+    return _summary(out)
+
+
+def line_of(reply: Reply) -> dict[str, Any]:
+    """One line of the file."""
+    head: dict[str, Any] = {"row": reply.row, "id": reply.sample.id if reply.sample else None}
+    answer = reply.answer
+    if answer is None:
+        return head | {"error": reply.error}
+    return head | {
+        "answer": answer.text,
+        "regions": [regions.to_json(region) for region in answer.regions],
+        "finished": answer.finished,
+        "tokens": answer.tokens,
+    }
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Tells models apart: a hash of names, shapes and the first numbers of all parameters."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        some = tensor.detach().reshape(-1)[:_SOME].cpu().contiguous()
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(some.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _run(assistant: Assistant, data: Path, options: Options, batch_size: int) -> dict[str, Any]:
+    """What the answers depend on, as it is written beside them."""
+    recipe = recipes.dump(assistant.processor.recipe)
+    words = asdict(options)
+    return {
+        "model": assistant.processor.recipe.name,
+        "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
+        "weights": fingerprint(assistant.model),
+        "data": _content(data),
+        # The answers of a batch may differ in their last bits from those of another.
+        "batch_size": batch_size,
+        "options": {**words, "stop_strings": list(options.stop_strings or ())},
+        "versions": {name: versions.version(name) for name in ("omnimix", "torch", "transformers")},
+    }
+
+
+def _content(data: Path) -> str:
+    """A hash of a file, or of the names and sizes of a folder's files."""
+    if data.is_file():
+        with data.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    files = sorted(path for path in data.rglob("*") if path.is_file())
+    listed = "\n".join(f"{path.relative_to(data)} {path.stat().st_size}" for path in files)
+    return hashlib.sha256(listed.encode()).hexdigest()[:16]
+
+
+def _begin(out: Path, run: dict[str, Any], batch_size: int, overwrite: bool) -> int:
+    """Make the file ready to be written on.
+
+    Returns:
+        How many records are answered already.
+    """
+    beside = out.with_name(out.name + ".run.json")
+    if not out.parent.is_dir() or out.is_dir():
+        raise OmnimixError(
+            "no file can be written there",
+            where=str(out),
+            hint="name a file in a folder that exists",
+        )
+    if overwrite or not out.exists() or not out.stat().st_size:
+        out.write_bytes(b"")
+        beside.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        return 0
+    _same_run(beside, run, out)
+    lines = out.read_bytes().split(b"\n")[:-1]  # what stands behind the last line end is torn
+    # Whole batches alone are kept, so that every batch is asked as it would have been in one go.
+    kept = len(lines) // batch_size * batch_size
+    with out.open("r+b") as file:
+        file.truncate(sum(len(line) + 1 for line in lines[:kept]))
+    return kept
+
+
+def _same_run(beside: Path, run: dict[str, Any], out: Path) -> None:
+    try:
+        before = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    other = [word for word, value in run.items() if before.get(word) != value]
+    if other:
+        raise OmnimixError(
+            f"the file holds answers of another run; what differs: {', '.join(other)}",
+            where=str(out),
+            hint="name another file, or begin anew with --overwrite",
+        )
+
+
+def _summary(out: Path) -> Predicted:
+    rows = failed = empty = 0
+    first = ""
+    with out.open(encoding="utf-8", newline="\n") as file:
+        for line in map(json.loads, file):
+            rows += 1
+            if (error := line.get("error")) is not None:
+                failed, first = failed + 1, first or f"row {line['row']}: {error}"
+            empty += line.get("answer") == ""
+    return Predicted(rows, failed, empty, first)

@@ -1,0 +1,113 @@
+"""What a run has before its first step: words, model, processor, folder, and who watches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.compose.recipe import Recipe
+from omnimix.data.mixture import Dropped
+from omnimix.parallel.process_group import ProcessGroup
+from omnimix.train import checkpoint, optim, start
+from omnimix.train.checkpoint import writing
+from omnimix.train.ranks import fingerprint
+from omnimix.train.settings import Training
+from omnimix.train.stopping import Stop, Stopped
+from omnimix.train.watcher import Watcher
+
+METRICS = "metrics.jsonl"
+
+
+class Begun:
+    """One training run in one process, alone or as one of several ranks."""
+
+    def __init__(
+        self,
+        training: Training,
+        folder: Path,
+        out: Path,
+        watcher: Watcher,
+        process_group: ProcessGroup,
+        stop: Stop,
+    ) -> None:
+        self.training = training
+        self.folder = folder
+        self.out = out
+        self.watcher = watcher
+        self.process_group = process_group
+        self.stop = stop
+        self.dropped = Dropped()
+        with process_group.agreed():
+            self._build()
+        # Ranks that differ here would train on without an error, each towards another model.
+        process_group.same("training files", training.dump())
+        if process_group.size > 1:
+            process_group.same("starting weights", fingerprint(self.model))
+
+    def _build(self) -> None:
+        training = self.training
+        if training.initial_checkpoint is not None:
+            start.check_start(start.find(self.folder, training.initial_checkpoint))
+        recipe, recipe_folder = training.model(self.folder)
+        # The seed alone decides which weights are drawn, whatever happened in this process before.
+        torch.manual_seed(training.seed)
+        # Of several ranks each has the GPU that `join` chose for it.
+        cuda = torch.cuda.is_available()
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+        )
+        self.processor = Processor.from_recipe(recipe, recipe_folder)
+        self.model = self._begun(recipe)
+        # Weights in few bits were made on their device and cannot leave it.
+        if training.quantization is None:
+            self.model.to(self.device)
+        self.learned = self._learned()
+        # What each stage's checkpoints leave out, before anything has moved.
+        self.stands = [checkpoint.foundation(self.model, names) for names in self.learned]
+
+    def _learned(self) -> list[set[str]]:
+        """For each stage, what has learned by its end."""
+        found: list[set[str]] = []
+        for stage in self.training.stages:
+            names = optim.learning(self.model, stage.trainable)
+            found.append(names | (found[-1] if found else set()))
+        return found
+
+    def _begun(self, recipe: Recipe) -> MultimodalLM:
+        words = self.training
+        if words.initial_checkpoint is None:
+            return MultimodalLM.from_recipe(recipe, start=True)
+        place = start.find(self.folder, words.initial_checkpoint)
+        if words.quantization is None:
+            return start.started(place, recipe)
+        return start.quantized(place, recipe, words.quantization, self.device)
+
+    def tell(self, sentence: str) -> None:
+        """Say something to who watches; the first rank alone does."""
+        if self.process_group.rank == 0:
+            self.watcher.tell(sentence)
+
+    @contextmanager
+    def first_alone(self) -> Iterator[bool]:
+        """Around what one rank does for all: True on the first, and the others wait for it."""
+        with self.process_group.agreed():
+            yield self.process_group.rank == 0
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Append a line of metrics and tell who watches; the first rank alone does."""
+        if self.process_group.rank:
+            return
+        with writing(self.out / METRICS), (self.out / METRICS).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        try:
+            self.watcher.metrics(line)
+        except KeyboardInterrupt as pressed:
+            # A listener is where most of a person's Ctrl-C land. The step is behind us: the next look ends it.
+            self.stop.press(*([pressed.signal] if isinstance(pressed, Stopped) else []))

@@ -1,0 +1,172 @@
+"""What a stage reads: looked at before it is paid for, and what is left out of it counted and named."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnimix.compose.processor import Processor
+from omnimix.compose.rounds import weave_apart
+from omnimix.data.mixture import Dropped, drawn
+from omnimix.data.sources import Source
+from omnimix.errors import DroppedError, OmnimixError, SampleError
+from omnimix.train.checkpoint import writing
+from omnimix.types import Sample
+
+TRIED = 64
+"""Records of a dataset that are looked at before it is said that none can be used."""
+
+ENOUGH = 8
+"""Usable ones among them after which nobody looks on."""
+
+JUDGED = 1000
+"""Records that are read before a share of them is a judgement of a larger dataset."""
+
+NAMED = 5
+"""Records whose reasons are told at once; the file names all of them."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A dataset as a few of its records show it.
+
+    Attributes:
+        rows: None where it has no end.
+        tokens, learned: of a record, on the average.
+    """
+
+    rows: int | None
+    tokens: float
+    learned: float
+
+    def line(self) -> str:
+        """In words."""
+        rows = "records without end" if self.rows is None else f"{self.rows:,} records"
+        return f"{rows}, about {self.tokens:.0f} tokens each, {self.learned:.0f} of them learned"
+
+
+def looked_at(
+    source: Source, processor: Processor, max_length: int | None, apart: bool, where: str
+) -> Facts:
+    """What a dataset holds, by a few of its records.
+
+    Args:
+        apart: whether the questions of a conversation do not see one another.
+
+    Raises:
+        SampleError: none of them can be used, or none holds anything to learn.
+    """
+    many = TRIED if source.length is None else min(source.length, TRIED)
+    step = 1 if source.length is None else source.length / many
+    most = source.max_length if max_length is None else max_length
+    found, refused, empty = [], [], 0
+    for i in range(many):
+        try:
+            sample = drawn(source[int(i * step)], 0)
+            woven = (
+                weave_apart(processor.weave, sample)
+                if apart
+                else processor.weave(sample, max_length=most, cuts_items=source.cuts_items)
+            )
+        except OmnimixError as error:
+            refused.append(error.sentence())
+            continue
+        if not _answers(sample):
+            empty += 1
+            continue
+        found.append((len(woven), woven.targets))
+        if len(found) == ENOUGH:
+            break
+    if not found:
+        raise _unusable(refused, empty, many, where)
+    tokens, learned = (sum(column) / len(found) for column in zip(*found, strict=True))
+    return Facts(source.length, tokens, learned)
+
+
+def _answers(sample: Sample) -> bool:
+    """Whether anything is answered; the token that ends an answer alone teaches nothing."""
+    said = (part for turn in sample.turns if turn.role == "assistant" for part in turn.content)
+    return any(part.strip() if isinstance(part, str) else True for part in said)
+
+
+def _unusable(refused: Sequence[str], empty: int, many: int, where: str) -> SampleError:
+    if not refused:
+        return SampleError(
+            f"nothing can be learned from the {many} records looked at: every answer is empty",
+            where=where,
+            hint="look at how the answers are named in the file",
+        )
+    blank = f", {empty} have empty answers" if empty else ""
+    return SampleError(
+        f"none of the {many} records looked at can be used{blank}; the first says: {refused[0].rstrip('.')}",
+        where=where,
+    )
+
+
+class LeftOut:
+    """Records of a stage that could not be used.
+
+    Args:
+        number: of the stage.
+        rows: of all its datasets together; None where one has no end.
+        limit: share of them that may be left out.
+        file: names all of them, a line each; None where another rank writes it.
+        total: of the whole run.
+        tell: takes a sentence.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        rows: int | None,
+        limit: float,
+        file: Path | None,
+        total: Dropped,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.number = number
+        self.rows = rows
+        self.limit = limit
+        self.file = file
+        self.total = total
+        self.tell = tell
+        self.read = 0
+        self.known: set[str] = set()
+
+    def take(self, sentences: Sequence[str], read: int, step: int) -> None:
+        """Count what a step left out of the records that it read.
+
+        Raises:
+            DroppedError: they are more than may be.
+        """
+        self.read += read
+        self.total.count += len(sentences)
+        new = [one for one in dict.fromkeys(sentences) if one not in self.known]
+        self.total.first += new[: max(0, NAMED - len(self.total.first))]
+        for one in new[: max(0, NAMED - len(self.known))]:
+            self.tell(f"left out: {one}")
+        self.known.update(new)
+        if new and self.file is not None:
+            lines = ({"stage": self.number, "step": step + 1, "why": one} for one in new)
+            with writing(self.file), self.file.open("a") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        if len(self.known) > self.allowed():
+            raise self._too_many()
+
+    def allowed(self) -> int:
+        """How many different records may be left out so far; one always may."""
+        judged = min(self.rows or math.inf, max(self.read, JUDGED))
+        return max(1, int(self.limit * judged))
+
+    def _too_many(self) -> DroppedError:
+        of = "endless ones" if self.rows is None else f"{self.rows:,}"
+        first = " | ".join(self.total.first[:3])
+        return DroppedError(
+            f"{len(self.known)} records (of {of}) could not be used, more than max_dropped "
+            f"({self.limit:.3g} of them) allows; the first say: {first}",
+            where=f"stages.{self.number}",
+            hint="dropped.jsonl in the run's folder names them all: mend the records, or raise max_dropped",
+        )

@@ -1,0 +1,262 @@
+"""Looking at records that are not learned from: the loss, measures, and a few answers to read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnimix.compose.processor import Processor
+from omnimix.compose.sequence import Sequence as Woven
+from omnimix.errors import OmnimixError, TrainError, placed
+from omnimix.generate.answers import Answer
+from omnimix.generate.assistant import Assistant
+from omnimix.generate.decoding import Options
+from omnimix.generate.drawing import draw
+from omnimix.media.opening import MediaOpener
+from omnimix.registry import MEASURES
+from omnimix.train.begun import Begun
+from omnimix.train.checkpoint import writing
+from omnimix.train.rows import Facts, looked_at
+from omnimix.train.settings import Stage, ValidateSpec
+from omnimix.types import Media, Sample
+
+LOSS = "loss"
+
+
+@dataclass
+class Best:
+    """The best look of a stage so far.
+
+    Attributes:
+        value: None before the first look.
+        step: behind which it was.
+        since: looks without a better one.
+    """
+
+    value: float | None = None
+    step: int = 0
+    since: int = 0
+
+    def take(self, value: float, step: int, least: bool) -> bool:
+        """Whether a look is better than all before it."""
+        better = self.value is None or (value < self.value if least else value > self.value)
+        if better:
+            self.value, self.step, self.since = value, step, 0
+        else:
+            self.since += 1
+        return better
+
+
+class Validation:
+    """The looks of one stage.
+
+    Raises:
+        TrainError: an endless dataset without `max_samples`.
+    """
+
+    def __init__(
+        self, words: ValidateSpec, run: Begun, number: int, stage: Stage, state: dict[str, Any]
+    ) -> None:
+        self.words = words
+        self.run = run
+        self.number = number
+        self.stage = stage
+        self.best = Best(**state.get("best", {}))
+        self.looked: int | None = state.get("looked")
+        self.source = words.data.open(run.folder)
+        if self.source.length is None and words.max_samples is None:
+            raise TrainError(
+                "the dataset has no end",
+                where=f"stages.{number}.validate",
+                hint="say how many of its records are looked at: max_samples",
+            )
+        counts = [n for n in (self.source.length, words.max_samples) if n is not None]
+        self.rows = range(min(counts))
+        self.told = False
+
+    def measures(self) -> dict[str, Any]:
+        """The measures by name."""
+        return {name: MEASURES.load(name)() for name in self.words.measures}
+
+    def check(self) -> Facts:
+        """Look at a few records, and at all where answers are measured, before the stage is paid for.
+
+        Raises:
+            SampleError: nothing that can be used, or a record that a measure can make nothing of.
+        """
+        where = f"stages.{self.number}.validate"
+        for measure in self.measures().values():
+            samples = [self.source[row] for row in self.rows]
+            with placed(where):
+                measure.references(samples, [(1, 1)] * len(samples))
+        facts = looked_at(self.source, self.run.processor, None, False, where)
+        return replace(facts, rows=len(self.rows))
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether the records are looked at behind a step."""
+        every = self.words.every or self.stage.save_steps
+        return step > 0 and step != self.looked and (step % every == 0 or step == last)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"best": vars(self.best), "looked": self.looked}
+
+    def over(self) -> bool:
+        """Whether the stage has not become better for as long as it may."""
+        patience = self.words.early_stopping_patience
+        return patience is not None and self.best.since >= patience
+
+    def look(self, step: int, autocast: Any) -> tuple[dict[str, Any], bool]:
+        """Look at the records behind a step.
+
+        Args:
+            autocast: makes the context that a forward runs in.
+
+        Returns:
+            Numbers for a line of metrics, and whether they are the best so far.
+
+        Raises:
+            TrainError: no record can be used, or the loss is not finite.
+        """
+        processor = self.run.processor
+        if self.stage.template is not None:
+            processor = processor.with_template(self.stage.template)
+        with resting(self.run):
+            loss, failed = self._loss(processor, autocast)
+            measures: dict[str, float] = {}
+            with self.run.first_alone() as first:
+                if first:
+                    measures = self._answers(processor, step)
+            measures = self.run.process_group.gather("measures", measures)[0]
+        if failed and not self.told:
+            self.told = True
+            self.run.tell(
+                f"{len(failed)} records of validation are left out; the first: {failed[0]}"
+            )
+        which = self.words.best
+        value = loss if which == LOSS else measures[which]
+        better = self.best.take(value, step, which == LOSS)
+        self.looked = step
+        line = {"validation": round(loss, 5), "measures": measures, "best": better}
+        return line | {"left_out": len(failed)}, better
+
+    def _loss(self, processor: Processor, autocast: Any) -> tuple[float, list[str]]:
+        """Cross entropy of a learned token, over all ranks, and why records are left out."""
+        run, group = self.run, self.run.process_group
+        own = list(self.rows)[group.rank :: group.size]
+        size = max(1, self.stage.batch_size // self.stage.gradient_accumulation_steps // group.size)
+        total, tokens = 0.0, 0
+        failed: list[str] = []
+        with group.agreed():
+            for start in range(0, len(own), size):
+                woven: list[Woven] = []
+                for row in own[start : start + size]:
+                    try:
+                        woven.append(processor.weave(self.source[row]))
+                    except OmnimixError as error:
+                        failed.append(error.sentence())
+                if not woven:
+                    continue
+                pack = self.stage.packing
+                batch = processor.batch(woven, pack=pack, multiple=1 if pack else 16)
+                moved = batch.to(run.device)
+                with autocast():
+                    inputs = moved.inputs(mask=False)
+                    found = run.model(**inputs, labels=moved.labels, num_items_in_batch=1)
+                total += float(found.loss)
+                tokens += batch.targets
+        said = group.gather("validation", (total, tokens, failed))
+        failed = [one for _, _, some in said for one in some]
+        count = sum(some for _, some, _ in said)
+        if not count:
+            raise TrainError(
+                f"no record of the validation data can be used; the first says: {failed[0] if failed else 'none'}",
+                where=f"stages.{self.number}.validate",
+            )
+        loss = sum(one for one, _, _ in said) / count
+        if not math.isfinite(loss):
+            raise TrainError(
+                f"the loss of the validation data is {loss}",
+                where=f"stages.{self.number}.validate",
+                hint="lower optimizer.lr, and go on from the checkpoint before",
+            )
+        return loss, failed
+
+    def _answers(self, processor: Processor, step: int) -> dict[str, float]:
+        """Answer the records that are measured or written down; the measures."""
+        many = len(self.rows) if self.words.measures else self.words.answers
+        assistant = Assistant(self.run.model, processor)
+        options = Options(max_new_tokens=self.words.max_new_tokens)
+        asked: list[tuple[int, Sample, Woven]] = []
+        for row in self.rows[:many]:
+            try:
+                sample = self.source[row]
+                if not sample.turns or sample.turns[-1].role != "assistant":
+                    continue
+                question = replace(sample, turns=sample.turns[:-1])
+                asked.append((row, sample, assistant.weave(question, options)))
+            except OmnimixError:
+                continue  # counted where the loss is
+        answers = assistant.write_many([woven for _, _, woven in asked], options=options)
+        self._write(step, asked[: self.words.answers], answers)
+        samples = [sample for _, sample, _ in asked]
+        sizes = [woven.pictures[-1].size if woven.pictures else (0, 0) for _, _, woven in asked]
+        return {
+            name: round(measure.score(answers, measure.references(samples, sizes)).value, 5)
+            for name, measure in self.measures().items()
+        }
+
+    def _write(
+        self, step: int, asked: list[tuple[int, Sample, Woven]], answers: list[Answer]
+    ) -> None:
+        """A few answers, a line each, and their pictures with what was asked and answered drawn on them."""
+        if not asked:
+            return
+        place = self.run.out / "answers" / f"stage-{self.number:02d}-step-{step:07d}"
+        with writing(place):
+            place.mkdir(parents=True, exist_ok=True)
+            with (place / "answers.jsonl").open("w") as file:
+                for (row, sample, woven), answer in zip(asked, answers, strict=False):
+                    line = {
+                        "row": row,
+                        "id": sample.id,
+                        "question": sample.turns[-2].text() if len(sample.turns) > 1 else "",
+                        "right": sample.turns[-1].text(),
+                        "answer": answer.text,
+                        "picture": self._draw(sample, woven, answer, place / f"{row}.png"),
+                    }
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _draw(self, sample: Sample, woven: Woven, answer: Answer, file: Path) -> str | None:
+        recipe = self.run.processor.recipe
+        pictures = [
+            part
+            for turn in sample.turns[:-1]
+            for part in turn.content
+            if isinstance(part, Media) and part.kind == "image"
+        ]
+        name = recipe.modality_for("image")
+        opener = recipe.modalities[name].opens if name else None
+        if not pictures or not isinstance(opener, MediaOpener):
+            return None
+        draw(opener.open(pictures[-1]), woven.asked, answer.regions).save(file)
+        return file.name
+
+
+@contextmanager
+def resting(run: Begun) -> Iterator[None]:
+    """The model asks instead of learning, and nothing that chance decides in training moves."""
+    devices = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        run.model.eval()
+        try:
+            yield
+        finally:
+            run.model.train()
