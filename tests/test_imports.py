@@ -34,6 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "regions",
             "masks",
             "errors",
+            "hub",
             "_registration",
             "_torchvision",
             "_transformers",

@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    PrivateAttr,
     ValidationError,
     model_validator,
     validate_call,
@@ -36,6 +37,13 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     part_of: ClassVar[str] = ""
+
+    _called: str | None = PrivateAttr(default=None)
+    """The name of its row where that is no row of a table but `module:Class`."""
+
+    def row_name(self) -> str:
+        """The word `kind` that makes it again."""
+        return self._called or str(getattr(self, "kind", ""))
 
     @model_validator(mode="before")
     @classmethod
@@ -61,8 +69,6 @@ class Spec(BaseModel):
                 changes no saved model. Without them the data is short; `kind` is kept at every depth.
         """
         data = self.model_dump(mode="json", exclude_defaults=not defaults)
-        if defaults:
-            return data
         kinds: dict[str, Any] = _with_kinds(self, data)
         return kinds
 
@@ -70,7 +76,8 @@ class Spec(BaseModel):
 def _with_kinds(spec: BaseModel, data: Any) -> Any:
     """Put `kind` (a default, so left out by pydantic) back in front at every depth."""
     if "kind" in type(spec).model_fields:
-        data = {"kind": spec.kind, **data}  # type: ignore[attr-defined]
+        assert isinstance(spec, Spec)
+        data = {"kind": spec.row_name(), **{k: v for k, v in data.items() if k != "kind"}}
     for name in list(data):
         if name in type(spec).model_fields:
             data[name] = _kinds_inside(getattr(spec, name), data[name])
@@ -87,10 +94,26 @@ def _kinds_inside(value: Any, data: Any) -> Any:
     return data
 
 
+def mapped(value: Any, change: Callable[[Spec], Spec]) -> Any:
+    """The same value with every `Spec` inside changed, the innermost first."""
+    if isinstance(value, Spec):
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        new = {name: mapped(old, change) for name, old in fields.items()}
+        moved = {name: one for name, one in new.items() if one is not fields[name]}
+        return change(value.model_copy(update=moved) if moved else value)
+    if isinstance(value, Mapping):
+        inner = {key: mapped(one, change) for key, one in value.items()}
+        return inner if any(inner[key] is not value[key] for key in inner) else value
+    if isinstance(value, tuple):
+        items = tuple(mapped(one, change) for one in value)
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    return value
+
+
 def part(table: Registry) -> BeforeValidator:
     """A validator for a field that holds any row of `table`, chosen by its word `kind`.
 
-    A bare string is short for `{kind: <string>}`.
+    A bare string is short for `{kind: <string>}`; where the table has one row of its own, `kind` may be left out.
     """
 
     def resolve(value: Any) -> Any:
@@ -98,18 +121,27 @@ def part(table: Registry) -> BeforeValidator:
             return value
         if isinstance(value, str):
             value = {"kind": value}
+        if isinstance(value, Mapping) and "kind" not in value and table.only is not None:
+            value = {"kind": table.only, **value}
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             message = f"a {table.what} needs a word 'kind'; {did_you_mean('', table)}"
             raise PydanticCustomError("no_kind", "{message}", {"message": message})
+        target = value["kind"]
         try:
-            cls = table.load(value["kind"])
+            cls = table.load(target)
         except RegistryError as error:
             message = f"{error.what}; {error.hint}"
             raise PydanticCustomError(
                 "unknown_kind", "{message}", {"message": message, "path": ("kind",)}
             ) from None
+        own = ":" in value["kind"]
+        if own:
+            value = _without_kind(cls, value)
         try:
-            return cls.model_validate(value)
+            made = cls.model_validate(value)
+            if own and isinstance(made, Spec):
+                made._called = target
+            return made
         except ValidationError as error:
             path, message = first_error(error)
             raise PydanticCustomError(
@@ -117,6 +149,13 @@ def part(table: Registry) -> BeforeValidator:
             ) from None
 
     return BeforeValidator(resolve)
+
+
+def _without_kind(cls: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:
+    """The words for a class that is named in place of a row, which has a `kind` of its own or none."""
+    field = cls.model_fields.get("kind")
+    words = {word: one for word, one in value.items() if word != "kind"}
+    return {"kind": value["kind"], **words} if field and field.is_required() else words
 
 
 def first_error(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
@@ -259,7 +298,7 @@ def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     Raises:
         RecipeError: an override without `=`, or a path through something that is no table.
     """
-    result: dict[str, Any] = typing.cast("dict[str, Any]", _copy(data))
+    result: dict[str, Any] = typing.cast("dict[str, Any]", plain_copy(data))
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
@@ -293,10 +332,11 @@ def _inside(place: Any, step: str, override: str) -> Any:
     return place[step]
 
 
-def _copy(data: Any) -> Any:
+def plain_copy(data: Any) -> Any:
+    """Plain data that may be changed without a change of the given."""
     if isinstance(data, Mapping):
-        return {key: _copy(value) for key, value in data.items()}
-    return [_copy(value) for value in data] if isinstance(data, list | tuple) else data
+        return {key: plain_copy(value) for key, value in data.items()}
+    return [plain_copy(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def json_schema(model: type[BaseModel], tables: Mapping[str, Registry]) -> dict[str, Any]:

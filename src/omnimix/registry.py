@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -47,6 +48,35 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
 
 
+def plug_in(file: Path) -> None:
+    """Import a file, so that recipes may name its parts as `file:Class`; it runs as any program of yours.
+
+    Raises:
+        RegistryError: no such file, another module of its name, or an error in it.
+    """
+    name = file.stem
+    known = sys.modules.get(name)
+    if known is not None:
+        if Path(getattr(known, "__file__", None) or "").resolve() == file.resolve():
+            return
+        raise RegistryError(
+            f"there is another module {name!r}", where=str(file), hint="give the file another name"
+        )
+    if not file.is_file() or not name.isidentifier():
+        raise RegistryError(
+            "no such file of Python", where=str(file), hint="name a file such as my_parts.py"
+        )
+    # Worker processes import it by its name.
+    sys.path.append(str(file.resolve().parent))
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # whatever the file does
+        line = next(iter(str(error).splitlines()), "no message")
+        raise RegistryError(
+            f"the plugin cannot be imported ({type(error).__name__}: {line})", where=str(file)
+        ) from error
+
+
 class Registry(Mapping[str, str]):
     """One registry: name to `module:Class`, with rows of the families and of other packages appended.
 
@@ -59,11 +89,13 @@ class Registry(Mapping[str, str]):
         self.what = what
         self._own = rows
 
+    def _table(self) -> Mapping[str, str]:
+        return rows_of(ROWS).get(self.name, {}) if self._own is None else self._own
+
     @cache  # noqa: B019  (tables live as long as the process)
     def _rows(self) -> dict[str, str]:
-        own = rows_of(ROWS).get(self.name, {}) if self._own is None else self._own
         families = rows_of(*sorted(FAMILIES.glob("*/registry.yaml")))
-        rows = {**own, **families.get(self.name, {})}
+        rows = {**self._table(), **families.get(self.name, {})}
         for point in entry_points(group=f"omnimix.{self.name}"):
             if point.name in rows and rows[point.name] != point.value:
                 raise RegistryError(
@@ -75,6 +107,8 @@ class Registry(Mapping[str, str]):
         return rows
 
     def __getitem__(self, name: str) -> str:
+        if ":" in name:
+            return name
         rows = self._rows()
         if name not in rows:
             raise RegistryError(f"unknown {self.what} {name!r}", hint=did_you_mean(name, rows))
@@ -95,6 +129,12 @@ class Registry(Mapping[str, str]):
     def __eq__(self, other: object) -> bool:
         return self is other
 
+    @property
+    def only(self) -> str | None:
+        """The one row of the table's own, which is meant where no name is given; else None."""
+        own = self._table()
+        return next(iter(own)) if len(own) == 1 else None
+
     def load(self, name: str) -> Any:
         """Import and return what the row points at.
 
@@ -109,7 +149,9 @@ class Registry(Mapping[str, str]):
             raise RegistryError(
                 f"the {self.what} {name!r} could not be imported ({error})",
                 where=target,
-                hint="install the package it needs, or mend the row",
+                hint="install the package it needs, or mend the row"
+                if target != name
+                else f"give the file that has it: --plugin {module}.py",
             ) from error
 
 

@@ -307,3 +307,19 @@ def test_generation_asks_our_configuration_for_the_language_models(
     text = tiny_model.config.get_text_config(decoder=True)
     assert text.model_type == tiny_model.language.config.model_type
     assert text.num_hidden_layers == tiny_model.language.config.num_hidden_layers
+
+
+def test_activations_are_computed_again_where_asked() -> None:
+    model = AutoModelForCausalLM.from_config(make(LLAMA))
+    ids = torch.arange(8)[None]
+    model.train()
+
+    def gradient(on: bool) -> Tensor:
+        _transformers.recompute(model, on)
+        assert any(getattr(m, "gradient_checkpointing", False) for m in model.modules()) == on
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        found: Tensor = model.get_input_embeddings().weight.grad.clone()
+        return found
+
+    torch.testing.assert_close(gradient(True), gradient(False))

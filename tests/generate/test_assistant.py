@@ -259,3 +259,21 @@ def test_a_word_that_load_has_no_use_for_is_refused(
 def test_a_model_without_a_name_is_refused() -> None:
     with pytest.raises(RegistryError, match="the model has no name"):
         omnimix.load("")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named_in_place_of_an_answer(
+    value: float, assistant: Assistant, questions: list[Sample]
+) -> None:
+    name = "language.model.layers.0.mlp.down_proj.weight"
+    weight = dict(assistant.model.named_parameters())[name]
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight[0, 0] = value
+        for ask in (assistant.reply, lambda one: list(assistant.stream(one))):
+            with pytest.raises(OmnimixError, match=rf"weights of {name} hold values"):
+                ask(questions[0])
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)

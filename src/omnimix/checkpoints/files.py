@@ -18,40 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from omnimix.errors import CheckpointError, UnsafeFileError
+from omnimix.hub import looks_like, read_json
 
-
-def looks_like(path: Path) -> str:
-    """What lies at a path, in a few words for messages."""
-    if not path.exists():
-        return "there is nothing"
-    if path.is_file():
-        return f"a file of {path.stat().st_size:,} bytes"
-    names = sorted(child.name + ("/" if child.is_dir() else "") for child in path.iterdir())
-    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "")
-    return f"the folder holds {shown or 'nothing'}"
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, with or without a byte order mark in front; None where there is no such file.
-
-    Raises:
-        CheckpointError: the file is there and cannot be read, is no JSON, or holds something else.
-    """
-    if not path.is_file():
-        return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"the file is no JSON ({error})", where=str(path), hint="copy it again"
-        ) from None
-    if not isinstance(data, dict):
-        raise CheckpointError(
-            f"the file holds a {type(data).__name__} where a table of words is wanted",
-            where=str(path),
-            hint="copy it again",
-        )
-    return data
+__all__ = ["Files", "looks_like", "read_json", "tensors_of"]
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import (
 )
 
 from omnimix import _transformers, versions
-from omnimix.compose import adapters, modality, recipe as recipes, remote
+from omnimix.compose import adapters, modality, recipe as recipes, remote, saving
 from omnimix.compose.batch import branch_masks
 from omnimix.compose.generating import ItemGenerationMixin, behind_prompt
 from omnimix.compose.item_batch import ItemBatch, ItemBatches
@@ -71,15 +72,18 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
         """Take another recipe."""
         self._checked, self.recipe = recipe, recipe.dump(defaults=True)
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
+        """As in transformers, with the file that its `auto_map` names; the recipe names files of the folder."""
+        whole = copy(self)
+        if self.recipe:
+            whole.become(saving.saved(self.parsed()))
+        super(OmnimixConfig, whole).save_pretrained(save_directory, *args, **words)
+        remote.write(Path(save_directory))
+
     def to_dict(self) -> dict[str, Any]:
         words: dict[str, Any] = super().to_dict()
         words.pop("_checked", None)
         return words
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
-        """As in transformers, with the file that its `auto_map` names."""
-        super().save_pretrained(save_directory, *args, **words)
-        remote.write(Path(save_directory))
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = None) -> None:
@@ -130,12 +134,9 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
             built(self)
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, start: bool = False) -> MultimodalLM:
-        """A model with fresh weights (and the language model's starting weights where asked)."""
-        model = cls(OmnimixConfig(recipe=recipe.without_adapters()))
-        if start:
-            recipe.language.start(model.language)
-        return model.adapt(recipe)
+    def from_recipe(cls, recipe: Recipe) -> MultimodalLM:
+        """A model with fresh weights; `omnimix.build` fills them from those that the recipe names."""
+        return cls(OmnimixConfig(recipe=recipe.without_adapters())).adapt(recipe)
 
     @classmethod
     def on_meta(cls, recipe: Recipe) -> MultimodalLM:
@@ -331,7 +332,7 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
         """As in transformers; the recipe is written beside the weights."""
         super().save_pretrained(save_directory, *args, **words)
-        (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(self.recipe))
+        (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
 
 
 def token_loss(

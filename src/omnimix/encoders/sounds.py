@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,7 +13,22 @@ from torch.nn import functional
 
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features, Own
+from omnimix.encoders.transformers import completed, loaded
 from omnimix.hf_config import known, make
+from omnimix.hub import read_json
+from omnimix.registry import STEPS
+
+
+def heard(words: Mapping[str, Any], place: Path, kind: str) -> dict[str, Any]:
+    """The words of an encoder of sounds, with the step that the feature extractor in its folder describes."""
+    said = read_json(place / "preprocessor_config.json") if place.is_dir() else None
+    if said is None or "steps" in words:
+        return dict(words)
+    known = STEPS.load(kind).model_fields
+    step = {w: v for w, v in said.items() if w in known and v is not None}
+    if "fusion" in known and said.get("truncation", "fusion") != "fusion":
+        step["fusion"] = False
+    return {**words, "steps": [{"kind": kind, **step}]}
 
 
 class WhisperTower(Encoder):
@@ -58,6 +75,17 @@ class Whisper(EncoderSpec):
     kind: Literal["whisper"] = "whisper"
     config: Annotated[dict[str, Any], known("whisper")] = {}
     reads: Literal["start", "frames"] = "start"
+
+    @classmethod
+    def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
+        return heard(completed(words, place, ""), place, "log_mel")
+
+    def stored(
+        self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
+    ) -> Mapping[str, Tensor]:
+        config = make(self.config, "whisper")
+        found: Mapping[str, Tensor] = loaded("WhisperModel", place, config, tensors)
+        return found
 
     def build(self, source: Features | None = None) -> Encoder:
         return WhisperTower(self)
@@ -108,6 +136,17 @@ class Clap(EncoderSpec):
 
     kind: Literal["clap"] = "clap"
     config: Annotated[dict[str, Any], known("clap_audio_model")] = {}
+
+    @classmethod
+    def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
+        return heard(completed(words, place, "audio_config"), place, "clap_mel")
+
+    def stored(
+        self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
+    ) -> Mapping[str, Tensor]:
+        config = make(self.config, "clap_audio_model")
+        found: Mapping[str, Tensor] = loaded("ClapAudioModelWithProjection", place, config, tensors)
+        return found
 
     def build(self, source: Features | None = None) -> Encoder:
         return ClapTower(self)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jaxtyping import Float, Int
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
+from omnimix.encoders.transformers import completed, loaded
 from omnimix.errors import RecipeError
 from omnimix.hf_config import known, make
 
@@ -59,6 +62,16 @@ class TextEncoder(EncoderSpec):
 
     kind: Literal["text"] = "text"
     config: Annotated[dict[str, Any], known()]
+
+    @classmethod
+    def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
+        return dict(completed(words, place, ""))
+
+    def stored(
+        self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
+    ) -> Mapping[str, Tensor]:
+        found: Mapping[str, Tensor] = loaded("AutoModel", place, make(self.config), tensors)
+        return found
 
     def build(self, source: Features | None = None) -> Encoder:
         return TextTower(self)

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from omnimix.compose.model import MultimodalLM
+from omnimix.checkpoints import pretrained
 from omnimix.compose.processor import Processor
-from omnimix.compose.recipe import Recipe
 from omnimix.data.mixture import Dropped
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import checkpoint, optim, start
@@ -53,8 +52,6 @@ class Begun:
 
     def _build(self) -> None:
         training = self.training
-        if training.initial_checkpoint is not None:
-            start.check_start(start.find(self.folder, training.initial_checkpoint))
         recipe, recipe_folder = training.model(self.folder)
         # The seed alone decides which weights are drawn, whatever happened in this process before.
         torch.manual_seed(training.seed)
@@ -64,7 +61,11 @@ class Begun:
             torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         )
         self.processor = Processor.from_recipe(recipe, recipe_folder)
-        self.model = self._begun(recipe)
+        self.model, self.filled = start.begun(
+            training.initial_checkpoint, self.folder, recipe, self.device, training.quantization
+        )
+        for line in pretrained.lines(self.filled):
+            self.tell(line)
         # Weights in few bits were made on their device and cannot leave it.
         if training.quantization is None:
             self.model.to(self.device)
@@ -79,15 +80,6 @@ class Begun:
             names = optim.learning(self.model, stage.trainable)
             found.append(names | (found[-1] if found else set()))
         return found
-
-    def _begun(self, recipe: Recipe) -> MultimodalLM:
-        words = self.training
-        if words.initial_checkpoint is None:
-            return MultimodalLM.from_recipe(recipe, start=True)
-        place = start.find(self.folder, words.initial_checkpoint)
-        if words.quantization is None:
-            return start.started(place, recipe)
-        return start.quantized(place, recipe, words.quantization, self.device)
 
     def tell(self, sentence: str) -> None:
         """Say something to who watches; the first rank alone does."""

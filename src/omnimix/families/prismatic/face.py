@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints import hub, releases
+from omnimix import hub
+from omnimix.checkpoints import releases
 from omnimix.config import checked_call
 from omnimix.errors import CheckpointError, SampleError
 from omnimix.families.prismatic.names import IMAGE

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnimix.checkpoints import base, hub, parts as places, reading
+from omnimix import hub
+from omnimix.checkpoints import base, parts as places, reading
 from omnimix.checkpoints.base import Parts, Release
 from omnimix.config import checked_call
 from omnimix.errors import CheckpointError
