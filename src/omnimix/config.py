@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from omnimix.errors import RecipeError, RegistryError
 from omnimix.registry import Registry, did_you_mean
-from omnimix.renamed import new_name
+from omnimix.renamed import new_name, new_value
 
 
 class Spec(BaseModel):
@@ -47,10 +47,11 @@ class Spec(BaseModel):
     @classmethod
     def _no_unknown_words(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            for word in value:
-                if word in cls.model_fields:
+            for word, said in value.items():
+                renamed = new_value(cls.__name__, str(word), said)
+                if word in cls.model_fields and renamed is None:
                     continue
-                renamed = new_name((one.__name__ for one in cls.__mro__), str(word))
+                renamed = renamed or new_name((one.__name__ for one in cls.__mro__), str(word))
                 unknown = f"unknown word {word!r}; {did_you_mean(str(word), cls.model_fields)}"
                 context: dict[str, Any] = {"message": renamed or unknown}
                 if renamed:

@@ -28,8 +28,8 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.encoders.transformers import config_of
 from omnimix.generate.decoding import Put
+from omnimix.hf_config import make
 from omnimix.types import Box, Media
 from tests.compose.conversations import picture, talk
 from tests.conftest import TINY
@@ -175,7 +175,7 @@ def test_unknown_words_reach_the_attention(monkeypatch: pytest.MonkeyPatch) -> N
 
     _transformers.register_attention("omnimix_seam", attention)
     ours, theirs = (
-        AutoModelForCausalLM.from_config(config_of(LLAMA), attn_implementation=name).eval()
+        AutoModelForCausalLM.from_config(make(LLAMA), attn_implementation=name).eval()
         for name in ("omnimix_seam", "sdpa")
     )
     theirs.load_state_dict(ours.state_dict())
@@ -282,7 +282,7 @@ def test_a_model_is_filled_from_what_reads_like_a_slice(tiny_model: MultimodalLM
 
 def test_tables_outside_of_the_state_dict_are_made_again() -> None:
     """Built on the meta device, `position_ids` and `token_type_ids` hold anything until they are restored."""
-    clip = AutoModel.from_config(config_of(CLIP))
+    clip = AutoModel.from_config(make(CLIP))
     wanted = {name: buffer.clone() for name, buffer in clip.named_buffers() if "ids" in name}
     assert wanted, "CLIP's vision tower has no position_ids any more"
     assert not wanted.keys() & clip.state_dict().keys()
@@ -350,7 +350,7 @@ def test_generation_asks_our_configuration_for_the_language_models(
 
 
 def test_activations_are_computed_again_where_asked() -> None:
-    model = AutoModelForCausalLM.from_config(config_of(LLAMA))
+    model = AutoModelForCausalLM.from_config(make(LLAMA))
     ids = torch.arange(8)[None]
     model.train()
 

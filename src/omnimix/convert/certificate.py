@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from omnimix.checkpoints.files import write_json
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.convert.report import Check, close, same
@@ -95,7 +95,7 @@ def write(
         },
         "probe": {"file": PROBE, "question": QUESTION},
     }
-    (out / CERTIFICATE).write_text(json.dumps(certificate, indent=2) + "\n")
+    write_json(out / CERTIFICATE, certificate)
 
 
 def where_made() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omnimix._transformers import quiet
 from omnimix.errors import RecipeError
+from omnimix.hf_config import unknown
 from omnimix.hub import read_json
 
 
@@ -36,7 +37,8 @@ def told(place: Path, side: str = "") -> dict[str, Any]:
         ) from None
     found = getattr(whole, side, whole) if side else whole
     words = found.to_diff_dict() | {"model_type": found.model_type}
-    return {w: v for w, v in words.items() if v is not None and w not in _SAYS_NOTHING}
+    idle = {*_SAYS_NOTHING, *unknown(found, words)}
+    return {w: v for w, v in words.items() if v is not None and w not in idle}
 
 
 _SAYS_NOTHING = frozenset(

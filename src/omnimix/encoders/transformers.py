@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -16,6 +16,7 @@ from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
 from omnimix.encoders.hub_words import completed, loaded, normalized
 from omnimix.errors import RecipeError
+from omnimix.hf_config import known, make
 
 
 class VisionTower(Encoder):
@@ -32,7 +33,7 @@ class VisionTower(Encoder):
             raise RecipeError(
                 "the pooled output is made of the last layer", hint="leave 'layer' out"
             )
-        config = config_of(spec.config)
+        config = make(spec.config)
         self.entry = None if spec.layer is None else _cut(config, spec.layer)
         self.patch = _pair(getattr(config, "patch_size", None))
         self.features = self._probed(config)
@@ -221,28 +222,6 @@ def _laid_out(
     return None, 0
 
 
-def config_of(words: dict[str, Any]) -> Any:
-    """The configuration that a recipe's words make.
-
-    Raises:
-        RecipeError: no type, or words that transformers refuses.
-    """
-    from transformers import AutoConfig
-
-    if "model_type" not in words:
-        raise RecipeError(
-            "the configuration of a tower needs 'model_type'",
-            hint="clip_vision_model or siglip_vision_model for instance",
-        )
-    try:
-        return AutoConfig.for_model(**words)
-    except (ValueError, TypeError) as error:
-        message = str(error).splitlines()[0]
-        raise RecipeError(
-            f"transformers cannot make the tower's configuration ({message})"
-        ) from None
-
-
 class TransformersVision(EncoderSpec):
     """A vision tower of transformers.
 
@@ -254,7 +233,7 @@ class TransformersVision(EncoderSpec):
     """
 
     kind: Literal["transformers"] = "transformers"
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], known()]
     layer: int | None = None
     pooled: bool = False
 
@@ -265,7 +244,7 @@ class TransformersVision(EncoderSpec):
     def stored(
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
-        found: Mapping[str, Tensor] = loaded("AutoModel", place, config_of(self.config), tensors)
+        found: Mapping[str, Tensor] = loaded("AutoModel", place, make(self.config), tensors)
         return found
 
     def build(self, source: Features | None = None) -> Encoder:
@@ -310,8 +289,8 @@ class Blip2QFormer(EncoderSpec):
     """
 
     kind: Literal["blip2_qformer"] = "blip2_qformer"
-    vision_config: dict[str, Any] = {}
-    qformer_config: dict[str, Any] = {}
+    vision_config: Annotated[dict[str, Any], known("blip_2_vision_model")] = {}
+    qformer_config: Annotated[dict[str, Any], known("blip_2_qformer")] = {}
     num_query_tokens: int = 32
 
     def build(self, source: Features | None = None) -> Encoder:

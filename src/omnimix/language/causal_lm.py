@@ -13,8 +13,9 @@ from torch import nn
 from omnimix import _transformers
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
+from omnimix.hf_config import known, make, unknown
 from omnimix.hub import read_json
-from omnimix.language import config_words, forms
+from omnimix.language import forms
 from omnimix.language.head import HeadSpec
 
 
@@ -31,7 +32,7 @@ class CausalLM(Spec):
     """
 
     kind: Literal["causal_lm"] = "causal_lm"
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], known()]
     weights: str | None = None
     # A name with a place in it makes transformers fetch a kernel and run it.
     attn_implementation: Annotated[str, Field(pattern=r"^[\w-]+$")] = "sdpa"
@@ -39,23 +40,7 @@ class CausalLM(Spec):
 
     def hf_config(self) -> Any:
         """The transformers configuration."""
-        from transformers import AutoConfig
-
-        if "model_type" not in self.config:
-            raise RecipeError(
-                "the configuration of a language model needs 'model_type'",
-                where="language.config",
-                hint="llama, mistral or phi3 for instance",
-            )
-        try:
-            made = AutoConfig.for_model(**self.config)
-        except (ValueError, TypeError) as error:
-            line = str(error).splitlines()[0]
-            raise RecipeError(
-                f"transformers cannot make the configuration ({line})", where="language.config"
-            ) from None
-        config_words.check(made, self.config, "language.config")
-        return made
+        return make(self.config)
 
     def build(self, config: Any = None, attn_implementation: str | None = None) -> nn.Module:
         """The model with fresh weights, on the current default device.
@@ -101,17 +86,17 @@ class CausalLM(Spec):
                 where=str(place),
                 hint="name a folder in the hub's layout, or write the words of `config`",
             )
-        known = {w: v for w, v in said.items() if w not in _SAYS_NOTHING}
+        stated = {w: v for w, v in said.items() if w not in _SAYS_NOTHING}
         try:
-            made = AutoConfig.for_model(**known)
+            made = AutoConfig.for_model(**stated)
         except (ValueError, TypeError, KeyError) as error:
             line = str(error).splitlines()[0]
             raise RecipeError(
                 f"transformers cannot make the configuration ({line})",
                 where=str(place / "config.json"),
             ) from None
-        left = set(config_words.unknown(made, [w for w in known if w != "model_type"]))
-        return {**words, "config": {**{w: known[w] for w in known if w not in left}, **given}}
+        left = set(unknown(made, [w for w in stated if w != "model_type"]))
+        return {**words, "config": {**{w: stated[w] for w in stated if w not in left}, **given}}
 
     def start(
         self, model: nn.Module, place: str | Path | None = None
