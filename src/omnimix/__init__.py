@@ -28,6 +28,7 @@ _LATER = {
     "Recipe": "omnimix.compose.recipe",
     "available": "omnimix.checkpoints.releases",
     "available_names": "omnimix.checkpoints.releases",
+    "build": "omnimix.generate.building",
     "describe": "omnimix.checkpoints.releases",
     "draw": "omnimix.media.drawing",
     "load": "omnimix.generate.assistant",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from omnimix.compose.processor import Processor
     from omnimix.compose.recipe import Recipe
     from omnimix.generate.assistant import Assistant, load
+    from omnimix.generate.building import build
     from omnimix.media.drawing import draw
     from omnimix.segment.base import load_segmenter
 
@@ -60,6 +62,7 @@ __all__ = [
     "__version__",
     "available",
     "available_names",
+    "build",
     "describe",
     "draw",
     "load",

@@ -8,17 +8,25 @@ that name the YAML path and the nearest known word.
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from omnimix.errors import RecipeError, RegistryError
 from omnimix.registry import Registry, did_you_mean
-from omnimix.renamed import new_name
+from omnimix.renamed import new_name, new_value
 
 
 class Spec(BaseModel):
@@ -28,14 +36,22 @@ class Spec(BaseModel):
 
     part_of: ClassVar[str] = ""
 
+    _called: str | None = PrivateAttr(default=None)
+    """The name of its row where that is no row of a table but `module:Class`."""
+
+    def row_name(self) -> str:
+        """The word `kind` that makes it again."""
+        return self._called or str(getattr(self, "kind", ""))
+
     @model_validator(mode="before")
     @classmethod
     def _no_unknown_words(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            for word in value:
-                if word in cls.model_fields:
+            for word, said in value.items():
+                renamed = new_value(cls.__name__, str(word), said)
+                if word in cls.model_fields and renamed is None:
                     continue
-                renamed = new_name((one.__name__ for one in cls.__mro__), str(word))
+                renamed = renamed or new_name((one.__name__ for one in cls.__mro__), str(word))
                 unknown = f"unknown word {word!r}; {did_you_mean(str(word), cls.model_fields)}"
                 context: dict[str, Any] = {"message": renamed or unknown}
                 if renamed:
@@ -51,8 +67,6 @@ class Spec(BaseModel):
                 changes no saved model. Without them the data is short; `kind` is kept at every depth.
         """
         data = self.model_dump(mode="json", exclude_defaults=not defaults)
-        if defaults:
-            return data
         kinds: dict[str, Any] = _with_kinds(self, data)
         return kinds
 
@@ -60,7 +74,8 @@ class Spec(BaseModel):
 def _with_kinds(spec: BaseModel, data: Any) -> Any:
     """Put `kind` (a default, so left out by pydantic) back in front at every depth."""
     if "kind" in type(spec).model_fields:
-        data = {"kind": spec.kind, **data}  # type: ignore[attr-defined]
+        assert isinstance(spec, Spec)
+        data = {"kind": spec.row_name(), **{k: v for k, v in data.items() if k != "kind"}}
     for name in list(data):
         if name in type(spec).model_fields:
             data[name] = _kinds_inside(getattr(spec, name), data[name])
@@ -77,10 +92,26 @@ def _kinds_inside(value: Any, data: Any) -> Any:
     return data
 
 
+def mapped(value: Any, change: Callable[[Spec], Spec]) -> Any:
+    """The same value with every `Spec` inside changed, the innermost first."""
+    if isinstance(value, Spec):
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        new = {name: mapped(old, change) for name, old in fields.items()}
+        moved = {name: one for name, one in new.items() if one is not fields[name]}
+        return change(value.model_copy(update=moved) if moved else value)
+    if isinstance(value, Mapping):
+        inner = {key: mapped(one, change) for key, one in value.items()}
+        return inner if any(inner[key] is not value[key] for key in inner) else value
+    if isinstance(value, tuple):
+        items = tuple(mapped(one, change) for one in value)
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    return value
+
+
 def part(table: Registry) -> BeforeValidator:
     """A validator for a field that holds any row of `table`, chosen by its word `kind`.
 
-    A bare string is short for `{kind: <string>}`.
+    A bare string is short for `{kind: <string>}`; where the table has one row of its own, `kind` may be left out.
     """
 
     def resolve(value: Any) -> Any:
@@ -88,18 +119,27 @@ def part(table: Registry) -> BeforeValidator:
             return value
         if isinstance(value, str):
             value = {"kind": value}
+        if isinstance(value, Mapping) and "kind" not in value and table.only is not None:
+            value = {"kind": table.only, **value}
         if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
             message = f"a {table.what} needs a word 'kind'; {did_you_mean('', table)}"
             raise PydanticCustomError("no_kind", "{message}", {"message": message})
+        target = value["kind"]
         try:
-            cls = table.load(value["kind"])
+            cls = table.load(target)
         except RegistryError as error:
             message = f"{error.what}; {error.hint}"
             raise PydanticCustomError(
                 "unknown_kind", "{message}", {"message": message, "path": ("kind",)}
             ) from None
+        own = ":" in value["kind"]
+        if own:
+            value = _without_kind(cls, value)
         try:
-            return cls.model_validate(value)
+            made = cls.model_validate(value)
+            if own and isinstance(made, Spec):
+                made._called = target
+            return made
         except ValidationError as error:
             path, message = first_error(error)
             raise PydanticCustomError(
@@ -107,6 +147,13 @@ def part(table: Registry) -> BeforeValidator:
             ) from None
 
     return BeforeValidator(resolve)
+
+
+def _without_kind(cls: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:
+    """The words for a class that is named in place of a row, which has a `kind` of its own or none."""
+    field = cls.model_fields.get("kind")
+    words = {word: one for word, one in value.items() if word != "kind"}
+    return {"kind": value["kind"], **words} if field and field.is_required() else words
 
 
 def first_error(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
@@ -142,8 +189,52 @@ def validate(model: type[M], data: Any, where: str) -> M:
         raise RecipeError(message, where=f"{where}: {place}" if place else where) from None
 
 
+_DEEPEST = 64
+_MOST_WORDS = 200_000
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice, which YAML would drop silently."""
+    """Safe YAML that refuses, at its place, what YAML would drop, copy without end or not finish.
+
+    A key written twice, depth, aliases that stand for more words than any file of ours has, and values that Python
+    cannot make (a date that is none, a list as a key, a number of thousands of digits).
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._words: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _no_yaml(f"deeper than {_DEEPEST} levels", event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is not None and isinstance(event, yaml.AliasEvent):
+            if id(node) not in self._words:
+                raise _no_yaml("an alias stands inside what it is an alias of", event.start_mark)
+        elif node is not None:
+            inner = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
+            if isinstance(node, yaml.MappingNode):
+                inner = list(chain.from_iterable(node.value))
+            words = self._words[id(node)] = 1 + sum(self._words[id(one)] for one in inner)
+            if words > _MOST_WORDS:
+                what = f"its aliases stand for more than {_MOST_WORDS} words"
+                raise _no_yaml(what, event.start_mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            what = f"a value that cannot be read ({str(error)[:80]})"
+            raise _no_yaml(what, node.start_mark) from None
+
+
+def _no_yaml(what: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -208,7 +299,7 @@ def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     Raises:
         RecipeError: an override without `=`, or a path through something that is no table.
     """
-    result: dict[str, Any] = typing.cast("dict[str, Any]", _copy(data))
+    result: dict[str, Any] = typing.cast("dict[str, Any]", plain_copy(data))
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
@@ -242,10 +333,11 @@ def _inside(place: Any, step: str, override: str) -> Any:
     return place[step]
 
 
-def _copy(data: Any) -> Any:
+def plain_copy(data: Any) -> Any:
+    """Plain data that may be changed without a change of the given."""
     if isinstance(data, Mapping):
-        return {key: _copy(value) for key, value in data.items()}
-    return [_copy(value) for value in data] if isinstance(data, list | tuple) else data
+        return {key: plain_copy(value) for key, value in data.items()}
+    return [plain_copy(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def json_schema(model: type[BaseModel], tables: Mapping[str, Registry]) -> dict[str, Any]:

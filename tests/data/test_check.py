@@ -82,11 +82,11 @@ def test_tokens_of_the_style_that_the_tokenizer_lacks(processor: Processor) -> N
     template = processor.recipe.template
     form = template.user.model_copy(update={"before": "<|im_start|>user\n"})
     lacking = template.model_copy(update={"user": form, "name": "mine"})
-    (said,) = style_faults(lacking, processor.tokenizer)
+    (said,) = style_faults(lacking, processor.weave.tokenizer)
     assert "'mine' writes <|im_start|>" in said
     form = template.user.model_copy(update={"before": "</s>"})
     known = template.model_copy(update={"user": form})
-    assert list(style_faults(known, processor.tokenizer)) == []
+    assert list(style_faults(known, processor.weave.tokenizer)) == []
 
 
 @pytest.mark.parametrize(

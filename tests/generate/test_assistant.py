@@ -241,3 +241,39 @@ def test_a_word_that_no_answer_is_written_with_is_refused_with_the_nearest(
         assistant.answer("What is there?", max_new_tokns=4)
     with pytest.raises(OmnimixError, match="'num_beams'"):
         assistant.stream("What is there?", num_beams=2)
+
+
+@pytest.mark.parametrize("word", ["banana", "hf_token", "devise"])
+@pytest.mark.parametrize("name", ["nano", "prism-dinosiglip+7b", "folder"])
+def test_a_word_that_load_has_no_use_for_is_refused(
+    name: str, word: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(*_: Any, **__: Any) -> None:
+        raise AssertionError("files were fetched first")
+
+    monkeypatch.setattr("omnimix.checkpoints.releases.fetch", fetched)
+    with pytest.raises(CheckpointError, match=f"knows no word.* '{word}'"):
+        omnimix.load(tiny_folder if name == "folder" else name, **{word: 1})
+
+
+def test_a_model_without_a_name_is_refused() -> None:
+    with pytest.raises(RegistryError, match="the model has no name"):
+        omnimix.load("")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named_in_place_of_an_answer(
+    value: float, assistant: Assistant, questions: list[Sample]
+) -> None:
+    name = "language.model.layers.0.mlp.down_proj.weight"
+    weight = dict(assistant.model.named_parameters())[name]
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight[0, 0] = value
+        for ask in (assistant.reply, lambda one: list(assistant.stream(one))):
+            with pytest.raises(OmnimixError, match=rf"weights of {name} hold values"):
+                ask(questions[0])
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)

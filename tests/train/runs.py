@@ -23,7 +23,13 @@ def record(i: int) -> str:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{word: line[word] for word in MEASURED} for line in lines]
+    return [{word: line[word] for word in MEASURED} for line in lines if "loss" in line]
+
+
+def looks(folder: Path) -> list[dict[str, Any]]:
+    """The lines of validation."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "validation" in line]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -25,8 +25,10 @@ from omnimix.train.loop import recompute
 from omnimix.train.objectives import Sft
 from omnimix.train.run import train
 from omnimix.train.watcher import Watcher
+from tests.conftest import TINY
 from tests.train.runs import Write, metrics, record, same_weights, weights
 
+STYLE = "template={user: {before: '<|im_start|>'}}"
 Spoil = Callable[[int, Tensor], Tensor]
 
 
@@ -383,3 +385,9 @@ def test_recomputed_activations_change_no_number(
     for on in (True, False):
         recompute(model, on)
         assert any(getattr(m, "gradient_checkpointing", False) for m in model.modules()) == on
+
+
+def test_a_word_of_the_style_that_the_tokenizer_lacks_is_warned_of(write: Write) -> None:
+    told = Told()
+    train(write(stages=[{"max_steps": 1}]), [f"set={[*TINY, STYLE]}"], watcher=told)
+    assert any(one.startswith("warning: ") and "<|im_start|>" in one for one in told.said)

@@ -17,7 +17,7 @@ from omnimix.compose import recipe as recipes
 from tests.conftest import TINY
 from tests.parallel.test_ranks import torchrun
 from tests.train.ranks import trained
-from tests.train.runs import metrics, same_weights, weights
+from tests.train.runs import looks, metrics, same_weights, weights
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,9 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "connectors": ("stages.0.trainable=[connectors]",),
     "full": ("stages.0.trainable=['*']",),
+    "validated": (
+        "stages.0.validate={data: {kind: jsonl, path: none.jsonl}, every: 2, answers: 1, max_new_tokens: 2}",
+    ),
 }
 DROPOUT = "set=['language.config.attention_dropout=0.2']"
 
@@ -179,6 +182,9 @@ def test_two_processes_learn_what_one_learns(
         torch.testing.assert_close(right[key], tensor, atol=2e-6, rtol=1e-5)
     for mine, theirs in zip(metrics(pair.out), metrics(tmp_path), strict=True):
         assert mine == pytest.approx(theirs, abs=2e-4)
+    for mine, theirs in zip(looks(pair.out), looks(tmp_path), strict=True):
+        assert mine["step"] == theirs["step"] and mine["left_out"] == theirs["left_out"] == 1
+        assert mine["validation"] == pytest.approx(theirs["validation"], abs=1e-4)
 
 
 def test_no_rank_waits_for_a_sense_that_it_has_not(two: dict[str, Ran]) -> None:

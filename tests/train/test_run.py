@@ -83,7 +83,8 @@ def test_broken_records_are_left_out_and_counted(write: Write) -> None:
 )
 def test_nothing_but_broken_records_is_refused(row: str, write: Write) -> None:
     with pytest.raises(
-        SampleError, match=r"none of the 1 records looked at can be used; the first says: "
+        SampleError,
+        match=r"none of the 1 records looked at can be used; the first says: |holds no list of records",
     ):
         train(write([row]))
 
@@ -124,6 +125,14 @@ def test_nothing_but_broken_records_is_refused(row: str, write: Write) -> None:
 def test_refused(override: str, error: type[Exception], words: str, write: Write) -> None:
     with pytest.raises(error, match=words):
         train(write(), [override])
+
+
+def test_packing_is_refused_where_the_language_model_would_confuse_samples(write: Write) -> None:
+    words = ("stages.0.packing=true", "set.1=language.config.model_type=nemotron")
+    with pytest.raises(
+        RecipeError, match=r"stages\.0: nemotron cannot take packed samples.*packing: false"
+    ):
+        train(write(), words)
 
 
 def test_a_start_of_another_recipe_is_refused(write: Write, tiny_folder: Path) -> None:

@@ -16,7 +16,7 @@ from omnimix.errors import OmnimixError, TrainError
 from omnimix.train import trackers
 from omnimix.train.run import train
 from omnimix.train.validation import Best, Validation
-from tests.train.runs import Write, record, same_weights
+from tests.train.runs import Write, looks, record, same_weights
 
 VALIDATE: dict[str, Any] = {
     "data": {"kind": "jsonl", "path": "talks.jsonl"},
@@ -25,11 +25,6 @@ VALIDATE: dict[str, Any] = {
     "answers": 2,
     "max_new_tokens": 3,
 }
-
-
-def looks(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "validation" in line]
 
 
 def test_validation_changes_nothing_that_is_learned(write: Write, tmp_path: Path) -> None:

@@ -6,20 +6,16 @@ go through `huggingface_hub`: resumable, cached, and never on the wire where `HF
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnimix.checkpoints import hub
-from omnimix.checkpoints.files import looks_like, read_json
+from omnimix import hub
 from omnimix.errors import CheckpointError
+from omnimix.hub import looks_like, read_json
 
-CONFIGS = ("*.json", "*.model", "*.txt")
-"""Files of a repository that are small: configurations and tokenizers."""
-
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+CONFIGS, WEIGHTS = hub.CONFIGS, hub.WEIGHTS
 
 SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin"})
 """Of files of weights."""
@@ -136,36 +132,18 @@ def folder(place: str | Path, what: str, files: Sequence[str], revision: str | N
     if path.exists():
         return path
     name = str(place)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if not hub.is_id(name):
         raise CheckpointError(
             f"there is no {what} at {name!r}",
             hint=f"name a local folder or a hub id, for instance --part {what}=FOLDER",
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=list(files),
-                local_files_only=_offline(),
-                **hub.words(),
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        line = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        state = "offline, and not in the cache" if _offline() else line.strip().rstrip(".")
-        raise CheckpointError(
-            f"the {what} {name!r} cannot be had from the hub ({state})",
-            hint=f"give a local folder in the hub's layout: --part {what}=FOLDER",
-        ) from None
-
-
-def _offline() -> bool:
-    words = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    return any(os.environ.get(w, "").upper() in ("1", "ON", "YES", "TRUE") for w in words)
+    return hub.fetched(
+        name,
+        what,
+        files,
+        f"give a local folder in the hub's layout: --part {what}=FOLDER",
+        revision,
+    )
 
 
 def weight_files(place: Path, what: str) -> tuple[Path, ...]:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnimix.checkpoints import hub
+from omnimix import hub
 from omnimix.checkpoints.rows import ReleasedEncoder, ReleasedLanguage, ReleaseFamily, Row, Wing
 from omnimix.config import read_yaml, validate
 from omnimix.errors import CheckpointError, RegistryError

@@ -61,7 +61,8 @@ def command(
     for name, check in checks:
         with _bar(name) as progress:
             done = survey(check, name, rows, processes, allow or (), progress)
-        done.style = list(style_faults(check.processor.recipe.template, check.processor.weave.tokenizer))
+        made = check.processor
+        done.style = list(style_faults(made.recipe.template, made.weave.tokenizer))
         found.append((done, check))
     _write(out, found)
     console.print(_table([one for one, _ in found]))

@@ -27,11 +27,12 @@ NUMBERS = {"--box": 4, "--point": 2}
 
 
 class Guarded(TyperGroup):
-    """The group of all commands; `--debug` may stand anywhere on the line."""
+    """The group of all commands; `--debug` and `--plugin` may stand anywhere on the line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--debug" in args:
             args = ["--debug", *(arg for arg in args if arg != "--debug")]
+        args = _in_front(args, "--plugin")
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -64,6 +65,17 @@ class Guarded(TyperGroup):
             process_group = _process_group()
             if process_group is not None:
                 process_group.leave()
+
+
+def _in_front(args: list[str], option: str) -> list[str]:
+    """An option with a value put in front, as often as it is given."""
+    front: list[str] = []
+    rest = list(args)
+    while option in rest:
+        at = rest.index(option)
+        front += rest[at : at + 2]
+        del rest[at : at + 2]
+    return [*front, *rest]
 
 
 def _process_group() -> ProcessGroup | None:

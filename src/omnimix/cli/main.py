@@ -5,6 +5,7 @@ Commands import what they need when they run, so that `omnimix --help` is there 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from omnimix.cli import (
     evaluate,
     merge,
     models,
+    new,
     plot,
     predict,
     push,
@@ -43,6 +45,7 @@ app.command("chat", cls=ItemsInOrder)(chat.command)
 app.command("show", cls=WordsJoined)(show.command)
 app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)
+app.command("new")(new.command)
 app.command("evaluate")(evaluate.command)
 app.command("check")(check.command)
 app.command("predict")(predict.command)
@@ -68,11 +71,19 @@ def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the whole traceback of an error.")
     ] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", metavar="FILE", help="A file of yours with parts (file:Class)."),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Multimodal language models as recipes over parts."""
+    from omnimix.registry import plug_in
+
+    for file in plugin or ():
+        plug_in(file)
 
 
 def run() -> None:

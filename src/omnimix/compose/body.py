@@ -32,7 +32,7 @@ class Body(nn.Module):
                 f"the output head gives {head.width} of its rows (language.head), and a fused loss takes all",
                 hint="train this model with Trainer or omnimix train; TRL's trainers cannot",
             )
-        return self.whole.language.base_model(**self.whole.ready(input_ids, **words))
+        return self.whole.run(self.whole.language.base_model, input_ids, **words)
 
     def get_encoder(self, modality: str | None = None) -> Body:
         """Itself: there is no encoder that stands for all items."""

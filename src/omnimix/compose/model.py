@@ -21,8 +21,7 @@ from transformers import (
 )
 
 from omnimix import _transformers, versions
-from omnimix.compose import adapters, modality, pixels, recipe as recipes
-from omnimix.compose.batch import branch_masks
+from omnimix.compose import adapters, modality, pixels, recipe as recipes, saving
 from omnimix.compose.body import Body
 from omnimix.compose.generating import ItemGenerationMixin, behind_prompt
 from omnimix.compose.item_batch import ItemBatch, ItemBatches
@@ -33,7 +32,8 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.splice import splice
 from omnimix.encoders.base import device_dtype
 from omnimix.errors import OmnimixError, SpliceError
-from omnimix.language import packed
+from omnimix.language import forms, packed
+from omnimix.language.forms import Form
 
 
 class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
@@ -79,18 +79,16 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
                 with contextlib.suppress(ValueError, ImportError):
                     if isinstance(module, PreTrainedModel):
                         module.set_attn_implementation(asked)
+        self._allowed: set[Form] = set()
         adapters.inject(self, self.recipe.adapters, self.get_output_embeddings())
         self.post_init()
         if built is not None:
             built(self)
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, start: bool = False) -> MultimodalLM:
-        """A model with fresh weights (and the language model's starting weights where asked)."""
-        model = cls(OmnimixConfig(recipe=recipe.without_adapters()))
-        if start:
-            recipe.language.start(model.language)
-        return model.adapt(recipe)
+    def from_recipe(cls, recipe: Recipe) -> MultimodalLM:
+        """A model with fresh weights; `omnimix.build` fills them from those that the recipe names."""
+        return cls(OmnimixConfig(recipe=recipe.without_adapters())).adapt(recipe)
 
     @classmethod
     def on_meta(cls, recipe: Recipe) -> MultimodalLM:
@@ -306,7 +304,8 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         whole = words.pop("return_dict", None)
         if not isinstance(logits_to_keep, int) or logits_to_keep:
             words["logits_to_keep"] = logits_to_keep
-        ready = self.ready(
+        output = self.run(
+            self.language,
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -318,7 +317,6 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
             branches=branches,
             **words,
         )
-        output = self.language(**ready)
         if labels is not None or shift_labels is not None:
             loss = token_loss(output.logits, labels, num_items_in_batch, shift_labels)
             output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
@@ -326,14 +324,17 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
             output if (self.config.return_dict if whole is None else whole) else output.to_tuple()
         )
 
-    def ready(
+    def run(
         self,
+        module: nn.Module,
         input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         branches: Tensor | None = None,
         **words: Any,
-    ) -> dict[str, Any]:
-        """Words of `forward` as those of the language model: embeddings with the items in their places."""
+    ) -> Any:
+        """The language model, or its body alone, over what `forward` is given, with the items in their places."""
         words = pixels.own(words, self.recipe, self.tokens_per_tile)
         items, places = words.pop("items", None), words.pop("item_places", None)
         if inputs_embeds is None:
@@ -343,15 +344,37 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
             if places is not None:
                 places = behind_prompt(places, inputs_embeds)
             inputs_embeds = self._filled(inputs_embeds, items, places)
-        if branches is not None:
-            words["seen"] = branch_masks(branches[0], words["cu_seq_lens_q"])
-        embeds = inputs_embeds.to(device_dtype(self.language))
-        return {"inputs_embeds": embeds, "return_dict": True, **self._told(words)}
+        words |= {"attention_mask": attention_mask, "position_ids": position_ids}
+        together = words.get("cu_seq_lens_q") is not None
+        if together:
+            self._pack(words, branches)
+        elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            words |= forms.padded_words(self.language, attention_mask, inputs_embeds.shape[1])
+        with packed.by_segment(together):
+            return module(
+                inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
+                return_dict=True,
+                **self._told(words),
+            )
 
     @property
     def base_model(self) -> Body:
         """The model without its output head; `base_model_prefix` names where the language model's weights are."""
         return Body(self)
+
+    def _pack(self, words: dict[str, Any], branches: Tensor | None) -> None:
+        """What the language model is told of samples that stand one after another.
+
+        Raises:
+            RecipeError: it would confuse them; tried once for each form.
+        """
+        form: Form = "packed" if branches is None else "apart"
+        if form not in self._allowed:
+            forms.check(self.recipe.language, form)
+            self._allowed.add(form)
+        if branches is not None:
+            places, borders = words["position_ids"], words["cu_seq_lens_q"]
+            words["seen"] = packed.distances(branches[0], places[0], borders)
 
     def _told(self, words: dict[str, Any]) -> dict[str, Any]:
         """Words for the language model, with what our own configuration asks of every call.
@@ -385,7 +408,7 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
         """As in transformers; the recipe is written beside the weights."""
         super().save_pretrained(save_directory, *args, **words)
-        (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(self.recipe))
+        (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
 
 
 AutoConfig.register("omnimix", OmnimixConfig, exist_ok=True)

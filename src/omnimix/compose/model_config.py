@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from omnimix.compose import recipe as recipes, remote
+from omnimix.compose import recipe as recipes, remote, saving
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError
 
@@ -95,8 +96,11 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
         return words
 
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
-        """As in transformers, with the file that its `auto_map` names."""
-        super().save_pretrained(save_directory, *args, **words)
+        """As in transformers, with the file that its `auto_map` names; the recipe names files of the folder."""
+        whole = copy(self)
+        if self.recipe:
+            whole.become(saving.saved(self.parsed()))
+        super(OmnimixConfig, whole).save_pretrained(save_directory, *args, **words)
         remote.write(Path(save_directory))
 
     @classmethod

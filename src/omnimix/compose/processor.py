@@ -14,12 +14,13 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
-from omnimix.compose import messages, modality, pixels, recipe as recipes, remote
+from omnimix.compose import messages, modality, pixels, recipe as recipes, remote, saving
 from omnimix.compose.batch import Batch
 from omnimix.compose.conversing import Conversing
 from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.weave import Weaver
+from omnimix.config import read_yaml
 from omnimix.errors import CheckpointError, OmnimixError, RecipeError
 from omnimix.language.fast import fast_tokenizer
 from omnimix.language.tokenizer import Tokenizer, end_tokens
@@ -145,7 +146,7 @@ class Processor(Conversing):
                 where=str(folder),
                 hint="name a folder that omnimix wrote (recipe.yaml and model.safetensors)",
             )
-        return cls.from_recipe(recipes.load(file), folder)
+        return cls.from_recipe(recipes.parse(read_yaml(file), file.name), folder)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         """Write tokenizer, recipe and the files that its steps name into a folder.
@@ -155,22 +156,20 @@ class Processor(Conversing):
         """
         place = Path(save_directory)
         place.mkdir(parents=True, exist_ok=True)
-        (place / "recipe.yaml").write_text(recipes.dump(self.recipe))
+        (place / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
         with contextlib.suppress(RecipeError):  # a tokenizer that is of our own alone
             self.tokenizer.save_pretrained(place)
         # Ours last: transformers adds words to the file that are not the recipe's.
         name = self.weave.tokenizer.save(place)
-        if self.recipe.tokenizer is not None and Path(self.recipe.tokenizer.path).name != name:
-            shutil.copyfile(place / name, place / Path(self.recipe.tokenizer.path).name)
+        if self.recipe.tokenizer is not None:
+            _copy(place / name, place / saving.tokenizer_name(self.recipe.tokenizer))
         remote.write(place)
         config = {"auto_map": {"AutoProcessor": remote.auto_map()["AutoProcessor"]}}
         (place / "processor_config.json").write_text(json.dumps(config, indent=2) + "\n")
         self._write_ends(place / "generation_config.json")
         with looking_in(self.weave.folders):
-            for file in self.recipe.files():
-                if not (place / file).is_file():
-                    (place / file).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(found(file), place / file)
+            for file, saved_as in saving.names(self.recipe).items():
+                _copy(found(file), place / saved_as)
 
     def _write_ends(self, file: Path) -> None:
         """Tokens that end an answer, into the words of generation; strings that do need a tokenizer there."""
@@ -243,6 +242,12 @@ class Processor(Conversing):
         asked = messages.of_texts(texts, items, self.recipe.template, bos, eos)
         begins = words.pop("add_special_tokens", True)
         return self._batch([self._woven(one, begins) for one in asked], asked, **words)
+
+
+def _copy(file: Path, to: Path) -> None:
+    if not (to.exists() and to.samefile(file)):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, to)
 
 
 AutoProcessor.register(OmnimixConfig, Processor, exist_ok=True)

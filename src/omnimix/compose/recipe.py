@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
 from omnimix import config
+from omnimix.compose import completing
 from omnimix.compose.adapters import Adapter
 from omnimix.compose.marks import Marks
 from omnimix.compose.modality import ModalitySpec
@@ -27,6 +30,7 @@ from omnimix.registry import (
     LANGUAGES,
     OPENERS,
     STEPS,
+    TABLES,
     TOKENIZERS,
     did_you_mean,
 )
@@ -58,6 +62,7 @@ class Recipe(Spec):
         marks: for a model that knows neither tokens for regions nor coordinates: regions are drawn on the
             picture with numbers. See `omnimix.compose.pointing`.
         adapters: LoRA and its like beside the weights of some parts. See `omnimix.compose.adapters`.
+        plugins: in a saved model, the rows that are not omnimix's own, and the package or file of each.
     """
 
     name: str
@@ -72,6 +77,7 @@ class Recipe(Spec):
     )
     marks: Marks | None = None
     adapters: tuple[Adapter, ...] = ()
+    plugins: dict[str, str] = {}
 
     def model_post_init(self, _: Any) -> None:
         for name in self.modalities:
@@ -98,8 +104,14 @@ class Recipe(Spec):
         return next((name for name, m in self.modalities.items() if kind in m.opens.takes()), None)
 
 
-def parse(data: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
+def parse(
+    data: Any, where: str, overrides: Sequence[str] = (), folders: Sequence[Path] | None = None
+) -> Recipe:
     """Plain data to a recipe; one level of `base:` is laid below it.
+
+    Args:
+        folders: what names of pretrained weights are counted from; what these say need not be written. None
+            looks nothing up, for a recipe that says everything.
 
     Raises:
         RecipeError: names the path of the first problem.
@@ -110,7 +122,33 @@ def parse(data: Any, where: str, overrides: Sequence[str] = ()) -> Recipe:
     senses = data.get("modalities")
     if isinstance(senses, Mapping):
         data["modalities"] = {name: words for name, words in senses.items() if words is not None}
+    _check_plugins(data.get("plugins"), where)
+    if folders is not None:
+        data = completing.completed(data, folders, where)
     return config.validate(Recipe, data, where)
+
+
+def _check_plugins(plugins: Any, where: str) -> None:
+    """Refuse a model whose parts come from a package or file that is not here, by the name of that."""
+    for row, source in plugins.items() if isinstance(plugins, Mapping) else ():
+        module = str(row).partition(":")[0]
+        known = any(row in table for table in TABLES) if ":" not in row else _importable(module)
+        if not known:
+            file = str(source).endswith(".py")
+            raise RecipeError(
+                f"the model needs {source}, which brings {row!r}",
+                where=where,
+                hint=f"give it again: --plugin {source}"
+                if file
+                else f"install it: pip install {str(source).split(' ')[0]}",
+            )
+
+
+def _importable(module: str) -> bool:
+    try:
+        return module in sys.modules or find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def with_base(data: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -156,10 +194,16 @@ def find(name_or_path: str | Path) -> Path:
     return shipped(str(name_or_path))
 
 
-def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by shipped name, file or model folder, with dotted overrides."""
+def load(
+    name_or_path: str | Path, overrides: Sequence[str] = (), folders: Sequence[Path] = ()
+) -> Recipe:
+    """A recipe by shipped name, file or model folder, with dotted overrides.
+
+    Args:
+        folders: what names of pretrained weights are counted from where the recipe's own folder has them not.
+    """
     path = find(name_or_path)
-    return parse(config.read_yaml(path), path.name, overrides)
+    return parse(config.read_yaml(path), path.name, overrides, [path.parent, *folders])
 
 
 def dump(recipe: Recipe) -> str:
@@ -167,7 +211,7 @@ def dump(recipe: Recipe) -> str:
     return config.to_yaml(recipe.dump(defaults=True))
 
 
-_NAMES = frozenset({"name", "about"})
+_NAMES = frozenset({"name", "about", "plugins"})
 
 _UNSEEN = frozenset(
     {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
@@ -180,7 +224,7 @@ def difference(
 ) -> str | None:
     """The first word in which two recipes differ, with both values; None where they are equal.
 
-    Names, descriptions, where training started from and where the tokenizer's file lies do not count, and a
+    Names, descriptions, where training started from and where files lie do not count, and a
     language model's configuration counts as transformers completes it.
     """
     one, other = _bare(a), _bare(b)
@@ -197,12 +241,16 @@ def _completed(recipe: Recipe) -> dict[str, Any]:
 
 
 def _bare(recipe: Recipe) -> dict[str, Any]:
-    words = {key: value for key, value in recipe.dump().items() if key not in _NAMES}
-    for name, word in (("language", "weights"), ("tokenizer", "path")):
-        inner = words.get(name)
-        if isinstance(inner, dict):
-            words[name] = {key: value for key, value in inner.items() if key != word}
+    plain: Recipe = config.mapped(recipe, _without_weights)
+    words = {key: value for key, value in plain.dump().items() if key not in _NAMES}
+    if isinstance(words.get("tokenizer"), dict):
+        words["tokenizer"].pop("path", None)
     return words
+
+
+def _without_weights(spec: Spec) -> Spec:
+    begins = getattr(spec, "weights", None) is not None
+    return spec.model_copy(update={"weights": None}) if begins else spec
 
 
 def _differs(a: Any, b: Any, place: str, called: tuple[str, str]) -> str | None:

@@ -23,7 +23,10 @@ def spans(processor: Processor, sequence: Sequence) -> Iterator[tuple[Kind, str]
         count = len(list(group))
         if owner == 0:
             ids = sequence.ids[at : at + count].tolist()
-            yield "learned" if mark else "text", processor.weave.tokenizer.decode(ids, specials=True)
+            yield (
+                "learned" if mark else "text",
+                processor.weave.tokenizer.decode(ids, specials=True),
+            )
         else:
             name = names[owner - 1]
             left = count

@@ -25,9 +25,13 @@ class Connector(nn.Module, abc.ABC):
 
 
 class ConnectorSpec(Spec):
-    """Words of a connector in a recipe; `build` makes it once the sizes on both sides are known."""
+    """Words of a connector in a recipe; `build` makes it once the sizes on both sides are known.
+
+    `weights` is where it begins in training: a hub id, a folder in the hub's layout or one file.
+    """
 
     kind: str
+    weights: str | None = None
 
     @abc.abstractmethod
     def build(self, tokens_in: int, width_in: int, width_out: int) -> Connector: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import torch
 
 from omnimix.checkpoints import base, writing
 from omnimix.checkpoints.base import Parts, Release
+from omnimix.checkpoints.files import write_json
 from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import difference
@@ -94,7 +94,7 @@ def soup(
         files = mixing.write(mixer, place, shard)
         _save_words(mixer, processor, place)
         facts = _facts(mixer, weighting, dtype, files)
-        (place / certificate.CERTIFICATE).write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(place / certificate.CERTIFICATE, facts)
         return facts
     except BaseException:
         shutil.rmtree(place)

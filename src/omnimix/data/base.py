@@ -29,6 +29,10 @@ class Source(abc.ABC):
         """Where a record stands, for messages."""
         return f"record {index + 1}"
 
+    def source(self, index: int) -> Source:
+        """The dataset that a record is of: this one, unless it joins several."""
+        return self
+
     def extent(self, index: int) -> tuple[bool, int]:
         """Whether a record has media, and how many words; what orders by length go by."""
         sample = self[index]

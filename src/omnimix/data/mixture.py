@@ -221,7 +221,7 @@ class Batches(Dataset[Read]):
     def _woven_sample(self, place: int, sample: Sample) -> Sequence:
         if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
             return weave_apart(self.processor.weave, sample)
-        source = self.mixture.source(place) if isinstance(self.mixture, Mixture) else self.mixture
+        source = self.mixture.source(place)
         most = source.max_length if self.max_length is None else self.max_length
         # Where text is cut, an answer may be cut away; its record then teaches nothing.
         return self.processor.weave(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
-from typing import Annotated, ClassVar, TypeVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -89,14 +91,44 @@ class EncoderSpec(Spec):
     """Words of an encoder in a recipe.
 
     `steps` prepare the tiles for this encoder alone (after the modality's own); the tensor steps at their
-    end run on the device. `finish` follows the encoder.
+    end run on the device. `finish` follows the encoder. `weights` is where it begins in training: a hub id, a
+    folder in the hub's layout or one file; what the files say of the encoder need not be said again.
     """
 
     kind: str
     steps: tuple[Annotated[SerializeAsAny[Step], part(STEPS)], ...] = ()
     finish: tuple[Annotated[SerializeAsAny[Finish], part(FINISHES)], ...] = ()
+    weights: str | None = None
     looks_at: ClassVar[bool] = False
     """Whether the encoder reads another modality's feature map (named by its word `source`)."""
+
+    @classmethod
+    def named(cls, words: Mapping[str, Any]) -> str:
+        """The hub id (or path) that the word `weights` stands for."""
+        return str(words["weights"])
+
+    @classmethod
+    def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
+        """The words with what pretrained files say; given words are kept.
+
+        Args:
+            place: a folder in the hub's layout, or one file.
+        """
+        return dict(words)
+
+    def stored(
+        self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
+    ) -> Mapping[str, Tensor]:
+        """Pretrained tensors under names that end as the module's own do.
+
+        Args:
+            tensors: what the files hold, under their own names.
+        """
+        return tensors
+
+    def fresh(self) -> tuple[str, ...]:
+        """Patterns of the module's own names that pretrained weights need not hold."""
+        return ()
 
     @abc.abstractmethod
     def build(self, source: Features | None = None) -> Encoder:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +13,22 @@ from torch.nn import functional
 
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features, Own
-from omnimix.encoders.transformers import config_of
+from omnimix.encoders.hub_words import completed, loaded
+from omnimix.hf_config import known, make
+from omnimix.hub import read_json
+from omnimix.registry import STEPS
+
+
+def heard(words: Mapping[str, Any], place: Path, kind: str) -> dict[str, Any]:
+    """The words of an encoder of sounds, with the step that the feature extractor in its folder describes."""
+    said = read_json(place / "preprocessor_config.json") if place.is_dir() else None
+    if said is None or "steps" in words:
+        return dict(words)
+    known = STEPS.load(kind).model_fields
+    step = {w: v for w, v in said.items() if w in known and v is not None}
+    if "fusion" in known and said.get("truncation", "fusion") != "fusion":
+        step["fusion"] = False
+    return {**words, "steps": [{"kind": kind, **step}]}
 
 
 class WhisperTower(Encoder):
@@ -24,7 +41,7 @@ class WhisperTower(Encoder):
         super().__init__()
         from transformers import AutoModel
 
-        config = config_of({"model_type": "whisper", **spec.config})
+        config = make(spec.config, "whisper")
         whole = AutoModel.from_config(config, attn_implementation="sdpa")
         self.start = int(config.decoder_start_token_id)
         self.frames = spec.reads == "frames"
@@ -56,8 +73,19 @@ class Whisper(EncoderSpec):
     """
 
     kind: Literal["whisper"] = "whisper"
-    config: dict[str, Any] = {}
+    config: Annotated[dict[str, Any], known("whisper")] = {}
     reads: Literal["start", "frames"] = "start"
+
+    @classmethod
+    def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
+        return heard(completed(words, place, ""), place, "log_mel")
+
+    def stored(
+        self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
+    ) -> Mapping[str, Tensor]:
+        config = make(self.config, "whisper")
+        found: Mapping[str, Tensor] = loaded("WhisperModel", place, config, tensors)
+        return found
 
     def build(self, source: Features | None = None) -> Encoder:
         return WhisperTower(self)
@@ -74,7 +102,7 @@ class ClapTower(Encoder):
         super().__init__()
         from transformers import ClapAudioModelWithProjection
 
-        config = config_of({"model_type": "clap_audio_model", **spec.config})
+        config = make(spec.config, "clap_audio_model")
         whole = ClapAudioModelWithProjection(config)
         self.fuses = bool(config.enable_fusion)
         self.audio_model: nn.Module = whole.audio_model
@@ -107,7 +135,18 @@ class Clap(EncoderSpec):
     """
 
     kind: Literal["clap"] = "clap"
-    config: dict[str, Any] = {}
+    config: Annotated[dict[str, Any], known("clap_audio_model")] = {}
+
+    @classmethod
+    def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
+        return heard(completed(words, place, "audio_config"), place, "clap_mel")
+
+    def stored(
+        self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
+    ) -> Mapping[str, Tensor]:
+        config = make(self.config, "clap_audio_model")
+        found: Mapping[str, Tensor] = loaded("ClapAudioModelWithProjection", place, config, tensors)
+        return found
 
     def build(self, source: Features | None = None) -> Encoder:
         return ClapTower(self)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
 from omnimix.encoders.positions import PositionsSpec
 from omnimix.errors import RecipeError
+from omnimix.hub import read_json
 from omnimix.registry import did_you_mean
 
 
@@ -214,6 +220,23 @@ def _create(spec: TimmEncoder, args: dict[str, Any]) -> Any:
     return trunk
 
 
+def _released(name: str) -> Any:
+    """What timm knows of pretrained weights by their tag; None where it knows none."""
+    import timm
+
+    model, dot, _ = name.partition(".")
+    known = dot and timm.is_model(model) and name in timm.list_pretrained(f"{model}.*")
+    return timm.get_pretrained_cfg(name) if known else None
+
+
+def _default(name: str) -> dict[str, Any]:
+    """What timm says of a model's pictures: `input_size`, `mean`, `std`."""
+    import timm
+
+    found = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return {} if found is None else found.to_dict()
+
+
 def _fitted(spec: TimmEncoder) -> tuple[dict[str, Any], Any]:
     """The arguments with which timm builds the model for tiles of `size`, and the model.
 
@@ -269,6 +292,11 @@ def _laid_out(trunk: Any, tokens: int) -> tuple[tuple[int, int] | None, int]:
     return None, 0
 
 
+_PLACES = frozenset(
+    {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+)
+
+
 class TimmEncoder(EncoderSpec):
     """A timm trunk.
 
@@ -291,6 +319,60 @@ class TimmEncoder(EncoderSpec):
     stem: Literal["patch", "conv", "residual"] = "patch"
     positions: PositionsSpec | None = None
     args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _names_no_place(self) -> TimmEncoder:
+        """A recipe comes from anybody: timm would fetch or open what some of its words name."""
+        if not re.fullmatch(r"[\w.-]+", self.model):
+            raise ValueError(
+                f"{self.model!r} names a place, where a model of timm itself is wanted"
+            )
+        if places := sorted(_PLACES & self.args.keys()):
+            raise ValueError(
+                f"args may not say {places[0]!r}: weights come from the model's folder"
+            )
+        return self
+
+    @classmethod
+    def named(cls, words: Mapping[str, Any]) -> str:
+        """A tag of timm (`vit_small_patch14_dinov2.lvd142m`, or `lvd142m` beside a `model`) by its hub id."""
+        name = str(words["weights"])
+        config = (
+            None if "/" in name else _released(name) or _released(f"{words.get('model')}.{name}")
+        )
+        return str(config.hf_hub_id) if config is not None and config.hf_hub_id else name
+
+    @classmethod
+    def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
+        said = read_json(place / "config.json") or {} if place.is_dir() else {}
+        name = words.get("model") or said.get("architecture")
+        if not isinstance(name, str):
+            return dict(words)
+        known = {**_default(name), **said.get("pretrained_cfg", {})}
+        below: dict[str, Any] = {"model": name}
+        if said.get("architecture") == name and said.get("model_args"):
+            words = {**words, "args": {**said["model_args"], **words.get("args", {})}}
+        if known.get("input_size"):
+            below["img_size"] = known["input_size"][-1]
+        if known.get("mean"):
+            mean, std = list(known["mean"]), list(known["std"])
+            below["steps"] = [{"kind": "normalize", "mean": mean, "std": std}]
+        return {**below, **words}
+
+    def stored(
+        self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
+    ) -> Mapping[str, Tensor]:
+        """Under timm's own names of today, positions and patches resampled as timm does it."""
+        trunk: Any = module.trunk
+        home = sys.modules[type(trunk).__module__]
+        change: Any = getattr(home, "checkpoint_filter_fn", getattr(home, "_filter_fn", None))
+        own = {name: tensor.shape for name, tensor in trunk.state_dict().items()}
+        fits = {n: t for n, t in tensors.items() if n in own and own[n] == t.shape}
+        return tensors if change is None else {**change(dict(tensors), trunk), **fits}
+
+    def fresh(self) -> tuple[str, ...]:
+        """A stem of our own is not in timm's files."""
+        return () if self.stem == "patch" else ("trunk.patch_embed.*",)
 
     def build(self, source: Features | None = None) -> Encoder:
         return TimmTrunk(self)

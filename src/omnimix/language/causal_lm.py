@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
+from omnimix import _transformers
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
-from omnimix.language import config_words, packed
+from omnimix.hf_config import known, make, unknown
+from omnimix.hub import read_json
+from omnimix.language import forms
 from omnimix.language.head import HeadSpec
 
 
@@ -18,36 +24,23 @@ class CausalLM(Spec):
 
     Attributes:
         config: words of a transformers configuration, `model_type` among them.
-        weights: a hub id or folder whose weights are the starting point of training.
-        attn_implementation: `sdpa` knows packed batches; any other name is handed to transformers.
+        weights: a hub id, a folder in the hub's layout or a file, where training begins; alone it brings
+            `config`, the tokenizer and, by `template: tokenizer`, the style of its chat template.
+        attn_implementation: `sdpa` knows packed batches, windows, soft caps and sinks; any other name is
+            handed to transformers.
         head: what sets the output head apart: a bias, fewer logits than rows.
     """
 
     kind: Literal["causal_lm"] = "causal_lm"
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], known()]
     weights: str | None = None
-    attn_implementation: str = "sdpa"
+    # A name with a place in it makes transformers fetch a kernel and run it.
+    attn_implementation: Annotated[str, Field(pattern=r"^[\w-]+$")] = "sdpa"
     head: HeadSpec | None = None
 
     def hf_config(self) -> Any:
         """The transformers configuration."""
-        from transformers import AutoConfig
-
-        if "model_type" not in self.config:
-            raise RecipeError(
-                "the configuration of a language model needs 'model_type'",
-                where="language.config",
-                hint="llama, mistral or phi3 for instance",
-            )
-        try:
-            made = AutoConfig.for_model(**self.config)
-        except (ValueError, TypeError) as error:
-            line = str(error).splitlines()[0]
-            raise RecipeError(
-                f"transformers cannot make the configuration ({line})", where="language.config"
-            ) from None
-        config_words.check(made, self.config, "language.config")
-        return made
+        return make(self.config)
 
     def build(self, config: Any = None, attn_implementation: str | None = None) -> nn.Module:
         """The model with fresh weights, on the current default device.
@@ -55,15 +48,13 @@ class CausalLM(Spec):
         Args:
             config: what `hf_config` made, where it is at hand.
             attn_implementation: in place of the recipe's.
-        """
-        from transformers import AutoModelForCausalLM
 
+        Raises:
+            RecipeError: a model that needs more than embeddings.
+        """
+        forms.check(self, "alone")
         attention = attn_implementation or self.attn_implementation
-        packed.register()
-        model: nn.Module = AutoModelForCausalLM.from_config(
-            config or self.hf_config(),
-            attn_implementation=packed.NAME if attention == "sdpa" else attention,
-        )
+        model: nn.Module = forms.built(config or self.hf_config(), attention)
         if self.head is not None:
             self.head.install(model)
         return model
@@ -78,32 +69,119 @@ class CausalLM(Spec):
             words["vocab_size"] = vocab_size
         return self.model_copy(update={"config": words})
 
-    def start(self, model: nn.Module) -> None:
-        """Load the starting weights that the recipe names into a freshly built model."""
+    @classmethod
+    def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
+        """The words with the configuration beside pretrained weights below their own.
+
+        Raises:
+            RecipeError: one that transformers cannot make, or none.
+        """
+        from transformers import AutoConfig
+
+        said = read_json(place / "config.json") or {} if place.is_dir() else {}
+        given = words.get("config", {})
+        if "model_type" not in said:
+            raise RecipeError(
+                "no config.json with a model_type beside the weights",
+                where=str(place),
+                hint="name a folder in the hub's layout, or write the words of `config`",
+            )
+        stated = {w: v for w, v in said.items() if w not in _SAYS_NOTHING}
+        try:
+            made = AutoConfig.for_model(**stated)
+        except (ValueError, TypeError, KeyError) as error:
+            line = str(error).splitlines()[0]
+            raise RecipeError(
+                f"transformers cannot make the configuration ({line})",
+                where=str(place / "config.json"),
+            ) from None
+        left = set(unknown(made, [w for w in stated if w != "model_type"]))
+        return {**words, "config": {**{w: stated[w] for w in stated if w not in left}, **given}}
+
+    def start(
+        self, model: nn.Module, place: str | Path | None = None
+    ) -> tuple[dict[str, str], list[str]]:
+        """Load the starting weights that the recipe names into a freshly built model.
+
+        Where this model's tables are longer than the loaded ones it keeps its own fresh rows, and where its
+        head has a bias that they lack, that.
+
+        Args:
+            place: where the weights lie, when not under their name: a folder in the hub's layout or a file.
+
+        Returns:
+            What stays fresh, by name, in words; and the names of files' tensors without a place here.
+
+        Raises:
+            RecipeError: weights that are missing, misshapen or cannot be had.
+        """
         if self.weights is None:
-            return
+            return {}, []
+        theirs, left = self._stored(place or self.weights)
+        tables = {id(t) for t in (model.get_input_embeddings(), model.get_output_embeddings()) if t}  # type: ignore[operator]
+        longer = {
+            f"{name}.weight" for name, module in model.named_modules() if id(module) in tables
+        }
+        filled: dict[str, torch.Tensor] = {}
+        fresh: dict[str, str] = {}
+        wrong: list[str] = []
+        for name, ours in model.state_dict().items():
+            stored = theirs.get(name)
+            if stored is None:
+                head = self.head is not None and self.head.bias and name.endswith("head.bias")
+                (
+                    fresh.setdefault(name, "all of it")
+                    if head
+                    else wrong.append(f"{name} is missing")
+                )
+            elif stored.shape == ours.shape:
+                filled[name] = stored
+            elif _grown(ours, stored) and (name in longer or name.endswith("head.bias")):
+                filled[name] = torch.cat([stored, ours[len(stored) :]])
+                fresh[name] = f"rows {len(stored)} to {len(ours) - 1}"
+            else:
+                wrong.append(f"{name} is {list(stored.shape)} instead of {list(ours.shape)}")
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
+            raise RecipeError(
+                f"{len(wrong)} weights of {self.weights!r} do not fit: {', '.join(wrong[:3])}{more}",
+                where="language.weights",
+                hint="leave `config` out to take that of the weights",
+            )
+        model.load_state_dict(filled, strict=False)
+        left += [name for name in theirs if name not in filled]
+        return fresh, left
+
+    def _stored(self, place: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """The weights in transformers' names, and names that transformers has no use for."""
         from transformers import AutoModelForCausalLM
 
+        file = Path(place)
+        named = {"gguf_file": file.name} if file.suffix == ".gguf" else {}
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(self.weights, dtype=torch.float32)
-        except (OSError, ValueError) as error:
+            with _transformers.quiet():
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    file.parent if named else place,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    **named,
+                )
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             line = str(error).splitlines()[0]
             raise RecipeError(
                 f"cannot load the language model {self.weights!r} ({line})",
                 where="language.weights",
                 hint="give a hub id that can be reached, or a local folder",
             ) from None
-        missing = [] if self.head is None else _keep_own_rows(model, loaded)
-        model.load_state_dict({**loaded.state_dict(), **dict(missing)})
+        absent = set(report["missing_keys"])
+        state = {n: t for n, t in model.state_dict().items() if n not in absent}
+        return state, sorted(map(str, report["unexpected_keys"]))
 
 
-def _keep_own_rows(model: nn.Module, loaded: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Where this model's tables are longer than the loaded ones (or have a bias): its own fresh rows."""
-    theirs = loaded.state_dict()
-    kept: list[tuple[str, torch.Tensor]] = []
-    for name, ours in model.state_dict().items():
-        if name not in theirs:
-            kept.append((name, ours))
-        elif len(ours) > len(theirs[name]):
-            kept.append((name, torch.cat([theirs[name], ours[len(theirs[name]) :]])))
-    return kept
+_SAYS_NOTHING = frozenset(
+    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
+)
+
+
+def _grown(ours: torch.Tensor, stored: torch.Tensor) -> bool:
+    return ours.shape[1:] == stored.shape[1:] and len(ours) > len(stored)

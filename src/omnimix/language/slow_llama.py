@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
@@ -49,6 +49,7 @@ class SlowLlama(TokenizerSpec):
     """
 
     kind: Literal["slow_llama"] = "slow_llama"
+    saved_as: ClassVar[str] = "tokenizer.model"
     added_tokens: tuple[AddedToken, ...] = ()
     bos_token: str = "<s>"  # noqa: S105
     eos_token: str = "</s>"  # noqa: S105

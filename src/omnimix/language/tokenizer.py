@@ -6,7 +6,7 @@ import abc
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
@@ -62,6 +62,8 @@ class TokenizerSpec(Spec):
 
     kind: str
     path: str
+    saved_as: ClassVar[str] = "tokenizer.json"
+    """The name of the file that `Tokenizer.save` writes."""
 
     @abc.abstractmethod
     def load(self, folders: Sequence[Path]) -> Tokenizer: ...
@@ -220,6 +222,7 @@ class SentencePieceTokenizer(TokenizerSpec):
     """
 
     kind: Literal["sentencepiece"] = "sentencepiece"
+    saved_as: ClassVar[str] = "tokenizer.model"
     extra_special_tokens: tuple[str, ...] = ()
     pad_token: str | None = None
 

@@ -9,7 +9,7 @@ answer finds its way back: `u = x * scale_x + shift_x`, both as fractions of tha
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -138,6 +138,12 @@ class Step(Spec):
     """
 
     kind: str
+
+    def renamed(self, names: Mapping[str, str]) -> Step:
+        """The step with other names of its files: every word that is one of them."""
+        words = {name: getattr(self, name) for name in type(self).model_fields}
+        new = {w: names[v] for w, v in words.items() if isinstance(v, str) and v in names}
+        return self.model_copy(update=new)
 
     def files(self) -> tuple[str, ...]:
         """Names of the files that it reads, which lie beside the model (`omnimix.media.files`)."""

@@ -53,26 +53,41 @@ def read(jinja: str, bos: str | None, eos: str | None, name: str = "chat templat
         "contents": "special",
         "strip": spaced not in write([spaced], True),
     }
-    if start != user.before:
-        words["first_user"] = Form(before=start, after=opened)
-    system = _system(write, str(bos) if begins else "", start)
+    system, default = _system(write, str(bos) if begins else "", start, user.before)
     if system is not None:
         words["system"] = system
+    if default is not None:
+        words["default_system"] = default
+    elif start != user.before:
+        words["first_user"] = Form(before=start, after=opened)
     found = Template(**words)
     known = templates.named("mistral_instruct")
     return known if found.model_copy(update={"name": known.name}) == known else found
 
 
-def _system(write: Any, bos: str, start: str) -> Form | None:
-    """The form of a system turn, where it stands in front of an unchanged first question."""
+def _system(write: Any, bos: str, start: str, later: str) -> tuple[Form | None, str | None]:
+    """The form of a system turn in front of a first question, and the text that stands where there is none.
+
+    Args:
+        start: what stands before a first question without a system turn.
+        later: what stands before any other question.
+    """
     try:
         text = write(_MARKS[:2], roles=("system", "user"))
     except _Refused:
-        return None
+        return None, None
     pieces = _split(text.removeprefix(bos), _MARKS[:2])
-    if pieces is None or not pieces[1].endswith(start):
-        return None
-    return Form(before=pieces[0], after=pieces[1][: len(pieces[1]) - len(start)])
+    if pieces is None:
+        return None, None
+    before, between = pieces[:2]
+    if between.endswith(start):
+        return Form(before=before, after=between.removesuffix(start)), None
+    form = Form(before=before, after=between.removesuffix(later))
+    default = start.removeprefix(before).removesuffix(form.after + later)
+    # Only where the text without a system turn is the one with this default, to the letter.
+    if between.endswith(later) and start == before + default + form.after + later:
+        return form, default
+    return None, None
 
 
 def _around(text: str, marks: Sequence[str], name: str) -> list[str]:

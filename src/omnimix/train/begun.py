@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from omnimix.compose.model import MultimodalLM
+from omnimix.checkpoints import pretrained
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.data.mixture import Dropped
+from omnimix.language import forms
+from omnimix.language.forms import Form
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import checkpoint, optim, start
 from omnimix.train.checkpoint import writing
@@ -23,6 +25,14 @@ from omnimix.train.stopping import Stop, Stopped
 from omnimix.train.watcher import Watcher
 
 METRICS = "metrics.jsonl"
+
+
+def _check_forms(training: Training, recipe: Recipe) -> None:
+    """Refuse batches that the language model would confuse, before anything is built."""
+    for number, stage in enumerate(training.stages):
+        apart = any(words.apart for words in stage.mixture)
+        form: Form = "apart" if apart else "packed" if stage.packing else "right"
+        forms.check(recipe.language, form, f"stages.{number}")
 
 
 class Begun:
@@ -53,9 +63,8 @@ class Begun:
 
     def _build(self) -> None:
         training = self.training
-        if training.initial_checkpoint is not None:
-            start.check_start(start.find(self.folder, training.initial_checkpoint))
         recipe, recipe_folder = training.model(self.folder)
+        _check_forms(training, recipe)
         # The seed alone decides which weights are drawn, whatever happened in this process before.
         torch.manual_seed(training.seed)
         # Of several ranks each has the GPU that `join` chose for it.
@@ -64,7 +73,11 @@ class Begun:
             torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         )
         self.processor = Processor.from_recipe(recipe, recipe_folder)
-        self.model = self._begun(recipe)
+        self.model, self.filled = start.begun(
+            training.initial_checkpoint, self.folder, recipe, self.device, training.quantization
+        )
+        for line in pretrained.lines(self.filled):
+            self.tell(line)
         # Weights in few bits were made on their device and cannot leave it.
         if training.quantization is None:
             self.model.to(self.device)
@@ -79,15 +92,6 @@ class Begun:
             names = optim.learning(self.model, stage.trainable)
             found.append(names | (found[-1] if found else set()))
         return found
-
-    def _begun(self, recipe: Recipe) -> MultimodalLM:
-        words = self.training
-        if words.initial_checkpoint is None:
-            return MultimodalLM.from_recipe(recipe, start=True)
-        place = start.find(self.folder, words.initial_checkpoint)
-        if words.quantization is None:
-            return start.started(place, recipe)
-        return start.quantized(place, recipe, words.quantization, self.device)
 
     def tell(self, sentence: str) -> None:
         """Say something to who watches; the first rank alone does."""

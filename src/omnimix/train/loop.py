@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from omnimix import _transformers
 from omnimix.compose.batch import Batch
+from omnimix.data.check.style import style_faults
 from omnimix.data.mixture import Read, loader
 from omnimix.errors import DroppedError
 from omnimix.train import checkpoint, optim
@@ -97,6 +98,9 @@ class Loop:
             if first and self.first < self.plan.steps:
                 for k, facts in enumerate(self.plan.look(self.number, stage)):
                     run.tell(f"stage {stage.name}: dataset {k + 1} has {facts.line()}")
+                processor = self.plan.batches.processor
+                for fault in style_faults(processor.recipe.template, processor.weave.tokenizer):
+                    run.tell(f"warning: {fault}")
                 if self.validation is not None:
                     run.tell(f"stage {stage.name}: validation has {self.validation.check().line()}")
                 parts = ", ".join(

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnimix.compose.processor import Processor
+from omnimix.data.joined import JoinedSources
 from omnimix.data.mixture import Batches, Mixture
 from omnimix.data.ordered import RoundBatches
 from omnimix.data.sources import Source
 from omnimix.errors import TrainError
 from omnimix.parallel.process_group import ProcessGroup
-from omnimix.train.rows import Facts, looked_at
+from omnimix.train.rows import DatasetFacts, looked_at
 from omnimix.train.settings import Stage, Training
 
 
 @dataclass(frozen=True)
-class Plan:
+class StagePlan:
     """A stage's way.
 
     Attributes:
@@ -37,7 +38,7 @@ class Plan:
         counts = [source.length for source in self.sources]
         return None if None in counts else sum(count for count in counts if count is not None)
 
-    def look(self, number: int, stage: Stage) -> list[Facts]:
+    def look(self, number: int, stage: Stage) -> list[DatasetFacts]:
         """A few records of every dataset.
 
         Raises:
@@ -59,7 +60,7 @@ def plan(
     folder: Path,
     processor: Processor,
     process_group: ProcessGroup,
-) -> Plan:
+) -> StagePlan:
     """The way of a stage.
 
     Args:
@@ -94,8 +95,9 @@ def plan(
         mixture = Mixture(stage.mixture, folder, training.seed + number)
         count = stage.max_steps * parts - done
         batches = Batches(mixture, processor, size, done, count, pack, most, share)
-        return Plan(batches, stage.max_steps, stage.max_steps, mixture.sources)
-    source = stage.mixture[0].data.open(folder)
+        return StagePlan(batches, stage.max_steps, stage.max_steps, mixture.sources)
+    sources = [words.data.open(folder) for words in stage.mixture]
+    source = sources[0] if len(sources) == 1 else JoinedSources(sources)
     rounds = stage.rounds(source, training.seed)
     ordered = RoundBatches(source, rounds, processor, done, pack, most, share)
-    return Plan(ordered, rounds.steps, rounds.horizon, [source])
+    return StagePlan(ordered, rounds.steps, rounds.horizon, sources)

@@ -30,7 +30,7 @@ NAMED = 5
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetFacts:
     """A dataset as a few of its records show it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Facts:
 
 def looked_at(
     source: Source, processor: Processor, max_length: int | None, apart: bool, where: str
-) -> Facts:
+) -> DatasetFacts:
     """What a dataset holds, by a few of its records.
 
     Args:
@@ -83,7 +83,7 @@ def looked_at(
     if not found:
         raise _unusable(refused, empty, many, where)
     tokens, learned = (sum(column) / len(found) for column in zip(*found, strict=True))
-    return Facts(source.length, tokens, learned)
+    return DatasetFacts(source.length, tokens, learned)
 
 
 def _answers(sample: Sample) -> bool:

@@ -18,7 +18,7 @@ from omnimix.train.loop import Loop
 from omnimix.train.plots import plot_losses
 from omnimix.train.stopping import Stop
 from omnimix.train.trackers import Tracking
-from omnimix.train.watcher import Listener, Listening, Several, Watcher
+from omnimix.train.watcher import Listener, Listening, Watcher, Watchers
 
 
 @dataclass
@@ -80,7 +80,7 @@ def train(
             where=str(place),
             hint="resume it, or name another folder with --out",
         )
-    watching = Several(
+    watching = Watchers(
         *([Listening(listener)] if listener else []), *([watcher] if watcher else [])
     )
     with Stop(process_group) as stop:
@@ -169,7 +169,7 @@ class Run(Begun):
         model, words = self.model, self.training
         # Rounding is never saved: what learned beside the few bits is put on the weights as they were.
         if words.quantization is not None and words.initial_checkpoint is not None:
-            begun = start.find(self.folder, words.initial_checkpoint)
+            begun = start.opened(self.folder, words.initial_checkpoint)
             model = start.made_whole(model, begun, model.recipe)
         with _transformers.quiet(), writing(place):
             model.save_pretrained(place)

@@ -19,6 +19,7 @@ from omnimix.data.sources import Source, SourceSpec
 from omnimix.errors import RecipeError
 from omnimix.prompts.template import Template, by_name
 from omnimix.registry import DATASETS, MEASURES, OBJECTIVES, did_you_mean
+from omnimix.train import start
 from omnimix.train.objectives import Objective
 
 # pydantic's own `validate` is an old name of `model_validate`, which nobody calls here.
@@ -175,8 +176,10 @@ class Stage(Spec):
             raise ValueError("a mixture has no end: give max_steps, not num_train_epochs")
         if self.max_steps is None and self.num_train_epochs is None:
             raise ValueError("give max_steps or num_train_epochs")
-        if self.order != "mixture" and len(self.mixture) != 1:
-            raise ValueError(f"the order {self.order!r} reads a single dataset")
+        if self.order != "mixture" and any(words.weight != 1 for words in self.mixture):
+            raise ValueError(
+                f"the order {self.order!r} reads every record once a round and knows no weight"
+            )
         apart = any(words.apart for words in self.mixture)
         if apart and (not self.packing or self.max_length is not None or self.order != "mixture"):
             raise ValueError("apart needs packing: true, the order 'mixture', and no max_length")
@@ -204,10 +207,10 @@ class Training(Spec):
     """A training run.
 
     Attributes:
-        recipe: the model, by shipped name or file.
+        recipe: the model, by shipped name or file; left out, that of `initial_checkpoint`.
         set: dotted overrides of the recipe.
-        initial_checkpoint: folder of a model to begin with, or the name of a shipped one; None begins
-            with fresh weights.
+        initial_checkpoint: folder of a model to begin with, or the name of a shipped or released one: what
+            fits by name and shape is taken from it. None begins with the weights that the recipe names.
         quantization: hold the language model of `initial_checkpoint` quantized (`nf4`, `int8`) and frozen,
             with trainable adapters beside it (QLoRA); the finished model has its weights whole again.
         seed: of weights and mixture.
@@ -218,7 +221,7 @@ class Training(Spec):
     """
 
     name: str
-    recipe: str
+    recipe: str | None = None
     set: tuple[str, ...] = ()
     initial_checkpoint: str | None = None
     quantization: Literal["nf4", "int8"] | None = None
@@ -234,14 +237,19 @@ class Training(Spec):
             raise ValueError(
                 "quantization needs initial_checkpoint: quantized weights cannot begin from nothing"
             )
+        if self.recipe is None and self.initial_checkpoint is None:
+            raise ValueError("give recipe, initial_checkpoint, or both")
         return self
 
     def model(self, folder: Path) -> tuple[Recipe, Path]:
         """The recipe and the folder it came from; a file name is looked up beside the training file."""
+        if self.recipe is None:
+            assert self.initial_checkpoint is not None
+            return start.opened(folder, self.initial_checkpoint).recipe(self.set, folder)
         beside = folder / self.recipe
         name = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else self.recipe
         path = recipes.find(name)
-        return recipes.load(path, self.set), path.parent
+        return recipes.load(path, self.set, [folder]), path.parent
 
 
 FOLDER = recipes.FOLDER

@@ -2,26 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
+from omnimix.checkpoints import base, pretrained, reading, releases
+from omnimix.checkpoints.base import Parts, Release
+from omnimix.checkpoints.parts import weight_files
+from omnimix.checkpoints.pretrained import FilledPart
+from omnimix.compose import recipe as recipes
 from omnimix.compose.adapters import names_adapters
 from omnimix.compose.holding import Quantized
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import TrainError
 from omnimix.generate import folder as folders
-from omnimix.train.checkpoint import WEIGHTS, learnable, load_weights
+from omnimix.train.checkpoint import WEIGHTS, learnable
 
-STARTED = "start from a model of the same recipe, or leave 'initial_checkpoint' out to begin with fresh weights"
+STARTED = "start from a model of the same recipe, or of one with the same language model, or leave 'initial_checkpoint' out to begin with fresh weights"
 
 
-def find(folder: Path, words: str) -> Path:
-    """The folder that `initial_checkpoint` names: a path counted from `folder`, else a shipped model's name."""
+@dataclass(frozen=True)
+class StartModel:
+    """The model that `initial_checkpoint` names: a folder of ours, or a released checkpoint.
+
+    Attributes:
+        place: its folder.
+        release: what a family's reader says of it; None for a folder of ours.
+    """
+
+    place: Path
+    release: Release | None = None
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All weights by our names.
+
+        Raises:
+            CheckpointError: files that cannot be read, or keys that nobody knows.
+        """
+        if self.release is not None:
+            return reading.native_tensors(self.release)[0]
+        found: dict[str, Tensor] = {}
+        for file in weight_files(self.place, "model to start from"):
+            found |= reading.tensors_of(file)
+        return found
+
+    def recipe(self, overrides: Sequence[str], folder: Path) -> tuple[Recipe, Path]:
+        """Its recipe with dotted overrides, and the folder of its tokenizer.
+
+        Args:
+            folder: what local names in the overrides are counted from.
+        """
+        if self.release is None:
+            return recipes.load(self.place, overrides, [folder]), self.place
+        words = self.release.recipe.dump(defaults=True)
+        looked = [self.release.folder, folder]
+        return recipes.parse(words, self.release.recipe.name, overrides, looked), looked[0]
+
+
+def opened(folder: Path, words: str) -> StartModel:
+    """What `initial_checkpoint` names: a path counted from `folder`, a shipped model, or a released one by its id.
+
+    Raises:
+        TrainError: no such folder, or one without weights; says what lies there.
+    """
     beside = folder / words
-    return folders.FOLDER / words if not beside.exists() and words in folders.shipped() else beside
+    known = words in folders.shipped() or releases.lookup(words) is not None
+    away = known and not beside.exists()
+    local = folders.locate(words) if away else releases.Local(beside, {})
+    found = local.recognised
+    if found is None and local.folder.is_dir() and not (local.folder / "recipe.yaml").is_file():
+        found = base.recognise(local.folder)
+    if found is not None:
+        return StartModel(local.folder, base.open_release(found, Parts(local.parts)))
+    check_start(local.folder)
+    return StartModel(local.folder)
 
 
 def check_start(place: Path) -> None:
@@ -35,9 +93,10 @@ def check_start(place: Path) -> None:
         raise TrainError(
             f"the folder to start from {what}",
             where=f"initial_checkpoint: {place}",
-            hint="name a shipped model, or a model folder counted from the training file's own",
+            hint="name a shipped model, a released one by its id, or a model folder counted from the "
+            "training file's own",
         )
-    if not (place / WEIGHTS).is_file():
+    if not any((place / name).is_file() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
         present = ", ".join(sorted(path.name for path in place.iterdir())[:6])
         raise TrainError(
             f"the folder to start from has no {WEIGHTS} (it holds {present or 'nothing'})",
@@ -46,35 +105,53 @@ def check_start(place: Path) -> None:
         )
 
 
-def started(place: Path, recipe: Recipe) -> MultimodalLM:
-    """A model of the recipe with the weights of a folder.
+def begun(
+    checkpoint: str | None,
+    folder: Path,
+    recipe: Recipe,
+    device: torch.device,
+    quantization: str | None = None,
+) -> tuple[MultimodalLM, list[FilledPart]]:
+    """The model that a run begins with, and what became of the weights of its parts.
 
-    Where the folder's model has no adapters and the recipe has, they are added to it, so that training
-    begins with the folder's own answers.
+    Args:
+        checkpoint, quantization: the training file's words `initial_checkpoint` and `quantization`.
+        folder: the training file's own.
 
     Raises:
-        TrainError: other weights than the recipe's, or adapters that it does not have.
+        OmnimixError: weights that cannot be had or do not fit.
     """
-    has = names_adapters(_names(place))
-    if has and not recipe.adapters:
+    if checkpoint is None:
+        return pretrained.begin(recipe, [folder])
+    start = opened(folder, checkpoint)
+    if quantization is not None:
+        return quantized(start.place, recipe, quantization, device), []
+    return started(start, recipe, [folder])
+
+
+def started(
+    start: StartModel, recipe: Recipe, folders: Sequence[Path] = ()
+) -> tuple[MultimodalLM, list[FilledPart]]:
+    """A model of the recipe with the weights of another one, where they fit by name and shape.
+
+    Where that model has no adapters and the recipe has, they are added to it, so that training begins with its
+    own answers. Parts that it knows nothing of begin with the weights that the recipe names, or fresh.
+
+    Raises:
+        TrainError: another language model than the recipe's, or adapters that it does not have.
+    """
+    tensors = start.tensors()
+    if names_adapters(tensors) and not recipe.adapters:
         raise TrainError(
             "the model to start from has adapters, and the recipe has none",
-            where=str(place),
+            where=str(start.place),
             hint="merge them first: omnimix merge FOLDER OUT; or add adapters to the recipe",
         )
-    plain = recipe if has else recipe.without_adapters()
-    model = MultimodalLM.from_recipe(plain)
-    load_weights(place, model, hint=STARTED)
-    return model if has else model.adapt(recipe)
-
-
-def _names(place: Path) -> list[str]:
     try:
-        with safe_open(str(place / WEIGHTS), framework="pt") as file:
-            return list(file.keys())
-    except (OSError, SafetensorError) as error:
+        return pretrained.begin(recipe, folders, tensors, start.place.name)
+    except pretrained.OtherLanguage as error:
         raise TrainError(
-            f"the weights cannot be read ({error})", where=str(place), hint=STARTED
+            f"the weights do not fit the model ({error.what})", where=str(start.place), hint=STARTED
         ) from None
 
 
@@ -102,9 +179,9 @@ def quantized(place: Path, recipe: Recipe, scheme: str, device: torch.device) ->
     return model if had.adapters else model.adapt(recipe)
 
 
-def made_whole(model: MultimodalLM, place: Path, recipe: Recipe) -> MultimodalLM:
+def made_whole(model: MultimodalLM, start: StartModel, recipe: Recipe) -> MultimodalLM:
     """What was learned beside quantized weights, on the whole weights of the start."""
-    whole = started(place, recipe)
+    whole, _ = started(start, recipe)
     whole.eval()
     found = whole.load_state_dict(learnable(model), strict=False)
     assert not found.unexpected_keys

@@ -78,13 +78,7 @@ def optimizer_step(
         TrainError: no learned token in the whole step, a loss or gradient that is not finite, or a gradient of
             nothing but zeros; the weights have not moved.
     """
-    targets, seen = _counts(process_group, batches)
-    if not sum(targets):
-        raise NothingLearned(
-            f"step {step + 1} has no learned token",
-            where=", ".join(next((b.ids[:3] for b in batches if b is not None), ())),
-            hint="look at a record with `omnimix show RECIPE --sample FILE`",
-        )
+    targets, seen = _counts(process_group, batches, step)
     rate = _rated(optimizer, stage, step, horizon)
     losses: list[Tensor] = []
     norms: list[Tensor] = []
@@ -129,7 +123,7 @@ def _check(
     """
     # One look a step: what is not finite would be in every weight behind it, and in the next checkpoint.
     lost, norm = torch.stack([loss, torch.stack(norms).sum()]).tolist()
-    where = ", ".join(next((b.ids[:3] for b in batches if b is not None), ()))
+    where = _named(batches)
     if not math.isfinite(lost) or not math.isfinite(norm):
         what = (
             f"loss of step {step + 1} is {lost}"
@@ -138,14 +132,14 @@ def _check(
         )
         raise TrainError(
             f"the {what}: nothing was moved by it, and nothing is saved",
-            where=f"records {where} ...",
+            where=where,
             hint="lower optimizer.lr, look at these records, or at the weights the run began with",
         )
     # With nothing lost there is nothing to learn, and without a parameter in use no gradient.
     if norm == 0 and touched and lost > LEARNED:
         raise TrainError(
             f"the gradient of step {step + 1} is 0.0 while the loss is {lost:.3g}: the model learns no more",
-            where=f"records {where} ...",
+            where=where,
             hint="lower optimizer.lr, and begin again or go on from an older checkpoint",
         )
 
@@ -180,14 +174,31 @@ def _backward(
     return loss.detach().float()
 
 
-def _counts(process_group: ProcessGroup, batches: Sequence[Batch | None]) -> tuple[list[int], int]:
-    """Learned tokens of each part, and records of all parts, on all ranks together."""
+def _counts(
+    process_group: ProcessGroup, batches: Sequence[Batch | None], step: int
+) -> tuple[list[int], int]:
+    """Learned tokens of each part, and records of all parts, on all ranks together.
+
+    Raises:
+        NothingLearned: there is no such token.
+    """
     own = [0 if batch is None else batch.targets for batch in batches]
     seen = sum(len(batch.ids) for batch in batches if batch is not None)
     said = process_group.gather("counts", (own, seen))
-    return [sum(column) for column in zip(*(one for one, _ in said), strict=True)], sum(
-        many for _, many in said
-    )
+    targets = [sum(column) for column in zip(*(one for one, _ in said), strict=True)]
+    if not sum(targets):
+        raise NothingLearned(
+            f"step {step + 1} has no learned token",
+            where=_named(batches),
+            hint="look at a record with `omnimix show RECIPE --sample FILE`",
+        )
+    return targets, sum(many for _, many in said)
+
+
+def _named(batches: Sequence[Batch | None]) -> str:
+    """The first records of a step, for messages."""
+    first = next((batch.ids for batch in batches if batch is not None), ())
+    return f"records {', '.join(first[:3])}{' ...' if len(first) > 3 else ''}"
 
 
 def quick_bf16(device: torch.device) -> bool:

@@ -23,7 +23,7 @@ from omnimix.media.opening import MediaOpener
 from omnimix.registry import MEASURES
 from omnimix.train.begun import Begun
 from omnimix.train.checkpoint import writing
-from omnimix.train.rows import Facts, looked_at
+from omnimix.train.rows import DatasetFacts, looked_at
 from omnimix.train.settings import Stage, ValidateSpec
 from omnimix.types import Media, Sample
 
@@ -85,7 +85,7 @@ class Validation:
         """The measures by name."""
         return {name: MEASURES.load(name)() for name in self.words.measures}
 
-    def check(self) -> Facts:
+    def check(self) -> DatasetFacts:
         """Look at a few records, and at all where answers are measured, before the stage is paid for.
 
         Raises:

@@ -25,7 +25,7 @@ class Watcher:
         """The run has ended, well or not."""
 
 
-class Several(Watcher):
+class Watchers(Watcher):
     """Hands everything on to several."""
 
     def __init__(self, *watchers: Watcher) -> None:
