@@ -42,4 +42,5 @@ class Body(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("whole").language, name)
+            whole: Any = super().__getattr__("whole")
+            return getattr(whole.language, name)

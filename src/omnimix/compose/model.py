@@ -21,22 +21,21 @@ from transformers import (
 )
 
 from omnimix import _transformers, versions
-from omnimix.compose import adapters, modality, pixels, recipe as recipes, saving
-from omnimix.compose.body import Body
-from omnimix.compose.generating import ItemGenerationMixin, behind_prompt
+from omnimix.compose import adapters, modality, recipe as recipes, saving
+from omnimix.compose.generating import ItemGenerationMixin
 from omnimix.compose.item_batch import ItemBatch, ItemBatches
 from omnimix.compose.loss import token_loss
 from omnimix.compose.modality import Encoded, Modality
 from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.recipe import Recipe
+from omnimix.compose.running import Running
 from omnimix.compose.splice import splice
-from omnimix.encoders.base import device_dtype
 from omnimix.errors import OmnimixError, SpliceError
-from omnimix.language import forms, packed
+from omnimix.language import packed
 from omnimix.language.forms import Form
 
 
-class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
+class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
     """Modalities, splice, language model. Parameter names: `image.branches.0...`, `language...`.
 
     Build one with `MultimodalLM.from_recipe(recipe)`; `save_pretrained` and `from_pretrained` work as in
@@ -128,7 +127,7 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         return {name: self.modality(name).tokens_per_tile for name in self.modalities}
 
     @property
-    def vocab_size(self) -> int:
+    def vocab_size(self) -> int:  # type: ignore[override]
         """Rows of the table of embeddings."""
         return int(self.config.vocab_size)
 
@@ -323,83 +322,6 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         return (
             output if (self.config.return_dict if whole is None else whole) else output.to_tuple()
         )
-
-    def run(
-        self,
-        module: nn.Module,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        branches: Tensor | None = None,
-        **words: Any,
-    ) -> Any:
-        """The language model, or its body alone, over what `forward` is given, with the items in their places."""
-        words = pixels.own(words, self.recipe, self.tokens_per_tile)
-        items, places = words.pop("items", None), words.pop("item_places", None)
-        if inputs_embeds is None:
-            assert input_ids is not None
-            inputs_embeds = self.embed(input_ids, items, places)
-        else:
-            if places is not None:
-                places = behind_prompt(places, inputs_embeds)
-            inputs_embeds = self._filled(inputs_embeds, items, places)
-        words |= {"attention_mask": attention_mask, "position_ids": position_ids}
-        together = words.get("cu_seq_lens_q") is not None
-        if together:
-            self._pack(words, branches)
-        elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            words |= forms.padded_words(self.language, attention_mask, inputs_embeds.shape[1])
-        with packed.by_segment(together):
-            return module(
-                inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
-                return_dict=True,
-                **self._told(words),
-            )
-
-    @property
-    def base_model(self) -> Body:
-        """The model without its output head; `base_model_prefix` names where the language model's weights are."""
-        return Body(self)
-
-    def _pack(self, words: dict[str, Any], branches: Tensor | None) -> None:
-        """What the language model is told of samples that stand one after another.
-
-        Raises:
-            RecipeError: it would confuse them; tried once for each form.
-        """
-        form: Form = "packed" if branches is None else "apart"
-        if form not in self._allowed:
-            forms.check(self.recipe.language, form)
-            self._allowed.add(form)
-        if branches is not None:
-            places, borders = words["position_ids"], words["cu_seq_lens_q"]
-            words["seen"] = packed.distances(branches[0], places[0], borders)
-
-    def _told(self, words: dict[str, Any]) -> dict[str, Any]:
-        """Words for the language model, with what our own configuration asks of every call.
-
-        Raises:
-            OmnimixError: what the attention implementation cannot do and would leave out without a word.
-        """
-        for word in ("output_hidden_states", "output_attentions"):
-            if words.get(word) is None and getattr(self.config, word):
-                words[word] = True
-        if words.get("cu_seq_lens_q") is not None:
-            # Beside a cache transformers does not look for samples that stand one after another.
-            words.setdefault("use_cache", False)
-        attention = self.language.config._attn_implementation
-        if words.get("output_attentions") and attention != "eager":
-            raise OmnimixError(
-                f"the attention implementation {attention!r} gives no attentions",
-                hint="load the model with attn_implementation='eager'",
-            )
-        if words.get("seen") is not None and attention != packed.NAME:
-            raise OmnimixError(
-                f"the attention implementation {attention!r} knows no rounds that do not see one another",
-                hint="load the model with attn_implementation='sdpa'",
-            )
-        return words
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = None) -> None:
