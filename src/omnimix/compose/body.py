@@ -9,7 +9,7 @@ from torch import nn
 from omnimix.errors import OmnimixError
 
 
-class Body(nn.Module):
+class Headless(nn.Module):
     """Takes what the model takes and gives `last_hidden_state`; everything else of it is the language model's.
 
     Made anew at each call and part of no tree, so that every parameter has one name.
@@ -34,7 +34,7 @@ class Body(nn.Module):
             )
         return self.whole.run(self.whole.language.base_model, input_ids, **words)
 
-    def get_encoder(self, modality: str | None = None) -> Body:
+    def get_encoder(self, modality: str | None = None) -> Headless:
         """Itself: there is no encoder that stands for all items."""
         return self
 

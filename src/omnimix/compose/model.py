@@ -121,13 +121,13 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
         assert isinstance(found, Modality)
         return found
 
-    @property
+    @property  # type: ignore[override]
     def tokens_per_tile(self) -> dict[str, int]:
         """For each modality, the places one tile takes; what a `Weaver` needs."""
         return {name: self.modality(name).tokens_per_tile for name in self.modalities}
 
     @property
-    def vocab_size(self) -> int:  # type: ignore[override]
+    def vocab_size(self) -> int:
         """Rows of the table of embeddings."""
         return int(self.config.vocab_size)
 
@@ -278,8 +278,6 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
     ) -> Any:
         """Logits for every place, and the loss where labels are given.
 
-        Prefill is this same forward; generation only loops over it.
-
         Args:
             input_ids: `[batch, tokens]`, any id in the holes.
             attention_mask: `[batch, tokens]`, 0 at padding.
@@ -319,9 +317,8 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
         if labels is not None or shift_labels is not None:
             loss = token_loss(output.logits, labels, num_items_in_batch, shift_labels)
             output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
-        return (
-            output if (self.config.return_dict if whole is None else whole) else output.to_tuple()
-        )
+        whole = self.config.return_dict if whole is None else whole
+        return output if whole else output.to_tuple()
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = None) -> None:

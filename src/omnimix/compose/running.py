@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from omnimix.compose import pixels
-from omnimix.compose.body import Body
+from omnimix.compose.body import Headless
 from omnimix.compose.generating import behind_prompt
 from omnimix.compose.recipe import Recipe
 from omnimix.encoders.base import device_dtype
@@ -61,9 +61,9 @@ class Running:
             )
 
     @property
-    def base_model(self) -> Body:
+    def base_model(self) -> Headless:
         """The model without its output head; `base_model_prefix` names where the language model's weights are."""
-        return Body(self)
+        return Headless(self)
 
     def _pack(self, words: dict[str, Any], branches: Tensor | None) -> None:
         """What the language model is told of samples that stand one after another.
