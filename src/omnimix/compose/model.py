@@ -121,8 +121,8 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
         assert isinstance(found, Modality)
         return found
 
-    @property  # type: ignore[override]
-    def tokens_per_tile(self) -> dict[str, int]:
+    @property
+    def tokens_per_tile(self) -> dict[str, int]:  # type: ignore[override]
         """For each modality, the places one tile takes; what a `Weaver` needs."""
         return {name: self.modality(name).tokens_per_tile for name in self.modalities}
 
