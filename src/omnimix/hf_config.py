@@ -26,6 +26,7 @@ CARRIED = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
     *("finetuning_task", "prefix", "pruned_heads", "tie_word_embeddings"),
     *("tf_legacy_loss", "torchscript", "use_bfloat16"),
+    *("gradient_checkpointing", "position_embedding_type"),
 }
 """Words that files of the hub carry along, whatever the type, and that transformers keeps for others to read."""
 
@@ -44,7 +45,10 @@ def unknown(config: Any, words: Iterable[str]) -> list[str]:
     return [word for word in words if word in left and word not in known and not hasattr(cls, word)]
 
 
-_COUNTS = re.compile(r"num_(?!labels)\w+|(\w+_)?(size|dim|width|heads|layers)|d_model")
+_COUNTS = re.compile(
+    r"(num_)?((hidden|encoder|decoder)_)?layers|num_((attention|key_value)_)?heads|num_channels"
+    r"|(\w+_)?(size|dim|width)|d_model"
+)
 """Names of sizes and counts, none of which can be below 1 where the class itself has one."""
 
 
