@@ -171,10 +171,7 @@ def test_the_schema_has_every_row() -> None:
         "TokenizerSpec": registry.TOKENIZERS,
     }
     for base, table in bases.items():
-        choices = schema["$defs"][base]["anyOf"]
-        refs = {choice["$ref"] for choice in choices if "$ref" in choice}
-        (bare,) = (set(choice["enum"]) for choice in choices if "enum" in choice)
-        assert bare == set(table)
+        refs = {c["$ref"] for c in schema["$defs"][base]["anyOf"] if "$ref" in c}
         assert refs == {f"#/$defs/{base}.{row}" for row in table}
         assert all(f"{base}.{row}" in schema["$defs"] for row in table)
     assert recipes.load("nano").dump().keys() <= schema["properties"].keys()
