@@ -16,12 +16,13 @@ BOX := 134 30 236 132
 QUESTION := What is in the box?
 DRAWING := demo.png
 
-.PHONY: help install demo test test-newest test-oldest pins check docs format clean
+.PHONY: help install demo test peers test-newest test-oldest pins check docs format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install, then answer a question about a shipped picture"
 	@echo "make test    install with everything for tests, then run them"
+	@echo "make peers   the tests that transformers runs over its own models, over ours"
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
 	@echo "make format  put the code into the house's format"
@@ -61,6 +62,9 @@ demo: .venv/.plain
 
 test: .venv/.full
 	$(BIN)/python -m pytest
+
+peers: .venv/.full
+	$(BIN)/python -m tests.peers.transformers_common
 
 test-newest test-oldest: test-%: .venv-%/.full
 	.venv-$*/bin/omnimix env

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,14 +24,3 @@ def golden(case: str) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
     folder = case_path(case)
     facts = json.loads((folder / "case.json").read_text(encoding="utf-8"))
     return folder, facts, load_file(folder / "expected.safetensors")
-
-
-def same_batches(one: Any, other: Any) -> None:
-    """Two batches hold the same rows and the same items."""
-    for word in ("input_ids", "attention_mask", "item_places"):
-        assert one[word].tolist() == other[word].tolist(), word
-    assert list(one["items"]) == list(other["items"])
-    for name in one["items"]:
-        ours, theirs = one["items"][name].tensors(), other["items"][name].tensors()
-        assert len(ours) == len(theirs)
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)), name

@@ -61,6 +61,16 @@ def restore_ids(tower: nn.Module) -> None:
             types.zero_()
 
 
+def restore_statistics(norm: Any) -> None:
+    """Make the running statistics of a batch norm anew, where none were loaded."""
+    from transformers import initialization
+
+    if norm.track_running_stats:
+        initialization.zeros_(norm.running_mean)
+        initialization.ones_(norm.running_var)
+        initialization.zeros_(norm.num_batches_tracked)
+
+
 def model_from(cls: Any, config: Any, tensors: Mapping[str, Any], **words: Any) -> Any:
     """`from_pretrained` of tensors that are at hand already.
 

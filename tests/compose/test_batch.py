@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from omnimix.compose.batch import Batch
 from omnimix.compose.item_batch import ItemBatches
-from omnimix.compose.model import MultimodalLM, token_loss
+from omnimix.compose.loss import token_loss
+from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import IGNORE, Sequence
 from omnimix.compose.splice import splice

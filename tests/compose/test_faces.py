@@ -23,6 +23,7 @@ from transformers import (
     pipeline,
 )
 
+from omnimix.compose import pixels
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -31,7 +32,6 @@ from omnimix.generate import folder
 from omnimix.prompts import chat_template, template as templates
 from omnimix.prompts.questions import question
 from omnimix.types import Box, Media, Sample, Turn
-from tests.cases import same_batches
 
 ROOT = Path(__file__).parents[2]
 SCENE = ROOT / "examples" / "scene.png"
@@ -44,6 +44,23 @@ MESSAGES = [
 ]
 PICTURE = Image.new("RGB", (40, 30), (200, 30, 30))
 BOX = Box(2, 3, 20, 25)
+
+
+def same_batches(one: Batch, other: Batch, processor: Processor) -> None:
+    """Two batches hold the same rows and pictures, whatever names these have."""
+    for batch in (one, other):
+        batch.pop("labels", None)
+        if "item_places" in batch:
+            pixels.rename(batch, processor.recipe)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if name == "items":
+            assert list(value) == list(other[name])
+            pairs = zip(value.values(), other[name].values(), strict=True)
+            tensors = [zip(a.tensors(), b.tensors(), strict=True) for a, b in pairs]
+            assert all(torch.equal(a, b) for two in tensors for a, b in two)
+        else:
+            assert torch.equal(value, other[name]), name
 
 
 def asked(*parts: Any) -> Sample:
@@ -78,7 +95,7 @@ def test_messages_are_woven_as_samples(tiny_processor: Processor, tmp_path: Path
             return_dict=True,
             return_tensors="pt",
         )
-        same_batches(got, wanted)
+        same_batches(got, wanted, tiny_processor)
 
 
 @pytest.mark.parametrize("style", templates.names())
@@ -94,36 +111,54 @@ def test_a_prompt_as_text_is_woven_as_its_messages(style: str, tiny_processor: P
             processor.apply_chat_template(talk)
         return
     woven = processor.apply_chat_template(
-        [talk], tokenize=True, add_generation_prompt=True, return_dict=True
+        [talk], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
     (text,) = processor.apply_chat_template([talk], add_generation_prompt=True)
     assert text.count("<image>") == 1
-    same_batches(processor(text=text, images=PICTURE), woven)
+    same_batches(processor(text=text, images=PICTURE, return_tensors="pt"), woven, processor)
     closed = processor.apply_chat_template(talk[:2])
-    batch = processor(text=closed, images=[PICTURE])
-    same_batches(batch, processor.apply_chat_template(talk[:2], tokenize=True, return_dict=True))
+    batch = processor(text=closed, images=[PICTURE], return_tensors="pt")
+    woven = processor.apply_chat_template(
+        talk[:2], tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    same_batches(batch, woven, processor)
 
 
 def test_a_text_beside_items_is_a_question(tiny_processor: Processor) -> None:
     turn = question("What is in the box?", [PICTURE], [BOX])
     wanted = tiny_processor([Sample((turn,), "question")], open_answer=True)
-    same_batches(tiny_processor(text="What is in the box?", images=PICTURE, regions=BOX), wanted)
-    two = tiny_processor(text=["What?", "How many?"], images=[[PICTURE], [PICTURE, PICTURE]])
+    pt = {"return_tensors": "pt"}
+    got = tiny_processor(text="What is in the box?", images=PICTURE, regions=BOX, **pt)
+    same_batches(got, wanted, tiny_processor)
+    two = tiny_processor(text=["What?", "How many?"], images=[[PICTURE], [PICTURE, PICTURE]], **pt)
     alike = [
         asked(Media.image(PICTURE), "What?"),
         asked(Media.image(PICTURE), Media.image(PICTURE), "How many?"),
     ]
-    same_batches(two, tiny_processor(alike, open_answer=True))
-    flat = tiny_processor(text=["<image>What?", "<image><image>How?"], images=[PICTURE] * 3)
-    assert [int(row.sum()) for row in flat["item_places"] > 0] == [49, 98]
+    same_batches(two, tiny_processor(alike, open_answer=True), tiny_processor)
+    flat = tiny_processor(text=["<image>What?", "<image><image>How?"], images=[PICTURE] * 3, **pt)
+    assert [int(row.sum()) for row in flat[pixels.PLACES] > 0] == [49, 98]
+    assert flat[pixels.PIXELS].shape[:3] == (3, 1, 3)
+
+
+def test_rows_are_lists_where_no_tensors_are_asked(tiny_processor: Processor) -> None:
+    words: dict[str, Any] = {"text": ["What?", "How many are there?"], "images": [[PICTURE]] * 2}
+    whole, lists = tiny_processor(**words, return_tensors="pt"), tiny_processor(**words)
+    short, long = (len(row) for row in lists["input_ids"])
+    assert short < long == whole["input_ids"].shape[1]
+    for name in ("input_ids", "attention_mask", pixels.PLACES):
+        assert lists[name] == [whole[name][0, long - short :].tolist(), whole[name][1].tolist()]
+        assert tiny_processor(**words, padding=True)[name] == whole[name].tolist()
+    assert torch.equal(lists[pixels.PIXELS], whole[pixels.PIXELS])
+    assert set(tiny_processor(text="What?")) == {"input_ids", "attention_mask"}
 
 
 def test_a_text_without_items_is_the_prompt_as_it_is(tiny_processor: Processor) -> None:
     tokenizer = tiny_processor.weave.tokenizer
     ids, _ = tokenizer.encode("two red boxes")
-    assert tiny_processor(text="two red boxes").input_ids[0].tolist() == [tokenizer.bos, *ids]
+    assert tiny_processor(text="two red boxes")["input_ids"] == [[tokenizer.bos, *ids]]
     bare = tiny_processor(text="two red boxes", add_special_tokens=False, padding_side="right")
-    assert bare.input_ids[0].tolist() == ids
+    assert bare["input_ids"] == [ids]
     assert "labels" not in bare
 
 
@@ -133,7 +168,11 @@ def test_learned_tokens_are_told_where_asked(tiny_processor: Processor) -> None:
         {"role": "assistant", "content": "A box."},
     ]
     batch = tiny_processor.apply_chat_template(
-        talk, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        talk,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        return_tensors="pt",
     )
     learned = batch.input_ids[batch["assistant_masks"].bool()]
     assert tiny_processor.decode(learned).strip() == "A box."
@@ -149,6 +188,7 @@ def test_learned_tokens_are_told_where_asked(tiny_processor: Processor) -> None:
         ({"text": "What?", "audio": (np.zeros(9), 16000)}, "audio"),
         ({"text": "What?", "frames": 3}, "knows no word 'frames'"),
         ({"text": "What?", "return_tensors": "np"}, "return_tensors='np'"),
+        ({"text": "What?", "padding": "max_length"}, "padding='max_length'"),
         ({"text": "What is it?", "truncation": True, "max_length": 2}, "more than max_length 2"),
         ({}, "neither text nor samples"),
     ],
@@ -210,7 +250,8 @@ def test_a_folder_is_whole_for_transformers(tiny_folder: Path, tiny_processor: P
     end = tiny_processor.weave.tokenizer.encode("\n", follows=True)[0]
     assert words["eos_token_id"] == sorted([tokenizer.eos_token_id, *end])
     batch = processor(text=QUESTION, images=PICTURE)
-    assert set(batch) == set(processor.model_input_names)
+    regions = processor(text=QUESTION, images=PICTURE, regions=BOX)
+    assert set(batch) | set(regions) == set(processor.model_input_names)
 
 
 def test_pipelines_answer(tmp_path: Path) -> None:
@@ -282,7 +323,7 @@ def test_a_fresh_process_opens_it(
 def test_batches_that_a_pipeline_put_together_are_refused(
     tiny_model: MultimodalLM, tiny_processor: Processor
 ) -> None:
-    batch: Batch = tiny_processor(text=QUESTION, images=PICTURE)
+    batch = tiny_processor(text=QUESTION, images=PICTURE, regions=BOX, return_tensors="pt")
     words = {**batch, "items": [batch["items"]]}
     with pytest.raises(OmnimixError, match="items are a list"):
         tiny_model.generate(**words, max_new_tokens=1)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence as Many
 from typing import Any, Literal
 
 from PIL import Image
+from torch import Tensor
 from transformers import ProcessorMixin
 
 from omnimix import _transformers
-from omnimix.compose import messages
+from omnimix.compose import messages, pixels
 from omnimix.compose.batch import Batch, collate
 from omnimix.compose.pointing import readable, way
 from omnimix.compose.recipe import Recipe
@@ -56,18 +57,24 @@ class Conversing(ProcessorMixin):  # type: ignore[misc]
         self,
         woven: Many[Sequence],
         asked: Many[messages.AskedSample],
-        padding: Any = True,
+        padding: Any = False,
         padding_side: Literal["left", "right"] | None = None,
         pad_to_multiple_of: int | None = None,
         truncation: Any = False,
         max_length: int | None = None,
-        return_tensors: Any = "pt",
+        return_tensors: Any = None,
         learned: bool = False,
         **others: Any,
     ) -> Batch:
-        """Rows of texts or messages side by side; learned tokens are told by `assistant_masks` alone."""
+        """Rows of texts or messages; learned tokens are told by `assistant_masks` alone.
+
+        As in transformers these are lists, padded where asked, unless `return_tensors="pt"`.
+        """
         given = {word: value for word, value in others.items() if value not in (None, False, {})}
-        if given or str(getattr(return_tensors, "value", return_tensors)) not in ("pt", "None"):
+        kind = str(getattr(return_tensors, "value", return_tensors))
+        if padding == "max_length":
+            given["padding='max_length'"] = True
+        if given or kind not in ("pt", "None"):
             odd = next(iter(given), f"return_tensors={return_tensors!r}")
             raise OmnimixError(
                 f"the processor knows no word {odd!r}",
@@ -85,6 +92,9 @@ class Conversing(ProcessorMixin):  # type: ignore[misc]
         if learned:
             batch["assistant_masks"] = (batch.labels != IGNORE).long()
         batch.pop("labels", None)
+        pixels.rename(batch, self.recipe)
+        if kind == "None":
+            _as_lists(batch, bool(padding))
         return batch
 
     def apply_chat_template(
@@ -97,7 +107,7 @@ class Conversing(ProcessorMixin):  # type: ignore[misc]
         continue_final_message: bool = False,
         return_assistant_tokens_mask: bool = False,
         return_dict: bool = False,
-        return_tensors: Any = "pt",
+        return_tensors: Any = None,
         processor_kwargs: Mapping[str, Any] | None = None,
         **words: Any,
     ) -> Any:
@@ -137,16 +147,15 @@ class Conversing(ProcessorMixin):  # type: ignore[misc]
                 hint="write the text with tokenize=False and hand it over as text=, with its items",
             )
         rows, _ = self._normalize_conversations(conversation)
-        if return_tensors in ("auto", None):
-            return_tensors = "pt"
         asked = [
             messages.of_messages(row, f"messages[{i}]", add_generation_prompt)
             for i, row in enumerate(rows)
         ]
-        words = {**words, **(processor_kwargs or {}), "return_tensors": return_tensors}
+        # Pipelines and older callers write it among the words of the processor.
+        words = {"return_tensors": return_tensors, **words, **(processor_kwargs or {})}
         woven = [self._woven(one) for one in asked]
         batch = self._batch(woven, asked, learned=return_assistant_tokens_mask, **words)
-        return batch if return_dict else batch.input_ids
+        return batch if return_dict else batch["input_ids"]
 
     def post_process_regions(
         self, generated_outputs: Any, target_sizes: Many[tuple[int, int]]
@@ -192,3 +201,12 @@ class Conversing(ProcessorMixin):  # type: ignore[misc]
         return _transformers.token_counts(
             [item.tokens for item in items], [item.tiles for item in items]
         )
+
+
+def _as_lists(batch: Batch, padded: bool) -> None:
+    """The rows of a batch as lists, without their padding where it is not asked for."""
+    real = batch["attention_mask"].bool()
+    for name, value in batch.items():
+        if isinstance(value, Tensor) and value.shape == real.shape:
+            rows = zip(value, real, strict=True)
+            batch[name] = value.tolist() if padded else [row[own].tolist() for row, own in rows]

@@ -13,12 +13,17 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationMixin
 
+from omnimix.compose import pixels
 from omnimix.compose.item_batch import ItemBatches
+from omnimix.compose.recipe import Recipe
 from omnimix.errors import OmnimixError, SpliceError
 
 
 class ItemGenerationMixin(GenerationMixin):  # type: ignore[misc]
     """What a model adds to `generate` so that items stay with their rows."""
+
+    recipe: Recipe
+    tokens_per_tile: dict[str, int]
 
     def prepare_inputs_for_generation(
         self,
@@ -93,6 +98,26 @@ class ItemGenerationMixin(GenerationMixin):  # type: ignore[misc]
             return places
         longer = max(0, past + run - places.shape[1])
         return functional.pad(places, (0, longer))[:, past : past + run]
+
+    def _prepare_model_inputs(
+        self, inputs: Tensor | None, bos_token_id: Tensor | None, model_kwargs: dict[str, Any]
+    ) -> Any:
+        """As in transformers, which calls it first: from here on pictures go by our names alone."""
+        words = pixels.own(model_kwargs, self.recipe, self.tokens_per_tile)
+        return super()._prepare_model_inputs(inputs, bos_token_id, words)
+
+    def _get_logits_processor(self, *args: Any, **words: Any) -> Any:
+        """As in transformers.
+
+        Raises:
+            OmnimixError: a negative prompt beside items, which would be read without them.
+        """
+        if words.get("negative_prompt_ids") is not None and words["model_kwargs"].get("items"):
+            raise OmnimixError(
+                "negative_prompt_ids are read as text alone, without the items of the prompt",
+                hint="leave them out; guidance_scale alone compares with no prompt at all",
+            )
+        return super()._get_logits_processor(*args, **words)
 
     def _expand_inputs_for_generation(
         self,

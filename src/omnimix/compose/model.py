@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,20 +22,20 @@ from transformers import (
 
 from omnimix import _transformers, versions
 from omnimix.compose import adapters, modality, recipe as recipes, saving
-from omnimix.compose.generating import ItemGenerationMixin, behind_prompt
+from omnimix.compose.generating import ItemGenerationMixin
 from omnimix.compose.item_batch import ItemBatch, ItemBatches
+from omnimix.compose.loss import token_loss
 from omnimix.compose.modality import Encoded, Modality
 from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.recipe import Recipe
-from omnimix.compose.sequence import IGNORE
+from omnimix.compose.running import Running
 from omnimix.compose.splice import splice
-from omnimix.encoders.base import device_dtype
 from omnimix.errors import OmnimixError, SpliceError
-from omnimix.language import forms, packed
+from omnimix.language import packed
 from omnimix.language.forms import Form
 
 
-class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
+class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
     """Modalities, splice, language model. Parameter names: `image.branches.0...`, `language...`.
 
     Build one with `MultimodalLM.from_recipe(recipe)`; `save_pretrained` and `from_pretrained` work as in
@@ -122,9 +122,14 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         return found
 
     @property
-    def tokens_per_tile(self) -> dict[str, int]:
+    def tokens_per_tile(self) -> dict[str, int]:  # type: ignore[override]
         """For each modality, the places one tile takes; what a `Weaver` needs."""
         return {name: self.modality(name).tokens_per_tile for name in self.modalities}
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the table of embeddings."""
+        return int(self.config.vocab_size)
 
     @property
     def context(self) -> int | None:
@@ -176,6 +181,8 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
     def _init_weights(self, module: nn.Module) -> None:
         # Parts initialise themselves when built. What a state dict does not hold has to be made again
         # after a load on the meta device, or it stays uninitialised.
+        if isinstance(module, _BatchNorm):
+            _transformers.restore_statistics(module)
         restore: Any = getattr(module, "init_non_persistent_buffers", None)
         if restore is not None:
             restore()
@@ -261,13 +268,15 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         labels: Tensor | None = None,
         items: ItemBatches | None = None,
         item_places: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,
         branches: Tensor | None = None,
         num_items_in_batch: int | Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
         **words: Any,
     ) -> Any:
         """Logits for every place, and the loss where labels are given.
-
-        Prefill is this same forward; generation only loops over it.
 
         Args:
             input_ids: `[batch, tokens]`, any id in the holes.
@@ -278,79 +287,38 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
             items: what fills the holes.
             item_places: `[batch, tokens]`, 0 for text, else one more than the number of the feature that
                 stands there.
+            pixel_values, mm_token_type_ids: other names of these two, see `omnimix.compose.pixels`.
             branches: `[1, tokens]` of a packed batch, see `Batch`.
             num_items_in_batch: what to divide the summed loss by; default the learned tokens here.
+            shift_labels: for each place the label of the next, in place of `labels` (sequence parallelism).
+            logits_to_keep: of how many last places, or of which, there are logits; 0 for all.
             words: what else generation hands on (the cache among it), for the language model as it is.
 
         Returns:
             The language model's own output, which carries the cache under the name of the installed
             transformers; `loss` and `logits` are ours.
         """
-        if inputs_embeds is None:
-            assert input_ids is not None
-            inputs_embeds = self.embed(input_ids, items, item_places)
-        else:
-            if item_places is not None:
-                item_places = behind_prompt(item_places, inputs_embeds)
-            inputs_embeds = self._filled(inputs_embeds, items, item_places)
-        words |= {"attention_mask": attention_mask, "position_ids": position_ids}
         whole = words.pop("return_dict", None)
-        together = words.get("cu_seq_lens_q") is not None
-        if together:
-            self._pack(words, branches)
-        elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            words |= forms.padded_words(self.language, attention_mask, inputs_embeds.shape[1])
-        with packed.by_segment(together):
-            output = self.language(
-                inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
-                return_dict=True,
-                **self._told(words),
-            )
-        if labels is not None:
-            loss = token_loss(output.logits, labels, num_items_in_batch)
-            output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
-        return (
-            output if (self.config.return_dict if whole is None else whole) else output.to_tuple()
+        if not isinstance(logits_to_keep, int) or logits_to_keep:
+            words["logits_to_keep"] = logits_to_keep
+        output = self.run(
+            self.language,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            items=items,
+            item_places=item_places,
+            pixel_values=pixel_values,
+            mm_token_type_ids=mm_token_type_ids,
+            branches=branches,
+            **words,
         )
-
-    def _pack(self, words: dict[str, Any], branches: Tensor | None) -> None:
-        """What the language model is told of samples that stand one after another.
-
-        Raises:
-            RecipeError: it would confuse them; tried once for each form.
-        """
-        form: Form = "packed" if branches is None else "apart"
-        if form not in self._allowed:
-            forms.check(self.recipe.language, form)
-            self._allowed.add(form)
-        if branches is not None:
-            places, borders = words["position_ids"], words["cu_seq_lens_q"]
-            words["seen"] = packed.distances(branches[0], places[0], borders)
-
-    def _told(self, words: dict[str, Any]) -> dict[str, Any]:
-        """Words for the language model, with what our own configuration asks of every call.
-
-        Raises:
-            OmnimixError: what the attention implementation cannot do and would leave out without a word.
-        """
-        for word in ("output_hidden_states", "output_attentions"):
-            if words.get(word) is None and getattr(self.config, word):
-                words[word] = True
-        if words.get("cu_seq_lens_q") is not None:
-            # Beside a cache transformers does not look for samples that stand one after another.
-            words.setdefault("use_cache", False)
-        attention = self.language.config._attn_implementation
-        if words.get("output_attentions") and attention != "eager":
-            raise OmnimixError(
-                f"the attention implementation {attention!r} gives no attentions",
-                hint="load the model with attn_implementation='eager'",
-            )
-        if words.get("seen") is not None and attention != packed.NAME:
-            raise OmnimixError(
-                f"the attention implementation {attention!r} knows no rounds that do not see one another",
-                hint="load the model with attn_implementation='sdpa'",
-            )
-        return words
+        if labels is not None or shift_labels is not None:
+            loss = token_loss(output.logits, labels, num_items_in_batch, shift_labels)
+            output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
+        whole = self.config.return_dict if whole is None else whole
+        return output if whole else output.to_tuple()
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = None) -> None:
@@ -360,24 +328,6 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
         """As in transformers; the recipe is written beside the weights."""
         super().save_pretrained(save_directory, *args, **words)
         (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
-
-
-def token_loss(
-    logits: Float[Tensor, "batch tokens vocab"],
-    labels: Int[Tensor, "batch tokens"],
-    count: int | Tensor | None = None,
-) -> Float[Tensor, ""]:
-    """Cross entropy of each next token, summed over the learned ones and divided by their number.
-
-    Args:
-        count: the number to divide by, where the batch is one part of a larger one.
-    """
-    flat = logits[:, :-1].flatten(0, 1).float()
-    target = labels[:, 1:].flatten().to(flat.device)
-    total = functional.cross_entropy(flat, target, ignore_index=IGNORE, reduction="sum")
-    if count is None:
-        count = (target != IGNORE).sum().clamp(min=1)
-    return total / count
 
 
 AutoConfig.register("omnimix", OmnimixConfig, exist_ok=True)

@@ -69,6 +69,15 @@ class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
     def __getattr__(self, name: str) -> Any:
         if name in _SIZES:
             return getattr(self.get_text_config(), name)
+        ends = self.__dict__.get("eos_token_id")
+        pad = self.__dict__.get("pad_token_id")
+        # What stands in the holes, which those ask who never want it sampled; an end they may want.
+        if name == "image_token_id" and pad not in (
+            None,
+            ends,
+            *(ends if isinstance(ends, list) else ()),
+        ):
+            return pad
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def parsed(self) -> Recipe:

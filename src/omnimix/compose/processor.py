@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
-from omnimix.compose import messages, modality, recipe as recipes, remote, saving
+from omnimix.compose import messages, modality, pixels, recipe as recipes, remote, saving
 from omnimix.compose.batch import Batch
 from omnimix.compose.conversing import Conversing
 from omnimix.compose.model_config import OmnimixConfig
@@ -83,8 +83,8 @@ class Processor(Conversing):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What a batch holds for the model."""
-        return ["input_ids", "attention_mask", "item_places", "items"]
+        """What a batch of texts or messages may hold for the model."""
+        return ["input_ids", "attention_mask", pixels.PIXELS, pixels.PLACES, "items"]
 
     @classmethod
     def from_recipe(
@@ -212,7 +212,7 @@ class Processor(Conversing):
             open_answer: of samples, whether the model shall answer.
             images, audio, videos, regions, documents: one item, a list for all texts, or a list for each text, in
                 any form that `Media` takes. Nothing is fetched.
-            words: `padding_side`, `pad_to_multiple_of`, `max_length` with `truncation` (a longer row is refused,
+            words: `return_tensors` (`"pt"`, or lists) with `padding`, `padding_side`, `pad_to_multiple_of`, `max_length` with `truncation` (a longer row is refused,
                 nothing is cut), `add_special_tokens` (the begin token in front of a prompt), `sampling_rate`.
 
         Raises:
