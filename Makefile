@@ -16,7 +16,7 @@ BOX := 134 30 236 132
 QUESTION := What is in the box?
 DRAWING := demo.png
 
-.PHONY: help install demo test peers test-newest test-oldest pins check docs format clean
+.PHONY: help install demo test peers test-newest test-oldest pins check docs reference format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make peers   the tests that transformers runs over its own models, over ours"
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
+	@echo "make reference  write docs/reference/ from the docstrings"
 	@echo "make format  put the code into the house's format"
 	@echo "make clean   remove the environments and caches"
 	@echo
@@ -83,6 +84,9 @@ check: .venv/.full
 
 docs: .venv/.full
 	$(BIN)/python -m pytest -n 0 -s tests/test_docs.py
+
+reference: .venv/.full
+	$(BIN)/python tools/reference.py
 
 format: .venv/.full
 	$(BIN)/ruff check --fix .

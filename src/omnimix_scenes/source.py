@@ -19,7 +19,16 @@ class _Scenes(Source):
 
 
 class ScenesSource(SourceSpec):
-    """The synthetic world (`omnimix_scenes`), endless."""
+    """The synthetic world (`omnimix_scenes`), endless.
+
+    Attributes:
+        seed: another seed gives other pictures.
+        split: `train`, or `heldout` with pictures, combinations and words that train never has.
+        questions: most questions of a conversation; 6 by default.
+        tasks: the tasks to ask; None asks all.
+        kinds: the kinds of pictures (`shapes`, `mixed`, `words`, `chart`, `pair`; `page` when named alone);
+            None draws all but `page`.
+    """
 
     kind: Literal["scenes"] = "scenes"
     seed: int = 0

@@ -36,6 +36,7 @@ class ReleasedEncoder(Spec):
     """An encoder by the family's own name.
 
     Attributes:
+        title: its name in print.
         size: side of a tile in pixels.
         width: of its features (of all encoders of a pair together).
         parts: hub ids of the weights that a checkpoint does not hold, by the part's name.
@@ -51,8 +52,11 @@ class ReleasedLanguage(Spec):
     """A language model by the family's own name.
 
     Attributes:
+        title: its name in print.
         parameters: as checkpoints hold it, embeddings resized.
         hub: where its configuration and tokenizer (and weights, where a release has none) come from.
+        width: of its embeddings.
+        licence: of its weights, a name of the file's `licences`.
     """
 
     title: str
@@ -63,7 +67,19 @@ class ReleasedLanguage(Spec):
 
 
 class Row(Spec):
-    """A released model as the file writes it; see `releases.Released` for the words."""
+    """A released model as the file writes it; see `releases.Released` for the words.
+
+    Attributes:
+        id: what `omnimix.load` takes.
+        title, names: its name in print, and further names it is found by.
+        repo, folder, files: on the hub, inside the repository, and the patterns that must be there; None
+            takes the family's.
+        encoder, language: its parts, by the names of this file.
+        connector, resize: words of the family for the connector and the preparation of pictures.
+        data, epochs, procedure: what it was trained on and how, where published.
+        parameters, bytes: of the release's own files; None where unknown.
+        note: what a user should know.
+    """
 
     id: str
     title: str
@@ -80,7 +96,6 @@ class Row(Spec):
     procedure: str | None = None
     parameters: int | None = None
     bytes: int | None = None
-    later: bool = False
     note: str | None = None
 
 

@@ -30,7 +30,12 @@ from omnimix.registry import ARRANGES, CONNECTORS, ENCODERS, OPENERS, STEPS
 
 
 class BranchSpec(Spec):
-    """Encoders whose features stand side by side (channel mix), and their connector."""
+    """Encoders whose features stand side by side (channel mix), and their connector.
+
+    Attributes:
+        encoders: one or more; all give the same number of tokens, and their widths add up.
+        connector: what makes vectors for the language model out of the joined features.
+    """
 
     encoders: tuple[Annotated[SerializeAsAny[EncoderSpec], part(ENCODERS)], ...] = Field(
         min_length=1
@@ -39,7 +44,12 @@ class BranchSpec(Spec):
 
 
 class FrameSpec(Spec):
-    """Learned vectors before and after the tokens of each tile."""
+    """Learned vectors before and after the tokens of each tile.
+
+    Attributes:
+        start: a vector before each tile; on by default.
+        end: a vector after each tile; on by default.
+    """
 
     start: bool = True
     end: bool = True

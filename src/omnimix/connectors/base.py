@@ -28,6 +28,10 @@ class ConnectorSpec(Spec):
     """Words of a connector in a recipe; `build` makes it once the sizes on both sides are known.
 
     `weights` is where it begins in training: a hub id, a folder in the hub's layout or one file.
+
+    Attributes:
+        weights: where it begins in training: a hub id, a folder in the hub's layout or one file; None
+            begins with fresh weights.
     """
 
     kind: str

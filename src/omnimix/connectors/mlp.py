@@ -71,6 +71,9 @@ class Mlp(ConnectorSpec):
     """`depth` linear layers with GELU between them; the hidden width is the language model's.
 
     State keys `0.`, `2.`, ..., the places between them being activations.
+
+    Attributes:
+        depth: linear layers; 2 by default, 1 is `linear`.
     """
 
     kind: Literal["mlp"] = "mlp"
@@ -97,7 +100,11 @@ class FusedMlp(ConnectorSpec):
 
 
 class LinearNorm(ConnectorSpec):
-    """A linear layer, then LayerNorm (arXiv 2311.07575). State keys `0.`, `1.`."""
+    """A linear layer, then LayerNorm (arXiv 2311.07575). State keys `0.`, `1.`.
+
+    Attributes:
+        eps: added to the variance by LayerNorm; 1e-5 by default.
+    """
 
     kind: Literal["linear_norm"] = "linear_norm"
     eps: Annotated[float, Gt(0)] = 1e-5
@@ -112,6 +119,10 @@ class TokenMlp(ConnectorSpec):
 
     More than one input vector gives `tokens * n` outputs, the first MLP's first. State keys
     `mlps.T.0.`, `mlps.T.2.` for token T.
+
+    Attributes:
+        tokens: how many tokens are made of one input vector.
+        depth: linear layers of each MLP; 2 by default.
     """
 
     kind: Literal["token_mlp"] = "token_mlp"

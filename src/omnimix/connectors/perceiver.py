@@ -99,7 +99,15 @@ class PerceiverResampler(Connector):
 
 
 class Perceiver(ConnectorSpec):
-    """Words of the resampler; the defaults are the sizes of arXiv 2408.08872."""
+    """Words of the resampler; the defaults are the sizes of arXiv 2408.08872.
+
+    Attributes:
+        latents: learned vectors, and so the tokens that come out of a tile.
+        depth: layers, each of attention and a feed-forward part.
+        heads: of an attention.
+        dim_head: width of a head.
+        ff_mult: width of the feed-forward part, as a multiple of the features' width.
+    """
 
     kind: Literal["perceiver"] = "perceiver"
     latents: Annotated[int, Gt(0)] = 128

@@ -40,15 +40,20 @@ def _rows(value: Any) -> Any:
     return {"kind": "rows", **value} if isinstance(value, Mapping) and "path" in value else value
 
 
+DataWords: TypeAlias = Annotated[SerializeAsAny[SourceSpec], part(DATASETS), BeforeValidator(_rows)]
+"""A dataset by its words; without `kind`, or as a path alone, rows whose format is found."""
+
+
 class MixturePart(Spec):
     """One dataset of a mixture and its share.
 
     Attributes:
         data: a dataset by its words; without `kind`, or as a path alone, rows whose format is found.
         apart: the questions of a conversation see its pictures and not one another; needs packed batches.
+        weight: its share of the samples, in relation to the other weights; 1 by default.
     """
 
-    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS), BeforeValidator(_rows)]
+    data: DataWords
     weight: float = Field(default=1.0, gt=0)
     apart: bool = False
 

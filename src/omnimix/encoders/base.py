@@ -93,6 +93,13 @@ class EncoderSpec(Spec):
     `steps` prepare the tiles for this encoder alone (after the modality's own); the tensor steps at their
     end run on the device. `finish` follows the encoder. `weights` is where it begins in training: a hub id, a
     folder in the hub's layout or one file; what the files say of the encoder need not be said again.
+
+    Attributes:
+        steps: prepare the tiles for this encoder alone, after the modality's own; the tensor steps at their
+            end run on the device.
+        finish: finishing steps on its features, in order.
+        weights: where it begins in training: a hub id, a folder in the hub's layout or one file; what the
+            files say of the encoder need not be said again. None begins with fresh weights.
     """
 
     kind: str

@@ -75,6 +75,9 @@ class PixelShuffle(Finish):
     """Every block of `factor` x `factor` patches becomes one token, `factor`^2 times as wide.
 
     Blocks are in reading order, and so are the patches of a block within its token.
+
+    Attributes:
+        factor: patches along each side of a block; 2 by default.
     """
 
     kind: Literal["pixel_shuffle"] = "pixel_shuffle"
@@ -118,6 +121,9 @@ class RepeatCells(Finish):
     """Every cell is repeated `factor` x `factor` times, so that a coarse grid meets a finer one.
 
     So ConvNeXt's 8 x 8 meets the 16 x 16 of ViTs beside it (arXiv 2311.07575).
+
+    Attributes:
+        factor: copies of a cell along each side; 2 by default.
     """
 
     kind: Literal["repeat_cells"] = "repeat_cells"
@@ -156,7 +162,11 @@ class PrependMean(Finish):
 
 
 class Norm(Finish):
-    """A learned LayerNorm over the width."""
+    """A learned LayerNorm over the width.
+
+    Attributes:
+        eps: added to the variance; 1e-5 by default.
+    """
 
     kind: Literal["norm"] = "norm"
     eps: Annotated[float, Gt(0)] = 1e-5

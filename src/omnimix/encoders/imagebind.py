@@ -26,7 +26,13 @@ _SCALE = 20.0
 
 
 class Trunk(Spec):
-    """Sizes of one trunk."""
+    """Sizes of one trunk.
+
+    Attributes:
+        width: of its tokens.
+        blocks: transformer blocks.
+        heads: of an attention.
+    """
 
     width: Whole
     blocks: Whole

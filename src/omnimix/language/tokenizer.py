@@ -58,7 +58,11 @@ def end_tokens(tokenizer: Tokenizer, stops: Sequence[str]) -> tuple[int, ...]:
 
 
 class TokenizerSpec(Spec):
-    """Words of a tokenizer in a recipe; `path` is looked up beside the recipe or in the model folder."""
+    """Words of a tokenizer in a recipe; `path` is looked up beside the recipe or in the model folder.
+
+    Attributes:
+        path: a file, or a folder that holds it; looked up beside the recipe or in the model folder.
+    """
 
     kind: str
     path: str
@@ -219,6 +223,7 @@ class SentencePieceTokenizer(TokenizerSpec):
 
     Attributes:
         extra_special_tokens: tokens beyond the model's vocabulary, in order; they are cut out of the text first.
+        pad_token: the token that fills; None takes the model's unknown token.
     """
 
     kind: Literal["sentencepiece"] = "sentencepiece"

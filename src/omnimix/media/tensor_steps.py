@@ -36,6 +36,10 @@ class Normalize(TensorStep):
     """uint8 to float32 in 0..1, then minus mean over standard deviation, per channel.
 
     A floating tensor is taken to be in 0..1 already. Clips `[tiles, frames, 3, h, w]` are taken as well.
+
+    Attributes:
+        mean: for red, green and blue, of values in 0..1.
+        std: standard deviation for red, green and blue, of values in 0..1.
     """
 
     kind: Literal["normalize"] = "normalize"
@@ -49,7 +53,12 @@ class Normalize(TensorStep):
 
 
 class Renormalize(TensorStep):
-    """From one mean and standard deviation to another, for an encoder that shares its input."""
+    """From one mean and standard deviation to another, for an encoder that shares its input.
+
+    Attributes:
+        from_mean, from_std: what the tiles were normalized with, for red, green and blue.
+        mean, std: what they are normalized with afterwards.
+    """
 
     kind: Literal["renormalize"] = "renormalize"
     from_mean: Mean

@@ -66,6 +66,7 @@ class Form(Spec):
     Attributes:
         lead: stands between `before` and the content; an open answer ends before it, since the model
             writes it itself (a space before an answer).
+        before, after: text in front of the content and behind it; nothing by default.
     """
 
     before: str = ""
@@ -77,6 +78,7 @@ class Template(Spec):
     """A house style.
 
     Attributes:
+        name: what refusals call it; `custom` where it is written in place.
         bos: whether a sequence begins with the tokenizer's begin token.
         eos: whether every answer ends in the tokenizer's end token (learned).
         eos_text: how that token is written where the prompt is looked at as text.

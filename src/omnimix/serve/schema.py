@@ -37,7 +37,12 @@ class Asked(Spec):
 
 
 class TextPart(Asked):
-    """Text of a turn."""
+    """Text of a turn.
+
+    Attributes:
+        type: `text`.
+        text: what is said.
+    """
 
     type: Literal["text"] = "text"
     text: str
@@ -47,6 +52,7 @@ class MediaPart(Asked):
     """One picture, sound, video or document.
 
     Attributes:
+        type: `image`, `audio`, `video` or `document`.
         source: a path, a data URL, an address, a document's text, or an object that says which
             (`omnimix.serve.items`).
         label: what refusals call it; its place in the request where left out.
@@ -58,7 +64,14 @@ class MediaPart(Asked):
 
 
 class ItemPart(Asked):
-    """One item of a modality that is named, where several take the same kind or the kind is the model's own."""
+    """One item of a modality that is named, where several take the same kind or the kind is the model's own.
+
+    Attributes:
+        type: `item`.
+        modality: its name in the recipe.
+        source: as in the part of one medium.
+        label: what refusals call it; its place in the request where left out.
+    """
 
     type: Literal["item"] = "item"
     modality: str
@@ -70,6 +83,7 @@ class RegionPart(Asked):
     """A place on a picture.
 
     Attributes:
+        type: `region`.
         region: `{"box": [x1, y1, x2, y2]}` or another form of `omnimix.regions`, in pixels.
         on: which picture of the conversation, counted from 0; the last one before it where left out.
         label: what refusals call it.
@@ -113,7 +127,12 @@ def _content(value: Any) -> Any:
 
 
 class Message(Asked):
-    """A turn: who says it, and its parts in reading order; a bare string is a text."""
+    """A turn: who says it, and its parts in reading order; a bare string is a text.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        content: parts with a `type`, in reading order.
+    """
 
     role: Literal["system", "user", "assistant"]
     content: Annotated[list[Annotated[Part, BeforeValidator(_part)]], BeforeValidator(_content)]
@@ -130,6 +149,14 @@ class Choices(Asked):
     """How the answer is written; what is left out is the server's choice.
 
     The names are those of `omnimix.generate.decoding.Options`.
+
+    Attributes:
+        max_new_tokens: most tokens of the answer, at most as many as the server writes.
+        min_new_tokens: fewest tokens of the answer; it does not end before.
+        temperature: 0 takes the likeliest token every time.
+        top_p: with a temperature, only the likeliest tokens that together reach this share.
+        seed: of the sampling.
+        stop_strings: strings that end the answer and are cut from it; at most 16.
     """
 
     max_new_tokens: int | None = Field(default=None, ge=1)
@@ -162,7 +189,12 @@ class Choices(Asked):
 
 
 class Request(Asked):
-    """The body of `POST /chat`."""
+    """The body of `POST /chat`.
+
+    Attributes:
+        messages: the conversation, the oldest turn first.
+        options: how the answer is written.
+    """
 
     messages: list[Message] = Field(min_length=1)
     options: Choices = Choices()

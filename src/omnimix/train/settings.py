@@ -13,9 +13,9 @@ from omnimix import config
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec, part
-from omnimix.data.mixture import MixturePart
+from omnimix.data.mixture import DataWords, MixturePart
 from omnimix.data.ordered import Order, Rounds
-from omnimix.data.sources import Source, SourceSpec
+from omnimix.data.sources import Source
 from omnimix.errors import RecipeError
 from omnimix.prompts.template import Template, by_name
 from omnimix.registry import DATASETS, MEASURES, OBJECTIVES, did_you_mean
@@ -38,6 +38,8 @@ class OptimizerSpec(Spec):
         max_grad_norm: largest norm of the gradient; None does not clip.
         clip_micro_batches: clip after every micro-batch of a step (arXiv 2408.08872), what was gathered
             before it included; else once, when the gradient is whole.
+        betas: how slowly the running means of the gradient and of its square change.
+        eps: added to the root of the running mean of the square.
     """
 
     lr: float = Field(default=1e-3, gt=0, le=1)
@@ -91,7 +93,7 @@ class ValidateSpec(Spec):
         early_stopping_patience: looks without a better number after which the stage ends.
     """
 
-    data: Annotated[SerializeAsAny[SourceSpec], part(DATASETS)]
+    data: DataWords
     every: int | None = Field(default=None, gt=0)
     max_samples: int | None = Field(default=None, gt=0)
     measures: tuple[str, ...] = ()
@@ -116,6 +118,7 @@ class Stage(Spec):
     """What learns, from which mixture, for how long, under which objective.
 
     Attributes:
+        name: of the stage in metrics and messages; `train` by default.
         trainable: patterns on parameter names (`*` matches anything), names of modules (`language`,
             `image`), or the words `adapters`, `connectors` and `encoders`; the first that matches a name
             wins, a leading `-` means frozen, and so is what no pattern matches.
@@ -142,6 +145,9 @@ class Stage(Spec):
         validate: records that are not learned from, looked at on the way.
         gradient_checkpointing: activations are computed again in the backward pass instead of kept: less
             memory, more time, the same numbers.
+        objective: what is minimised: `sft`, the cross-entropy of the answers, by default.
+        optimizer: words of AdamW.
+        schedule: how the learning rate rises and falls.
     """
 
     name: str = "train"
@@ -207,6 +213,7 @@ class Training(Spec):
     """A training run.
 
     Attributes:
+        name: what the run is called.
         recipe: the model, by shipped name or file; left out, that of `initial_checkpoint`.
         set: dotted overrides of the recipe.
         initial_checkpoint: folder of a model to begin with, or the name of a shipped or released one: what
@@ -218,6 +225,7 @@ class Training(Spec):
         output_dir: folder of the run.
         trackers: where metrics go beside the run's folder: `tensorboard`, `wandb`, `trackio`, or another that
             accelerate knows.
+        stages: one after another, each going on with the weights of the one before.
     """
 
     name: str
@@ -257,7 +265,10 @@ FOLDER = recipes.FOLDER
 
 def schema() -> dict[str, Any]:
     """JSON schema of training files, for editors."""
-    return config.json_schema(Training, {"Objective": OBJECTIVES, "SourceSpec": DATASETS})
+    whole = config.json_schema(Training, {"Objective": OBJECTIVES, "SourceSpec": DATASETS})
+    # A path alone is rows.
+    whole["$defs"]["SourceSpec"]["anyOf"].append({"type": "string", "pattern": "[./]"})
+    return whole
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Path]:

@@ -43,7 +43,14 @@ Holds: TypeAlias = Literal["text", "region", "grounded"] | ManyFields
 
 
 class Task(Spec):
-    """How a task is asked and answered; see the head of a table for its words."""
+    """How a task is asked and answered; see the head of a table for its words.
+
+    Attributes:
+        question, answer: wordings; in braces stand fields of the record.
+        fields: what fields hold: `text` where nothing is said, `region`, `grounded`, or a table for a list
+            of small records.
+        image: whether the record has a picture; true by default.
+    """
 
     question: str
     answer: str
