@@ -32,6 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "types",
             "regions",
             "masks",
+            "disk",
             "errors",
             "hub",
             "_registration",

@@ -98,6 +98,10 @@ class UnsafeFileError(CheckpointError):
     """A file of weights that holds Python objects: opening it would run code."""
 
 
+class WriteError(OmnimixError):
+    """A file or folder that cannot be written: a full disk, a missing permission."""
+
+
 class ParallelError(OmnimixError):
     """Processes that cannot hold a model together, or one of which failed."""
 

@@ -30,6 +30,7 @@ from omnimix.compose.modality import Encoded, Modality
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE
 from omnimix.compose.splice import splice
+from omnimix.disk import writing
 from omnimix.encoders.base import device_dtype
 from omnimix.errors import SpliceError
 
@@ -331,8 +332,10 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
         """As in transformers; the recipe is written beside the weights."""
-        super().save_pretrained(save_directory, *args, **words)
-        (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
+        place = Path(save_directory)
+        with writing(place):
+            super().save_pretrained(save_directory, *args, **words)
+            (place / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
 
 
 def token_loss(
