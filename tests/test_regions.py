@@ -15,7 +15,17 @@ from PIL import Image
 
 from omnimix import masks
 from omnimix.errors import RegionError
-from omnimix.regions import Box, Mask, Point, Polygon, Region, Stroke, from_json, to_json
+from omnimix.regions import (
+    Box,
+    Mask,
+    Point,
+    Polygon,
+    Region,
+    Stroke,
+    check_region,
+    from_json,
+    to_json,
+)
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -174,3 +184,55 @@ def test_files_are_read_only_where_allowed(tmp_path: Path) -> None:
     with pytest.raises(RegionError):
         from_json({"png": str(file)})
     assert isinstance(from_json({"png": str(file)}, files=True), Mask)
+
+
+HUGE = [10**400, -(10**400), 1e300, -1e308, float("inf"), float("nan"), 1e7, 10**6 + 1]
+
+
+@pytest.mark.parametrize("number", HUGE)
+@pytest.mark.parametrize("kind", ["point", "box", "xywh", "polygon", "stroke", "width"])
+def test_numbers_beyond_any_picture_are_refused(kind: str, number: float) -> None:
+    near: dict[str, list[Any]] = {
+        "point": [1, 2],
+        "box": [1, 2, 3, 4],
+        "xywh": [1, 2, 3, 4],
+        "polygon": [[1, 2], [3, 4], [5, 6]],
+        "stroke": [[1, 2], [3, 4]],
+    }
+    data: dict[str, Any] = {"stroke": near["stroke"], "width": number}
+    if kind != "width":
+        data = {kind: near[kind]}
+        (data[kind][1] if isinstance(data[kind][0], list) else data[kind])[0] = number
+    with pytest.raises(RegionError, match=r"beyond 1,000,000|not finite"):
+        from_json(data)
+
+
+@pytest.mark.parametrize("number", HUGE)
+def test_regions_of_python_have_the_same_limits(number: float) -> None:
+    for region in (
+        Point(number, 1),
+        Box(-1, -1, number, 5),
+        Polygon(((1, 2), (3, number), (5, 6))),
+        Stroke(((1, 2), (number, 3))),
+        Stroke(((1, 2), (3, 4)), width=number),
+    ):
+        with pytest.raises(RegionError, match=r"beyond 1,000,000|not finite"):
+            check_region(region, 640, 480)
+
+
+@pytest.mark.parametrize("width", [0, -1, -1e5])
+def test_a_stroke_has_a_width(width: float) -> None:
+    with pytest.raises(RegionError, match="above 0"):
+        from_json({"stroke": [[1, 2], [3, 4]], "width": width})
+    with pytest.raises(RegionError, match="above 0"):
+        check_region(Stroke(((1, 2), (3, 4)), width), 640, 480)
+
+
+def test_outlines_have_an_end() -> None:
+    points = tuple((float(i % 600), float(i % 400)) for i in range(4097))
+    for kind in ("polygon", "stroke"):
+        with pytest.raises(RegionError, match="4097 points; at most 4096"):
+            from_json({kind: [list(point) for point in points]})
+        from_json({kind: [list(point) for point in points[1:]]})
+    with pytest.raises(RegionError, match="at most 4096"):
+        check_region(Polygon(points), 640, 480)

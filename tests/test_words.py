@@ -14,6 +14,7 @@ from omnimix.config import Spec, validate
 from omnimix.errors import OmnimixError, RecipeError
 from omnimix.generate.assistant import load
 from omnimix.renamed import ELSEWHERE, RENAMED
+from omnimix.train.objectives import Sft
 from omnimix.train.settings import Training
 
 ROOT = Path(__file__).parent.parent
@@ -108,3 +109,14 @@ def test_saved_recipes_write_their_defaults_out(name: str) -> None:
             made = [*branch.encoders, branch.connector]
             for one, written in zip(made, [*words["encoders"], words["connector"]], strict=True):
                 assert written.keys() == type(one).model_fields.keys()
+
+
+def test_a_value_that_had_another_name_is_told_the_new_one() -> None:
+    with pytest.raises(RecipeError, match="`average: part` is called `average: micro_batch` now"):
+        validate(Sft, {"average": "part"}, "my.yaml")
+
+
+def test_a_hint_that_is_a_question_ends_once() -> None:
+    assert str(OmnimixError("no word 'a'; did you mean 'b'?")) == "no word 'a'; did you mean 'b'?"
+    assert str(OmnimixError("wrong", hint="did you mean 'b'?")) == "wrong. Did you mean 'b'?"
+    assert str(OmnimixError("wrong", hint="mend it")) == "wrong. Mend it."

@@ -128,6 +128,19 @@ class Case:
         """Golden tensors that nothing has looked at yet."""
         return sorted(f"{stem}: {key}" for stem, key in self._where.keys() - self._read)
 
+    def absent(self) -> Iterator[tuple[str, str]]:
+        """Tensors that the table `tensors` states with a shape, and that are not there in it; and why."""
+        stated = self.facts.get("tensors")
+        shapes: dict[str, list[list[int]]] = {}
+        for (_, key), opened in self._where.items():
+            shapes.setdefault(key, []).append(opened.get_slice(key).get_shape())
+        for name, row in stated.items() if isinstance(stated, dict) else ():
+            # Families write {"shape": [3, 4], ...} or [[3, 4], "float32"]; a sentence states no shape.
+            shape = row.get("shape") if isinstance(row, dict) else row[0]
+            if isinstance(shape, list) and shape not in shapes.get(name, []):
+                found = shapes.get(name)
+                yield name, f"has the shape {found[0]}, not {shape}" if found else "is in no file"
+
     def tolerance(self, *names: str) -> float:
         """The tolerance of the first of these words that the case states; one number holds for all.
 

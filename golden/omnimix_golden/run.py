@@ -16,7 +16,7 @@ from omnimix.checkpoints.reading import Report as Loaded
 from omnimix.convert.report import Check, Verdict, stopped
 from omnimix.convert.verifying import Reading
 from omnimix.errors import CheckpointError, OmnimixError
-from omnimix_golden import metrics
+from omnimix_golden import comparisons, metrics
 from omnimix_golden.case import Case, Facts, Unstated
 
 _LOG = logging.getLogger(__name__)
@@ -97,7 +97,13 @@ class CaseReading(abc.ABC):
                 yield stopped(word, _sentence(error))
 
     def left(self) -> Iterator[Check]:
-        """Golden tensors that no section looked at, once all have run: each fails unless `unread` has it."""
+        """What fails a case once all sections have run.
+
+        Golden tensors that case.json states and no file has, and those that no section looked at, unless
+        `unread` has them.
+        """
+        for name, why in self.case.absent():
+            yield stopped("missing", f"the golden tensor {why}", name)
         reasons: dict[str, int] = {}
         for name in self.case.unread():
             reason = next((why for p, why in self.unread.items() if fnmatchcase(name, p)), None)
@@ -136,13 +142,22 @@ class GoldenReading(Reading):
         return any((folder / name).is_file() for name in ("case.json", metrics.FILE))
 
     def verify(self, folder: Path, stop: bool) -> Verdict:
-        if not (folder / "case.json").is_file():
-            return metrics.verify(folder, stop)
-        case = Case(folder)
-        try:
-            return _report(case, stop)
-        finally:
-            case.close()
+        wanted = comparisons.stated(folder)
+        if (folder / "case.json").is_file():
+            case = Case(folder)
+            try:
+                report = _report(case, stop)
+            finally:
+                case.close()
+        else:
+            report = metrics.verify(folder, stop)
+        if wanted is None:
+            report.notes.append(
+                f"the case has no {comparisons.FILE}, so a comparison that is lost would not be noticed"
+            )
+        elif report.failed is None or not stop:
+            report.take(comparisons.missing(wanted, list(report.checks)), stop=False)
+        return report
 
 
 def _report(case: Case, stop: bool) -> Verdict:

@@ -24,7 +24,8 @@ class _Later(dict[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         if super().__getitem__(key) is None:
-            importlib.import_module("omnimix.compose.processor")  # registers itself in this table
+            for module in ("model", "processor"):  # the first fills this table
+                importlib.import_module(f"omnimix.compose.{module}")
         return super().__getitem__(key)
 
     def values(self) -> Any:

@@ -10,6 +10,7 @@ Nothing here is imported before it is used: the command line starts without tran
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -71,31 +72,55 @@ def model_from(cls: Any, config: Any, tensors: Mapping[str, Any], **words: Any) 
         return cls.from_pretrained(None, config=config, state_dict=tensors, **words)
 
 
-def run_whole(input_ids: Tensor, ready: Mapping[str, Any]) -> bool:
-    """Whether a step of generation runs all tokens: at the prompt, and always where there is no cache.
-
-    Told by the tokens: `prepare_inputs_for_generation` hands on only those that the cache does not hold.
-    The cache itself comes under another name from release to release (`past_key_values` up to 5.23,
-    `cache` from 5.24), so nothing is read off it.
-
-    Args:
-        input_ids: all tokens so far.
-        ready: what `prepare_inputs_for_generation` of transformers made of them.
-    """
-    run = ready.get("input_ids")
-    return run is None or run.shape[1] == input_ids.shape[1]
-
-
-def register_attention(name: str, attention: Callable[..., Any]) -> None:
+def register_attention(
+    name: str, attention: Callable[..., Any], unmasked: Callable[[], bool] = bool
+) -> None:
     """Make an attention function known, with the masks of SDPA; calling it again changes nothing.
 
-    Keyword arguments that a language model does not know are handed on to it.
+    Where `unmasked` answers yes, no mask is made. Keyword arguments that a language model does not know are handed on to it.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
+    def mask(*args: Any, **words: Any) -> Tensor | None:
+        return None if unmasked() else sdpa_mask(*args, **words)
+
     AttentionInterface.register(name, attention)
-    AttentionMaskInterface.register(name, sdpa_mask)
+    AttentionMaskInterface.register(name, mask)
+
+
+def causal_lm_types() -> list[str]:
+    """The `model_type` of every causal language model that transformers knows."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def model_types() -> list[str]:
+    """The `model_type` of everything that `AutoModel` builds."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    return list(MODEL_MAPPING_NAMES)
+
+
+def attentions(config: Any) -> tuple[bool, bool]:
+    """Whether a causal language model hands everything on to flash attention, and whether it takes SDPA."""
+    from transformers import AutoModelForCausalLM
+
+    cls = AutoModelForCausalLM._model_mapping[type(config)]
+    return cls._supports_flash_attn and cls._supports_attention_backend, cls._supports_sdpa
+
+
+def causal_lm(config: Any, attention: str) -> Any:
+    """A causal language model with fresh weights, on the current default device."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+def takes(model: Any, word: str) -> bool:
+    """Whether a model's forward has this keyword argument."""
+    return word in inspect.signature(model.forward).parameters
 
 
 def sdpa(*tensors: Tensor | nn.Module | None, **words: Any) -> tuple[Tensor, None]:
@@ -104,6 +129,13 @@ def sdpa(*tensors: Tensor | nn.Module | None, **words: Any) -> tuple[Tensor, Non
 
     found: tuple[Tensor, None] = sdpa_attention_forward(*tensors, **words)
     return found
+
+
+def needs(model: Any) -> list[str]:
+    """The keyword arguments that a model's forward cannot do without, in their order."""
+    given = inspect.signature(model.forward).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in given if p.default is p.empty and p.kind in plain]
 
 
 def cuts(model: Any) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -25,7 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from omnimix.errors import RecipeError, RegistryError
 from omnimix.registry import Registry, did_you_mean
-from omnimix.renamed import new_name
+from omnimix.renamed import new_name, new_value
 
 
 class Spec(BaseModel):
@@ -46,10 +47,11 @@ class Spec(BaseModel):
     @classmethod
     def _no_unknown_words(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            for word in value:
-                if word in cls.model_fields:
+            for word, said in value.items():
+                renamed = new_value(cls.__name__, str(word), said)
+                if word in cls.model_fields and renamed is None:
                     continue
-                renamed = new_name((one.__name__ for one in cls.__mro__), str(word))
+                renamed = renamed or new_name((one.__name__ for one in cls.__mro__), str(word))
                 unknown = f"unknown word {word!r}; {did_you_mean(str(word), cls.model_fields)}"
                 context: dict[str, Any] = {"message": renamed or unknown}
                 if renamed:
@@ -187,8 +189,52 @@ def validate(model: type[M], data: Any, where: str) -> M:
         raise RecipeError(message, where=f"{where}: {place}" if place else where) from None
 
 
+_DEEPEST = 64
+_MOST_WORDS = 200_000
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice, which YAML would drop silently."""
+    """Safe YAML that refuses, at its place, what YAML would drop, copy without end or not finish.
+
+    A key written twice, depth, aliases that stand for more words than any file of ours has, and values that Python
+    cannot make (a date that is none, a list as a key, a number of thousands of digits).
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._words: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _no_yaml(f"deeper than {_DEEPEST} levels", event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is not None and isinstance(event, yaml.AliasEvent):
+            if id(node) not in self._words:
+                raise _no_yaml("an alias stands inside what it is an alias of", event.start_mark)
+        elif node is not None:
+            inner = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
+            if isinstance(node, yaml.MappingNode):
+                inner = list(chain.from_iterable(node.value))
+            words = self._words[id(node)] = 1 + sum(self._words[id(one)] for one in inner)
+            if words > _MOST_WORDS:
+                what = f"its aliases stand for more than {_MOST_WORDS} words"
+                raise _no_yaml(what, event.start_mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+            what = f"a value that cannot be read ({str(error)[:80]})"
+            raise _no_yaml(what, node.start_mark) from None
+
+
+def _no_yaml(what: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:

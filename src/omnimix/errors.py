@@ -32,10 +32,8 @@ class OmnimixError(Exception):
     def sentence(self) -> str:
         """The whole message on one line."""
         text = f"{self.where}: {self.what}" if self.where else self.what
-        if not self.hint:
-            return f"{text}."
-        end = "" if self.hint[-1] in ".?!" else "."
-        return f"{text}. {self.hint[0].upper()}{self.hint[1:]}{end}"
+        hint = f" {_ended(self.hint[0].upper() + self.hint[1:])}" if self.hint else ""
+        return f"{_ended(text)}{hint}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders (data workers), so the keyword arguments must survive pickling.
@@ -45,6 +43,11 @@ class OmnimixError(Exception):
         """The same error with an outer place in front (file, then record, then field)."""
         place = f"{where}: {self.where}" if self.where else where
         return type(self)(self.what, where=place, hint=self.hint)
+
+
+def _ended(sentence: str) -> str:
+    """With a final stop, unless it has one: `did you mean 'lr'?` is left alone."""
+    return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
 
 
 @contextmanager

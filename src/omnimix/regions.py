@@ -10,8 +10,10 @@ import base64
 import binascii
 import json
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -20,6 +22,7 @@ from jaxtyping import Bool
 
 from omnimix import masks
 from omnimix.errors import RegionError
+from omnimix.region_limits import check_brush, check_count, check_near
 
 
 @dataclass(frozen=True)
@@ -222,10 +225,14 @@ def check_region(region: Region, width: int, height: int, where: str | None = No
     Raises:
         RegionError: not a finite number, corners in the wrong order, or wholly outside.
     """
-    x1, y1, x2, y2 = region.bounds()
     name = type(region).__name__.lower()
-    if not all(math.isfinite(v) for v in (x1, y1, x2, y2)):
-        raise RegionError(f"the {name} has coordinates that are not finite numbers", where=where)
+    points = region.points if isinstance(region, Polygon | Stroke) else ()
+    check_count(len(points), name, where)
+    x1, y1, x2, y2 = region.bounds()
+    width_of = (region.width,) if isinstance(region, Stroke) else ()
+    check_near([x1, y1, x2, y2, *width_of, *chain.from_iterable(points)], f"the {name}", where)
+    if isinstance(region, Stroke):
+        check_brush(region.width, where)
     if isinstance(region, Mask) and region.pixels.shape != (height, width):
         have = f"{region.pixels.shape[1]} x {region.pixels.shape[0]}"
         raise RegionError(
@@ -326,6 +333,7 @@ def _from_words(
         return _from_png_word(value, label, where, files)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise _no_form(f"a {kind} is a list of points", where)
+    check_count(len(value), kind, where)
     points = tuple(
         cast("tuple[float, float]", _numbers(point, 2, f"a point of the {kind}", where))
         for point in value
@@ -334,6 +342,7 @@ def _from_words(
         if kind == "polygon":
             return Polygon(points, label=label)
         (width,) = _numbers([data.get("width", 5.0)], 1, "width", where)
+        check_brush(width, where)
         return Stroke(points, width, label=label)
     except RegionError as error:
         raise error if where is None or error.where else error.at(where) from None
@@ -378,9 +387,8 @@ def _whole(value: Any) -> int:
 def _numbers(value: Any, count: int, what: str, where: str | None) -> tuple[float, ...]:
     listed = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == count
     if not listed or any(isinstance(n, bool) or not isinstance(n, int | float) for n in value):
-        raise _no_form(f"{what} takes {count} numbers, not {str(value)[:60]}", where)
-    if not all(math.isfinite(n) for n in value):
-        raise _no_form(f"{what} has numbers that are not finite", where)
+        raise _no_form(f"{what} takes {count} numbers, not {reprlib.repr(value)}", where)
+    check_near(value, what, where)
     return tuple(float(n) for n in value)
 
 

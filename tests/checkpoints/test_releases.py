@@ -41,6 +41,17 @@ def test_prismatics_list_is_the_published_one() -> None:
         assert bool(release.note) == bool(row["known_inconsistency"])
 
 
+def test_training_configurations_of_prismatic_name_the_same_models() -> None:
+    published = json.loads(case_path("prismatic/model_configs.json").read_text())["models"]
+    for release in releases.releases("prismatic"):
+        config = published[release.folder]
+        assert release.connector == config["arch_specifier"]
+        assert release.resize == config["image_resize_strategy"]
+        assert dict(release.parts)["llm"] == find(release.id).language.hub
+        single = config["arch_specifier"].startswith("no-align")
+        assert str(release.procedure).startswith("single-stage") == single, release.id
+
+
 def test_every_published_name_finds_its_model() -> None:
     tables = json.loads(case_path("prismatic/registry_tables.json").read_text())
     for name, id in tables["alias_to_model_id"].items():

@@ -79,6 +79,43 @@ def test_saved_and_merged_models_answer_the_same(
     assert not (tmp_path / "again").exists()
 
 
+def test_large_logits_are_merged(
+    tiny_processor: Processor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding grows with the logits (40 and more in released models), an error of a thousandth does not pass."""
+    model = built(adapted("lora"), moved=True)
+    head = model.get_output_embeddings()
+    assert head is not None
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if adapters.is_adapter(name):
+                parameter.mul_(
+                    20
+                )  # what is merged is large against what it is merged into, as after training
+        size = float(logits(model, tiny_processor).abs().max())
+        for table in {
+            id(t): t for t in (head.weight, model.get_input_embeddings().weight)
+        }.values():
+            table.mul_(45 / size)
+    size = float(logits(model, tiny_processor).abs().max())
+    assert size > 40
+    model.save_pretrained(tmp_path / "adapted")
+    Processor(model.recipe, tiny_processor.tokenizer).save_pretrained(tmp_path / "adapted")
+    checks = convert(tmp_path / "adapted", tmp_path / "merged", merge=True)
+    found = next(check for check in checks if check.stage == "logits")
+    assert found.tolerance == pytest.approx(1e-4 * size, rel=0.5)
+    right = MultimodalLM.merge
+
+    def wrong(self: MultimodalLM) -> MultimodalLM:
+        merged = right(self)
+        merged.get_output_embeddings().weight.data.mul_(1.001)  # type: ignore[union-attr]
+        return merged
+
+    monkeypatch.setattr(MultimodalLM, "merge", wrong)
+    with pytest.raises(CheckpointError, match="logits"):
+        convert(tmp_path / "adapted", tmp_path / "again", merge=True)
+
+
 def test_the_layers_they_sit_on() -> None:
     found = adapters.layers(built(adapted("lora")))
     ends = {name.rsplit(".", 1)[-1] for name in found if name.startswith("language.")}

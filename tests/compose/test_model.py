@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProces
 from transformers.utils import logging
 
 from omnimix.compose.batch import Batch
-from omnimix.compose.model import MultimodalLM, OmnimixConfig
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError, RecipeError
 from omnimix.types import Box, Media

@@ -70,7 +70,12 @@ def test_a_moved_folder_answers_as_before(
         config.to_yaml(words(tokenizer.format(source=source), step.format(source=source)))
     )
     recipe = recipes.load(source / "recipe.yaml")
-    model, processor = random_model(recipe), Processor.from_recipe(recipe, source)
+    # What lies elsewhere is handed over by name; a recipe alone reaches its folder and no further.
+    outside = {
+        name: source / "text" / "tokenizer.json" for name in recipe.files() if source.name in name
+    }
+    processor = Processor.from_recipe(recipe, source, files=outside)
+    model = random_model(recipe)
     model.save_pretrained(tmp_path / "out")
     processor.save_pretrained(tmp_path / "out")
     asked = {"document": "a b c", "max_new_tokens": 4}

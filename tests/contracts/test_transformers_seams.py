@@ -12,17 +12,24 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationMixin
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationMixin,
+)
 from transformers.utils import logging
 
 from omnimix import _transformers
 from omnimix.compose import recipe as recipes
 from omnimix.compose.batch import Batch
-from omnimix.compose.model import MultimodalLM, OmnimixConfig
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.encoders.transformers import config_of
 from omnimix.generate.decoding import Put
+from omnimix.hf_config import make
 from omnimix.types import Box, Media
 from tests.compose.conversations import picture, talk
 from tests.conftest import TINY
@@ -168,7 +175,7 @@ def test_unknown_words_reach_the_attention(monkeypatch: pytest.MonkeyPatch) -> N
 
     _transformers.register_attention("omnimix_seam", attention)
     ours, theirs = (
-        AutoModelForCausalLM.from_config(config_of(LLAMA), attn_implementation=name).eval()
+        AutoModelForCausalLM.from_config(make(LLAMA), attn_implementation=name).eval()
         for name in ("omnimix_seam", "sdpa")
     )
     theirs.load_state_dict(ours.state_dict())
@@ -181,6 +188,39 @@ def test_unknown_words_reach_the_attention(monkeypatch: pytest.MonkeyPatch) -> N
     assert [row["here"] for row in told] == ["x"]
     assert isinstance(told[0]["mask"], Tensor) and told[0]["mask"].ndim == 4
     assert torch.equal(one, other)
+
+
+def test_no_mask_is_made_where_none_is_wanted() -> None:
+    told: list[Any] = []
+
+    def attention(*tensors: Any, **words: Any) -> Any:
+        told.append(tensors[4])
+        return _transformers.sdpa(*tensors, **words)
+
+    _transformers.register_attention("omnimix_seam", attention, lambda: True)
+    model = _transformers.causal_lm(config_of(LLAMA), "omnimix_seam").eval()
+    mask = torch.tensor([[0, 1, 1]])
+    model(torch.tensor([[0, 4, 5]]), attention_mask=mask)
+    assert told == [None]
+    assert _transformers.takes(model, "position_ids") and not _transformers.takes(
+        model, "positions"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("llama", (True, True)), ("gpt_oss", (True, False)), ("bloom", (False, False))],
+)
+def test_models_say_which_attention_they_take(kind: str, expected: tuple[bool, bool]) -> None:
+    assert kind in _transformers.causal_lm_types()
+    assert _transformers.attentions(CONFIG_MAPPING[kind]()) == expected
+
+
+def test_models_say_what_they_are_called_with() -> None:
+    assert {"clip_vision_model", "qwen2_5_vl_vision"} <= set(_transformers.model_types())
+    with torch.device("meta"):
+        tower = AutoModel.from_config(config_of({"model_type": "qwen2_5_vl_vision"}))
+    assert _transformers.needs(tower) == ["hidden_states", "grid_thw"]
 
 
 def test_sdpa_turns_heads_behind_tokens() -> None:
@@ -242,7 +282,7 @@ def test_a_model_is_filled_from_what_reads_like_a_slice(tiny_model: MultimodalLM
 
 def test_tables_outside_of_the_state_dict_are_made_again() -> None:
     """Built on the meta device, `position_ids` and `token_type_ids` hold anything until they are restored."""
-    clip = AutoModel.from_config(config_of(CLIP))
+    clip = AutoModel.from_config(make(CLIP))
     wanted = {name: buffer.clone() for name, buffer in clip.named_buffers() if "ids" in name}
     assert wanted, "CLIP's vision tower has no position_ids any more"
     assert not wanted.keys() & clip.state_dict().keys()
@@ -310,7 +350,7 @@ def test_generation_asks_our_configuration_for_the_language_models(
 
 
 def test_activations_are_computed_again_where_asked() -> None:
-    model = AutoModelForCausalLM.from_config(config_of(LLAMA))
+    model = AutoModelForCausalLM.from_config(make(LLAMA))
     ids = torch.arange(8)[None]
     model.train()
 

@@ -243,6 +243,24 @@ def test_a_word_that_no_answer_is_written_with_is_refused_with_the_nearest(
         assistant.stream("What is there?", num_beams=2)
 
 
+@pytest.mark.parametrize("word", ["banana", "hf_token", "devise"])
+@pytest.mark.parametrize("name", ["nano", "prism-dinosiglip+7b", "folder"])
+def test_a_word_that_load_has_no_use_for_is_refused(
+    name: str, word: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(*_: Any, **__: Any) -> None:
+        raise AssertionError("files were fetched first")
+
+    monkeypatch.setattr("omnimix.checkpoints.releases.fetch", fetched)
+    with pytest.raises(CheckpointError, match=f"knows no word.* '{word}'"):
+        omnimix.load(tiny_folder if name == "folder" else name, **{word: 1})
+
+
+def test_a_model_without_a_name_is_refused() -> None:
+    with pytest.raises(RegistryError, match="the model has no name"):
+        omnimix.load("")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_named_in_place_of_an_answer(
     value: float, assistant: Assistant, questions: list[Sample]

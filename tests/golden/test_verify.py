@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from omnimix_golden import comparisons
 from omnimix_golden.prismatic.reading import PrismaticReading
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -17,13 +18,15 @@ from typer.testing import CliRunner
 from omnimix.cli.main import app
 from omnimix.convert.report import Check, Verdict, close, number, same
 from omnimix.convert.verifying import verify
-from omnimix.errors import CheckpointError
+from omnimix.errors import CheckpointError, OmnimixError
 from tests.cases import case_path
 
 
-def copied(case: str, place: Path) -> Path:
-    """A case that may be written to."""
+def copied(case: str, place: Path, listed: bool = False) -> Path:
+    """A case that may be written to; the list of its comparisons is left out where a test takes some away."""
     shutil.copytree(case_path(case), place, copy_function=shutil.copyfile)
+    if not listed:
+        (place / comparisons.FILE).unlink()
     for path in [place, *place.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     return place
@@ -118,6 +121,71 @@ def test_golden_tensors_that_no_section_looks_at_fail_a_case(
     report = verify(texts)
     assert report.passed
     assert "2 golden tensors are deliberately unread: they are made up" in report.notes
+
+
+def spoilt(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Check | None:
+    """The first check that fails once the golden tensors are changed like this."""
+    file = folder / "expected.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+    return verify(folder).failed
+
+
+def test_a_golden_tensor_that_is_taken_out_fails_a_case(tmp_path: Path) -> None:
+    folder = copied("prismatic/preprocess", tmp_path / "case", listed=True)
+    gone = "clip-vit-b/letterbox/cat_309x170.png/pixel_values"
+    failed = spoilt(folder, lambda tensors: tensors.pop(gone))
+    assert failed is not None and failed.stopped and failed.stage == "missing"
+    assert failed.what.startswith("pixels: ") and gone in failed.what
+    assert CliRunner().invoke(app, ["verify", str(folder)]).exit_code == 1
+
+
+def test_golden_logits_that_are_cut_short_fail_a_case(tmp_path: Path) -> None:
+    def shorter(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["gen.3.step_logits"] = tensors["gen.3.step_logits"][:2].clone()
+
+    listed = copied("sphinx/ens_1shard", tmp_path / "listed", listed=True)
+    stated = json.loads((listed / "case.json").read_text())["tensors"]
+    stated["gen.3.step_logits"]["shape"] = [2, 640]
+    edit(listed, tensors=stated)
+    failed = spoilt(listed, shorter)
+    assert failed is not None and (failed.stage, failed.what) == ("missing", "logits: request 4")
+    failed = spoilt(copied("sphinx/ens_1shard", tmp_path / "stated"), shorter)
+    assert failed is not None and (failed.stage, failed.what) == ("missing", "gen.3.step_logits")
+    assert failed.note == "the golden tensor has the shape [2, 640], not [16, 640]"
+
+
+def test_a_word_that_is_taken_out_of_a_case_fails_it(tmp_path: Path) -> None:
+    folder = copied("sphinx/metrics", tmp_path / "case", listed=True)
+    facts = json.loads((folder / "metrics.json").read_text())
+    del facts["rec_iou"]
+    (folder / "metrics.json").write_text(json.dumps(facts))
+    failed = verify(folder).failed
+    assert failed is not None and (failed.stage, failed.what) == ("missing", "rec_iou: all rows")
+    (folder / comparisons.FILE).unlink()
+    report = verify(folder)
+    assert report.passed and any("would not be noticed" in note for note in report.notes)
+
+
+def test_the_list_of_a_case_is_what_it_compares(texts: Path) -> None:
+    listed = (case_path("prismatic/text_and_data") / comparisons.FILE).read_text()
+    assert comparisons.write(texts).read_text() == listed
+    (texts / comparisons.FILE).write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"comparisons\.json cannot be read"):
+        verify(texts)
+    edit(texts, collator=7)
+    (texts / comparisons.FILE).unlink()
+    with pytest.raises(OmnimixError, match="the case does not agree: collator"):
+        comparisons.write(texts)
+
+
+def test_every_case_lists_its_comparisons() -> None:
+    folders = {file.parent for file in case_path().glob("*/*/*.json")}
+    cases = [
+        one for one in folders if {"case.json", "metrics.json"} & {f.name for f in one.iterdir()}
+    ]
+    assert len(cases) >= 15 and all(map(comparisons.stated, cases))
 
 
 def test_an_error_inside_a_stage_does_not_end_the_others(texts: Path) -> None:

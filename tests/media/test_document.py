@@ -139,3 +139,95 @@ def test_what_an_item_is_its_content_says(tmp_path: Path) -> None:
     assert kind_of(Media("imagebind", "only words")) == "document"
     assert kind_of(Media("imagebind", ([0.0], 8000))) == "audio"
     assert kind_of(Media("imagebind", b"\x00\x00\x00\x18ftypmp42")) == "video"
+
+
+PAGE = "<p>Caf\u00e9 by the sea.</p>"
+PAGES = {
+    "a byte order mark": f"\ufeff<!doctype html><title>Tides</title>{PAGE}".encode(),
+    "UTF-16 with a mark": f"<html><title>Tides</title>{PAGE}".encode("utf-16"),
+    "UTF-16 without one": f"<html><title>Tides</title>{PAGE}".encode("utf-16-be"),
+    "UTF-16, the other": f"<html><title>Tides</title>{PAGE}".encode("utf-16-le"),
+    "UTF-32": f"<html><title>Tides</title>{PAGE}".encode("utf-32"),
+    "title first": f"<title>Tides</title>{PAGE}".encode(),
+    "meta first": f"<meta charset=utf-8><title>Tides</title>{PAGE}".encode(),
+    "div first": f"<div><h1>Tides</h1>{PAGE}</div>".encode(),
+    "h1 first": f"<h1>Tides</h1>{PAGE}".encode(),
+    "a long comment first": f"<!--{'- x' * 5000}--><html><title>Tides</title>{PAGE}".encode(),
+    "head not closed": f"<!doctype html><html><head><title>Tides</title>{PAGE}".encode(),
+    "head with its body": f"<html><head><title>Tides</title>{PAGE}</head></html>".encode(),
+    "text in the head": "<head><title>Tides</title>Caf\u00e9 by the sea.".encode(),
+    "XHTML": f"<?xml version='1.0' encoding='utf-8'?><html><title>Tides</title>{PAGE}".encode(),
+    "Latin-1": f"<meta charset=iso-8859-1><title>Tides</title>{PAGE}".encode("latin-1"),
+    "Windows": f"<meta charset='windows-1252'><title>Tides</title>{PAGE}".encode("cp1252"),
+    "by http-equiv": (
+        '<meta http-equiv="Content-Type" content="text/html; charset=ISO-8859-15">'
+        f"<title>Tides</title>{PAGE}"
+    ).encode("iso-8859-15"),
+    "XML's encoding": (
+        f"<?xml version='1.0' encoding='ISO-8859-1'?><html><title>Tides</title>{PAGE}"
+    ).encode("latin-1"),
+    "a stale declaration": f"<meta charset=latin1><title>Tides</title>{PAGE}".encode(),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_decoded_before_it_is_guessed(name: str) -> None:
+    assert text_of(PAGES[name]) == "Tides\nCaf\u00e9 by the sea."
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec"),
+    [
+        ("Shift_JIS", "cp932"),
+        ("EUC-JP", "euc_jp"),
+        ("ISO-2022-JP", "iso2022_jp"),
+        ("GB2312", "gb18030"),
+        ("Big5", "big5"),
+    ],
+)
+def test_pages_of_the_east(charset: str, codec: str) -> None:
+    page = f"<meta charset={charset}><p>\u6d77\u5cb8</p>".encode(codec)
+    assert text_of(page) == "\u6d77\u5cb8"
+
+
+TEXTS = [
+    '<h1 align="center">Name</h1>\n\n# Use\n\n- one\n- two\n',
+    "<p>\n\n**bold** and [a link](there)\n",
+    "a < b and <i>so</i> on",
+    "<note>of XML</note>",
+    "<!-- never closed",
+    "Files begin with %PDF-1.4 and end so.",
+    "if x <p> y",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_no_page_stays_as_it_is(text: str) -> None:
+    assert text_of(text.encode()) == text
+
+
+@pytest.mark.parametrize(
+    "before", [b"\xef\xbb\xbf", b"\n\n", b"\0\0\0junk", b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 1000]
+)
+def test_a_pdf_behind_other_bytes(before: bytes) -> None:
+    assert text_of(before + pdf(["First page", "Second"])) == "First page\n\nSecond"
+
+
+def test_a_hyphen_at_the_end_of_a_line() -> None:
+    page = pdf(["This is a long exam-) Tj 0 -14 Td (ple of hyphenation"])
+    assert text_of(page) == "This is a long exam-\nple of hyphenation"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<meta charset=utf-8><p>caf\xe9", "says that it is in utf-8, and is not"),
+        (b"<meta charset=nonsense><p>caf\xe9", "this is no text"),
+        (b"<meta charset=rot13><p>caf\xe9", "is not"),
+        (b"\xff\xfea", "this is no text"),
+        (b"\xff\xfe\0\0abc", "this is no text"),
+    ],
+)
+def test_what_is_in_no_encoding(content: bytes, message: str) -> None:
+    with pytest.raises(MediaError, match=message):
+        text_of(content)

@@ -113,12 +113,12 @@ def test_the_window_is_the_published_rule() -> None:
     for end in (8, 9, 33, 40):
         wanted = np.clip(np.linspace(end - 8, end, num=8), end - 8, end - 1).astype(np.int64)
         opener = VideoOpener(sampling="window", end=end)
-        assert opener.indices(40, 10.0) == wanted.tolist()
+        assert opener.indices(range(40)) == wanted.tolist()
     with pytest.raises(MediaError, match="8 frames; more than 8 are needed"):
-        VideoOpener(sampling="window").indices(8, 10.0)
+        VideoOpener(sampling="window").indices(range(8))
     with pytest.raises(MediaError, match="no window of 8 frames ends at 41"):
-        VideoOpener(sampling="window", end=41).indices(40, 10.0)
-    ends = {VideoOpener(sampling="window", seed=seed).indices(12, 1.0)[-1] for seed in range(60)}
+        VideoOpener(sampling="window", end=41).indices(range(40))
+    ends = {VideoOpener(sampling="window", seed=seed).indices(range(12))[-1] for seed in range(60)}
     assert ends == {7, 8, 9, 10}  # end is drawn below the number of frames
 
 
@@ -185,8 +185,8 @@ BROKEN = {
     "empty": (b"", "the file is empty"),
     "noise": (bytes(range(256)) * 9, "no video that can be opened"),
     "a text": (b"This is no video at all.\n" * 9, "no video that can be opened"),
-    "half an MP4": (FILM[: len(FILM) // 2], "no video that can be opened|damaged|holds no video"),
-    "half of it gone": (HALF[: len(HALF) // 2], "breaks off|damaged"),
+    "half an MP4": (FILM[: len(FILM) // 2], "cut off"),
+    "half of it gone": (HALF[: len(HALF) // 2], "cut off|damaged"),
     "a playlist": (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/hosts\n", "can be opened"),
     "a list of files": (b"ffconcat version 1.0\nfile /etc/hosts\n", "can be opened"),
     "an address": ("https://example.org/a.mp4", "never fetches"),

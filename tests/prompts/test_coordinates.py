@@ -42,10 +42,8 @@ def test_boxes_come_back_within_rounding(
     style, view = Coordinates(decimals=decimals), square(*size)
     reading = style.read(style.write(box, view), view)
     close = 0.51 * 10**-decimals * max(size)
-    if not reading.regions:  # rounding left no extent
-        assert min(box.x2 - box.x1, box.y2 - box.y1) <= 2 * close
-        assert len(reading.skipped) == 1
-        return
+    if min(box.x2 - box.x1, box.y2 - box.y1) <= 2 * close:  # widened to a step
+        close *= 2
     assert reading.regions[0].bounds() == pytest.approx(box.bounds(), abs=close + 1e-6)
 
 

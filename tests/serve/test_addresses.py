@@ -26,6 +26,9 @@ def test_public(address: str) -> None:
         "100.64.0.1",  # behind a provider's translation
         "169.254.169.254",  # where clouds keep secrets
         "192.0.0.1",
+        "192.0.0.8",
+        "192.0.0.10",  # Python calls it global
+        "192.0.0.171",
         "192.0.2.5",
         "198.18.0.1",
         "198.51.100.7",

@@ -127,6 +127,14 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     (ask(PICTURE, {"type": "region", "region": {"box": [1, 2]}}), 400, "messages[0].content[1]"),
     (ask(PICTURE, {**BOX, "on": 4}), 400, "picture"),
     (ask(BOX), 400, "picture"),
+    (ask(), 400, "the message says nothing"),
+    ({"messages": [{"role": "user", "content": " "}]}, 400, "the message says nothing"),
+    (
+        ask(text("a"), options={"min_new_tokens": 5, "max_new_tokens": 2}),
+        400,
+        "min_new_tokens is 5",
+    ),
+    (ask(text("a"), options={"min_new_tokens": 99}), 400, "min_new_tokens is 99"),
 ]
 
 
@@ -137,6 +145,33 @@ def test_refusals(client: TestClient, body: dict[str, Any], status: int, says: s
     error = answer.json()["error"]
     assert says in error["message"], error
     assert error["hint"], error
+
+
+@pytest.mark.parametrize("escaped", [b'"hi \\ud83d"', b'"hi \xed\xa0\xbd"'])
+@pytest.mark.parametrize("path", ["/chat", "/generate"])
+def test_half_a_character_is_refused(client: TestClient, path: str, escaped: bytes) -> None:
+    body = b'{"messages": [{"role": "user", "content": %s}]}' % escaped
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and "half of a character" in answer.json()["error"]["message"]
+    whole = body.replace(escaped, b'"hi \\ud83d\\ude00"')
+    answer = client.post(path, content=whole, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        (ask(text("Hi"), options={"temperature": "hot"}), "options are max_new_tokens"),
+        (ask({"type": "text", "text": 3}), "A part is {"),
+        ({"messages": [{"role": "robot", "content": "Hi"}]}, "Roles are system, user and"),
+        ({"messages": [{"role": "user", "content": 3}]}, "Write a text, or a list of parts"),
+        ({"messages": 3}, 'Write {"messages"'),
+    ],
+)
+def test_the_way_out_fits_the_fault(client: TestClient, body: dict[str, Any], hint: str) -> None:
+    message = client.post("/chat", json=body).json()["error"]["message"]
+    assert hint.lower() in message.lower() and "?." not in message
+    assert ("write {" in message.lower()) == hint.startswith("Write {")
 
 
 def test_every_row_of_the_table_is_mounted(client: TestClient) -> None:

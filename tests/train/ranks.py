@@ -83,7 +83,7 @@ class Kept:
 
     def optimizer_step(self, model: Any, *words: Any, **more: Any) -> Any:
         batches: list[Batch | None] = words[4]
-        self.senses.append(sorted({name for b in batches if b is not None for name in b.items}))
+        self.senses.append(sorted({name for b in batches if b is not None for name in b["items"]}))
         number = words[2]
 
         inner = more.pop("look", None)

@@ -73,11 +73,11 @@ def equal(one: Batch, other: Batch) -> bool:
         one.ids == other.ids
         and torch.equal(one.input_ids, other.input_ids)
         and torch.equal(one.labels, other.labels)
-        and one.items.keys() == other.items.keys()
+        and one["items"].keys() == other["items"].keys()
         and all(
             torch.equal(a, b)
-            for name in one.items
-            for a, b in zip(one.items[name].inputs, other.items[name].inputs, strict=True)
+            for name in one["items"]
+            for a, b in zip(one["items"][name].inputs, other["items"][name].inputs, strict=True)
         )
     )
 

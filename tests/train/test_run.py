@@ -127,6 +127,14 @@ def test_refused(override: str, error: type[Exception], words: str, write: Write
         train(write(), [override])
 
 
+def test_packing_is_refused_where_the_language_model_would_confuse_samples(write: Write) -> None:
+    words = ("stages.0.packing=true", "set.1=language.config.model_type=nemotron")
+    with pytest.raises(
+        RecipeError, match=r"stages\.0: nemotron cannot take packed samples.*packing: false"
+    ):
+        train(write(), words)
+
+
 def test_a_start_of_another_recipe_is_refused(write: Write, tiny_folder: Path) -> None:
     other = "set.1=language.config.hidden_size=64"
     with pytest.raises(TrainError, match=r"do not fit the model .*same recipe"):

@@ -46,7 +46,7 @@ def senses(reading: MultiTokenCase) -> Iterator[Check]:
 
 def specials(reading: MultiTokenCase) -> Iterator[Check]:
     """The unknown token fills."""
-    tokenizer = reading.loaded()[1].tokenizer
+    tokenizer = reading.loaded()[1].weave.tokenizer
     facts = reading.case.facts
     wanted = facts["special_tokens_after_fix_tokenizer"]
     found = tokenizer.decode([tokenizer.pad], specials=True)

@@ -60,7 +60,7 @@ def _woven(reading: MultiTokenCase) -> Iterator[Sequence]:
 
 
 def _rows(reading: MultiTokenCase, woven: list[Sequence]) -> Iterator[Check]:
-    pad = reading.loaded()[1].tokenizer.pad
+    pad = reading.loaded()[1].weave.tokenizer.pad
     ids = [torch.tensor(reading.foreign_ids(row, row.ids)) for row in woven]
     labels = [torch.from_numpy(row.labels) for row in woven]
     found = {

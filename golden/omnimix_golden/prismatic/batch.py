@@ -21,7 +21,7 @@ def collated(
     reading: PrismaticCase, woven: list[Sequence], file: str, prefix: str
 ) -> Iterator[Check]:
     """Ids, labels and mask as the reference's collator makes them, that is without patches."""
-    pad = reading.loaded[1].tokenizer.pad
+    pad = reading.loaded[1].weave.tokenizer.pad
     expected = {
         word: reading.case.get(f"{prefix}/{word}", file)
         for word in ("input_ids", "labels", "attention_mask", "multimodal_indices")

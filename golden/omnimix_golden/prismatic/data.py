@@ -97,7 +97,7 @@ def _of(reading: PrismaticCase, name: str, style: Template | None = None) -> Pro
 def tokenizers(reading: PrismaticCase) -> Iterator[Check]:
     """Lengths and special tokens."""
     for name, facts in reading.expected("tokenizers").items():
-        tokenizer = _of(reading, name).tokenizer
+        tokenizer = _of(reading, name).weave.tokenizer
         # A tokenizer of Phi's type has a begin token that it never writes by itself; here it has none.
         begin = tokenizer.bos if tokenizer.bos is not None else tokenizer.eos
         found = {
@@ -144,7 +144,7 @@ def prompts(reading: PrismaticCase) -> Iterator[Check]:
         text = style.text(sample, open_answer)
         yield same("prompt", what, text, facts["final_prompt"])
         if facts.get("tokenizer"):
-            tokenizer = _of(reading, facts["tokenizer"]).tokenizer
+            tokenizer = _of(reading, facts["tokenizer"]).weave.tokenizer
             begin = [] if tokenizer.bos is None else [tokenizer.bos]
             yield same("ids", what, begin + tokenizer.encode(text)[0], facts["input_ids"])
             if open_answer:

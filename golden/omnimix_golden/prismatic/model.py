@@ -44,7 +44,7 @@ def vocabulary(reading: PrismaticCase) -> Iterator[Check]:
 
 def single_tokens(reading: PrismaticCase) -> Iterator[Check]:
     """Words that must be one token each."""
-    tokenizer = reading.loaded[1].tokenizer
+    tokenizer = reading.loaded[1].weave.tokenizer
     for word, expected in reading.expected("string_token_ids").items():
         yield same("vocabulary", word, tokenizer.encode(word)[0], [expected])
 

@@ -23,7 +23,7 @@ ROUNDED = 0.5e-4
 def stops(reading: SphinxCase) -> Iterator[Check]:
     """Token sequences that end an answer."""
     facts = reading.facts()["stop"]
-    found = stop_sequences(reading.loaded()[1].tokenizer, [facts["signal"]])
+    found = stop_sequences(reading.loaded()[1].weave.tokenizer, [facts["signal"]])
     yield same("stops", facts["signal"], found, facts["stop_token_sequences"])
 
 

@@ -30,8 +30,10 @@ class SphinxCase(CaseReading):
 
     Attributes:
         stages: for each stage of the trainer the shipped file that holds it under the same name.
+        face: the reference's class.
     """
 
+    face: ClassVar[type[SPHINXModel]] = SPHINXModel
     stages: ClassVar[Mapping[str, str]] = {"finetune": "sphinx.train.yaml"}
 
     def __init__(self, case: Case) -> None:
@@ -68,7 +70,7 @@ class SphinxCase(CaseReading):
     @property
     def model(self) -> SPHINXModel:
         """The same behind the reference's face."""
-        return SPHINXModel(Assistant(*self.loaded()))
+        return self.face(Assistant(*self.loaded()))
 
     def tolerance(self, *names: str) -> float:
         """The tolerance that the case states for the first of these words, else for everything.

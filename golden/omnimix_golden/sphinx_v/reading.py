@@ -11,6 +11,7 @@ import torch
 from omnimix.convert.report import Check, close, same
 from omnimix.encoders.regions import prompts
 from omnimix.families.sphinx.conversation import marked
+from omnimix.families.sphinx.face import SPHINXModel
 from omnimix.families.sphinx.marked_records import MdvpSource
 from omnimix.families.sphinx.names import REGION
 from omnimix.families.sphinx.records import SphinxSource
@@ -79,9 +80,16 @@ def quantized(reading: SphinxCase) -> Iterator[Check]:
         )
 
 
+class _Marked(SPHINXModel):
+    """SPHINX's calls on a SPHINX-V: the picture and its marks are handed over as items."""
+
+    takes_marks = True
+
+
 class SphinxVReading(SphinxCase):
     """Cases of the family `sphinx_v`."""
 
+    face = _Marked
     family = "sphinx_v"
     about = frozenset(
         {"checkpoint_dtype", "encoder_dims", "max_seq_len", "nested_under_model_key", "precision"}

@@ -357,6 +357,7 @@ def _written(
     new = done.sequences[:, batch.input_ids.shape[1] :]
     lengths = [_length(row, ends) for row in wanted.tolist()]
     if steps is not None and beams == 1:
+        yield same("logits", f"{name}: steps", wanted.shape[1], len(steps))
         found = torch.stack(done.logits)
         count = min(len(found), len(steps))
         for row, length in enumerate(lengths):

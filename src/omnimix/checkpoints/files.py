@@ -5,7 +5,9 @@ Nothing is ever unpickled beyond plain tensors and numbers.
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +21,52 @@ from omnimix.errors import CheckpointError, UnsafeFileError
 from omnimix.hub import looks_like, read_json
 
 __all__ = ["Files", "looks_like", "read_json", "tensors_of"]
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> Path:
+    """Write a JSON object; returns its path."""
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def token_text(token: Any) -> str | None:
+    """A token in a tokenizer's configuration: its text, or a table that holds it."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return str(text) if text else None
+
+
+def layers(keys: Iterable[str], prefix: str) -> int:
+    """How many numbered layers stand behind a prefix such as `llma.layers.`."""
+    number = re.compile(rf"{re.escape(prefix)}(\d+)\.")
+    return len({match[1] for key in keys if (match := number.match(key))})
+
+
+def heads(
+    word: str, what: str, width: int, released: tuple[int, int], said: Mapping[str, Any]
+) -> int:
+    """How many heads a network has, which no shape tells: what is said, else those of the released width.
+
+    Args:
+        word: by which it is said.
+        what: the network, for messages.
+        released: its width and heads.
+
+    Raises:
+        CheckpointError: another width without a word, or heads that do not divide it.
+    """
+    known, usual = released
+    if said.get(word) is None and width != known:
+        raise CheckpointError(
+            f"the {what} is {width} wide, the released one {known}, so its number of heads is not known",
+            hint=f"give it with --word {word}=N",
+        )
+    number = int(said.get(word) or usual)
+    if width % number:
+        raise CheckpointError(
+            f"{word} is {number}, which does not divide the width {width} of the {what}",
+            hint="give the number that it was made with",
+        )
+    return number
 
 
 class Files:
@@ -57,11 +105,14 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
         )
     if path.suffix == ".safetensors":
         return _safetensors(path)
+    check_pointer(path)
     try:
-        stored = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        # What torch wrote before 1.6 is no archive, and cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        stored = torch.load(path, weights_only=True, mmap=mapped, map_location="cpu")
     except Exception as error:
         # Of a whole archive a refusal to unpickle speaks of what it holds, else of lost bytes.
-        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
+        if isinstance(error, pickle.UnpicklingError) and (mapped or "Unsupported" in str(error)):
             raise UnsafeFileError(
                 "the file holds Python objects beside tensors and is not opened, since that would "
                 "run code",
@@ -75,7 +126,24 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def check_pointer(path: Path) -> None:
+    """That a file is no pointer to another that Git LFS keeps elsewhere.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    with path.open("rb") as file:
+        pointer = file.read(64).startswith(b"version https://git-lfs")
+    if pointer:
+        raise CheckpointError(
+            "the file is a pointer of Git LFS, and the weights themselves were not fetched",
+            where=str(path),
+            hint="run git lfs pull in the folder, or download the file from its page",
+        )
+
+
 def _safetensors(path: Path) -> dict[str, Tensor]:
+    check_pointer(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -18,7 +18,8 @@ from omnimix.checkpoints.base import Layout, Release, Weights
 from omnimix.checkpoints.files import looks_like, tensors_of
 from omnimix.checkpoints.later import Later, later
 from omnimix.compose.holding import Holding
-from omnimix.compose.model import MultimodalLM, OmnimixConfig
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from omnimix.checkpoints.files import write_json
 from omnimix.errors import CheckpointError
 
 SHARD = 5 * 10**9
@@ -91,7 +92,7 @@ def write(
         total = sum(size(sketch) for sketch in sketches.values())
         places = {key: name for name, group in zip(names, groups, strict=True) for key in group}
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        write_json(folder / "model.safetensors.index.json", index)
     return [folder / name for name in names]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,12 @@ MaxPixels = Annotated[
 MaxWaiting = Annotated[
     int, typer.Option(min=1, help="The most requests at once; one is answered, the rest wait.")
 ]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="A name under which clients may ask, besides localhost and addresses."
+    ),
+]
 Grace = Annotated[
     int, typer.Option(min=1, help="Seconds for waiting requests when the server is ended.")
 ]
@@ -53,6 +60,7 @@ def command(
     max_items: MaxItems = 64,
     max_pixels: MaxPixels = None,
     max_waiting: MaxWaiting = 32,
+    allow_host: Hosts = None,
     grace: Grace = 120,
     device: options.Device = None,
     part: options.Parts = None,
@@ -90,7 +98,8 @@ def command(
             load(model, device, parts=places, quantization=quantization, **facts), max_pixels
         )
         items = ItemReader(root, Fetcher(max_bytes) if allow_fetch else None)
-        settings = Settings(items, writing, max_bytes, max_items, max_waiting)
+        hosts = ("localhost", socket.gethostname(), host, *(allow_host or ()))
+        settings = Settings(items, writing, max_bytes, max_items, max_waiting, hosts)
         app = create_app(OneAtATime(assistant, model), settings)
         paths = ", ".join(f"POST {wire.path}" for wire in wires.wires())
         typer.echo(f"{model} answers at {running.address(listener)} ({paths}, GET /health)")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformers import BatchFeature
 
@@ -15,6 +15,7 @@ from omnimix.compose.item_batch import Bucket, ItemBatch, ItemBatches
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence
 from omnimix.errors import SpliceError
+from omnimix.language import forms
 
 
 class Batch(BatchFeature):  # type: ignore[misc]
@@ -93,17 +94,6 @@ class Batch(BatchFeature):  # type: ignore[misc]
 _OPTIONAL = frozenset({"attention_mask", "position_ids", "cu_seq_lens_q", "branches"})
 
 
-def branch_masks(
-    branches: Int[Tensor, "tokens"], borders: Int[Tensor, "borders"]
-) -> list[Bool[Tensor, "_ _"]]:
-    """For each sample of a packed batch, what each token sees: what is shared, and its own round so far."""
-    masks = []
-    for own in branches.split(borders.diff().tolist()):
-        allowed = (own[None] == 0) | (own[None] == own[:, None])
-        masks.append(allowed.tril())
-    return masks
-
-
 def collate(
     sequences: Many[Sequence],
     recipe: Recipe,
@@ -124,17 +114,13 @@ def collate(
 
     Raises:
         SpliceError: rounds apart in a batch that is not packed.
+        RecipeError: padding on the left in front of a language model that it would confuse.
     """
     assert sequences, "a batch needs at least one sequence"
-    apart = any(sequence.branches is not None for sequence in sequences)
-    if apart and not pack:
-        raise SpliceError(
-            "rounds that do not see one another stand in packed batches alone",
-            where=sequences[0].id,
-            hint="set packing: true",
-        )
     lengths = [len(sequence) for sequence in sequences]
-    # A compiled model and most kernels work anew for every width, so few different ones shall occur.
+    apart = any(sequence.branches is not None for sequence in sequences)
+    _check_forms(sequences, recipe, side, pack, apart)
+    # Compiled models and most kernels work anew for every width, so few different ones shall occur.
     longest = -(-max(lengths) // multiple) * multiple
     rows = _Rows(1 if pack else len(sequences), sum(lengths) if pack else longest, pad)
     column = 0
@@ -150,25 +136,43 @@ def collate(
     # The loss predicts a label from the token before it, so a label in the first column is never seen.
     targets = int((rows.labels[:, 1:] != IGNORE).sum())
     items, places = _items(sequences, rows, recipe)
-    words: dict[str, Any] = {
-        "input_ids": torch.from_numpy(rows.ids),
-        "item_places": torch.from_numpy(places),
-        "items": items,
-    }
+    words: dict[str, Any] = {"items": items, "item_places": torch.from_numpy(places)}
+    words["input_ids"] = torch.from_numpy(rows.ids)
     if targets or side == "right":
         words["labels"] = torch.from_numpy(rows.labels)
     if pack:
-        # Packed samples are told apart by borders and positions; a mask would take a square of the row.
-        words["position_ids"] = torch.from_numpy(rows.positions)
-        borders = torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32))
-        words |= {"cu_seq_lens_q": borders, "cu_seq_lens_k": borders}
-        words |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+        words |= _packed(rows, lengths)
     else:
         words["attention_mask"] = torch.from_numpy(rows.mask)
     if apart:
         words["branches"] = torch.from_numpy(rows.branches)
     ids = tuple(sequence.id for sequence in sequences)
     return Batch(words, ids=ids, targets=targets, right=side == "right")
+
+
+def _packed(rows: _Rows, lengths: list[int]) -> dict[str, Any]:
+    """What tells packed samples apart: borders and positions, where a mask would take a square of the row."""
+    borders = torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32))
+    return {
+        "position_ids": torch.from_numpy(rows.positions),
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }
+
+
+def _check_forms(
+    sequences: Many[Sequence], recipe: Recipe, side: str, pack: bool, apart: bool
+) -> None:
+    if apart and not pack:
+        raise SpliceError(
+            "rounds that do not see one another stand in packed batches alone",
+            where=sequences[0].id,
+            hint="set packing: true",
+        )
+    if side == "left" and len({len(sequence) for sequence in sequences}) > 1:
+        forms.check(recipe.language, "left")
 
 
 class _Rows:

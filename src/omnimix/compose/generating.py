@@ -39,13 +39,8 @@ class ItemGenerationMixin(GenerationMixin):  # type: ignore[misc]
         it reads in no signature: both stand in this one, and `kwargs` is a name that it looks for.
 
         Raises:
-            OmnimixError: embeddings without a cache, whose later steps would run without them.
+            OmnimixError: embeddings whose prefill is to be cut in chunks, which transformers cannot.
         """
-        if inputs_embeds is not None and not kwargs.get("use_cache", True):
-            raise OmnimixError(
-                "generate with inputs_embeds needs a cache: later steps know nothing of the embeddings",
-                hint="leave out use_cache=False, or give input_ids with items and item_places",
-            )
         caches = {"past_key_values": past_key_values, "cache": cache}
         ready: dict[str, Any] = super().prepare_inputs_for_generation(
             input_ids,
@@ -56,20 +51,48 @@ class ItemGenerationMixin(GenerationMixin):  # type: ignore[misc]
             **{name: one for name, one in caches.items() if one is not None},
             **kwargs,
         )
-        if item_places is None:
-            return ready | {"items": items}
         tokens: Tensor = next(
             ready[name] for name in ("inputs_embeds", "input_ids") if ready.get(name) is not None
         )
-        run = tokens.shape[1]
-        mask = attention_mask
-        whole = mask.shape[1] if mask is not None and mask.ndim == 2 else input_ids.shape[1]
-        here = places_of_step(item_places, max(run, whole) - run, run, bool(is_first_iteration))
-        if here is None:
-            return ready
-        if items is not None and items.keeps:
+        positions = kwargs.get("position_ids")
+        if positions is not None and positions.shape[-1] < tokens.shape[1]:
+            raise OmnimixError(
+                "inputs_embeds cannot be run in chunks",
+                hint="leave out prefill_chunk_size, or give input_ids with items and item_places",
+            )
+        if items is None or item_places is None:
+            return ready | {"items": items, "item_places": item_places}
+        held = next((one for one in caches.values() if one is not None), None)
+        here = self._places_of_step(items, item_places, held, tokens.shape[1], is_first_iteration)
+        return ready if here is None else ready | {"items": items, "item_places": here}
+
+    def _places_of_step(
+        self, items: ItemBatches, places: Tensor, cache: Any, run: int, first: bool | None
+    ) -> Tensor | None:
+        """The places of the tokens that a step runs; None where all of them are new, which are text.
+
+        Args:
+            places: `[batch, prompt]`, or those of the tokens alone that go on from a cache.
+            cache: what the step goes on from.
+            run: how many tokens it runs.
+            first: whether it is the first step of its call.
+        """
+        if items.passed:
+            return None
+        # Read in the first steps alone: a static cache counts on its device, which the host would wait for.
+        past = 0 if cache is None else int(cache.get_seq_length())
+        alone = places.shape[1] == run and (first or not past)
+        items.passed = (
+            items.keeps and cache is not None and (alone or past + run >= places.shape[1])
+        )
+        if past >= places.shape[1] and not alone:
+            return None
+        if items.keeps:
             self.features(items)
-        return ready | {"items": items, "item_places": here}
+        if alone:
+            return places
+        longer = max(0, past + run - places.shape[1])
+        return functional.pad(places, (0, longer))[:, past : past + run]
 
     def _expand_inputs_for_generation(
         self,
@@ -97,7 +120,14 @@ class ItemGenerationMixin(GenerationMixin):  # type: ignore[misc]
         if places is not None:
             embeds, mask = model_kwargs.get("inputs_embeds"), model_kwargs.get("attention_mask")
             rows = [one for one in (input_ids, embeds, mask) if one is not None]
-            if tuple(places.shape) not in {tuple(one.shape[:2]) for one in rows}:
+            fits = {tuple(one.shape[:2]) for one in rows}
+            # Tokens behind those that a cache holds are new ones.
+            goes_on = any(
+                model_kwargs.get(name) is not None for name in ("cache", "past_key_values")
+            )
+            if goes_on and rows[0].shape[1] > places.shape[1]:
+                fits.add((len(rows[0]), places.shape[1]))
+            if tuple(places.shape) not in fits:
                 raise SpliceError(
                     f"item_places are {list(places.shape)}, the tokens {list(rows[0].shape[:2])}",
                     hint="cut, repeat and pad item_places (with 0) as input_ids are",
@@ -136,22 +166,16 @@ class ItemGenerationMixin(GenerationMixin):  # type: ignore[misc]
             hint="leave out token_healing",
         )
 
+    def init_continuous_batching(self, *_: Any, **__: Any) -> Any:
+        """Refused: continuous batching takes ids alone, and would answer without the items.
 
-def places_of_step(places: Tensor, past: int, run: int, first: bool) -> Tensor | None:
-    """The places of the tokens that a step runs; None where all of them are new, which are text.
-
-    Args:
-        places: `[batch, prompt]`, or those of the tokens alone that go on from a cache.
-        past: how many tokens the cache holds.
-        run: how many this step runs.
-        first: whether it is the first step of its call.
-    """
-    if places.shape[1] == run and (first or not past):
-        return places
-    if past >= places.shape[1]:
-        return None
-    longer = max(0, past + run - places.shape[1])
-    return functional.pad(places, (0, longer))[:, past : past + run]
+        Raises:
+            OmnimixError: always.
+        """
+        raise OmnimixError(
+            "continuous batching takes ids alone, without the items of a prompt",
+            hint="call generate with a batch",
+        )
 
 
 def behind_prompt(places: Tensor, embeddings: Tensor) -> Tensor:

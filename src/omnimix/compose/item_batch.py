@@ -111,12 +111,14 @@ class ItemBatches(Mapping[str, ItemBatch]):
     Attributes:
         keeps: whether `features` are kept once they are made, for the steps of one generation.
         features: of all items `[features, width]`, where they are kept.
+        passed: whether that generation has run all their places, so that what comes is text.
     """
 
     def __init__(self, batches: Mapping[str, ItemBatch] | None = None, keeps: bool = False) -> None:
         self._batches = dict(batches or {})
         self.keeps = keeps
         self.features: Tensor | None = None
+        self.passed = False
 
     @overload
     def __getitem__(self, key: str) -> ItemBatch: ...
@@ -160,13 +162,29 @@ def _whole(children: Any, words: Any) -> ItemBatch:
     return ItemBatch(inputs, tiles, sizes, grids, tokens, on, parted)
 
 
-# Tensors are what changes from call to call; how many tiles and tokens there are is part of an exported graph.
-pytree.register_pytree_node(
-    ItemBatch, _flat, _whole, serialized_type_name="omnimix.compose.item_batch.ItemBatch"
-)
-pytree.register_pytree_node(
-    ItemBatches,
-    lambda items: (list(items.values()), tuple(items)),
-    lambda batches, names: ItemBatches(dict(zip(names, batches, strict=True))),
-    serialized_type_name="omnimix.compose.item_batch.ItemBatches",
-)
+def _flat_items(items: ItemBatches) -> tuple[list[Any], tuple[str, ...]]:
+    return list(items.values()), tuple(items)
+
+
+def _whole_items(batches: Any, names: Any) -> ItemBatches:
+    return ItemBatches(dict(zip(names, batches, strict=True)))
+
+
+def _register(cls: type, flat: Callable[[Any], Any], whole: Callable[[Any, Any], Any]) -> None:
+    """Make a class a tree of tensors for torch; how many tiles and tokens there are is part of a graph."""
+
+    def keyed(value: Any) -> Any:
+        children, words = flat(value)
+        return [(pytree.SequenceKey(i), child) for i, child in enumerate(children)], words
+
+    pytree.register_pytree_node(
+        cls,
+        flat,
+        whole,
+        serialized_type_name=f"{__name__}.{cls.__name__}",
+        flatten_with_keys_fn=keyed,
+    )
+
+
+_register(ItemBatch, _flat, _whole)
+_register(ItemBatches, _flat_items, _whole_items)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,82 +17,23 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 
 from omnimix import _transformers, versions
-from omnimix.compose import adapters, modality, recipe as recipes, remote, saving
-from omnimix.compose.batch import branch_masks
+from omnimix.compose import adapters, modality, recipe as recipes, saving
 from omnimix.compose.generating import ItemGenerationMixin, behind_prompt
 from omnimix.compose.item_batch import ItemBatch, ItemBatches
 from omnimix.compose.modality import Encoded, Modality
+from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE
 from omnimix.compose.splice import splice
 from omnimix.disk import writing
 from omnimix.encoders.base import device_dtype
-from omnimix.errors import SpliceError
-
-
-class OmnimixConfig(PreTrainedConfig):  # type: ignore[misc]
-    """The recipe as a transformers configuration, so that hub tools know the model."""
-
-    model_type = "omnimix"
-
-    def __init__(
-        self,
-        recipe: dict[str, Any] | Recipe | None = None,
-        modality_order: list[str] | None = None,
-        **words: Any,
-    ) -> None:
-        self._checked = recipe if isinstance(recipe, Recipe) else None
-        self.recipe = (
-            recipe.dump(defaults=True) if isinstance(recipe, Recipe) else dict(recipe or {})
-        )
-        # transformers sorts all words when it writes them, and the order of the modalities has a meaning.
-        senses = self.recipe.get("modalities", {})
-        self.modality_order = list(modality_order or senses)
-        if senses and set(self.modality_order) == set(senses):
-            self.recipe["modalities"] = {name: senses[name] for name in self.modality_order}
-        if recipe:
-            text = self.parsed().language.hf_config()
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-                words.setdefault(name, getattr(text, name, None))
-            words.setdefault("tie_word_embeddings", getattr(text, "tie_word_embeddings", False))
-        words["auto_map"] = remote.auto_map()
-        super().__init__(**words)
-
-    def parsed(self) -> Recipe:
-        """The recipe, checked once."""
-        if self._checked is None:
-            self._checked = recipes.parse(self.recipe, "config.json: recipe")
-        return self._checked
-
-    def become(self, recipe: Recipe) -> None:
-        """Take another recipe."""
-        self._checked, self.recipe = recipe, recipe.dump(defaults=True)
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
-        """As in transformers, with the file that its `auto_map` names; the recipe names files of the folder."""
-        whole = copy(self)
-        if self.recipe:
-            whole.become(saving.saved(self.parsed()))
-        super(OmnimixConfig, whole).save_pretrained(save_directory, *args, **words)
-        remote.write(Path(save_directory))
-
-    def to_dict(self) -> dict[str, Any]:
-        words: dict[str, Any] = super().to_dict()
-        words.pop("_checked", None)
-        return words
-
-    @classmethod
-    def register_for_auto_class(cls, auto_class: Any = None) -> None:
-        """Nothing: the file beside the weights imports this class and is not to be replaced by it."""
-
-    def get_text_config(self, *_: Any, **__: Any) -> Any:
-        """The language model's configuration, which generation asks for cache sizes."""
-        return self.parsed().language.hf_config() if self.recipe else self
+from omnimix.errors import OmnimixError, SpliceError
+from omnimix.language import forms, packed
+from omnimix.language.forms import Form
 
 
 class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
@@ -103,7 +44,7 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
     """
 
     config_class = OmnimixConfig
-    base_model_prefix = ""
+    base_model_prefix = "language"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -121,14 +62,24 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
                 loader may look at the very skeleton that transformers then fills.
         """
         versions.warn_of_untried()
+        asked = config._attn_implementation
         super().__init__(config)
         self.recipe = config.parsed()
-        language_config = self.recipe.language.hf_config()
-        self.width = int(language_config.get_text_config().hidden_size)
+        self.width = int(config.get_text_config().hidden_size)
         self.modalities = list(self.recipe.modalities)
         for name, module in modality.build(self.recipe.modalities, self.width).items():
             self.add_module(name, module)
-        self.language: Any = self.recipe.language.build()
+        self.language: Any = self.recipe.language.build(config.text_config, asked)
+        # One configuration: what generation reads is what the language model runs with.
+        config.text_config = self.language.config
+        config._attn_implementation_internal = asked or self.recipe.language.attn_implementation
+        for tower in [self.get_submodule(name) for name in self.modalities] if asked else []:
+            for module in tower.modules():
+                # A tower that does not know it keeps its own.
+                with contextlib.suppress(ValueError, ImportError):
+                    if isinstance(module, PreTrainedModel):
+                        module.set_attn_implementation(asked)
+        self._allowed: set[Form] = set()
         adapters.inject(self, self.recipe.adapters, self.get_output_embeddings())
         self.post_init()
         if built is not None:
@@ -192,6 +143,36 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
     def get_output_embeddings(self) -> nn.Module | None:
         found: nn.Module | None = self.language.get_output_embeddings()
         return found
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.language.set_output_embeddings(value)
+
+    def resize_token_embeddings(self, *args: Any, **words: Any) -> nn.Module:
+        """As in transformers; the recipe follows, so that a saved model opens again.
+
+        Raises:
+            OmnimixError: a head that gives the first of its rows alone.
+        """
+        head = self.recipe.language.head
+        if head is not None:
+            raise OmnimixError(
+                "the output head of this model has rows of its own kind (language.head), which cannot be resized",
+                hint="change language.config.vocab_size in the recipe and convert the checkpoint anew",
+            )
+        table: nn.Module = self.language.resize_token_embeddings(*args, **words)
+        language = self.recipe.language.resized(int(self.config.vocab_size))
+        self._become(self.recipe.model_copy(update={"language": language}))
+        return table
+
+    def set_attn_implementation(self, attn_implementation: Any, *args: Any, **words: Any) -> None:
+        """As in transformers, for the language model and every tower that knows the implementation.
+
+        `sdpa` of the language model is ours, which knows packed batches.
+        """
+        super().set_attn_implementation(attn_implementation, *args, **words)
+        text = self.language.config
+        if text._attn_implementation == "sdpa":
+            self.language.set_attn_implementation(packed.NAME)
 
     def _init_weights(self, module: nn.Module) -> None:
         # Parts initialise themselves when built. What a state dict does not hold has to be made again
@@ -313,18 +294,64 @@ class MultimodalLM(ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
             if item_places is not None:
                 item_places = behind_prompt(item_places, inputs_embeds)
             inputs_embeds = self._filled(inputs_embeds, items, item_places)
-        if branches is not None:
-            words["seen"] = branch_masks(branches[0], words["cu_seq_lens_q"])
-        output = self.language(
-            inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            **words,
+        words |= {"attention_mask": attention_mask, "position_ids": position_ids}
+        whole = words.pop("return_dict", None)
+        together = words.get("cu_seq_lens_q") is not None
+        if together:
+            self._pack(words, branches)
+        elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            words |= forms.padded_words(self.language, attention_mask, inputs_embeds.shape[1])
+        with packed.by_segment(together):
+            output = self.language(
+                inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
+                return_dict=True,
+                **self._told(words),
+            )
+        if labels is not None:
+            loss = token_loss(output.logits, labels, num_items_in_batch)
+            output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
+        return (
+            output if (self.config.return_dict if whole is None else whole) else output.to_tuple()
         )
-        if labels is None:
-            return output
-        loss = token_loss(output.logits, labels, num_items_in_batch)
-        return type(output)(loss=loss, **output)  # made anew, so that the loss comes first
+
+    def _pack(self, words: dict[str, Any], branches: Tensor | None) -> None:
+        """What the language model is told of samples that stand one after another.
+
+        Raises:
+            RecipeError: it would confuse them; tried once for each form.
+        """
+        form: Form = "packed" if branches is None else "apart"
+        if form not in self._allowed:
+            forms.check(self.recipe.language, form)
+            self._allowed.add(form)
+        if branches is not None:
+            places, borders = words["position_ids"], words["cu_seq_lens_q"]
+            words["seen"] = packed.distances(branches[0], places[0], borders)
+
+    def _told(self, words: dict[str, Any]) -> dict[str, Any]:
+        """Words for the language model, with what our own configuration asks of every call.
+
+        Raises:
+            OmnimixError: what the attention implementation cannot do and would leave out without a word.
+        """
+        for word in ("output_hidden_states", "output_attentions"):
+            if words.get(word) is None and getattr(self.config, word):
+                words[word] = True
+        if words.get("cu_seq_lens_q") is not None:
+            # Beside a cache transformers does not look for samples that stand one after another.
+            words.setdefault("use_cache", False)
+        attention = self.language.config._attn_implementation
+        if words.get("output_attentions") and attention != "eager":
+            raise OmnimixError(
+                f"the attention implementation {attention!r} gives no attentions",
+                hint="load the model with attn_implementation='eager'",
+            )
+        if words.get("seen") is not None and attention != packed.NAME:
+            raise OmnimixError(
+                f"the attention implementation {attention!r} knows no rounds that do not see one another",
+                hint="load the model with attn_implementation='sdpa'",
+            )
+        return words
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = None) -> None:

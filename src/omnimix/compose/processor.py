@@ -17,7 +17,7 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 from omnimix.compose import messages, modality, recipe as recipes, remote, saving
 from omnimix.compose.batch import Batch
 from omnimix.compose.conversing import Conversing
-from omnimix.compose.model import OmnimixConfig
+from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.weave import Weaver
 from omnimix.config import read_yaml

@@ -9,7 +9,8 @@ FILE = "modeling_omnimix.py"
 TEXT = '''"""Hands over to the package omnimix, which this model needs; nothing else is in this file."""
 
 try:
-    from omnimix.compose.model import MultimodalLM, OmnimixConfig
+    from omnimix.compose.model import MultimodalLM
+    from omnimix.compose.model_config import OmnimixConfig
     from omnimix.compose.processor import Processor
 except ImportError as error:
     raise ImportError(

@@ -24,6 +24,9 @@ from omnimix.media.opening import MediaOpener
 from omnimix.prompts.template import Break, Hole, Piece, Text, Token
 from omnimix.types import Media, Sample
 
+_STRETCH = 1 << 15
+"""Characters of a text that are tokenized at a time to measure it."""
+
 
 class Weaver:
     """Turns samples of one recipe into sequences. Picklable; holds no weights.
@@ -85,6 +88,8 @@ class Weaver:
             MediaError, RegionError: an item that cannot be used.
         """
         with _named(sample):
+            if max_length is None and keep is None:
+                self._measure(sample)
             weaving = _Weaving(
                 self, point(self.recipe, sample, pointing), {} if prepared is None else prepared
             )
@@ -140,6 +145,28 @@ class Weaver:
         with ThreadPoolExecutor(threads) as pool:
             items = pool.map(one, wanted, wanted.values())
             return {media: item for media, item in zip(wanted, items, strict=True) if item}
+
+    def _measure(self, sample: Sample) -> None:
+        """Refuse text far beyond the context before all of it is tokenized, which takes a second a megabyte.
+
+        A stretch at a time is tokenized until there are twice as many tokens as fit: so many more than a cut
+        between two stretches can make of one.
+        """
+        characters = sum(len(turn.text()) for turn in sample.turns)
+        if self.context is None or characters <= max(_STRETCH, 8 * self.context):
+            return
+        tokens = seen = 0
+        for turn in sample.turns:
+            text = turn.text()
+            for start in range(0, len(text), _STRETCH):
+                tokens += len(self.tokenizer.encode(text[start : start + _STRETCH])[0])
+                seen += len(text[start : start + _STRETCH])
+                if tokens > 2 * self.context:
+                    raise ContextError(
+                        f"the text has {characters} characters, and {tokens} tokens in the first {seen} "
+                        f"of them are more than the context of {self.context}",
+                        hint="shorten the text; nothing was cut",
+                    )
 
     def _check(self, sequence: Sequence, room: int, target: bool) -> None:
         over = 0 if self.context is None else len(sequence) + room - self.context

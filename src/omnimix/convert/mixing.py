@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ import torch
 
 from omnimix.checkpoints import base, writing
 from omnimix.checkpoints.base import Parts, Release
-from omnimix.compose.model import OmnimixConfig
+from omnimix.checkpoints.files import write_json
+from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import difference
 from omnimix.convert import certificate, weights as mixing
@@ -93,7 +93,7 @@ def soup(
         files = mixing.write(mixer, draft, shard)
         _save_words(mixer, processor, draft)
         facts = _facts(mixer, weighting, dtype, files)
-        (draft / certificate.CERTIFICATE).write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(draft / certificate.CERTIFICATE, facts)
         return facts
 
 

@@ -22,6 +22,7 @@ class Check:
         tolerance: the largest that is allowed.
         note: what differs, in words.
         stopped: whether nothing could be compared; the note says why.
+        values: how many numbers, ids or texts were held against each other.
     """
 
     stage: str
@@ -30,6 +31,7 @@ class Check:
     tolerance: float = 0.0
     note: str = ""
     stopped: bool = False
+    values: int = 1
 
     @property
     def passed(self) -> bool:
@@ -38,7 +40,7 @@ class Check:
 
 def stopped(stage: str, note: str, what: str = "all of it") -> Check:
     """A stage that came to no comparison, which counts as one that failed."""
-    return Check(stage, what, math.inf, 0.0, note, stopped=True)
+    return Check(stage, what, math.inf, 0.0, note, stopped=True, values=0)
 
 
 def close(stage: str, what: str, found: Tensor | None, expected: Tensor, tolerance: float) -> Check:
@@ -49,7 +51,7 @@ def close(stage: str, what: str, found: Tensor | None, expected: Tensor, toleran
         note = f"shape {list(found.shape)} instead of {list(expected.shape)}"
         return Check(stage, what, math.inf, tolerance, note)
     if not expected.numel():
-        return Check(stage, what, 0.0, tolerance)
+        return Check(stage, what, 0.0, tolerance, values=0)
     apart = (found.detach().double().cpu() - expected.double()).abs()
     if not torch.isfinite(apart).all():
         return Check(stage, what, math.inf, tolerance, "some numbers are not finite")
@@ -58,7 +60,7 @@ def close(stage: str, what: str, found: Tensor | None, expected: Tensor, toleran
     if worst > tolerance:
         place = [int(i) for i in torch.unravel_index(apart.argmax(), apart.shape)]
         note = f"{int((apart > tolerance).sum())} of {apart.numel()} numbers, the worst at {place}"
-    return Check(stage, what, worst, tolerance, note)
+    return Check(stage, what, worst, tolerance, note, values=apart.numel())
 
 
 def number(stage: str, what: str, found: float, expected: float, tolerance: float) -> Check:
@@ -75,8 +77,9 @@ def same(stage: str, what: str, found: Any, expected: Any) -> Check:
         expected = expected.tolist()
     if isinstance(found, Tensor):
         found = found.tolist()
+    values = _values(expected)
     if found == expected:
-        return Check(stage, what, 0.0)
+        return Check(stage, what, 0.0, values=values)
     places = 1
     if _is_row(found) and _is_row(expected):
         pairs = list(zip(found, expected, strict=False))
@@ -85,7 +88,13 @@ def same(stage: str, what: str, found: Any, expected: Any) -> Check:
         note = f"from place {first}: {_short(found[first:])} instead of {_short(expected[first:])}"
     else:
         note = f"{_short(found)} instead of {_short(expected)}"
-    return Check(stage, what, float(places), 0.0, note)
+    return Check(stage, what, float(places), 0.0, note, values=values)
+
+
+def _values(expected: Any) -> int:
+    """How many single values there are; a text is one."""
+    inner = expected.values() if isinstance(expected, dict) else expected
+    return sum(map(_values, inner)) if isinstance(expected, dict | list | tuple) else 1
 
 
 def _is_row(value: Any) -> bool:

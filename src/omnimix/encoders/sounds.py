@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features, Own
-from omnimix.encoders.transformers import completed, config_of, loaded
+from omnimix.encoders.hub_words import completed, loaded
+from omnimix.hf_config import known, make
 from omnimix.hub import read_json
 from omnimix.registry import STEPS
 
@@ -40,7 +41,7 @@ class WhisperTower(Encoder):
         super().__init__()
         from transformers import AutoModel
 
-        config = config_of({"model_type": "whisper", **spec.config})
+        config = make(spec.config, "whisper")
         whole = AutoModel.from_config(config, attn_implementation="sdpa")
         self.start = int(config.decoder_start_token_id)
         self.frames = spec.reads == "frames"
@@ -72,7 +73,7 @@ class Whisper(EncoderSpec):
     """
 
     kind: Literal["whisper"] = "whisper"
-    config: dict[str, Any] = {}
+    config: Annotated[dict[str, Any], known("whisper")] = {}
     reads: Literal["start", "frames"] = "start"
 
     @classmethod
@@ -82,7 +83,7 @@ class Whisper(EncoderSpec):
     def stored(
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
-        config = config_of({"model_type": "whisper", **self.config})
+        config = make(self.config, "whisper")
         found: Mapping[str, Tensor] = loaded("WhisperModel", place, config, tensors)
         return found
 
@@ -101,7 +102,7 @@ class ClapTower(Encoder):
         super().__init__()
         from transformers import ClapAudioModelWithProjection
 
-        config = config_of({"model_type": "clap_audio_model", **spec.config})
+        config = make(spec.config, "clap_audio_model")
         whole = ClapAudioModelWithProjection(config)
         self.fuses = bool(config.enable_fusion)
         self.audio_model: nn.Module = whole.audio_model
@@ -134,7 +135,7 @@ class Clap(EncoderSpec):
     """
 
     kind: Literal["clap"] = "clap"
-    config: dict[str, Any] = {}
+    config: Annotated[dict[str, Any], known("clap_audio_model")] = {}
 
     @classmethod
     def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class Clap(EncoderSpec):
     def stored(
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
-        config = config_of({"model_type": "clap_audio_model", **self.config})
+        config = make(self.config, "clap_audio_model")
         found: Mapping[str, Tensor] = loaded("ClapAudioModelWithProjection", place, config, tensors)
         return found
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
-from omnimix.encoders.transformers import completed, config_of, loaded
+from omnimix.encoders.hub_words import completed, loaded
 from omnimix.errors import RecipeError
+from omnimix.hf_config import known, make
 
 
 class TextTower(Encoder):
@@ -25,7 +26,7 @@ class TextTower(Encoder):
         super().__init__()
         from transformers import AutoModel
 
-        config = config_of(spec.config)
+        config = make(spec.config)
         words = {"add_pooling_layer": False} if config.model_type in _POOLED else {}
         self.tower: nn.Module = AutoModel.from_config(config, attn_implementation="sdpa", **words)
         self.most = int(getattr(config, "max_position_embeddings", 0)) or None
@@ -60,7 +61,7 @@ class TextEncoder(EncoderSpec):
     """
 
     kind: Literal["text"] = "text"
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], known()]
 
     @classmethod
     def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
@@ -69,7 +70,7 @@ class TextEncoder(EncoderSpec):
     def stored(
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
-        found: Mapping[str, Tensor] = loaded("AutoModel", place, config_of(self.config), tensors)
+        found: Mapping[str, Tensor] = loaded("AutoModel", place, make(self.config), tensors)
         return found
 
     def build(self, source: Features | None = None) -> Encoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -290,6 +292,11 @@ def _laid_out(trunk: Any, tokens: int) -> tuple[tuple[int, int] | None, int]:
     return None, 0
 
 
+_PLACES = frozenset(
+    {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+)
+
+
 class TimmEncoder(EncoderSpec):
     """A timm trunk.
 
@@ -312,6 +319,19 @@ class TimmEncoder(EncoderSpec):
     stem: Literal["patch", "conv", "residual"] = "patch"
     positions: PositionsSpec | None = None
     args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _names_no_place(self) -> TimmEncoder:
+        """A recipe comes from anybody: timm would fetch or open what some of its words name."""
+        if not re.fullmatch(r"[\w.-]+", self.model):
+            raise ValueError(
+                f"{self.model!r} names a place, where a model of timm itself is wanted"
+            )
+        if places := sorted(_PLACES & self.args.keys()):
+            raise ValueError(
+                f"args may not say {places[0]!r}: weights come from the model's folder"
+            )
+        return self
 
     @classmethod
     def named(cls, words: Mapping[str, Any]) -> str:

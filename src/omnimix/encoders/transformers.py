@@ -2,178 +2,224 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from omnimix._transformers import quiet, restore_ids
+from omnimix import _transformers
+from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
+from omnimix.encoders.hub_words import completed, loaded, normalized
 from omnimix.errors import RecipeError
-from omnimix.hub import read_json
+from omnimix.hf_config import known, make
 
 
 class VisionTower(Encoder):
-    """CLIP, SigLIP and their like: `hidden_states[layer]`, the normed last state, or the pooled one."""
+    """CLIP, SigLIP and their like: `hidden_states[layer]`, the normed last state, or the pooled one.
+
+    What it gives is read off a forward pass on the meta device (no memory, no arithmetic), so that nothing
+    about a tower is guessed from its name.
+    """
 
     def __init__(self, spec: TransformersVision) -> None:
         super().__init__()
-        from transformers import AutoModel
-
-        config = config_of(spec.config)
-        side, patch = int(config.image_size), int(config.patch_size)
-        layers = int(config.num_hidden_layers)
-        self.layer = spec.layer
         self.pooled = spec.pooled
         if spec.pooled and spec.layer is not None:
             raise RecipeError(
                 "the pooled output is made of the last layer", hint="leave 'layer' out"
             )
-        if spec.layer is not None:
-            # hidden_states has one entry more than there are layers; what lies behind is not built.
-            index = spec.layer + layers + 1 if spec.layer < 0 else spec.layer
-            if not 0 <= index <= layers:
-                raise RecipeError(f"layer {spec.layer} is outside a tower of {layers} layers")
-            config.num_hidden_layers = index
-        model = AutoModel.from_config(config, attn_implementation="sdpa")
-        self.tower: nn.Module = getattr(model, "vision_model", model)
-        if spec.pooled:
-            self.features = Features(1, int(config.hidden_size))
-            return
-        grid = side // patch
-        prefix = 1 if _has_class_token(config.model_type) else 0
-        self.features = Features(
-            grid * grid + prefix, int(config.hidden_size), (grid, grid), prefix
+        config = make(spec.config)
+        self.entry = None if spec.layer is None else _cut(config, spec.layer)
+        self.patch = _pair(getattr(config, "patch_size", None))
+        self.features = self._probed(config)
+        self.tower = _tower(config)
+
+    def _probed(self, config: Any) -> Features:
+        with torch.device("meta"):
+            self.tower = _tower(config)
+            try:
+                return self._probe(config)
+            except RecipeError as error:
+                if "meta tensor" not in error.what:
+                    raise
+        # It looks at values, which the meta device has not: one layer of it on the CPU gives the same sizes.
+        small = copy.deepcopy(config)
+        small.num_hidden_layers = min(config.num_hidden_layers, 1)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            self.tower = _tower(small)
+            entry, self.entry = self.entry, None if self.entry is None else min(self.entry, 1)
+            try:
+                return self._probe(small)
+            finally:
+                self.entry = entry
+
+    def _probe(self, config: Any) -> Features:
+        """Sizes of the features of one tile.
+
+        Raises:
+            RecipeError: the tower cannot be run on tiles, or gives neither a map nor tokens.
+        """
+        size = _pair(getattr(config, "image_size", None))
+        if size is None:
+            raise RecipeError(
+                f"the configuration of {config.model_type} does not say how large a tile is",
+                where="config",
+                hint="add image_size",
+            )
+        was = self.tower.training
+        try:
+            with torch.no_grad(), _transformers.quiet():
+                tiles = torch.zeros(2, 3, *size)
+                found = self.eval()._run(tiles)
+        except Exception as error:  # whatever a tower's code raises is the reason
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RecipeError(
+                f"the tower {config.model_type} cannot be run on tiles of {size[0]} x {size[1]} px "
+                f"({reason})",
+                where="config",
+                hint=_OTHER,
+            ) from None
+        finally:
+            self.tower.train(was)
+        if not isinstance(found, Tensor) or found.ndim not in (3, 4):
+            what = "no pooled output" if self.pooled else "neither a map nor a row of tokens"
+            raise RecipeError(f"{config.model_type} gives {what}", where="config", hint=_OTHER)
+        if found.ndim == 4:
+            _, width, rows, columns = found.shape
+            if rows * size[1] != columns * size[0]:
+                raise RecipeError(
+                    f"{config.model_type} gives a map of {rows} x {columns} of tiles of {size[0]} x {size[1]} px",
+                    where="config",
+                    hint=_OTHER,
+                )
+            return Features(rows * columns, width, (rows, columns))
+        _, tokens, width = found.shape
+        if self.pooled:
+            return Features(tokens, width)
+        return Features(tokens, width, *_laid_out(tokens, size, self.patch))
+
+    def _run(self, tiles: Tensor) -> Tensor | None:
+        output = self.tower(**self._words(tiles), output_hidden_states=self.entry is not None)
+        if self.pooled:
+            pooled: Tensor | None = getattr(output, "pooler_output", None)
+            return None if pooled is None else pooled.flatten(1)[:, None]
+        found: Tensor = (
+            output.last_hidden_state if self.entry is None else output.hidden_states[self.entry]
         )
+        # Some put all tiles into one row, where they do not see one another (pixtral).
+        return found if len(found) == len(tiles) else found.reshape(len(tiles), -1, found.shape[-1])
+
+    def _words(self, tiles: Tensor) -> dict[str, Any]:
+        if not _transformers.takes(self.tower, "spatial_shapes"):
+            return {"pixel_values": tiles}
+        # A row of patches, each with its pixels in the order rows, columns, colours (siglip2).
+        assert self.patch is not None
+        rows, columns = tiles.shape[2] // self.patch[0], tiles.shape[3] // self.patch[1]
+        cut = tiles.unflatten(2, (rows, -1)).unflatten(4, (columns, -1))
+        shape = torch.tensor([[rows, columns]], device=tiles.device).expand(len(tiles), 2)
+        return {
+            "pixel_values": cut.permute(0, 2, 4, 3, 5, 1).flatten(1, 2).flatten(2),
+            "pixel_attention_mask": tiles.new_ones(len(tiles), rows * columns, dtype=torch.long),
+            "spatial_shapes": shape,
+        }
 
     def forward(self, tiles: Shaped[Tensor, "tiles 3 h w"]) -> Float[Tensor, "tiles n d"]:
-        output = self.tower(pixel_values=tiles, output_hidden_states=self.layer is not None)
-        if self.pooled:
-            pooled: Tensor = output.pooler_output
-            return pooled[:, None]
-        features: Tensor = (
-            output.last_hidden_state if self.layer is None else output.hidden_states[-1]
-        )
-        return features
+        features = self._run(tiles)
+        assert features is not None
+        return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
 
     def init_non_persistent_buffers(self) -> None:
         restore_ids(self)
 
 
-def told(place: Path, side: str = "") -> dict[str, Any]:
-    """The words of a configuration in a folder of the hub, its defaults left out.
-
-    Args:
-        side: the word under which a configuration of several networks has the one that is meant.
-
-    Raises:
-        RecipeError: there is none, or transformers does not know it.
-    """
-    from transformers import AutoConfig
-
-    try:
-        whole = AutoConfig.from_pretrained(place, local_files_only=True)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RecipeError(
-            f"transformers cannot read the configuration ({line[:160].rstrip('.')})",
-            where=str(place),
-            hint="name a folder in the hub's layout, or write the words of `config`",
-        ) from None
-    found = getattr(whole, side, whole) if side else whole
-    words = found.to_diff_dict() | {"model_type": found.model_type}
-    return {w: v for w, v in words.items() if v is not None and w not in _SAYS_NOTHING}
+_OTHER = "choose a tower that takes pictures alone, such as CLIP, SigLIP, DINOv2 or InternVL's"
 
 
-_SAYS_NOTHING = frozenset(
-    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
-)
+def _pair(size: Any) -> tuple[int, int] | None:
+    if isinstance(size, int):
+        return size, size
+    return (
+        (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
+    )
 
 
-def completed(words: Mapping[str, Any], place: Path, side: str, word: str = "config") -> Any:
-    """The words of an encoder with the configuration of a folder below its own."""
-    if not place.is_dir():
-        return dict(words)
-    return {**words, word: {**told(place, side), **words.get(word, {})}}
+def _cut(config: Any, layer: int) -> int:
+    """Leave out the layers behind `hidden_states[layer]`, and say which entry it is then, from the front.
 
-
-def normalized(words: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """The words of an encoder of pictures, with the normalisation of the processor in its folder.
+    There is one entry more than there are layers; without any layer transformers keeps none.
 
     Raises:
-        RecipeError: neither the words nor the folder say one.
+        RecipeError: a layer that the tower does not have.
     """
-    said = read_json(place / "preprocessor_config.json") or {} if place.is_dir() else {}
-    said = said.get("image_processor", said)
-    if "steps" in words:
-        return dict(words)
-    if "image_mean" not in said or "image_std" not in said:
+    layers = getattr(config, "num_hidden_layers", None)
+    if not isinstance(layers, int):
         raise RecipeError(
-            "nothing says how pictures are normalized for the encoder",
-            where=str(place),
-            hint="write steps: [{kind: normalize, mean: [...], std: [...]}]",
+            f"{config.model_type} does not count its layers", hint="leave 'layer' out"
         )
-    step = {"kind": "normalize", "mean": said["image_mean"], "std": said["image_std"]}
-    return {**words, "steps": [step]}
+    index = layer + layers + 1 if layer < 0 else layer
+    if not 0 <= index <= layers:
+        raise RecipeError(f"layer {layer} is outside a tower of {layers} layers")
+    config.num_hidden_layers = max(index, 1)
+    return index
 
 
-def loaded(name: str, place: Path, config: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The tensors of a folder as transformers reads them into a class of its own, which knows older names.
-
-    Args:
-        name: of the class.
-        tensors: what one file holds, where `place` is no folder.
-    """
-    if not place.is_dir():
-        return tensors
-    import transformers
-
-    try:
-        with quiet():
-            model, report = getattr(transformers, name).from_pretrained(
-                place,
-                config=config,
-                dtype=torch.float32,
-                output_loading_info=True,
-                local_files_only=True,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise RecipeError(
-            f"transformers cannot read the weights ({line.rstrip('.')})",
-            where=str(place),
-            hint="the configuration in the recipe must be that of the files",
-        ) from None
-    return {n: t for n, t in model.state_dict().items() if n not in report["missing_keys"]}
-
-
-def config_of(words: dict[str, Any]) -> Any:
-    """The configuration that a recipe's words make.
+def _tower(config: Any) -> Any:
+    """The picture side of the model with fresh weights, on the current default device.
 
     Raises:
-        RecipeError: no type, or words that transformers refuses.
+        RecipeError: a model that is asked for more than pictures, or that hides some of them.
     """
-    from transformers import AutoConfig
+    from transformers import AutoModel
 
-    if "model_type" not in words:
-        raise RecipeError(
-            "the configuration of a tower needs 'model_type'",
-            hint="clip_vision_model or siglip_vision_model for instance",
-        )
     try:
-        return AutoConfig.for_model(**words)
-    except (ValueError, TypeError) as error:
-        message = str(error).splitlines()[0]
+        model = AutoModel.from_config(config)
+    except (ValueError, TypeError, AttributeError, ImportError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise RecipeError(f"transformers cannot build {config.model_type} ({line})") from None
+    tower = getattr(model, "vision_model", model)
+    needs = _transformers.needs(tower)
+    if not _transformers.takes(tower, "pixel_values") or {*needs} - {"pixel_values", *_ROWS}:
         raise RecipeError(
-            f"transformers cannot make the tower's configuration ({message})"
-        ) from None
+            f"the tower {config.model_type} is called with {', '.join(needs)}, not with pictures",
+            where="config",
+            hint=_OTHER,
+        )
+    if getattr(config, "mask_ratio", 0):
+        raise RecipeError(
+            f"{config.model_type} hides patches at random", where="config", hint="add mask_ratio: 0"
+        )
+    return tower
 
 
-def _has_class_token(model_type: str) -> bool:
-    return not model_type.startswith("siglip")
+_ROWS = ("pixel_attention_mask", "spatial_shapes")
+
+
+MOST_PREFIX = 16
+"""Class tokens and registers; what adds more tokens (detection queries) does not put them in front."""
+
+
+def _laid_out(
+    tokens: int, size: tuple[int, int], patch: tuple[int, int] | None
+) -> tuple[tuple[int, int] | None, int]:
+    """Rows and columns of the patches among the tokens, and how many tokens stand before them.
+
+    Where a tower joins patches, 2 x 2 or more, there are fewer tokens. Without a patch size nothing is said.
+    """
+    if patch is None:
+        return None, 0
+    rows, columns = size[0] // patch[0], size[1] // patch[1]
+    if 0 <= tokens - rows * columns <= MOST_PREFIX:
+        return (rows, columns), tokens - rows * columns
+    for joined in (2, 4, 8, 16, 32):
+        grid = (rows // joined, columns // joined)
+        if grid[0] * grid[1] == tokens:
+            return grid, 0
+    return None, 0
 
 
 class TransformersVision(EncoderSpec):
@@ -187,7 +233,7 @@ class TransformersVision(EncoderSpec):
     """
 
     kind: Literal["transformers"] = "transformers"
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], known()]
     layer: int | None = None
     pooled: bool = False
 
@@ -198,7 +244,7 @@ class TransformersVision(EncoderSpec):
     def stored(
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
-        found: Mapping[str, Tensor] = loaded("AutoModel", place, config_of(self.config), tensors)
+        found: Mapping[str, Tensor] = loaded("AutoModel", place, make(self.config), tensors)
         return found
 
     def build(self, source: Features | None = None) -> Encoder:
@@ -243,8 +289,8 @@ class Blip2QFormer(EncoderSpec):
     """
 
     kind: Literal["blip2_qformer"] = "blip2_qformer"
-    vision_config: dict[str, Any] = {}
-    qformer_config: dict[str, Any] = {}
+    vision_config: Annotated[dict[str, Any], known("blip_2_vision_model")] = {}
+    qformer_config: Annotated[dict[str, Any], known("blip_2_qformer")] = {}
     num_query_tokens: int = 32
 
     def build(self, source: Features | None = None) -> Encoder:

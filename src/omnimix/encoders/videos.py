@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from omnimix._transformers import restore_ids
 from omnimix.encoders.base import Encoder, EncoderSpec, Features
+from omnimix.hf_config import known
 
 _TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 8}
 
@@ -56,7 +57,7 @@ class XClip(EncoderSpec):
     """
 
     kind: Literal["xclip"] = "xclip"
-    vision_config: dict[str, Any] = {}
+    vision_config: Annotated[dict[str, Any], known("xclip_vision_model")] = {}
     projection_dim: int = 512
 
     def build(self, source: Features | None = None) -> Encoder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 
 from omnimix.errors import SampleError
 from omnimix.evaluate.measure import Each, Reference
@@ -12,7 +12,6 @@ from omnimix.types import Box
 ENOUGH = 0.5
 """Intersection over union from which on a box counts."""
 
-_BRACKET = re.compile(r"\[(.*?)\]")
 _NOWHERE = Box(0.0, 0.0, 0.0, 0.0)
 
 
@@ -22,14 +21,16 @@ def answered_box(answer: str) -> Box:
     Where no bracket is whole, the text before the first `]` is read, since a prompt may have opened it.
     Anything that is not four numbers is an empty box, which is never right.
     """
-    bracket = _BRACKET.search(answer)
-    numbers = (bracket.group(1) if bracket else answer.split("]")[0]).split(",")
-    if len(numbers) != 4:
+    brackets = [line.split("[", 1)[1] for line in answer.split("\n") if "[" in line]
+    whole = next((rest for rest in brackets if "]" in rest), answer)
+    words = whole.split("]", 1)[0].split(",", 4)
+    if len(words) != 4:
         return _NOWHERE
     try:
-        return Box(*map(float, numbers))
+        numbers = [float(word) for word in words]
     except ValueError:
         return _NOWHERE
+    return Box(*numbers) if all(map(math.isfinite, numbers)) else _NOWHERE
 
 
 def squared(box: Box, width: int, height: int) -> Box:

@@ -67,14 +67,15 @@ def load(
         RegistryError: unknown name, with the nearest known one.
         CheckpointError: a folder that holds no model, or weights that do not fit.
     """
-    process_group = devices.meet(parallel, quantization)
-    with process_group.agreed():
-        place = folder.locate(name_or_folder)
-        dtype = dtype or folder.dtype(name_or_folder, place)
-        chosen, holding = devices.place(device, dtype, quantization, process_group)
     for word in words:
         if (renamed := new_name(("load",), word)) is not None:
             raise OmnimixError(renamed)
+    process_group = devices.meet(parallel, quantization)
+    with process_group.agreed():
+        folder.check_words(name_or_folder, Parts(parts or {}, words))
+        place = folder.locate(name_or_folder)
+        dtype = dtype or folder.dtype(name_or_folder, place)
+        chosen, holding = devices.place(device, dtype, quantization, process_group)
     brought = Parts({**place.parts, **(parts or {})}, words)
     with process_group.together():
         held = folder.read(place.folder, chosen, dtype, brought, holding, place.recognised)

@@ -52,6 +52,11 @@ class Options:
             raise OmnimixError(
                 f"max_new_tokens is {self.max_new_tokens}", hint="an answer needs at least 1"
             )
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise OmnimixError(
+                f"min_new_tokens is {self.min_new_tokens} and max_new_tokens {self.max_new_tokens}",
+                hint="give at least 0, and at most max_new_tokens",
+            )
         if self.temperature < 0:
             raise OmnimixError(
                 f"the temperature is {self.temperature:g}", hint="give 0 (greedy) or more"

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from omnimix import _transformers
 from omnimix.checkpoints import base, reading, releases
 from omnimix.checkpoints.base import Parts, Recognised
+from omnimix.checkpoints.files import check_pointer
 from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -38,6 +39,10 @@ def find(name_or_folder: str | Path) -> Path:
 def look(name_or_folder: str | Path) -> tuple[Path, Recognised | None]:
     """As `find`, with what a family of released checkpoints says about the folder."""
     name = str(name_or_folder)
+    if not name.strip():
+        raise RegistryError(
+            "the model has no name", hint=f"known are {', '.join(shipped())} and folders"
+        )
     if name in shipped():
         return FOLDER / name, None
     path = Path(name_or_folder)
@@ -73,6 +78,29 @@ def locate(name_or_folder: str | Path) -> releases.Local:
             hint=f"families that can: {', '.join(CHECKPOINTS) or 'none'}",
         )
     return releases.fetch(release)
+
+
+def check_words(name_or_folder: str | Path, brought: Parts) -> None:
+    """Refuse words and parts that the model has no use for, before any file is fetched.
+
+    A folder of a released checkpoint is asked when it is opened.
+
+    Raises:
+        CheckpointError: names the first, with the nearest known one.
+    """
+    name = str(name_or_folder)
+    release, local = releases.lookup(name), Path(name).exists()
+    if release is not None and name not in shipped() and not local:
+        reader = release.about.reader or release.family
+        if reader in CHECKPOINTS:
+            CHECKPOINTS.load(reader)().checked(brought, release.id)
+    elif name in shipped() or (Path(name) / "recipe.yaml").is_file():
+        for word in (*brought.words, *brought.places):
+            raise CheckpointError(
+                f"the model knows no word or part {word!r}",
+                where=name,
+                hint=did_you_mean(word, ("device", "dtype", "parallel", "quantization")),
+            )
 
 
 def dtype(name_or_folder: str | Path, place: releases.Local) -> torch.dtype:
@@ -134,6 +162,8 @@ def read(
             base.open_release(recognised or folder, parts), device, dtype, holding=holding
         )
         return model, processor
+    for file in sorted(folder.glob("*.safetensors")):
+        check_pointer(file)
     processor = Processor.from_pretrained(folder)
     holding = holding or Holding(device)
     words = holding.words(processor.recipe)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from omnimix import _transformers
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
+from omnimix.hf_config import known, make, unknown
 from omnimix.hub import read_json
-from omnimix.language import config_words, packed
+from omnimix.language import forms
 from omnimix.language.head import HeadSpec
 
 
@@ -24,48 +26,48 @@ class CausalLM(Spec):
         config: words of a transformers configuration, `model_type` among them.
         weights: a hub id, a folder in the hub's layout or a file, where training begins; alone it brings
             `config`, the tokenizer and, by `template: tokenizer`, the style of its chat template.
-        attn_implementation: `sdpa` knows packed batches; any other name is handed to transformers.
+        attn_implementation: `sdpa` knows packed batches, windows, soft caps and sinks; any other name is
+            handed to transformers.
         head: what sets the output head apart: a bias, fewer logits than rows.
     """
 
     kind: Literal["causal_lm"] = "causal_lm"
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], known()]
     weights: str | None = None
-    attn_implementation: str = "sdpa"
+    # A name with a place in it makes transformers fetch a kernel and run it.
+    attn_implementation: Annotated[str, Field(pattern=r"^[\w-]+$")] = "sdpa"
     head: HeadSpec | None = None
 
     def hf_config(self) -> Any:
         """The transformers configuration."""
-        from transformers import AutoConfig
+        return make(self.config)
 
-        if "model_type" not in self.config:
-            raise RecipeError(
-                "the configuration of a language model needs 'model_type'",
-                where="language.config",
-                hint="llama, mistral or phi3 for instance",
-            )
-        try:
-            made = AutoConfig.for_model(**self.config)
-        except (ValueError, TypeError) as error:
-            line = str(error).splitlines()[0]
-            raise RecipeError(
-                f"transformers cannot make the configuration ({line})", where="language.config"
-            ) from None
-        config_words.check(made, self.config, "language.config")
-        return made
+    def build(self, config: Any = None, attn_implementation: str | None = None) -> nn.Module:
+        """The model with fresh weights, on the current default device.
 
-    def build(self) -> nn.Module:
-        """The model with fresh weights, on the current default device."""
-        from transformers import AutoModelForCausalLM
+        Args:
+            config: what `hf_config` made, where it is at hand.
+            attn_implementation: in place of the recipe's.
 
-        attention = packed.NAME if self.attn_implementation == "sdpa" else self.attn_implementation
-        packed.register()
-        model: nn.Module = AutoModelForCausalLM.from_config(
-            self.hf_config(), attn_implementation=attention
-        )
+        Raises:
+            RecipeError: a model that needs more than embeddings.
+        """
+        forms.check(self, "alone")
+        attention = attn_implementation or self.attn_implementation
+        model: nn.Module = forms.built(config or self.hf_config(), attention)
         if self.head is not None:
             self.head.install(model)
         return model
+
+    def resized(self, vocab_size: int) -> CausalLM:
+        """The same with tables of another size."""
+        words = dict(self.config)
+        inner = words.get("text_config")
+        if "vocab_size" not in words and inner:
+            words["text_config"] = {**inner, "vocab_size": vocab_size}
+        else:
+            words["vocab_size"] = vocab_size
+        return self.model_copy(update={"config": words})
 
     @classmethod
     def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
@@ -84,17 +86,17 @@ class CausalLM(Spec):
                 where=str(place),
                 hint="name a folder in the hub's layout, or write the words of `config`",
             )
-        known = {w: v for w, v in said.items() if w not in _SAYS_NOTHING}
+        stated = {w: v for w, v in said.items() if w not in _SAYS_NOTHING}
         try:
-            made = AutoConfig.for_model(**known)
+            made = AutoConfig.for_model(**stated)
         except (ValueError, TypeError, KeyError) as error:
             line = str(error).splitlines()[0]
             raise RecipeError(
                 f"transformers cannot make the configuration ({line})",
                 where=str(place / "config.json"),
             ) from None
-        left = set(config_words.unknown(made, [w for w in known if w != "model_type"]))
-        return {**words, "config": {**{w: known[w] for w in known if w not in left}, **given}}
+        left = set(unknown(made, [w for w in stated if w != "model_type"]))
+        return {**words, "config": {**{w: stated[w] for w in stated if w not in left}, **given}}
 
     def start(
         self, model: nn.Module, place: str | Path | None = None

@@ -1,13 +1,18 @@
-"""Per-sample attention for packed batches, for every language model of transformers.
+"""Attention for every language model of transformers, in plain, padded and packed form.
 
 Several samples stand one after another in one row; `cu_seq_lens_q` says where each begins. Attention then
 runs per segment, which is both exact (a packed sample's logits equal the sample alone) and several times
 faster on a CPU than a block-diagonal mask. On CUDA the same keyword arguments reach flash attention.
+
+Windows, soft caps and sinks come as keyword arguments, as flash attention takes them. In plain and padded
+form the window is in the mask already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import repeat
 from typing import Any
 
@@ -18,6 +23,32 @@ from torch.nn import functional
 from omnimix import _transformers
 
 NAME = "omnimix"
+_SEGMENTS = ContextVar("_SEGMENTS", default=False)
+
+
+@contextmanager
+def by_segment(packed: bool = True) -> Iterator[None]:
+    """Around a forward pass of a packed row: no mask is made, which would take a square of the row."""
+    token = _SEGMENTS.set(packed)
+    try:
+        yield
+    finally:
+        _SEGMENTS.reset(token)
+
+
+def distances(branches: Tensor, positions: Tensor, borders: Tensor) -> list[Tensor]:
+    """For each sample of a packed row, how far before a token another stands; -1 where it is not seen.
+
+    A token sees what is shared (branch 0) and its own round so far. All arguments are of the row: `[tokens]`
+    twice, and `[samples + 1]`.
+    """
+    found = []
+    for own, place in zip(
+        *(x.split(borders.diff().tolist()) for x in (branches, positions)), strict=True
+    ):
+        allowed = ((own[None] == 0) | (own[None] == own[:, None])).tril()
+        found.append(torch.where(allowed, place[:, None] - place[None], -1).int())
+    return found
 
 
 def attention(
@@ -30,29 +61,81 @@ def attention(
     dropout: float = 0.0,
     cu_seq_lens_q: Tensor | None = None,
     seen: Sequence[Tensor] | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **words: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """SDPA; per segment where `cu_seq_lens_q` is given. Shapes `[batch, heads, tokens, head_dim]`.
 
-    `seen` holds for each segment `[tokens, tokens]`, true where a token sees another; without it a token
-    sees all before it.
+    `seen` holds for each segment `[tokens, tokens]`, how far before a token another stands, negative where
+    it is not seen; without it a token sees all before it. `s_aux` holds for each head the logit of a sink.
     """
-    if cu_seq_lens_q is None:
+    causal = words.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    own = (scaling, dropout, softcap, s_aux)
+    if cu_seq_lens_q is not None:
+        # One split a tensor: the gradient of many slices would be many tensors of full size.
+        lengths = cu_seq_lens_q.diff().tolist()
+        parts = (x.split(lengths, dim=2) for x in (query, key, value))
+        pieces = [
+            _attend(q, k, v, _mask(q, distance, sliding_window), causal, *own)
+            for q, k, v, distance in zip(*parts, seen or repeat(None, len(lengths)), strict=True)
+        ]
+        return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+    if softcap is None and s_aux is None:
         given = (module, query, key, value, attention_mask)
         return _transformers.sdpa(*given, scaling=scaling, dropout=dropout, **words)
-    grouped = query.shape[1] != key.shape[1]
-    # One split a tensor: the gradient of many slices would be many tensors of full size.
-    lengths = cu_seq_lens_q.diff().tolist()
-    segments = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-    pieces = [
-        functional.scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+    found = _attend(query, key, value, attention_mask, causal, *own)
+    return found.transpose(1, 2).contiguous(), None
+
+
+def _mask(query: Tensor, distance: Tensor | None, window: int | None) -> Tensor | None:
+    """What the tokens of a segment see; None where that is all before them, which has the faster kernel."""
+    tokens = query.shape[2]
+    if window is not None and tokens <= window:
+        window = None
+    if distance is None and window is None:
+        return None
+    if distance is None:
+        place = torch.arange(tokens, device=query.device)
+        distance = place[:, None] - place
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """SDPA, or the same written out where no kernel knows soft caps or sinks."""
+    causal = causal and mask is None and query.shape[2] > 1
+    groups = query.shape[1] // key.shape[1]
+    if softcap is None and sinks is None:
+        return functional.scaled_dot_product_attention(
+            query, key, value, mask, dropout, causal, scale=scaling, enable_gqa=groups > 1
         )
-        for (q, k, v), mask in zip(segments, seen or repeat(None, len(lengths)), strict=True)
-    ]
-    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    logits = query @ key.mT * (query.shape[3] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    if causal:
+        mask = logits.new_ones(logits.shape[2:], dtype=torch.bool).tril()
+    if mask is not None:
+        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    if sinks is not None:
+        sink = sinks.to(logits.dtype).view(1, -1, 1, 1).expand(*logits.shape[:3], 1)
+        logits = torch.cat([logits, sink], dim=3)
+    weights = logits.softmax(dim=3, dtype=torch.float32)[..., : key.shape[2]].to(value.dtype)
+    return functional.dropout(weights, dropout) @ value
 
 
 def register() -> None:
     """Make the name known to transformers; calling it again changes nothing."""
-    _transformers.register_attention(NAME, attention)
+    _transformers.register_attention(NAME, attention, _SEGMENTS.get)

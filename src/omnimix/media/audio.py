@@ -1,13 +1,12 @@
 """Opening sounds: a file, bytes or samples become a `Sound`, or a `MediaError`.
 
-WAV, FLAC, OGG and MP3 are read by soundfile, what it does not know (M4A, the sound of a video) by PyAV. The
-length is checked before anything is decoded where the file says it, and while decoding where it does not.
+WAV, FLAC, OGG and their like are read by soundfile; MP3, whose length it guesses, and what it does not know (M4A,
+the sound of a video) by PyAV. What is decoded is counted, whatever the file says of its length.
 """
 
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -17,6 +16,7 @@ from annotated_types import Gt
 from jaxtyping import Float
 
 from omnimix.errors import MediaError
+from omnimix.media.ends import check_end, links, unstated
 from omnimix.media.opening import MediaOpener, name_of, needed, read
 from omnimix.media.tiles import Tiles
 from omnimix.types import Media
@@ -25,6 +25,8 @@ _TAKES = "a path, bytes, (samples, rate) or {array: samples, sampling_rate: rate
 _FORMATS = "WAV, FLAC, OGG and MP3, and what FFmpeg reads"
 _MOST_CHANNELS = 32
 _RATES = (100, 768_000)
+_PIECE = 1 << 16  # samples that are decoded at a time
+_MOST_SAMPLES = 1 << 29  # 2 GiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +83,11 @@ class AudioOpener(MediaOpener):
             sound = _from_samples(*data, where=where)
         else:
             content = read(data, "sound", where, self.max_bytes, _TAKES)
-            _check_whole(content, where)
-            sound = self._decode(content, where)
+            check_end(io.BytesIO(content), "sound", where)
+            sound = self._joined([self._decode(part, where) for part in links(content)], where)
         if not sound.channels.size:
             raise MediaError("the sound has no samples", where=where, hint="check its source")
-        self._check_length(sound.seconds, where)
+        self._check_length(sound.seconds, sound.channels.size, where)
         if not np.isfinite(sound.channels).all():
             raise MediaError("the sound holds values that are no numbers", where=where)
         return replace(sound, draw=media.draw, crops=_crops(media.data, where))
@@ -93,34 +95,64 @@ class AudioOpener(MediaOpener):
     def tiles(self, opened: Sound) -> Tiles:
         return Tiles.holding(opened)
 
-    def _check_length(self, seconds: float, where: str) -> None:
+    def _check_length(self, seconds: float, samples: int, where: str) -> None:
         if seconds > self.max_seconds:
             raise MediaError(
                 f"the sound lasts {seconds:.1f} seconds; at most {self.max_seconds:g} are taken",
                 where=where,
                 hint="cut it, or raise max_seconds",
             )
+        if samples > _MOST_SAMPLES:
+            raise MediaError(
+                f"the sound has more than {_MOST_SAMPLES} samples in all channels",
+                where=where,
+                hint="cut it, or bring it to a lower rate",
+            )
+
+    def _joined(self, parts: list[Sound], where: str) -> Sound:
+        """Sounds of one file, one after another."""
+        if len(parts) == 1:
+            return parts[0]
+        first = parts[0]
+        samples = sum(part.channels.size for part in parts)
+        self._check_length(sum(part.seconds for part in parts), samples, where)
+        if any((p.rate, len(p.channels)) != (first.rate, len(first.channels)) for p in parts):
+            raise _differ(where)
+        return Sound(np.concatenate([part.channels for part in parts], axis=1), first.rate)
 
     def _decode(self, content: bytes, where: str) -> Sound:
         soundfile = needed("soundfile", "sounds")
+        content = unstated(content)
         try:
             file = soundfile.SoundFile(io.BytesIO(content))
         except soundfile.LibsndfileError:
             return self._by_pyav(content, where)
         with file:
-            self._check_length(file.frames / file.samplerate, where)
+            if file.subtype.startswith("MPEG"):
+                return self._by_pyav(content, where, "mp3" if file.format == "MP3" else None)
             try:
-                samples = file.read(dtype="float32", always_2d=True)
+                return self._by_soundfile(file, where)
             except soundfile.LibsndfileError as error:
                 raise _damaged(error, where) from None
-            if 0 < file.frames < 2**62 and len(samples) < file.frames:
-                raise _cut_off(where)
-            return Sound(np.ascontiguousarray(samples.T), int(file.samplerate))
 
-    def _by_pyav(self, content: bytes, where: str) -> Sound:
-        from omnimix.media.containers import opened
+    def _by_soundfile(self, file: Any, where: str) -> Sound:
+        file.seekable = lambda: (
+            False
+        )  # it would seek behind every piece, which not every format can
+        pieces, total = [], 0
+        shape = (max(1, _PIECE // file.channels), file.channels)
+        while len(piece := file.read(out=np.empty(shape, np.float32))):
+            pieces.append(piece)
+            total += len(piece)
+            self._check_length(total / file.samplerate, total * file.channels, where)
+        samples = np.concatenate(pieces) if pieces else np.empty((0, file.channels), np.float32)
+        return Sound(np.ascontiguousarray(samples.T), int(file.samplerate))
 
-        with opened(content, "audio", where, f"the formats are {_FORMATS}") as (container, stream):
+    def _by_pyav(self, content: bytes, where: str, format: str | None = None) -> Sound:
+        from omnimix.media.containers import decoded, opened
+
+        formats = f"the formats are {_FORMATS}"
+        with opened(content, "audio", where, formats, format) as (container, stream):
             rate = int(stream.codec_context.sample_rate or 0)
             if not _RATES[0] <= rate <= _RATES[1]:
                 raise MediaError("the sound names no usable rate", where=where)
@@ -128,11 +160,16 @@ class AudioOpener(MediaOpener):
             plain = av.AudioResampler(format="fltp", rate=rate)
             parts: list[np.ndarray] = []
             total = 0
-            for frame in container.decode(stream):
-                for piece in plain.resample(frame):
-                    parts.append(piece.to_ndarray())
-                    total += parts[-1].shape[1]
-                self._check_length(total / rate, where)
+            for frame in decoded(container, stream, "sound", where, loose=format == "mp3"):
+                try:
+                    pieces = plain.resample(frame)
+                except ValueError:
+                    raise _differ(where) from None
+                parts += [piece.to_ndarray() for piece in pieces]
+                if parts and len(parts[-1]) != len(parts[0]):
+                    raise _differ(where)
+                total += sum(piece.samples for piece in pieces)
+                self._check_length(total / rate, total * len(parts[-1]) if parts else 0, where)
             parts += [piece.to_ndarray() for piece in plain.resample(None)]
         if not parts:
             raise MediaError("the sound has no samples", where=where, hint="check its source")
@@ -198,17 +235,12 @@ def _scaled(samples: np.ndarray, where: str) -> np.ndarray:
     )
 
 
-def _check_whole(content: bytes, where: str) -> None:
-    """A RIFF file says how long it is; libsndfile would read what is left of a shorter one."""
-    if content[:4] == b"RIFF" and len(content) >= 8:
-        (size,) = struct.unpack("<I", content[4:8])
-        # Writers that stream put 0 or all ones there; a padding byte at the end may be missing.
-        if 0 < size < 0xFFFFFF00 and size + 8 > len(content) + 1:
-            raise _cut_off(where)
-
-
-def _cut_off(where: str) -> MediaError:
-    return MediaError("the sound is cut off", where=where, hint="copy or download it again")
+def _differ(where: str) -> MediaError:
+    return MediaError(
+        "the file holds sounds of different rates or channels, one after another",
+        where=where,
+        hint="convert it to one sound",
+    )
 
 
 def _damaged(error: Exception, where: str) -> MediaError:

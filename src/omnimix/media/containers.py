@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from omnimix.errors import MediaError
+from omnimix.media.ends import cut_off, mp3_frame
 from omnimix.media.opening import needed
 
 _CONTAINERS = (
@@ -22,7 +23,7 @@ _CONTAINERS = (
 
 @contextmanager
 def opened(
-    source: bytes | BinaryIO, track: str, where: str, formats: str
+    source: bytes | BinaryIO, track: str, where: str, formats: str, format: str | None = None
 ) -> Iterator[tuple[Any, Any]]:
     """The container and its first track of a kind.
 
@@ -31,6 +32,7 @@ def opened(
         track: `audio` or `video`.
         where: its name in messages.
         formats: the way out where it is nothing that can be opened.
+        format: the container, where it is known.
 
     Raises:
         MediaError: nothing that can be opened, no such track, or damage found while it is read.
@@ -40,7 +42,9 @@ def opened(
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        container = av.open(file, mode="r", options=options, metadata_errors="replace")
+        container = av.open(
+            file, mode="r", format=format, options=options, metadata_errors="replace"
+        )
     except (av.FFmpegError, ValueError, OSError, EOFError) as error:
         raise MediaError(
             f"this is no {what} that can be opened ({reason(error)})", where=where, hint=formats
@@ -57,6 +61,53 @@ def opened(
             where=where,
             hint="export it again",
         ) from None
+
+
+def packets(container: Any, stream: Any, what: str, where: str) -> Iterator[Any]:
+    """The packets of a track that hold something, and the empty one that ends it.
+
+    Raises:
+        MediaError: the file is cut off: its last packet is no whole one.
+    """
+    corrupt = False
+    for packet in container.demux(stream):
+        if packet.size:
+            corrupt = packet.is_corrupt
+        elif packet.pts is not None or packet.dts is not None:
+            continue  # a frame that was dropped; a decoder would take it for the end
+        yield packet
+    if corrupt:
+        raise cut_off(what, where)
+
+
+def decoded(
+    container: Any, stream: Any, what: str, where: str, loose: bool = False
+) -> Iterator[Any]:
+    """The frames of a track in the order in which they are shown.
+
+    Args:
+        loose: it is MP3: notes between frames, as joined files hold them, are passed over. Such a file is cut off
+            where it states a length that it has not, and ends inside a frame.
+
+    Raises:
+        MediaError: as `packets`.
+    """
+    av = needed("av", "videos and sounds of this format")
+    seconds, last = 0.0, b""
+    for packet in packets(container, stream, what, where):
+        last = bytes(packet) if loose and packet.size else last
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            if not loose:
+                raise
+            continue
+        for frame in frames:
+            seconds = float(frame.time or 0)
+            yield frame
+    stated = float(stream.duration * stream.time_base) if loose and stream.duration else 0.0
+    if stated > seconds * 1.02 + 0.2 and len(last) < mp3_frame(last):
+        raise cut_off(what, where)
 
 
 def reason(error: Exception) -> str:

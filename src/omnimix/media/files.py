@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import TypeAlias
 
 from omnimix.errors import RecipeError
@@ -30,16 +30,35 @@ def looking_in(folders: Sequence[Place]) -> Iterator[None]:
         _FOLDERS.reset(before)
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a name stays below the folder that it is looked up in."""
+    path = PurePath(name)
+    windows = PureWindowsPath(name)  # a model is carried from one system to another
+    parts = {*path.parts, *windows.parts}
+    return not (
+        path.is_absolute() or windows.drive or windows.root or ".." in parts or "\0" in name
+    )
+
+
 def found(name: str) -> Path:
-    """The file of that name.
+    """The file of that name, which lies below one of the folders.
+
+    Recipes come from strangers: one that named any file would have it read, and copied into what is saved.
 
     Raises:
-        RecipeError: it is in none of the folders.
+        RecipeError: it is in none of the folders, or the name leads out of them.
     """
-    for folder in (*_FOLDERS.get(), Path("/")):
+    inside = _is_inside(name)
+    for folder in _FOLDERS.get():
+        # A table names files by its own word: whoever made it says that this one may be read.
         path = folder.get(name) if isinstance(folder, Mapping) else folder / name
-        if path is not None and path.is_file():
+        if path is not None and (inside or isinstance(folder, Mapping)) and path.is_file():
             return path
+    if not inside:
+        raise RecipeError(
+            f"the file {name!r} does not lie in the model's folder",
+            hint="put it beside the model's recipe.yaml, or hand it over with files={name: path}",
+        )
     raise RecipeError(
         f"the file {name!r} is not there", hint="put it beside the model's recipe.yaml"
     )

@@ -1,15 +1,17 @@
 """Opening videos: a file, a folder or a list of pictures becomes the frames that are asked for.
 
-No more frames are held than asked for: the others are decoded and let go. Which are taken is settled before,
-from the number of frames that the file names (or that are counted without decoding them).
+No more frames are held than asked for: the others are decoded and let go. Which are taken, the packets say before
+anything is decoded; where the frames that come out are others, they are chosen again by these. When a frame is
+shown, its time stamp says: rates vary, frames are dropped, and edit lists hide some.
 """
 
 from __future__ import annotations
 
 import heapq
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +21,8 @@ from annotated_types import Ge, Gt
 from PIL import Image
 
 from omnimix.errors import MediaError
-from omnimix.media.containers import opened
+from omnimix.media.containers import decoded, opened, packets
+from omnimix.media.ends import check_end
 from omnimix.media.image import ImageOpener
 from omnimix.media.opening import MediaOpener, chance, check_file, name_of, read
 from omnimix.media.tiles import Tiles
@@ -35,6 +38,7 @@ _TURNS = {
     270: Image.Transpose.ROTATE_270,
 }
 _THUMB = 16
+_STAMP = 1e-6  # seconds that time stamps may be off by their arithmetic
 
 
 class VideoOpener(MediaOpener):
@@ -45,7 +49,7 @@ class VideoOpener(MediaOpener):
 
     Attributes:
         num_frames: how many are taken; with `rate` at most so many.
-        sampling: `even` spreads them from the first to the last; `rate` takes `per_second` of them, evenly;
+        sampling: `even` spreads them from the first to the last; `rate` takes those shown at every `1 / fps` seconds;
             `scene` takes the first and those that differ most from the one before; `window` takes a row of
             neighbours, by the rule of the published X-CLIP modality: the last of `frames` indices that are
             spread over the `frames` frames before `end`.
@@ -93,14 +97,23 @@ class VideoOpener(MediaOpener):
 
     def _film(self, data: Any, asked: _Asked, where: str) -> list[Image.Image]:
         with self._source(data, where) as source:
-            total, per_second = self._count(source, where)
-            if asked.frames is not None:
-                wanted = self._stated(asked.frames, total, where)
-            elif self.sampling == "scene":
-                wanted = self._scenes(source, where)
-            else:
-                wanted = self.indices(total, per_second, where, asked.draw)
-            return self._take(source, wanted, total, where)
+            by_times = self.sampling != "scene" or asked.frames is not None
+            expected = self._expected(source, where)
+            wanted = [] if by_times else self._scenes(source, where)
+            with suppress(MediaError):  # what does not suit the packets may suit the frames
+                wanted = self._wanted(expected, asked, where) if by_times else wanted
+            kept, shown = self._take(source, wanted, where)
+            again = self._wanted(shown, asked, where) if by_times else wanted
+            if again != wanted:
+                kept, shown = self._take(source, again, where)
+            return _of_one_size([kept[index] for index in again], where)
+
+    def _wanted(self, times: Sequence[float], asked: _Asked, where: str) -> list[int]:
+        if not times:
+            raise MediaError("the video has no frames", where=where, hint="check its source")
+        if asked.frames is not None:
+            return self._stated(asked.frames, len(times), where)
+        return self.indices(times, where, asked.draw)
 
     def _stated(self, frames: Sequence[int], total: int, where: str) -> list[int]:
         """Frames that the item itself names.
@@ -120,10 +133,13 @@ class VideoOpener(MediaOpener):
     def _source(self, data: Any, where: str) -> Iterator[Any]:
         """Something that can be opened again and again: bytes, or a file that is open for reading."""
         if not isinstance(data, str | Path):
-            yield read(data, "video", where, self.max_bytes, _TAKES)
+            content = read(data, "video", where, self.max_bytes, _TAKES)
+            check_end(io.BytesIO(content), "video", where)
+            yield content
             return
         path = check_file(data, "video", where, self.max_bytes)
         with path.open("rb") as file:
+            check_end(file, "video", where)
             yield file
 
     @contextmanager
@@ -133,44 +149,30 @@ class VideoOpener(MediaOpener):
         with opened(source, "video", where, _FORMATS) as (container, stream):
             yield container, stream
 
-    def _count(self, source: Any, where: str) -> tuple[int, float]:
-        """How many frames there are, and how many in a second; limits are checked on the way."""
+    def _expected(self, source: Any, where: str) -> list[float]:
+        """When frames are to be shown, in seconds from the first, by the packets; limits are checked on the way."""
         with self._track(source, where) as (container, stream):
             width, height = stream.codec_context.width, stream.codec_context.height
             if width < 1 or height < 1:
                 raise MediaError("the video has no pixels", where=where, hint="check its source")
-            if width * height * self.num_frames > self.max_pixels:
-                raise MediaError(
-                    f"{self.num_frames} frames of {width} x {height} pixels are more than "
-                    f"{self.max_pixels} pixels",
-                    where=where,
-                    hint="make it smaller, take fewer frames, or raise max_pixels",
-                )
-            per_second = float(stream.average_rate or stream.guessed_rate or 0)
-            seconds = container.duration / 1e6 if container.duration else 0.0
-            self._check_length(seconds, where)
-            total = int(stream.frames or 0)
-            if total == 0:  # the file does not say; packets are counted without decoding them
-                total = self._packets(container, stream, seconds, where)
-        if total == 0:
-            raise MediaError("the video has no frames", where=where, hint="check its source")
-        return total, per_second or (total / seconds if seconds else 0.0)
+            self._check_size(width, height, where)
+            stamps = [
+                float(packet.pts * packet.time_base)
+                for packet in packets(container, stream, "video", where)
+                if packet.size and packet.pts is not None and not packet.is_discard
+            ]
+        first = min(stamps, default=0.0)
+        self._check_length(max(stamps, default=0.0) - first, where)
+        return sorted(stamp - first for stamp in stamps)
 
-    def _packets(self, container: Any, stream: Any, seconds: float, where: str) -> int:
-        """The frames of a file by its packets; all tracks tell whether it goes on to its end."""
-        total, reached = 0, 0.0
-        for packet in container.demux():
-            total += packet.stream is stream and packet.size > 0
-            if packet.pts is not None and packet.time_base is not None:
-                reached = max(reached, float(packet.pts * packet.time_base))
-        start = (container.start_time or 0) / 1e6
-        if seconds > 1 and reached - start < seconds * 0.9 - 1:
+    def _check_size(self, width: int, height: int, where: str) -> None:
+        if width * height * self.num_frames > self.max_pixels:
             raise MediaError(
-                f"the video breaks off after {reached - start:.0f} of {seconds:.0f} seconds",
+                f"{self.num_frames} frames of {width} x {height} pixels are more than "
+                f"{self.max_pixels} pixels",
                 where=where,
-                hint="copy or download it again",
+                hint="make it smaller, take fewer frames, or raise max_pixels",
             )
-        return total
 
     def _check_length(self, seconds: float, where: str) -> None:
         if seconds > self.max_seconds:
@@ -181,31 +183,24 @@ class VideoOpener(MediaOpener):
             )
 
     def indices(
-        self, total: int, per_second: float, where: str = "video", draw: int | None = None
+        self, times: Sequence[float], where: str = "video", draw: int | None = None
     ) -> list[int]:
-        """Which of so many frames are taken, in order; some may come twice in a short video.
+        """Which frames are taken, in order; some may come twice in a short video.
 
         Args:
+            times: when each is shown, in seconds from the first.
             draw: of the item, for the sampling `window`.
 
         Raises:
-            MediaError: a window is longer than the video, or the rate of frames is not known.
+            MediaError: a window is longer than the video.
         """
         if self.sampling == "window":
-            return self._window(total, where, draw)
+            return self._window(len(times), where, draw)
         if self.sampling == "rate":
-            if per_second <= 0:
-                raise MediaError(
-                    "the video does not say how many frames a second has",
-                    where=where,
-                    hint="use sampling: even",
-                )
-            count = min(self.num_frames, max(1, int(total / per_second * self.fps)))
-            step = per_second / self.fps
-            if count * step > total:  # fewer frames in a second than are asked for
-                step = total / count
-            return [min(int(i * step), total - 1) for i in range(count)]
-        spread = np.linspace(0, total - 1, self.num_frames).round()
+            count = min(self.num_frames, int(times[-1] * self.fps + _STAMP) + 1)
+            at = [i / self.fps + _STAMP for i in range(count)]
+            return [int(i) - 1 for i in np.searchsorted(times, at, side="right")]
+        spread = np.linspace(0, len(times) - 1, self.num_frames).round()
         return [int(i) for i in spread]
 
     def _window(self, total: int, where: str, draw: int | None) -> list[int]:
@@ -228,33 +223,34 @@ class VideoOpener(MediaOpener):
         spread = np.clip(np.linspace(start, end, num=self.num_frames), start, end - 1)
         return [int(i) for i in spread.astype(np.int64)]
 
-    def _decoded(self, container: Any, stream: Any, where: str) -> Iterator[Any]:
-        """All frames in the order in which they are shown."""
-        for frame in container.decode(stream):
-            self._check_length(float(frame.time or 0), where)
-            yield frame
+    def _frames(self, source: Any, where: str) -> Iterator[tuple[float, Any]]:
+        """All frames in the order in which they are shown, each with its seconds from the first."""
+        with self._track(source, where) as (container, stream):
+            rate = float(stream.average_rate or stream.guessed_rate or 25)
+            first = time = None
+            for frame in decoded(container, stream, "video", where):
+                if frame.time is not None:
+                    now = float(frame.time)
+                else:  # a stream that was never put into a container states no times
+                    now = 0.0 if time is None else time + 1 / rate
+                first = now if first is None else first
+                time = now if time is None else max(time, now)
+                self._check_length(time - first, where)
+                self._check_size(frame.width, frame.height, where)
+                yield time - first, frame
 
     def _take(
-        self, source: Any, wanted: Sequence[int], total: int, where: str
-    ) -> list[Image.Image]:
+        self, source: Any, wanted: Sequence[int], where: str
+    ) -> tuple[dict[int, Image.Image], list[float]]:
+        """The pictures of frames by their numbers, and when every frame is shown."""
         kept: dict[int, Image.Image] = {}
-        last, seen = max(wanted), 0
-        with self._track(source, where) as (container, stream):
-            for seen, frame in enumerate(self._decoded(container, stream, where), start=1):
-                if seen - 1 in wanted or seen - 1 == last:
-                    kept[seen - 1] = self._upright(frame)
-                if seen > last:
-                    break
-        if not kept or seen < min(last + 1, total - max(2, total // 50)):
-            raise MediaError(
-                f"the video breaks off after {seen} of {total} frames",
-                where=where,
-                hint="copy or download it again",
-            )
-        # Some files name a frame or two more than they hold.
-        held = sorted(kept)
-        chosen = [kept[max((i for i in held if i <= index), default=held[0])] for index in wanted]
-        return _of_one_size(chosen, where)
+        times: list[float] = []
+        chosen = set(wanted)
+        for i, (time, frame) in enumerate(self._frames(source, where)):
+            times.append(time)
+            if i in chosen:
+                kept[i] = self._upright(frame)
+        return kept, times
 
     def _upright(self, frame: Any) -> Image.Image:
         picture: Image.Image = frame.to_image()
@@ -265,17 +261,14 @@ class VideoOpener(MediaOpener):
         """The first frame and those before which most changes, found on small grey pictures."""
         changes: list[tuple[float, int]] = []
         before: np.ndarray | None = None
-        with self._track(source, where) as (container, stream):
-            for i, frame in enumerate(self._decoded(container, stream, where)):
-                small = frame.reformat(_THUMB, _THUMB, "gray").to_ndarray().astype(np.float32)
-                if before is not None:
-                    change = (float(np.abs(small - before).mean()), -i)
-                    keep = (
-                        heapq.heappush if len(changes) < self.num_frames - 1 else heapq.heappushpop
-                    )
-                    if self.num_frames > 1:
-                        keep(changes, change)
-                before = small
+        for i, (_, frame) in enumerate(self._frames(source, where)):
+            small = frame.reformat(_THUMB, _THUMB, "gray").to_ndarray().astype(np.float32)
+            if before is not None:
+                change = (float(np.abs(small - before).mean()), -i)
+                keep = heapq.heappush if len(changes) < self.num_frames - 1 else heapq.heappushpop
+                if self.num_frames > 1:
+                    keep(changes, change)
+            before = small
         if before is None:
             raise MediaError("the video has no frames", where=where, hint="check its source")
         found = sorted([0, *(-i for _, i in changes)])
@@ -295,7 +288,7 @@ class VideoOpener(MediaOpener):
         elif self.sampling == "window" and self.end is None and len(pictures) == self.num_frames:
             wanted = list(range(self.num_frames))  # somebody has chosen the window already
         else:
-            wanted = sampler.indices(len(pictures), 1.0, where, asked.draw)
+            wanted = sampler.indices(range(len(pictures)), where, asked.draw)
         opener = ImageOpener(max_pixels=max(1, self.max_pixels // len(wanted)), rotate=self.rotate)
         taken: dict[int, Image.Image] = {}
         for i in wanted:

@@ -68,7 +68,7 @@ class ParsedRegions:
 
 
 class Codec(Spec):
-    """A convention: `write` and `read` are each other's inverse up to rounding.
+    """A convention: `write` and `read` are each other's inverse up to rounding, and all that is written is read.
 
     Attributes:
         frame: what fractions are of: the first `tile` as the model sees it, or the original `picture`.
@@ -184,6 +184,26 @@ class Codec(Spec):
         return Box(x1, y1, x2, y2, label=found.label)
 
 
+def extended(
+    marks: list[int], numbers: Numbers, scale: tuple[float, float], last: tuple[float, float]
+) -> list[int]:
+    """The marks that a region is written as, where a box keeps an extent that its reader accepts.
+
+    What is thinner than a step of the convention, a point among them, becomes the step that it lies in.
+
+    Args:
+        marks: the numbers as the convention rounds them.
+        numbers: what they were made of.
+        scale: steps of a side, across and down.
+        last: the largest mark.
+    """
+    for i in (0, 1):
+        if len(marks) == 4 and marks[i] >= marks[i + 2]:
+            low = min(math.floor(numbers[i] * scale[i]), round(last[i]) - 1)
+            marks[i], marks[i + 2] = low, low + 1
+    return marks
+
+
 def named(text: str, pattern: re.Pattern[str], asked: Sequence[Region]) -> Iterator[Candidate]:
     """Regions of the question that a text names by their number, each once.
 
@@ -233,7 +253,17 @@ class Coordinates(Codec):
 
     def bracket(self, rows: Sequence[Numbers]) -> str:
         """Several regions in one bracket."""
-        return "[" + ";".join(", ".join(map(self.number, row)) for row in rows) + "]"
+        return "[" + ";".join(", ".join(self.row(row)) for row in rows) + "]"
+
+    def row(self, numbers: Numbers) -> list[str]:
+        """One region."""
+        words = [self.number(value) for value in numbers]
+        steps = self.scale if self.scale > 1 else 10.0**self.decimals
+        marks = [round(float(word) * steps / self.scale) for word in words]
+        last = min(self.ceiling, 1.0) * steps
+        wide = extended(marks.copy(), numbers, (steps, steps), (last, last))
+        # Half a step's thousandth is added for those that round down.
+        return words if wide == marks else [self.number((m + 5e-4) / steps) for m in wide]
 
     def number(self, value: float) -> str:
         """One fraction as it is written."""

@@ -14,6 +14,7 @@ _REFUSED = tuple(
             # Tunnels and translations: an address of IPv4 stands inside, which may be one at home.
             "2001::/23",  # Teredo, ORCHID, benchmarks: protocol assignments, RFC 2928
             "2002::/16",  # 6to4, RFC 3056
+            "192.0.0.0/24",  # protocol assignments of IPv4, RFC 6890, a few of which Python calls global
             "192.88.99.0/24",  # its relays, RFC 7526
             # Documentation and other ground that Python 3.11 does not know yet.
             "2001:db8::/32",

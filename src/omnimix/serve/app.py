@@ -20,9 +20,12 @@ from omnimix.serve import opening, wires
 from omnimix.serve.answers import refusal, said
 from omnimix.serve.engine import Engine
 from omnimix.serve.items import Forbidden, ItemReader
-from omnimix.serve.limits import BodyLimit
+from omnimix.serve.limits import BodyLimit, HostCheck
 from omnimix.serve.wires import Wire
 from omnimix.types import Sample
+
+_MOST_VALUES = 2_000_000
+_MOST_OBJECTS = 50_000
 
 log = logging.getLogger("omnimix.serve")
 
@@ -37,6 +40,7 @@ class Settings:
         max_bytes: most bytes of a request.
         max_items: most items of a request, all modalities together.
         max_waiting: most requests that are answered or wait for it; more get 503.
+        hosts: names under which clients may ask, besides plain addresses; None takes any.
     """
 
     items: ItemReader = field(default_factory=ItemReader)
@@ -44,6 +48,7 @@ class Settings:
     max_bytes: int = 64 * 1024 * 1024
     max_items: int = 64
     max_waiting: int = 32
+    hosts: tuple[str, ...] | None = None
 
 
 class _Refused(Exception):
@@ -66,6 +71,8 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
     # The pages that FastAPI makes of itself load scripts from elsewhere.
     app = FastAPI(title="omnimix", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit, max_bytes=chosen.max_bytes)
+    if chosen.hosts is not None:
+        app.add_middleware(HostCheck, hosts=chosen.hosts)
     app.add_exception_handler(HTTPException, _plain(formats))
     app.add_exception_handler(Exception, _failed)
     door = _Door(engine, chosen, formats)
@@ -99,7 +106,8 @@ class _Door:
             )
         self.inside += 1
         try:
-            body = _body(request, await request.body(), wire.example)
+            content = await request.body()
+            body = await asyncio.to_thread(_body, request, content, wire.example)
             sample, options = await asyncio.to_thread(self._asked, wire, body)
             answer = await self.engine.generate(sample, options)
         except _Refused as refused:
@@ -148,8 +156,20 @@ def _body(request: Request, content: bytes, example: str) -> Mapping[str, Any]:
     ):
         what = f"the content type is {kind!r}" if kind else "the content type is missing"
         raise _Refused(refusal(415, what, hint="send application/json"))
+    # The parser keeps the interpreter to itself until it is through, so it is told apart before what would
+    # take it long. Signs inside of texts count as well: no text that a model reads has so many.
+    for signs, most in ((b"[,", _MOST_VALUES), (b"{", _MOST_OBJECTS)):
+        if sum(content.count(bytes([sign])) for sign in signs) > most:
+            what = f"the body holds more than {most} {'objects' if signs == b'{' else 'values'}"
+            raise _Refused(refusal(400, what, hint="send files as data URLs, or fewer items"))
     try:
-        body = json.loads(content)
+        # The standard's reader would take halves of characters, raw or escaped, which no tokenizer can.
+        body = json.loads(content.decode("utf-8-sig"))
+        if b"\\u" in content:
+            json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeError:
+        what = "the body holds half of a character (a lone surrogate), or bytes that are no UTF-8"
+        raise _Refused(refusal(400, what, hint="send whole characters in UTF-8")) from None
     except (ValueError, RecursionError) as error:
         what = f"the body is no JSON ({error})"
         raise _Refused(refusal(400, what, hint=f"send {example}")) from None

@@ -21,6 +21,7 @@ from omnimix.types import Media
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?=//)|data:|file:", re.IGNORECASE)
 _DATA = re.compile(r"data:(?P<type>[^;,]*)(?P<words>(?:;[^;,]*)*),(?P<payload>.*)", re.S | re.I)
+_OF_ADDRESSES = bytes.maketrans(b"-_", b"+/")
 _FORMS = '{"path": ...}, {"url": ...}, {"text": ...} or {"array": [...], "sampling_rate": ...}'
 
 
@@ -183,8 +184,11 @@ def _inline(address: str, where: str) -> Fetched:
     if ";base64" not in found["words"].lower():
         content = unquote_to_bytes(payload)
     else:
+        # As encoders write it that know of addresses or of mail: escaped, in lines, without padding, by the
+        # alphabet of addresses. A plus that stands for itself is none of that, and is kept.
+        plain = b"".join(unquote_to_bytes(payload).split()).translate(_OF_ADDRESSES).rstrip(b"=")
         try:
-            content = base64.b64decode(payload, validate=True)
+            content = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
         except (binascii.Error, ValueError):
             raise MediaError(
                 "the data URL holds no base64", where=where, hint="encode the whole file"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from omnimix.errors import OmnimixError
 
@@ -42,13 +45,38 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def patient(seconds: float = 15.0) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, which closes connections that ask for nothing: uvicorn waits for headers for ever.
+
+    Args:
+        seconds: between two looks; a connection that asks for nothing new from one to the next is closed.
+    """
+    base: Any = AutoHTTPProtocol
+
+    class Patient(base):  # type: ignore[misc]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self._look, None)
+
+        def _look(self, before: object) -> None:
+            if self.transport.is_closing():
+                return
+            waits = self.cycle is None or self.cycle.response_complete
+            if waits and self.cycle is before:
+                self.transport.close()
+                return
+            self.loop.call_later(seconds, self._look, self.cycle if waits else self)
+
+    return Patient
+
+
 def run(app: ASGIApp, listener: socket.socket, grace: int) -> None:
     """Serve until SIGTERM or SIGINT; what is being answered then has `grace` seconds.
 
     uvicorn raises the signal again when all is over; a server that was asked to end and did has not
     failed, so the signal is taken here and the process ends with 0.
     """
-    words = {"log_level": "warning", "access_log": False, "server_header": False}
+    words = {"http": patient(), "log_level": "warning", "access_log": False, "server_header": False}
     config = uvicorn.Config(app, timeout_graceful_shutdown=grace, **words)  # type: ignore[arg-type]
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

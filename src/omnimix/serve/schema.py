@@ -7,11 +7,19 @@ Other bodies are read into this one by a wire format (`omnimix.serve.wires`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from omnimix.config import Spec, first_error, validate
@@ -110,6 +118,13 @@ class Message(Asked):
     role: Literal["system", "user", "assistant"]
     content: Annotated[list[Annotated[Part, BeforeValidator(_part)]], BeforeValidator(_content)]
 
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, content: list[Part]) -> list[Part]:
+        if all(isinstance(part, TextPart) and not part.text.strip() for part in content):
+            raise PydanticCustomError("empty", "the message says nothing")
+        return content
+
 
 class Choices(Asked):
     """How the answer is written; what is left out is the server's choice.
@@ -160,7 +175,15 @@ class Request(Asked):
                     yield part
 
 
-FORM = 'write {"messages": [{"role": "user", "content": [{"type": "text", "text": "..."}]}]}'
+FORMS = {
+    r"options": f"options are {', '.join(Choices.model_fields)}",
+    r"messages\.\d+\.content\.\d+": 'a part is {"type": "text", "text": "..."}, {"type": "image", "source": "..."} '
+    'or {"type": "region", "region": {"box": [x1, y1, x2, y2]}}',
+    r"messages\.\d+\.role": "roles are system, user and assistant",
+    r"messages\.\d+\.content": 'write a text, or a list of parts: [{"type": "text", "text": "..."}]',
+    r"": 'write {"messages": [{"role": "user", "content": [{"type": "text", "text": "..."}]}]}',
+}
+"""What is written at a place of a request; the first that the place begins with is the way out."""
 
 
 def request(body: Mapping[str, Any]) -> Request:
@@ -172,4 +195,6 @@ def request(body: Mapping[str, Any]) -> Request:
     try:
         return validate(Request, body, "request")
     except RecipeError as error:
-        raise SampleError(error.what, where=error.where, hint=FORM) from None
+        place = (error.where or "").removeprefix("request").removeprefix(": ")
+        form = next(form for pattern, form in FORMS.items() if re.match(pattern, place))
+        raise SampleError(error.what, where=error.where, hint=form) from None

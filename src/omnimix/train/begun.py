@@ -12,8 +12,11 @@ import torch
 
 from omnimix.checkpoints import pretrained
 from omnimix.compose.processor import Processor
+from omnimix.compose.recipe import Recipe
 from omnimix.data.mixture import Dropped
 from omnimix.disk import writing
+from omnimix.language import forms
+from omnimix.language.forms import Form
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import checkpoint, optim, start
 from omnimix.train.ranks import fingerprint
@@ -22,6 +25,14 @@ from omnimix.train.stopping import Stop, Stopped
 from omnimix.train.watcher import Watcher
 
 METRICS = "metrics.jsonl"
+
+
+def _check_forms(training: Training, recipe: Recipe) -> None:
+    """Refuse batches that the language model would confuse, before anything is built."""
+    for number, stage in enumerate(training.stages):
+        apart = any(words.apart for words in stage.mixture)
+        form: Form = "apart" if apart else "packed" if stage.packing else "right"
+        forms.check(recipe.language, form, f"stages.{number}")
 
 
 class Begun:
@@ -53,6 +64,7 @@ class Begun:
     def _build(self) -> None:
         training = self.training
         recipe, recipe_folder = training.model(self.folder)
+        _check_forms(training, recipe)
         # The seed alone decides which weights are drawn, whatever happened in this process before.
         torch.manual_seed(training.seed)
         # Of several ranks each has the GPU that `join` chose for it.

@@ -21,7 +21,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token import folder as multi_token, names as keys
 from omnimix.families.multi_token.folder import MultiToken
-from omnimix.families.multi_token.senses import SENSES
+from omnimix.families.multi_token.senses import BUILDERS, SENSES
 from tests.cases import case_path
 
 FOLDER = "multi_token"
@@ -39,6 +39,17 @@ RELEASES = {
     "Mistral-7B-LoRA-XCLIP": ("video_xclip", "multi_token_video"),
 }
 ADAPTER = "adapters=[{kind: lora, part: language, r: 64, lora_alpha: 16, lora_dropout: 0.05}]"
+
+
+def test_the_releases_are_those_of_the_published_table() -> None:
+    zoo = json.loads(case_path(f"{FOLDER}/facts.json").read_text())["model_zoo"]
+    assert [row["repo"] for row in zoo] == [f"sshh12/{name}" for name in RELEASES]
+    for row in zoo:
+        name = row["repo"].split("/")[1]
+        assert BUILDERS[row["builder"]] == (RELEASES[name][0],)
+        rows = manifest(f"sshh12--{name}")["non_lora_trainables.bin"]
+        tokens = keys.projectors(shapes(rows))[RELEASES[name][0]].tokens
+        assert tokens == (None if row["builder"] == "vision_clip" else row["tokens"]), name
 
 
 def manifest(name: str) -> dict[str, dict[str, Tensor]]:

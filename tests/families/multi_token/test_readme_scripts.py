@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from omnimix.errors import OmnimixError
+from omnimix.errors import OmnimixError, SampleError
 from omnimix.families.multi_token.face import (
     MODALITY_BUILDERS,
+    Modality,
     encode_chat,
     load_trained_lora_model,
     split_text_into_documents,
 )
+from omnimix.families.multi_token.senses import SENSES
 from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime
@@ -77,6 +81,24 @@ def test_serve_model(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert new == wanted["generated_ids"][: len(new)] and new
 
 
+def test_modalities_and_builders_are_the_published_ones() -> None:
+    facts = json.loads(case_path("multi_token/facts.json").read_text())
+    builders = {name: rows for name, rows in facts["modality_builders"].items() if name != "note"}
+    assert MODALITY_BUILDERS.keys() == builders.keys()
+    classes = {row["class_name"]: row["name"] for row in facts["modalities"]}
+    for name, rows in builders.items():
+        assert [m.name for m in MODALITY_BUILDERS[name]()] == [
+            classes[row.split("(")[0]] for row in rows
+        ]
+    for row in facts["modalities"]:
+        ours = Modality.of(row["name"])
+        assert (ours.token, ours.data_key) == (row["token"], row["data_key"])
+        assert ours.token_idx == row["token_idx"]
+        assert SENSES[row["name"]].hub == row["encoder"].split(" ")[0].removesuffix("_huge")
+    for token, number in facts["token_idx"]["values"].items():
+        assert replace(ours, token=token).token_idx == number
+
+
 def test_the_clients_of_the_readme() -> None:
     """`requests.post(".../generate", json={...}).json()` as the README shows it."""
     model, _ = load_trained_lora_model(str(BASE), str(CASE / "checkpoint"))
@@ -131,3 +153,30 @@ def test_what_does_not_fit_is_refused() -> None:
         model.generate(ids, modality_inputs={})
     with pytest.raises(OmnimixError, match="takes no 'num_beam'"):
         model.generate(ids, modality_inputs={"vision_clip": [encoded["vision_clip"]]}, num_beam=2)
+
+
+def test_arguments_of_another_form_are_refused() -> None:
+    with pytest.raises(SampleError, match="load_trained_lora_model: model_lora_path: NoneType"):
+        load_trained_lora_model(str(BASE), None)  # type: ignore[arg-type]
+    model, tokenizer = load_trained_lora_model(str(BASE), str(CASE / "checkpoint"))
+    body = requests("vision_lora")[0]["body"]
+    given = encode_chat(body, tokenizer, model.modalities)
+    rows, items = given["input_ids"][None], {"vision_clip": [given["vision_clip"]]}
+    with pytest.raises(SampleError, match="encode_chat: item: NoneType was given"):
+        encode_chat(None, tokenizer, model.modalities)  # type: ignore[arg-type]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"input_ids": None}, "input_ids: NoneType was given"),
+        ({"input_ids": rows[0]}, "input_ids are torch.int64 of the shape"),
+        ({"input_ids": rows, "modality_inputs": {"vision_clp": []}}, "Did you mean 'vision_clip'?"),
+        (
+            {"input_ids": rows, "modality_inputs": {"vision_clip": []}},
+            "0 lists of vision_clip for 1",
+        ),
+    ]
+    for words, said in wrong:
+        with pytest.raises(OmnimixError, match=re.escape(said)):
+            model.generate(**words)
+    cached, alone = (
+        model.generate(rows, items, max_new_tokens=4, use_cache=use) for use in (True, False)
+    )
+    assert cached.tolist() == alone.tolist()

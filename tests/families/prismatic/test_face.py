@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from omnimix.errors import CheckpointError, RegistryError
+from omnimix.errors import CheckpointError, RegistryError, SampleError
 from omnimix.families.prismatic import (
     available_model_names,
     available_models,
@@ -103,3 +105,29 @@ def test_unknown_keywords_are_refused() -> None:
     folder, _, _ = golden("prismatic/clip_mlp_vicuna")
     with pytest.raises(CheckpointError, match="no word 'hftoken'"):
         load(folder / "checkpoint", hftoken="x")
+
+
+@pytest.mark.parametrize("token", ["no/such/file", "", " ", "two words", Path("absent")])
+def test_a_token_that_is_none_is_refused(token: str | Path) -> None:
+    with pytest.raises(CheckpointError, match="hf_token is no token, and no file that holds one"):
+        load("prism-dinosiglip+7b", hf_token=token)
+
+
+def test_arguments_of_another_form_are_refused() -> None:
+    with pytest.raises(SampleError, match="load: model_id_or_path: NoneType was given"):
+        load(None)  # type: ignore[arg-type]
+    with pytest.raises(RegistryError, match="the model has no name"):
+        load("")
+    vlm = load(case_path("prismatic/clip_mlp_vicuna/checkpoint"))
+    builder = vlm.get_prompt_builder()
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
+        (vlm.generate, (None, None), "generate: prompt_text: NoneType was given"),
+        (vlm.generate, (None, "Hi", "yes?"), "generate: do_sample: str was given"),
+        (vlm.generate_batch, (None, ["Hi"]), "generate_batch: images: NoneType was given"),
+        (vlm.generate_batch, ([None], "Hi"), "a list of texts is wanted, not one text"),
+        (vlm.get_prompt_builder, (3,), "get_prompt_builder: system_prompt: int was given"),
+        (builder.add_turn, ("human", None), "add_turn: message: NoneType was given"),
+    ]
+    for call, given, said in calls:
+        with pytest.raises(SampleError, match=re.escape(said)):
+            call(*given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 from omnimix_golden.sphinx.answers import shown
 
-from omnimix.errors import ContextError, OmnimixError, SampleError
-from omnimix.families.sphinx import SPHINXModel
+from omnimix.errors import CheckpointError, ContextError, OmnimixError, SampleError
+from omnimix.families.sphinx import SPHINX_V_Model, SPHINXModel
 from omnimix.families.sphinx.conversation import asked, picture
 from omnimix.generate.assistant import Assistant
 from omnimix.types import Sample, Turn
@@ -178,3 +179,54 @@ def test_the_unknown_token_is_never_learned(model: SPHINXModel) -> None:
     woven = other.weave(sample)
     assert woven.ids.tolist() == plain.ids.tolist()
     assert cat not in woven.labels.tolist() and woven.targets == plain.targets - 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"qas": None}, "generate_response: qas: NoneType was given"),
+        ({"qas": "What?"}, "a list of qas is wanted, not one text"),
+        ({"qas": ["What?"]}, "generate_response: qas.0: "),
+        ({"qas": ASK, "max_gen_len": None}, "max_gen_len: NoneType was given"),
+        ({"qas": ASK, "max_gen_len": 0}, "max_new_tokens is 0"),
+        ({"qas": ASK, "top_p": "half"}, "top_p: str was given"),
+        ({"qas": ASK, "tempertaure": 0.1}, "did you mean 'temperature'?"),
+    ],
+)
+def test_arguments_of_another_form_are_refused(
+    model: SPHINXModel, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(OmnimixError, match=re.escape(said)):
+        model.generate_response(**given)
+
+
+def test_the_class_of_the_other_model_is_named() -> None:
+    with pytest.raises(
+        CheckpointError, match=r"a SPHINX-V, .* with SPHINX_V_Model\.from_pretrained"
+    ):
+        SPHINXModel.from_pretrained(case_path("sphinx_v/ens5_vp/checkpoint"))
+    with pytest.raises(
+        CheckpointError, match=r"takes no marks .* with SPHINXModel\.from_pretrained"
+    ):
+        SPHINX_V_Model.from_pretrained(case_path(ONE) / "checkpoint")
+    opened = SPHINX_V_Model.from_pretrained(case_path("sphinx_v/ens5_vp/checkpoint"))
+    with pytest.raises(CheckpointError, match="a SPHINX-V"):
+        SPHINXModel(opened.assistant)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"max_seq_len": 0}, "max_seq_len is 0. Give a whole number above 0"),
+        ({"max_seq_len": None}, "max_seq_len: NoneType was given"),
+        ({"pretrained_path": None}, "pretrained_path"),
+        (
+            {"llama_type": "llama_ens10"},
+            "'llama_ens10' is asked for, and the folder says 'llama_ens'",
+        ),
+        ({"dtype": "bf16"}, "dtype: str was given"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused(words: dict[str, Any], said: str) -> None:
+    with pytest.raises(OmnimixError, match=re.escape(said)):
+        SPHINXModel.from_pretrained(**{"pretrained_path": case_path(ONE) / "checkpoint", **words})

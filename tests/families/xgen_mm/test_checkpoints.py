@@ -238,7 +238,7 @@ def test_the_aspect_and_the_sampling_are_words() -> None:
     pad = image(image_aspect_ratio="pad")
     assert [step.kind for step in pad.steps] == ["pad", "resize"] and pad.arrange is None
     assert pad.steps[0].fill == (127, 127, 127)
-    assert [step.kind for step in image(image_aspect_ratio="squash").steps] == ["resize"]
+    assert [step.kind for step in image(image_aspect_ratio="none").steps] == ["resize"]
     assert image(anyres_grids=[(1, 1), (4, 1)]).steps[0].grids == ((1, 1), (4, 1))
 
 

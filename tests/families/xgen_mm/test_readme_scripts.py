@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import omnimix
-from omnimix.errors import CheckpointError, SampleError
+from omnimix.errors import CheckpointError, OmnimixError, SampleError
 from omnimix.families.xgen_mm import (
     AutoImageProcessor,
     AutoModelForVision2Seq,
@@ -310,3 +311,60 @@ def test_released_ids_are_taken_as_their_cards_write_them(
     assert len(tokenizer) == 463
     processor = AutoImageProcessor.from_pretrained(f"Salesforce/{name}")
     assert (processor.side, len(processor.grids)) == (50, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"image_aspect_ratio": "anyrez"}, "'anyrez'. Did you mean 'anyres'?"),
+        ({"image_aspect_ratio": 3}, "unknown image_aspect_ratio 3"),
+        ({"num_vision_tokens": "six"}, "num_vision_tokens is 'six'"),
+        ({"num_vision_tokens": 0}, "num_vision_tokens is 0"),
+        ({"anyres_patch_sampling": "yes"}, "anyres_patch_sampling is 'yes'. Give true or false"),
+        ({"anyres_grids": [(1, 2), (2,)]}, "anyres_grids is [[1, 2], [2]]"),
+        ({"anyres_grids": 7}, "anyres_grids is 7"),
+        ({"lang_model_path": "no/such/folder"}, "there is no llm at 'no/such/folder'"),
+        ({"clip_vision_encoder_path": None}, "clip_vision_encoder_path: NoneType was given"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_weights_are_read(
+    trained: Path, words: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were read first")
+
+    monkeypatch.setattr("omnimix.families.xgen_mm.face._loaded", read)
+    cfg = config(trained)
+    given = {
+        "clip_vision_encoder_path": cfg.vision_encoder_path,
+        "clip_vision_encoder_pretrained": "google",
+        "lang_model_path": cfg.lm_path,
+        "tokenizer_path": cfg.lm_path,
+        "ckpt_pth": cfg.ckpt_pth,
+    }
+    with pytest.raises(OmnimixError, match=re.escape(said)):
+        create_model_and_transforms(**(given | words))
+
+
+def test_arguments_of_another_form_are_refused() -> None:
+    folder = case_path(HUB)
+    image_processor, tokenizer = (
+        one.from_pretrained(folder) for one in (AutoImageProcessor, AutoTokenizer)
+    )
+    model = AutoModelForVision2Seq.from_pretrained(folder)
+    ids = tokenizer(["Hi"])["input_ids"]
+    picture = Image.new("RGB", (60, 60))
+    calls: list[tuple[Any, tuple[Any, ...], str]] = [
+        (image_processor, (None,), "images: NoneType was given"),
+        (image_processor, ([picture], "anyrez"), "Did you mean 'anyres'?"),
+        (process_images, ([None], image_processor, config(folder)), "images.0: NoneType was given"),
+        (tokenizer, (None,), "text: NoneType was given"),
+        (model.generate, (None, None), "input_ids: NoneType was given"),
+        (model.generate, (None, ids[0]), "ids of torch.int64 and of the shape"),
+        (model.generate, ([], ids), "vision_x: 0 entries for 1 rows of ids"),
+        (model.generate, ([[picture]], ids), "vision_x: a picture of Image"),
+        (model.load_state_dict, (None,), "state_dict: NoneType was given"),
+    ]
+    for call, given, said in calls:
+        with pytest.raises(OmnimixError, match=re.escape(said)):
+            call(*given)

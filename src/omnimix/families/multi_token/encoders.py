@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnimix import hf_config
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import read_json
 from omnimix.checkpoints.tables import Ignore, Rename, RenameTable
 from omnimix.compose import recipe as recipes
 from omnimix.compose.modality import ModalitySpec
-from omnimix.encoders.transformers import config_of
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token.names import Projector
 from omnimix.registry import STEPS
@@ -57,8 +57,10 @@ def _step(steps: Iterable[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 def _told_by(config: Any) -> dict[str, Any]:
-    """The words of a configuration of transformers, its defaults left out."""
+    """The words of a configuration of transformers, its defaults left out, and what its type has no use for."""
     words = config.to_diff_dict() | {"model_type": config.model_type}
+    for word in hf_config.unknown(config, list(words)):
+        del words[word]
     return {w: v for w, v in words.items() if v is not None and not _ASIDE.fullmatch(w)}
 
 
@@ -200,7 +202,7 @@ class Sense:
 
     def network(self, encoder: Facts) -> Any:
         """The configuration that transformers makes of an encoder's words."""
-        return config_of({"model_type": self.model_type, **encoder.get(self.config, {})})
+        return hf_config.make(encoder.get(self.config, {}), self.model_type)
 
 
 class Seen(Sense):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
+from omnimix.calls import checked_call
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Item, Sequence as Woven
 from omnimix.errors import OmnimixError, SampleError
@@ -140,6 +141,7 @@ class LoadedModel:
         self.assistant.model.to(*place, **words)
         return self
 
+    @checked_call
     def generate(
         self,
         input_ids: Tensor,
@@ -156,7 +158,7 @@ class LoadedModel:
         Args:
             input_ids: `[rows, n]` of `encode_chat`, of one length.
             modality_inputs: for each modality a list with what `encode_chat` prepared, row after row.
-            use_cache: always done.
+            use_cache: keep what was computed for earlier tokens; without, each step runs all of them again.
 
         Raises:
             OmnimixError: a word that nothing here does, or items that do not fit the ids.
@@ -165,6 +167,20 @@ class LoadedModel:
             known = ("max_new_tokens", "do_sample", "temperature", "top_p", "modality_inputs")
             raise OmnimixError(f"generate takes no {word!r}", hint=did_you_mean(word, known))
         processor, given = self.assistant.processor, modality_inputs or {}
+        names = [modality.name for modality in self.modalities]
+        if input_ids.ndim != 2 or input_ids.is_floating_point():
+            shape = f"{input_ids.dtype} of the shape {list(input_ids.shape)}"
+            hint = 'give encode_chat(...)["input_ids"].unsqueeze(0), [rows, n]'
+            raise SampleError(f"input_ids are {shape}", where="generate", hint=hint)
+        for name, items in given.items():
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise SampleError(
+                    f"the model has no modality {name!r}", where="generate", hint=hint
+                )
+            if len(items) != len(input_ids):
+                what = f"{len(items)} lists of {name} for {len(input_ids)} rows"
+                raise SampleError(what, where="generate", hint="give one list for each row")
         rows = [
             self._woven(ids, {name: items[i] for name, items in given.items()})
             for i, ids in enumerate(input_ids.tolist())
@@ -176,6 +192,7 @@ class LoadedModel:
             written = self.assistant.model.generate(
                 **batch.inputs(),
                 generation_config=options.config(ends, processor.weave.tokenizer.pad),
+                use_cache=use_cache,
             )
         new = written[:, batch.input_ids.shape[1] :]
         return torch.cat([input_ids.to(new.device), new], dim=1)
@@ -201,6 +218,7 @@ class LoadedModel:
         return Woven(plain, np.full(len(ids), -100, dtype=np.int64), owner, items, "row")
 
 
+@checked_call
 def encode_chat(
     item: Mapping[str, Any], tokenizer: ModelTokenizer, modalities: Sequence[Modality]
 ) -> dict[str, Any]:
@@ -224,6 +242,7 @@ def encode_chat(
     return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(woven.labels), **items}
 
 
+@checked_call
 def load_trained_lora_model(
     model_name_or_path: str,
     model_lora_path: str,

@@ -6,13 +6,12 @@ texts comes with its code; both may lie in one folder here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omnimix.checkpoints.base import looks_like
-from omnimix.checkpoints.reading import tensors_of
+from omnimix.checkpoints.files import heads, layers, tensors_of
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token.encoders import Facts, Sense, Words, encoder_of
 
@@ -45,7 +44,7 @@ class ImageBindSense(Sense):
         try:
             for name in TRUNKS:
                 built = reads or name != "text"
-                encoder[name] = _trunk(shapes, name, options, place) if built else None
+                encoder[name] = _trunk(shapes, name, options) if built else None
             encoder["width"] = shapes["modality_heads.vision.2.weight"][0]
             patch = shapes[f"{given}.vision.rgbt_stem.proj.1.weight"][-1]
             patches = shapes[f"{given}.vision.pos_embedding_helper.pos_embed"][1] - 1
@@ -83,18 +82,8 @@ class ImageBindSense(Sense):
         return {VOCABULARY: place.parent / VOCABULARY} if reads else {}
 
 
-def _trunk(
-    shapes: Mapping[str, tuple[int, ...]], name: str, options: Facts, place: Path
-) -> dict[str, int]:
+def _trunk(shapes: Mapping[str, tuple[int, ...]], name: str, options: Facts) -> dict[str, int]:
     stem = f"modality_trunks.{name}.blocks."
     width = shapes[f"{stem}0.norm_1.weight"][0]
-    usual, heads = TRUNKS[name]
-    if f"{name}_heads" not in options and width != usual:
-        raise CheckpointError(
-            f"the {name} trunk is {width} wide, the published one {usual}, so its number of heads is not known",
-            where=str(place),
-            hint=f"give it: --word {name}_heads=4",
-        )
-    blocks = {m[1] for key in shapes if (m := re.match(re.escape(stem) + r"(\d+)\.", key))}
-    heads = int(options.get(f"{name}_heads", heads))
-    return {"width": width, "blocks": len(blocks), "heads": heads}
+    number = heads(f"{name}_heads", f"{name} trunk", width, TRUNKS[name], options)
+    return {"width": width, "blocks": layers(shapes, stem), "heads": number}

@@ -215,6 +215,12 @@ def lora(file: Path, sizes: Sizes, config: Mapping[str, Any]) -> Lora:
             where="adapter_config.json",
             hint="multi_token writes LoRA without bias",
         )
+    if any(".default.weight" in key for key in sizes):
+        raise CheckpointError(
+            "the adapter's keys hold the name of the adapter (.default.), as a living model has them",
+            where=str(file),
+            hint="save it with model.save_pretrained of peft, or take '.default' out of its keys",
+        )
     ranks = sorted({int(size[0]) for key, size in sizes.items() if _A.fullmatch(key)})
     if len(ranks) != 1:
         raise CheckpointError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omnimix.checkpoints.base import looks_like, read_json
+from omnimix.checkpoints.files import token_text
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, RecipeError
@@ -155,7 +156,7 @@ def tokenizer_of(llm: Path) -> dict[str, Any]:
     jinja, file = chat_template.of(words), llm / "chat_template.jinja"
     if jinja is None and file.is_file():
         jinja = file.read_text(encoding="utf-8")
-    tokens = {theirs: _text(words.get(theirs)) for theirs, _ in _TOKENS.values()}
+    tokens = {theirs: token_text(words.get(theirs)) for theirs, _ in _TOKENS.values()}
     return {**words, **tokens, "chat_template": jinja}
 
 
@@ -165,12 +166,6 @@ _TOKENS = {
     "pad_token": ("unk_token", "<unk>"),
 }
 """Our words of the tokens, theirs, and what is usual. The unknown token fills, as the reference has it."""
-
-
-def _text(token: Any) -> str | None:
-    """A token in a tokenizer's configuration: its text, or a table that holds it."""
-    token = token.get("content") if isinstance(token, Mapping) else token
-    return str(token) if token else None
 
 
 def _tokenizer(words: Mapping[str, Any]) -> dict[str, Any]:

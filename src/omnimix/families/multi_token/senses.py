@@ -1,72 +1,25 @@
-"""The senses of multi_token, one row each: the encoder, its keys, the shipped recipe with its words."""
+"""The senses of multi_token by name; `senses.yaml` has a row for each."""
 
 from __future__ import annotations
 
-from omnimix.checkpoints.parts import CONFIGS
+from pathlib import Path
+from typing import Any
+
+from omnimix.config import read_yaml
 from omnimix.errors import CheckpointError
 from omnimix.families.multi_token.encoders import Heard, Read, Seen, Sense
 from omnimix.families.multi_token.imagebind import ImageBindSense
 
-_TEXTS = ("text_model.*", "text_projection.*", "logit_scale", "logit_scale_*")
-"""What networks that were trained on pairs with texts hold beside the half that is read."""
+KINDS = {"seen": Seen, "heard": Heard, "read": Read, "imagebind": ImageBindSense}
 
-_BIN = (*CONFIGS, "pytorch_model*.bin")
+
+def _sense(kind: str, **words: Any) -> Sense:
+    lists = {word: tuple(said) for word, said in words.items() if isinstance(said, list)}
+    return KINDS[kind](**{**words, **lists})
+
 
 SENSES: dict[str, Sense] = {
-    "vision_clip": Seen(
-        "image",
-        "openai/clip-vit-large-patch14-336",
-        "multi_token",
-        moves={"vision_model.": "tower."},
-        unused=(*_TEXTS, "visual_projection.*"),
-        model_type="clip_vision_model",
-        side="vision_config",
-        processor="CLIPFeatureExtractor",
-        files=_BIN,
-    ),
-    "audio_whisper": Heard(
-        "speech",
-        "openai/whisper-small",
-        "multi_token_speech",
-        moves={"model.": "model.", "encoder.": "model.encoder.", "decoder.": "model.decoder."},
-        unused=("proj_out.weight",),
-        model_type="whisper",
-        processor="WhisperFeatureExtractor",
-    ),
-    "audio_clap": Heard(
-        "sound",
-        "laion/clap-htsat-fused",
-        "multi_token_sound",
-        moves={name: name for name in ("audio_model.", "audio_projection.")},
-        unused=_TEXTS,
-        model_type="clap_audio_model",
-        side="audio_config",
-        processor="ClapFeatureExtractor",
-        files=_BIN,
-    ),
-    "video_xclip": Seen(
-        "video",
-        "microsoft/xclip-base-patch32",
-        "multi_token_video",
-        moves={name: name for name in ("vision_model.", "visual_projection.", "mit.")},
-        unused=(*_TEXTS, "prompts_generator.*", "prompts_visual_*"),
-        model_type="xclip_vision_model",
-        side="vision_config",
-        config="vision_config",
-        processor="VideoMAEFeatureExtractor",
-        files=_BIN,
-    ),
-    "imagebind": ImageBindSense(
-        "imagebind", "imagebind", "multi_token_imagebind", moves={"modality_": "modality_"}
-    ),
-    "document_gte": Read(
-        "document",
-        "thenlper/gte-large",
-        "multi_token_document",
-        moves={"bert.": "tower.", "": "tower."},
-        unused=("pooler.*", "bert.pooler.*", "cls.*"),
-        model_type="bert",
-    ),
+    name: _sense(**row) for name, row in read_yaml(Path(__file__).with_suffix(".yaml")).items()
 }
 """By the reference's names."""
 

@@ -7,7 +7,6 @@ The folder holds the adapter and the projectors as the trainer writes them. What
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from omnimix.checkpoints import writing
 from omnimix.checkpoints.base import Family
+from omnimix.checkpoints.files import write_json
 from omnimix.compose.modality import ModalitySpec
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -56,7 +56,11 @@ def put(
         files += _encoder(family, theirs, state, processor, out / place)
         options |= _options(family, theirs, projector, processor, out / place)
     parts = {"places": places, "words": options}
-    return [*files, _json(out / "config.json", words.config), _json(out / "parts.json", parts)]
+    return [
+        *files,
+        write_json(out / "config.json", words.config),
+        write_json(out / "parts.json", parts),
+    ]
 
 
 def _language(
@@ -92,10 +96,10 @@ def _language(
     }
     return [
         *writing.save(folder, _narrow({k: t for k, t in theirs.items() if k not in adapter})),
-        _json(folder / "config.json", config),
-        _json(folder / "tokenizer_config.json", words.tokenizer),
+        write_json(folder / "config.json", config),
+        write_json(folder / "tokenizer_config.json", words.tokenizer),
         path,
-        _json(out / "adapter_config.json", adapter_config),
+        write_json(out / "adapter_config.json", adapter_config),
     ]
 
 
@@ -119,7 +123,7 @@ def _encoder(
     stored = _narrow(family.foreign(family.names(recipe)[theirs], own, recipe))
     files = writing.save(folder, stored)
     words = recipe.modalities[known.name].dump()
-    files += [_json(folder / name, data) for name, data in known.told(words).items()]
+    files += [write_json(folder / name, data) for name, data in known.told(words).items()]
     with looking_in(processor.weave.folders):
         for name, place in known.carried(words, folder / "model.safetensors").items():
             files.append(Path(shutil.copyfile(located(name), place)))
@@ -158,8 +162,3 @@ def _narrow(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().clone()
         for key, tensor in tensors.items()
     }
-
-
-def _json(path: Path, data: Mapping[str, Any]) -> Path:
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    return path

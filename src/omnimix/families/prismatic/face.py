@@ -5,6 +5,7 @@ A model of this face holds an `Assistant`; whatever the face does not know, `vlm
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from omnimix import hub
+from omnimix.calls import checked_call
 from omnimix.checkpoints import releases
-from omnimix.errors import SampleError
+from omnimix.errors import CheckpointError, SampleError
 from omnimix.families.prismatic.names import IMAGE
 from omnimix.families.prismatic.prompted import Prompted
 from omnimix.families.prismatic.prompting import PromptBuilder
@@ -69,6 +71,7 @@ def get_model_description(model_id_or_name: str) -> dict[str, Any]:
     }
 
 
+@checked_call
 def load(
     model_id_or_path: str | Path,
     hf_token: str | Path | None = None,
@@ -88,12 +91,30 @@ def load(
         RegistryError: an unknown id, with the nearest known one.
         CheckpointError: files that cannot be had or do not fit, or a word that nobody knows.
     """
-    if isinstance(hf_token, Path):
-        hf_token = hf_token.read_text(encoding="utf-8").strip()
-    with hub.asked(hf_token, cache_dir):
+    with hub.asked(_token(hf_token), cache_dir):
         assistant = load_assistant(model_id_or_path, device="cpu", **words)
     assistant.model.requires_grad_(load_for_training)
     return PrismaticVLM(assistant)
+
+
+def _token(given: str | Path | None) -> str | None:
+    """A token of the hub, or what the file holds that is named.
+
+    Raises:
+        CheckpointError: a file that is not there, or holds none.
+    """
+    if given is None:
+        return None
+    path = Path(given)
+    named = isinstance(given, Path) or path.is_file()
+    text = path.read_text(encoding="utf-8") if path.is_file() else str(given)
+    if (named and not path.is_file()) or not text.strip() or re.search(r"[\s/.\\]", text.strip()):
+        raise CheckpointError(
+            "hf_token is no token, and no file that holds one",
+            where=str(path) if named else "hf_token",
+            hint="give the token itself (hf_...) or the path of a file with it",
+        )
+    return text.strip()
 
 
 @dataclass(frozen=True)
@@ -197,6 +218,7 @@ class PrismaticVLM(Prompted):
         """Where the model lives."""
         return self.assistant.device
 
+    @checked_call
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> PrismaticVLM:
@@ -209,6 +231,7 @@ class PrismaticVLM(Prompted):
         self.assistant.model.eval()
         return self
 
+    @checked_call
     def get_prompt_builder(self, system_prompt: str | None = None) -> PromptBuilder:
         """Collects turns and writes them in the model's own style."""
         return self.prompt_builder(system_prompt)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from omnimix.calls import checked_call
 from omnimix.errors import SampleError
 from omnimix.families.prismatic.prompting import PromptBuilder, plain, written
 from omnimix.generate.assistant import Assistant
@@ -29,6 +30,7 @@ class Prompted:
         """For those who build prompts as text: turns in the model's own style."""
         return PromptBuilder(self.processor.recipe.template, system)
 
+    @checked_call
     def generate(
         self,
         image: Any,
@@ -59,6 +61,7 @@ class Prompted:
         )
         return str(answers[0])
 
+    @checked_call
     def generate_batch(
         self,
         images: Sequence[Any],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from omnimix.calls import checked_call
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.prompts.questions import as_media, interleaved
@@ -34,6 +35,7 @@ class PromptBuilder:
         self.template = template
         self.turns: list[Turn] = [] if system is None else [Turn("system", (system,))]
 
+    @checked_call
     def add_turn(self, role: str, message: str) -> str:
         """Add a turn; returns it with what the style puts around it.
 
@@ -57,6 +59,7 @@ class PromptBuilder:
         asked = bool(self.turns) and self.turns[-1].role == "user"
         return self.template.text(sample, asked)
 
+    @checked_call
     def get_potential_prompt(self, message: str) -> str:
         """The prompt that asking `message` would give; it is not added."""
         so_far = Sample(tuple(self.turns), "prompt") if self.turns else None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from omnimix.checkpoints.files import write_json
 from omnimix.compose.processor import Processor
 from omnimix.families.prismatic.names import CHECKPOINT
 from omnimix.families.prismatic.recipe import Words, plain
@@ -42,7 +41,7 @@ def folder(
         place.mkdir(parents=True, exist_ok=True)
     section = {word: getattr(words, word) for word in SECTION}
     places = {"llm": "backbones/llm"}
-    files = [_json(out / "config.json", {"model": section, "stage": "finetune"})]
+    files = [write_json(out / "config.json", {"model": section, "stage": "finetune"})]
     files.append(out / "checkpoints" / "latest-checkpoint.pt")
     torch.save({"model": _nested(tensors[CHECKPOINT])}, files[-1])
     for part in tensors:
@@ -51,9 +50,9 @@ def folder(
             save_file({key: _alone(t) for key, t in tensors[part].items()}, out / places[part])
             files.append(out / places[part])
     facts = {"image_size": words.image_size, "vision": words.vision}
-    files.append(_json(out / "parts.json", {"places": places, "words": facts}))
-    _json(llm / "config.json", {**plain(words.llm), "vocab_size": words.tokens})
-    _json(llm / "tokenizer_config.json", {"clean_up_tokenization_spaces": words.tidy})
+    files.append(write_json(out / "parts.json", {"places": places, "words": facts}))
+    write_json(llm / "config.json", {**plain(words.llm), "vocab_size": words.tokens})
+    write_json(llm / "tokenizer_config.json", {"clean_up_tokenization_spaces": words.tidy})
     processor.weave.tokenizer.save(llm)
     return [*files, *sorted(llm.iterdir())]
 
@@ -70,8 +69,3 @@ def _nested(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def _alone(tensor: Tensor) -> Tensor:
     """A tensor with memory of its own: a view would save all that it looks into."""
     return tensor.detach().cpu().contiguous().clone()
-
-
-def _json(path: Path, data: Mapping[str, Any]) -> Path:
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    return path

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from omnimix.calls import checked_call
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import CheckpointError, ContextError, SampleError
 from omnimix.families.sphinx.conversation import (
@@ -28,6 +29,9 @@ from omnimix.families.sphinx.conversation import (
     stop_sequences,
     with_text,
 )
+from omnimix.families.sphinx.folder import stated_type
+from omnimix.families.sphinx.names import REGION
+from omnimix.families.sphinx.recipe import TYPES
 from omnimix.generate.assistant import Assistant, load
 from omnimix.generate.decoding import Options
 from omnimix.types import Media, Sample, Turn
@@ -46,12 +50,31 @@ class SPHINXModel:
 
     Attributes:
         assistant: the model; it answers questions in omnimix's own way too.
+
+    Raises:
+        CheckpointError: a model of the other class, which takes marks or takes none.
     """
 
+    takes_marks: ClassVar[bool] = False
+
     def __init__(self, assistant: Assistant) -> None:
+        recipe = assistant.processor.recipe
+        self._refuse_other(REGION in recipe.modalities, recipe.name)
         self.assistant = assistant
 
     @classmethod
+    def _refuse_other(cls, marks: bool, where: str) -> None:
+        if marks is not cls.takes_marks:
+            what = "a SPHINX-V, which looks at" if marks else "a SPHINX, which takes no"
+            right = "SPHINX_V_Model" if marks else "SPHINXModel"
+            raise CheckpointError(
+                f"this is {what} marks on a picture",
+                where=where,
+                hint=f"open it with {right}.from_pretrained",
+            )
+
+    @classmethod
+    @checked_call
     def from_pretrained(
         cls,
         pretrained_path: str | Path | Sequence[str | Path],
@@ -85,6 +108,9 @@ class SPHINXModel:
         if not paths:
             raise SampleError("pretrained_path names no folder", hint="give a folder or a list")
         first, *over = (str(path).removeprefix("hf://") for path in paths)
+        kind = llama_type or next(filter(None, map(stated_type, reversed([first, *over]))), None)
+        if kind in TYPES:  # else the reader says what is wrong
+            cls._refuse_other(TYPES[kind] == "sphinx_v", first)
         if not with_visual:
             raise CheckpointError(
                 "the language model alone (with_visual=False) cannot be opened",
@@ -115,6 +141,7 @@ class SPHINXModel:
         """What ends each answer of a conversation."""
         return self.assistant.processor.recipe.template.stop_strings[0]
 
+    @checked_call
     def prompt(self, qas: Qas) -> str:
         """Questions and answers in the model's own style, open for the last answer.
 
@@ -148,6 +175,7 @@ class SPHINXModel:
             answers.append((ids, ids if length is None else endings.without(ids)))
         return answers
 
+    @checked_call
     def generate_response(
         self,
         qas: Qas,
@@ -175,6 +203,7 @@ class SPHINXModel:
         """`generate_response` under the name that older READMEs call it by."""
         return self.generate_response(*args, **words)
 
+    @checked_call
     def generate(
         self,
         prompts: Sequence[str],
@@ -194,6 +223,7 @@ class SPHINXModel:
         rows = self.written(prompts, pictures(images, prompts), options, additional_stop_symbols)
         return [self.tokenizer.decode(kept) for _, kept in rows]
 
+    @checked_call
     def stream_generate(
         self,
         prompt: str,
@@ -221,6 +251,7 @@ class SPHINXModel:
             yield {"text": text, "end_of_content": False}
         yield {"text": decode(ids), "end_of_content": True}
 
+    @checked_call
     def compute_logits(
         self,
         examples: Sequence[Text],
@@ -232,6 +263,7 @@ class SPHINXModel:
         rows = self._logits(examples, pictures(images, examples), bos, eos)
         return [logits for _, logits in rows]
 
+    @checked_call
     def evaluate_examples(
         self,
         examples: Sequence[Text],

@@ -5,7 +5,7 @@ Facts, numbers and quirks: golden/specs/sphinx.md. Everything is found under the
     config        config.json or params.json
     tokenizer     tokenizer.model (or a folder with one)
     over          a further folder (or several in a list), laid over the first
-    llama_type    in place of meta.json
+    llama_type    where there is no meta.json
     max_seq_len   most positions of a sequence; the file's own number is ignored, as by the reference
     replicas      `first`: where shards differ in what each holds whole, the first one's are taken
     clip_activation, clip_heads, dino_heads, vit_heads, qformer_heads: see `omnimix.families.sphinx.recipe`
@@ -57,8 +57,9 @@ class SphinxFamily(Family[Shards, Words]):
     def open(self, layout: Shards, parts: Parts) -> Release:
         with placed(str(layout.root)):
             for word in ("max_seq_len", *HEADS):
-                if not str(said := parts.words.get(word, 0)).isdigit():
-                    raise CheckpointError(f"{word} is {said!r}", hint="give a whole number")
+                said = parts.words.get(word, 1)
+                if not str(said).isdigit() or not int(said):
+                    raise CheckpointError(f"{word} is {said!r}", hint="give a whole number above 0")
             folders = shards.stacked(layout, _over(parts))
             llama_type = _llama_type(folders, parts.words)
             config, args = _config(folders, parts)
@@ -100,12 +101,17 @@ def _last(found: Sequence[Shards], what: str) -> Iterator[Path]:
 
 
 def _llama_type(found: Sequence[Shards], words: Mapping[str, Any]) -> str:
-    """What is said, else what the last meta.json says."""
+    """What the last meta.json says, or what is said where there is none.
+
+    Raises:
+        CheckpointError: neither says, a type that nobody knows, or the two contradict each other.
+    """
     kinds = ", ".join(f"{name} ({recipe})" for name, recipe in TYPES.items())
     meta = next(_last(found, "meta"), None)
     where, said = "llama_type", words.get("llama_type")
-    if said is None and meta is not None:
-        where, said = str(meta), (read_json(meta) or {}).get("llama_type")
+    stored = None if meta is None else (read_json(meta) or {}).get("llama_type")
+    if said is None and stored is not None:
+        where, said = str(meta), stored
     if said is None:
         what = "no meta.json says" if meta is None else "the meta.json does not say"
         raise CheckpointError(
@@ -120,7 +126,21 @@ def _llama_type(found: Sequence[Shards], words: Mapping[str, Any]) -> str:
             where=where,
             hint=near if near.startswith("did") else f"known are {kinds}",
         )
+    if stored is not None and said != stored:
+        raise CheckpointError(
+            f"llama_type {said!r} is asked for, and the folder says {stored!r}",
+            where=str(meta),
+            hint="leave llama_type out",
+        )
     return str(said)
+
+
+def stated_type(folder: str | Path) -> str | None:
+    """The llama_type that a local folder's meta.json states, or None."""
+    found = shards.look(Path(folder))
+    if found is None or found.meta is None:
+        return None
+    return str((read_json(found.meta) or {}).get("llama_type"))
 
 
 def _config(found: Sequence[Shards], parts: Parts) -> tuple[Path, Mapping[str, Any]]:

@@ -22,6 +22,8 @@ class SPHINX_V_Model(SPHINXModel):
     with the same list saw other prompts, and it cuts more prompts than it has places for without a word.
     """
 
+    takes_marks = True
+
     # Its signatures are the original's, where marks stand in front of the picture.
 
     def generate_response(  # type: ignore[override]

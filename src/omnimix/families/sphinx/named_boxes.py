@@ -14,7 +14,7 @@ from dataclasses import dataclass
 COLOURS = ("red", "blue", "green", "purple", "orange")
 
 _LIST = r"\[[\d.,;\s]*\]"
-_OBJECT = re.compile(rf"<p>(.*?)</p>\s*({_LIST})|({_LIST})")
+_OBJECT = re.compile(rf"<p>(.{{0,500}}?)</p>\s*({_LIST})|({_LIST})")
 _NUMBER = re.compile(r"\d+\.\d+")
 
 

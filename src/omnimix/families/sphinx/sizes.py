@@ -7,14 +7,13 @@ widths. What is released is asked of timm and of the shipped recipes.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeAlias
 
 from omnimix import config
+from omnimix.checkpoints.files import heads, layers
 from omnimix.compose import recipe as recipes
-from omnimix.errors import CheckpointError
 from omnimix.families.sphinx.names import CLIP, CONVNEXT, DINO, PROMPTS, QFORMER, REGION
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -87,9 +86,9 @@ def _widths(encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, i
     found = {}
     for word, (encoder, group) in HEADS.items():
         sizes = encoders[encoder].get(group, {})
-        for width, heads in pairs:
-            if width in sizes and heads in sizes:
-                found[word] = int(sizes[width]), int(sizes[heads])
+        for width, number in pairs:
+            if width in sizes and number in sizes:
+                found[word] = int(sizes[width]), int(sizes[number])
     return found
 
 
@@ -104,12 +103,12 @@ def measured(name: str, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, An
     clip = _vit(shapes, f"{CLIP}visual.", "conv1", "transformer.resblocks.", "mlp.c_fc")
     dino = _vit(shapes, DINO, "patch_embed.proj", "blocks.", "mlp.w12")
     stages = f"{CONVNEXT}stages."
-    numbers = range(_count(shapes, stages))
+    numbers = range(layers(shapes, stages))
     trunks: dict[str, dict[str, Any]] = {
         "clip": clip | {"num_heads": _heads("clip_heads", clip["embed_dim"], said)},
         "dino": dino | {"num_heads": _heads("dino_heads", dino["embed_dim"], said)},
         "convnext": {
-            "depths": [_count(shapes, f"{stages}{i}.blocks.") for i in numbers],
+            "depths": [layers(shapes, f"{stages}{i}.blocks.") for i in numbers],
             "dims": [shapes[f"{stages}{i}.blocks.0.gamma"][0] for i in numbers],
         },
     }
@@ -124,26 +123,8 @@ def measured(name: str, shapes: Shapes, said: Mapping[str, Any]) -> dict[str, An
     return found
 
 
-def _count(shapes: Shapes, prefix: str) -> int:
-    """How many numbered layers stand behind a prefix such as `llma.layers.`."""
-    number = re.compile(rf"{re.escape(prefix)}(\d+)\.")
-    return len({match[1] for key in shapes if (match := number.match(key))})
-
-
 def _heads(word: str, width: int, said: Mapping[str, Any]) -> int:
-    known, number = _widths(_released())[word]
-    if word not in said and width != known:
-        raise CheckpointError(
-            f"an encoder is {width} wide, the released one {known}, and no file tells its number of heads",
-            hint=f"give it with --word {word}=N",
-        )
-    number = int(said.get(word, number))
-    if width % number:
-        raise CheckpointError(
-            f"{word} is {number}, which does not divide the encoder's width {width}",
-            hint="give the number that the encoder was made with",
-        )
-    return number
+    return heads(word, word.replace("_heads", " encoder"), width, _widths(_released())[word], said)
 
 
 def _ratio(rows: int, width: int) -> float:
@@ -155,7 +136,7 @@ def _vit(shapes: Shapes, prefix: str, patches: str, blocks: str, mlp: str) -> di
     width, _, patch, _ = shapes[f"{prefix}{patches}.weight"]
     return {
         "embed_dim": width,
-        "depth": _count(shapes, f"{prefix}{blocks}"),
+        "depth": layers(shapes, f"{prefix}{blocks}"),
         "mlp_ratio": _ratio(shapes[f"{prefix}{blocks}0.{mlp}.weight"][0], width),
         "patch_size": patch,
     }
@@ -165,7 +146,7 @@ def _qformer(shapes: Shapes, said: Mapping[str, Any]) -> dict[str, Any]:
     vit, asks = f"{QFORMER}vision_model.", f"{QFORMER}qformer.encoder.layer."
     width, _, patch, _ = shapes[f"{vit}embeddings.patch_embedding.weight"]
     _, queries, inner = shapes[f"{QFORMER}query_tokens"]
-    depth = _count(shapes, asks)
+    depth = layers(shapes, asks)
     looks = [
         i for i in range(depth) if f"{asks}{i}.crossattention.attention.query.weight" in shapes
     ]
@@ -173,7 +154,7 @@ def _qformer(shapes: Shapes, said: Mapping[str, Any]) -> dict[str, Any]:
     vision = (
         width,
         shapes[f"{vit}encoder.layers.0.mlp.fc1.weight"][0],
-        _count(shapes, f"{vit}encoder.layers."),
+        layers(shapes, f"{vit}encoder.layers."),
         _heads("vit_heads", width, said),
     )
     queried = (

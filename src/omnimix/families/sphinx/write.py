@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from omnimix.checkpoints import shards
-from omnimix.checkpoints.files import read_json
+from omnimix.checkpoints.files import read_json, write_json
 from omnimix.checkpoints.writing import narrowest
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError
@@ -68,10 +67,7 @@ def folder(
     if facts := _facts(words):
         # No word of the reference's: sizes that it has in its code.
         texts["parts.json"] = {"words": facts}
-    for name, data in texts.items():
-        (out / name).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        files.append(out / name)
-    return files
+    return files + [write_json(out / name, data) for name, data in texts.items()]
 
 
 def _facts(words: Words) -> dict[str, Any]:

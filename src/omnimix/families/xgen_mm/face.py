@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from omnimix import hub
+from omnimix.calls import checked_call
 from omnimix.checkpoints import base, parts as places, reading
 from omnimix.checkpoints.base import Parts, Release
 from omnimix.errors import CheckpointError
-from omnimix.families.xgen_mm.folder import XGenMM, vision_words
+from omnimix.families.xgen_mm.folder import XGenMM, check_words, vision_words
 from omnimix.families.xgen_mm.model import XGenMMModelForConditionalGeneration, XGenMMPerceiver
 from omnimix.families.xgen_mm.recipe import HALF, VISION, facts_of, grids_in_tiles, tower
 from omnimix.families.xgen_mm.transforms import ImageProcessor, XGenTokenizer, process_images
@@ -40,6 +41,7 @@ PUBLISHED = {"model_family": "xgenmm_v1", "clip_vision_encoder_pretrained": "goo
 """The choices that there are weights for."""
 
 
+@checked_call
 def create_model_and_transforms(
     clip_vision_encoder_path: str,
     clip_vision_encoder_pretrained: str,
@@ -85,6 +87,9 @@ def create_model_and_transforms(
             "tokenizer": tokens,
         }
         parts = family.checked(Parts(brought, words), "create_model_and_transforms")
+        check_words(words, "create_model_and_transforms")  # all this before weights are read
+        texts = XGenTokenizer(tokens)
+        places.config(places.folder(lang_model_path, "llm", places.CONFIGS), "language model")
         side = int(tower(vision_words(clip_vision_encoder_path)).image_size)
 
     def reads(state: Mapping[str, Tensor]) -> Assistant:
@@ -96,7 +101,7 @@ def create_model_and_transforms(
         with hub.asked(cache_dir=cache_dir):
             held = _loaded(base.open_release(Path(ckpt_pth), parts, family.name))
     model = XGenMMPerceiver(held, reads, side, words.get("anyres_grids") or GRIDS)
-    return model, ImageProcessor(side), XGenTokenizer(tokens)
+    return model, ImageProcessor(side), texts
 
 
 def _refuse(model_family: str, pretrained: str, vision_tokenizer: str | None) -> None:

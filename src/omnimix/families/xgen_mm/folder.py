@@ -19,10 +19,10 @@ from torch import Tensor
 
 from omnimix.checkpoints import parts as places
 from omnimix.checkpoints.base import Beside, Family, Layout, Parts, Release, Weights, read_json
-from omnimix.checkpoints.files import Files
+from omnimix.checkpoints.files import Files, heads, layers
 from omnimix.checkpoints.tables import RenameTable
 from omnimix.compose.recipe import Recipe
-from omnimix.errors import CheckpointError, UnsafeFileError
+from omnimix.errors import CheckpointError, UnsafeFileError, placed
 from omnimix.families.xgen_mm import recipe as xgen_recipe, tokenizer, write
 from omnimix.families.xgen_mm.names import (
     HUB,
@@ -221,20 +221,22 @@ def _facts(layout: Found, parts: Parts, shapes: Shapes, folder: Path, names: Pat
     vision = layout.config.get("vision_encoder_config", {}).get("omnimix_sizes")
     if vision is None or "vision" in parts.places:
         vision = vision_words(parts.places.get("vision", VISION_ID))
-    aspect = str(words.get("image_aspect_ratio", "anyres"))
+    aspect = check_words(words, where)
     processor = read_json(folder / "preprocessor_config.json") or {}
     grids: Sequence[tuple[int, int]] = GRIDS
     if given := words.get("anyres_grids"):
-        grids = tuple((int(columns), int(rows)) for columns, rows in given)
+        grids = tuple((columns, rows) for columns, rows in given)
     elif aspect == "anyres" and processor.get("grids"):
         side = int(xgen_recipe.tower(vision).image_size)
         grids = xgen_recipe.grids_in_tiles(processor["grids"], side, where)
+    with placed(where):
+        resampler = _resampler(shapes, words)
     return Facts(
         text=xgen_recipe.differing("phi3", text),
         vision=vision,
         tokenizer=spec,
         latents=_latents(shapes, words.get("num_vision_tokens"), where),
-        resampler=_resampler(shapes, words.get("heads"), where),
+        resampler=resampler,
         aspect=aspect,
         sampling=bool(words.get("anyres_patch_sampling", True)),
         grids=grids,
@@ -243,6 +245,31 @@ def _facts(layout: Found, parts: Parts, shapes: Shapes, folder: Path, names: Pat
         add_bos=add_bos,
         chat=not hub or aspect in ("anyres", "pad"),
     )
+
+
+def check_words(words: Mapping[str, Any], where: str) -> str:
+    """Check values of the family's words; returns how a picture is cut.
+
+    Raises:
+        CheckpointError: names the word.
+    """
+
+    def counts(*values: Any) -> bool:
+        return all(type(value) is int and value > 0 for value in values)
+
+    for word in ("num_vision_tokens", "heads"):
+        if (said := words.get(word)) is not None and not counts(said):
+            hint = "give a whole number above 0"
+            raise CheckpointError(f"{word} is {said!r}", where=where, hint=hint)
+    if not isinstance(said := words.get("anyres_patch_sampling", True), bool):
+        hint = "give true or false"
+        raise CheckpointError(f"anyres_patch_sampling is {said!r}", where=where, hint=hint)
+    grids = words.get("anyres_grids") or ()
+    pairs = isinstance(grids, list | tuple) and all(isinstance(g, list | tuple) for g in grids)
+    if not pairs or not all(len(grid) == 2 and counts(*grid) for grid in grids):
+        hint = "give columns and rows of tiles, [[1, 2], [2, 1], ...]"
+        raise CheckpointError(f"anyres_grids is {grids!r}", where=where, hint=hint)
+    return xgen_recipe.aspect_of(words.get("image_aspect_ratio", "anyres"), where)
 
 
 def _hub_words(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,24 +296,14 @@ def _latents(shapes: Shapes, wanted: Any, where: str) -> int:
     return held
 
 
-def _resampler(shapes: Shapes, heads: Any, where: str) -> dict[str, int]:
+def _resampler(shapes: Shapes, words: Mapping[str, Any]) -> dict[str, int]:
     """Sizes of the resampler from its shapes; only the number of heads is in none of them."""
-    layer = "vision_tokenizer.layers.0."
-    query, inside = f"{layer}0.to_q.weight", f"{layer}1.1.weight"
-    if (
-        query not in shapes or inside not in shapes
-    ):  # whoever loads is told which weights are missing
-        return RESAMPLER
+    stem = "vision_tokenizer.layers."
+    query, inside = f"{stem}0.0.to_q.weight", f"{stem}0.1.1.weight"
+    if query not in shapes or inside not in shapes:
+        return RESAMPLER  # whoever loads is told which weights are missing
     inner, width = shapes[query]
-    released = RESAMPLER["heads"] * RESAMPLER["dim_head"]
-    if heads is None and inner != released:
-        raise CheckpointError(
-            f"the resampler is {inner} wide, the released one {released}, so its number of heads is "
-            "not known",
-            where=where,
-            hint="give it as the word heads",
-        )
-    heads = int(heads or RESAMPLER["heads"])
-    layers = {key.split(".")[2] for key in shapes if key.startswith("vision_tokenizer.layers.")}
-    sizes = {"depth": len(layers), "heads": heads, "dim_head": inner // heads}
+    usual = RESAMPLER["heads"]
+    number = heads("heads", "resampler", inner, (usual * RESAMPLER["dim_head"], usual), words)
+    sizes = {"depth": layers(shapes, stem), "heads": number, "dim_head": inner // number}
     return {**sizes, "ff_mult": shapes[inside][0] // width}

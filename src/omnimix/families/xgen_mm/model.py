@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from omnimix.calls import checked_call
 from omnimix.compose.sequence import IGNORE, Item, Sequence as Woven
 from omnimix.errors import CheckpointError, SampleError
 from omnimix.families.xgen_mm.folder import XGenMM
@@ -63,6 +64,7 @@ class XGenMMPerceiver:
             )
         return self._held
 
+    @checked_call
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> None:
         """Weights of a trainer's file (`model_state_dict`) or of the converter's; every key is accounted for.
 
@@ -109,6 +111,7 @@ class XGenMMPerceiver:
         """Models are loaded in this mode."""
         return self
 
+    @checked_call
     def generate(
         self,
         vision_x: Any,
@@ -134,6 +137,7 @@ class XGenMMPerceiver:
         assistant, processor = self.assistant, self.assistant.processor
         facts = facts_of(processor.recipe)
         seen = torch.ones_like(lang_x) if attention_mask is None else attention_mask
+        _check_rows(lang_x, attention_mask=seen, vision_x=vision_x, image_size=image_size)
         woven = []
         for i, ids in enumerate(lang_x):
             pictures = [] if vision_x is None else vision_x[i]
@@ -151,6 +155,12 @@ class XGenMMPerceiver:
     def _item(self, facts: Facts, pixels: Tensor, size: Size | None) -> Item:
         """A picture as the model takes it: in 0..1 again, since it normalises on its own device."""
         side, grid = facts.side, (0, 0)
+        if getattr(pixels, "ndim", 0) < 3:
+            raise SampleError(
+                f"a picture of {type(pixels).__name__}",
+                where="vision_x",
+                hint="give what the image processor made of it, [tiles, 3, s, s]",
+            )
         tiles = pixels.detach().to("cpu", torch.float32).reshape(-1, *pixels.shape[-3:])
         if len(tiles) != (pixels.shape[-4] if pixels.ndim > 3 else 1):
             raise SampleError(
@@ -199,6 +209,26 @@ class XGenMMPerceiver:
         return Woven(np.array(filled), np.full(len(filled), IGNORE), np.array(owner), held)
 
 
+def _check_rows(ids: Tensor, **given: Any) -> None:
+    """Refuse ids that are no rows, and what is not given for each of them.
+
+    Raises:
+        SampleError: names the argument.
+    """
+    if ids.ndim != 2 or ids.is_floating_point():
+        raise SampleError(
+            f"ids of {ids.dtype} and of the shape {list(ids.shape)}",
+            where="lang_x",
+            hint='give tokenizer(...)["input_ids"], [rows, n]',
+        )
+    for name, value in given.items():
+        if value is not None and (not hasattr(value, "__len__") or len(value) != len(ids)):
+            count = f"{len(value)} entries" if hasattr(value, "__len__") else type(value).__name__
+            raise SampleError(
+                f"{count} for {len(ids)} rows of ids", where=name, hint="give one a row"
+            )
+
+
 class XGenMMModelForConditionalGeneration(XGenMMPerceiver):
     """The same in the words of the hub's model cards."""
 
@@ -211,6 +241,7 @@ class XGenMMModelForConditionalGeneration(XGenMMPerceiver):
         """The tokenizer with the three marks, which it has from the beginning."""
         return tokenizer
 
+    @checked_call
     def generate(  # type: ignore[override]  # the hub's class has other names for the same
         self,
         pixel_values: Any,

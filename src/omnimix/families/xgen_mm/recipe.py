@@ -23,6 +23,7 @@ from omnimix.media.steps import Pad, Resize
 from omnimix.media.tiles import Step
 from omnimix.media.tiling import GRIDS, AnyRes
 from omnimix.prompts import template
+from omnimix.registry import did_you_mean
 
 LM_ID = "microsoft/Phi-3-mini-4k-instruct"
 VISION_ID = "google/siglip-so400m-patch14-384"
@@ -45,6 +46,15 @@ RESAMPLER: dict[str, int] = {
 GREY = int(0.5 * 255)  # the border of pad mode
 HALF = (0.5, 0.5, 0.5)
 
+ASPECTS = {
+    "anyres": "anyres",
+    "anyres-legacy": "anyres",
+    "pad": "pad",
+    "none": "none",
+    "None": "none",
+}
+"""Words of `image_aspect_ratio`, and how a picture is cut: a release that says none resizes it."""
+
 _OF_A_FILE = {
     *(
         "architectures",
@@ -66,7 +76,7 @@ class Facts:
         tokenizer: with all added tokens, the three marks included.
         latents: tokens that the resampler gives.
         resampler: depth, heads, dim_head and ff_mult.
-        aspect: `anyres`, `pad`, or anything else for a plain resize.
+        aspect: `anyres`, `pad`, or `none` for a plain resize.
         sampling: whether each group of any-res features passes the resampler alone.
         grids: of any-res, columns and rows.
         mean, std: of the pixels.
@@ -178,6 +188,18 @@ def _image(facts: Facts) -> dict[str, Any]:
     }
 
 
+def aspect_of(said: Any, where: str) -> str:
+    """`anyres`, `pad` or `none` of a word `image_aspect_ratio`.
+
+    Raises:
+        CheckpointError: another word; the original would silently resize the picture.
+    """
+    if str(said) not in ASPECTS:
+        hint = did_you_mean(str(said), [word for word in ASPECTS if word != "None"])
+        raise CheckpointError(f"unknown image_aspect_ratio {said!r}", where=where, hint=hint)
+    return ASPECTS[str(said)]
+
+
 def picture_steps(
     aspect: str, side: int, grids: Sequence[tuple[int, int]] = GRIDS
 ) -> Sequence[Step]:
@@ -212,7 +234,7 @@ def facts_of(recipe: Recipe) -> Facts:
         tokenizer=spec,
         latents=connector.latents,
         resampler={word: getattr(connector, word) for word in RESAMPLER},
-        aspect=first["kind"] if first["kind"] in ("anyres", "pad") else "none",
+        aspect=ASPECTS.get(first["kind"], "none"),
         sampling=arrange.get("kind") != "flat",
         grids=tuple(tuple(grid) for grid in first.get("grids", GRIDS)),
         mean=tuple(pixels["mean"]),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omnimix.checkpoints.files import looks_like, read_json
+from omnimix.checkpoints.files import looks_like, read_json, token_text
 from omnimix.errors import CheckpointError
 from omnimix.language.slow_llama import AddedToken, SlowLlama
 
@@ -33,7 +32,7 @@ def read(folder: Path) -> tuple[SlowLlama, bool]:
         )
     said = read_json(folder / "tokenizer_config.json") or {}
     named: dict[str, Any] = {
-        word: _content(said.get(word)) or default for word, default in NAMED.items()
+        word: token_text(said.get(word)) or default for word, default in NAMED.items()
     }
     if named["pad_token"] == named["eos_token"]:
         # A fill token that also ends would never be learned, so the reference adds one.
@@ -108,9 +107,3 @@ def mark_ids(spec: SlowLlama) -> list[int]:
     """Ids of the marks; the first is how many tokens stand before them."""
     ids = {token.content: token.id for token in spec.added_tokens}
     return [ids[mark] for mark in MARKS]
-
-
-def _content(token: Any) -> str | None:
-    """A token in a tokenizer's configuration: its text, or a table that holds it."""
-    text = token.get("content") if isinstance(token, Mapping) else token
-    return str(text) if text else None

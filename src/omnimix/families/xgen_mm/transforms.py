@@ -14,16 +14,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, BatchFeature
 
+from omnimix.calls import checked_call
 from omnimix.errors import CheckpointError, MediaError
-from omnimix.families.xgen_mm.recipe import HALF, picture_steps
+from omnimix.families.xgen_mm.recipe import HALF, aspect_of, picture_steps
 from omnimix.families.xgen_mm.tokenizer import read as read_tokenizer
 from omnimix.media.image import ImageOpener
 from omnimix.media.tensor_steps import Normalize
 from omnimix.media.tiles import Tiles
 from omnimix.media.tiling import GRIDS
 from omnimix.types import Media
-
-ANYRES = ("anyres", "anyres-legacy")
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,14 @@ class ImageProcessor:
     grids: tuple[tuple[int, int], ...] = GRIDS
 
     def tiles(self, picture: Image.Image, aspect: str | None) -> Tensor:
-        """All tiles of a picture, `[tiles, 3, s, s]`."""
-        name = "anyres" if aspect in ANYRES else str(aspect)
+        """All tiles of a picture, `[tiles, 3, s, s]`; see `recipe.ASPECTS`."""
+        name = aspect_of(aspect, "image_aspect_ratio")
         ready = Tiles.of(ImageOpener().open(Media.image(picture)))
         for step in picture_steps(name, self.side, self.grids):
             ready = step(ready)
         return Normalize(mean=self.mean, std=self.std)(ready).tensor()
 
+    @checked_call
     def __call__(
         self,
         images: Image.Image | Sequence[Image.Image],
@@ -61,15 +61,15 @@ class ImageProcessor:
         """Pixels of one picture, or of a list under `pixel_values`; tensors whatever `return_tensors` says.
 
         Args:
-            image_aspect_ratio: `anyres` gives `[1, tiles, 3, s, s]`; anything else squashes every picture to
-                one tile and gives `[1, pictures, 1, 3, s, s]`, as the base release takes them.
+            image_aspect_ratio: `anyres` gives `[1, tiles, 3, s, s]`; `pad` and None squash every picture to
+                one tile and give `[1, pictures, 1, 3, s, s]`, as the base release takes them.
 
         Raises:
             MediaError: several any-res pictures of different grids.
         """
         if isinstance(images, Image.Image):
             return self.tiles(images, None)[0]
-        if image_aspect_ratio not in ANYRES:
+        if aspect_of(image_aspect_ratio, "image_aspect_ratio") != "anyres":
             squashed = torch.stack([self.tiles(image, None) for image in images])
             return BatchFeature({"pixel_values": squashed[None]})
         ready = process_images(images, self, SimpleNamespace(image_aspect_ratio="anyres"))
@@ -81,13 +81,14 @@ class ImageProcessor:
         return BatchFeature({"pixel_values": ready})
 
 
+@checked_call
 def process_images(
     images: Sequence[Image.Image], image_processor: ImageProcessor, model_cfg: Any
 ) -> Tensor | list[Tensor]:
     """The notebook's function: pictures as `model_cfg.image_aspect_ratio` has them, stacked where they fit."""
     aspect = getattr(model_cfg, "image_aspect_ratio", None)
     ready = [image_processor.tiles(image, aspect) for image in images]
-    if aspect not in ANYRES:
+    if aspect_of(aspect, "image_aspect_ratio") != "anyres":
         ready = [one[0] for one in ready]
     return torch.stack(ready) if len({one.shape for one in ready}) == 1 else ready
 
@@ -131,6 +132,7 @@ class XGenTokenizer:
             )
         return self._numbers[self.eos_token]
 
+    @checked_call
     def __call__(
         self,
         text: str | Sequence[str],
@@ -160,6 +162,7 @@ class XGenTokenizer:
             }
         )
 
+    @checked_call
     def decode(self, token_ids: Tensor | Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids; role tokens stay in it, so callers cut it at `<|end|>`."""
         ids = [int(i) for i in token_ids]
@@ -167,6 +170,7 @@ class XGenTokenizer:
             ids = [i for i in ids if i != self.eos_token_id]
         return self._inner.decode(ids, specials=not skip_special_tokens)
 
+    @checked_call
     def batch_decode(
         self, sequences: Tensor | Sequence[Any], skip_special_tokens: bool = False
     ) -> list[str]:

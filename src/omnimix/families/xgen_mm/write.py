@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from omnimix.checkpoints import writing
+from omnimix.checkpoints.files import write_json
 from omnimix.compose.processor import Processor
 from omnimix.families.xgen_mm import tokenizer
 from omnimix.families.xgen_mm.recipe import RESAMPLER, VISION, Facts
@@ -38,10 +38,8 @@ def hub(facts: Facts, tensors: Mapping[str, Tensor], processor: Processor, out: 
         "generation_config.json": _generation(facts),
         **tokenizer.files(facts.tokenizer, facts.add_bos, length, plain),
     }
-    for name, words in files.items():
-        (out / name).write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
-    model_file = out / processor.weave.tokenizer.save(out)
-    return [*(out / name for name in files), model_file, *writing.save(out, tensors)]
+    written = [write_json(out / name, words) for name, words in files.items()]
+    return [*written, out / processor.weave.tokenizer.save(out), *writing.save(out, tensors)]
 
 
 def _config(facts: Facts, dtype: torch.dtype) -> dict[str, Any]:

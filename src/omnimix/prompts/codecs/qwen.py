@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 from omnimix.media.tiles import View
-from omnimix.prompts.coordinates import Candidate, Codec, Numbers
+from omnimix.prompts.coordinates import Candidate, Codec, Numbers, extended
 from omnimix.types import Region
 
+_THOUSAND = (1000.0, 1000.0)
 _PAIRS = re.compile(
     r"(?:<\|object_ref_start\|>([^<]*)<\|object_ref_end\|>\s*)?(?:<\|box_start\|>\s*)?"
     r"((?:\(\s*-?\d+\s*,\s*-?\d+\s*\)\s*,?\s*)+)(?:<\|box_end\|>)?"
@@ -38,7 +39,7 @@ class Qwen2VL(Codec):
         for label, rows in groups:
             name = f"<|object_ref_start|>{label}<|object_ref_end|>" if label else ""
             for row in rows:
-                marks = [round(n * 1000) for n in row]
+                marks = extended([round(n * 1000) for n in row], row, _THOUSAND, _THOUSAND)
                 pairs = [f"({x},{y})" for x, y in zip(marks[::2], marks[1::2], strict=True)]
                 parts.append(f"{name}<|box_start|>{','.join(pairs)}<|box_end|>")
         return "".join(parts)
@@ -73,10 +74,9 @@ class Qwen25VL(Codec):
         objects = []
         for label, rows in groups:
             for row in rows:
+                marks = [round(n * scale[i % 2]) for i, n in enumerate(row)]
                 words = {
-                    "bbox_2d" if len(row) == 4 else "point_2d": [
-                        round(n * scale[i % 2]) for i, n in enumerate(row)
-                    ],
+                    "bbox_2d" if len(row) == 4 else "point_2d": extended(marks, row, scale, scale),
                     **({"label": label} if label else {}),
                 }
                 objects.append(json.dumps(words, ensure_ascii=False))

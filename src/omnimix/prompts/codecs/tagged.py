@@ -8,13 +8,17 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 from omnimix.media.tiles import View
-from omnimix.prompts.coordinates import Candidate, Codec, Numbers
+from omnimix.prompts.coordinates import Candidate, Codec, Numbers, extended
 from omnimix.types import Region
 
-_BOXES = re.compile(r"(?:<ref>([^<]*)</ref>\s*)?(?:<box>\s*)?\[(\s*\[[^<>]*?\])\s*\](?:\s*</box>)?")
+_SIDE = (1000.0, 1000.0)
+# Every bracket is looked at from one start alone, so that reading takes time in proportion to the text.
+_BOXES = re.compile(
+    r"(?:<ref>([^<]*)</ref>\s*)?(?:<box>\s*)?\[\s*((?:\[[^\[\]<>]*\][\s,]*)+)\](?:\s*</box>)?"
+)
 _LIST = re.compile(r"\[([^\[\]]*)\]")
 _POINTS = re.compile(r"<points?\b([^<>]*)>(?:([^<]*)</points?>)?")
-_WORD = re.compile(r'([A-Za-z_]+)(\d*)\s*=\s*"([^"]*)"')
+_WORD = re.compile(r'(?<![A-Za-z_])([A-Za-z_]+)(\d*)\s*=\s*"([^"]*)"')
 
 
 class InternVL(Codec):
@@ -33,7 +37,8 @@ class InternVL(Codec):
     def text(self, groups: Sequence[tuple[str, list[Numbers]]], view: View) -> str:
         parts = []
         for label, rows in groups:
-            boxes = ", ".join(str([round(n * 1000) for n in row]) for row in rows)
+            marks = [extended([round(n * 1000) for n in row], row, _SIDE, _SIDE) for row in rows]
+            boxes = ", ".join(map(str, marks))
             parts.append((f"<ref>{label}</ref>" if label else "") + f"<box>[{boxes}]</box>")
         return "".join(parts)
 

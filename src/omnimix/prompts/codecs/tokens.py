@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 from omnimix.media.tiles import View
-from omnimix.prompts.coordinates import Candidate, Codec, Numbers
+from omnimix.prompts.coordinates import Candidate, Codec, Numbers, extended
 from omnimix.types import Region
 
 _PHRASE = re.compile(
@@ -91,9 +91,11 @@ class PaliGemma(Codec):
     def text(self, groups: Sequence[tuple[str, list[Numbers]]], view: View) -> str:
         parts = []
         for label, rows in groups:
-            for x1, y1, x2, y2 in rows:
-                bins = [min(int(n * self.steps), self.steps - 1) for n in (y1, x1, y2, x2)]
-                locations = "".join(f"<loc{n:04d}>" for n in bins)
+            for row in rows:
+                last = self.steps - 1
+                bins = [min(int(n * self.steps), last) for n in row]
+                x1, y1, x2, y2 = extended(bins, row, (self.steps, self.steps), (last, last))
+                locations = "".join(f"<loc{n:04d}>" for n in (y1, x1, y2, x2))
                 parts.append(f"{locations} {label}" if label else locations)
         return " ; ".join(parts)
 
@@ -128,15 +130,18 @@ class Florence2(Codec):
     def text(self, groups: Sequence[tuple[str, list[Numbers]]], view: View) -> str:
         parts = []
         for label, rows in groups:
-            bins = [min(int(n * self.steps + 1e-6), self.steps - 1) for row in rows for n in row]
-            parts.append(label + "".join(f"<loc_{n}>" for n in bins))
+            last = self.steps - 1
+            bins = [[min(int(n * self.steps + 1e-6), last) for n in row] for row in rows]
+            for marks, row in zip(bins, rows, strict=True):
+                extended(marks, row, (self.steps, self.steps), (last, last))
+            parts.append(label + "".join(f"<loc_{n}>" for marks in bins for n in marks))
         return "".join(parts)
 
     def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _PLACES.finditer(text):
-            before = text[: match.start()]
-            begin = max(before.rfind("<"), before.rfind(">")) + 1
-            label, outline = before[begin:].strip(), "<poly>" in match.group()
+            start = match.start()
+            begin = max(text.rfind("<", 0, start), text.rfind(">", 0, start)) + 1
+            label, outline = text[begin:start].strip(), "<poly>" in match.group()
             for part in re.split(r"<sep>|</?poly>", match.group()):
                 bins = [int(n[:9]) for n in _PLACE.findall(part)]
                 values = tuple((n + 0.5) / self.steps for n in bins)

@@ -1,0 +1,126 @@
+"""Configurations of transformers, made from a recipe's words, every one of which it must know.
+
+A mistyped word would be kept there and change nothing, so that a field of a recipe that holds such words has
+`known()` as its validator: then the file is refused where it is read, with the YAML path.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from omnimix.errors import RecipeError
+from omnimix.registry import did_you_mean
+
+CARRIED = {
+    *("_attn_implementation", "_name_or_path", "auto_map", "quantization_config"),
+    *("task_specific_params", "tokenizer_class"),
+    # Up to transformers 4 every configuration had these and wrote them into its file.
+    *("add_cross_attention", "cross_attention_hidden_size", "is_decoder", "tie_encoder_decoder"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
+    *("finetuning_task", "prefix", "pruned_heads", "tie_word_embeddings"),
+    *("tf_legacy_loss", "torchscript", "use_bfloat16"),
+}
+"""Words that files of the hub carry along, whatever the type, and that transformers keeps for others to read."""
+
+
+def unknown(config: Any, words: Iterable[str]) -> list[str]:
+    """Those of the words with which a configuration was made that its class has no use for.
+
+    A configuration takes any word. One that it knows is a field or a property of its class, another name of
+    one (`attribute_map`), or read when it is made (`torch_dtype`, `rope_theta`) and gone afterwards; any other
+    stays behind as a plain attribute, and that is how it is told.
+    """
+    cls = type(config)
+    plain = vars(cls())
+    known = {*CARRIED, *plain, *cls.attribute_map, *cls.attribute_map.values()}
+    left = vars(config)
+    return [word for word in words if word in left and word not in known and not hasattr(cls, word)]
+
+
+_COUNTS = re.compile(r"num_(?!labels)\w+|(\w+_)?(size|dim|width|heads|layers)|d_model")
+"""Names of sizes and counts, none of which can be below 1 where the class itself has one."""
+
+
+def _check(config: Any, words: Mapping[str, Any], place: str = "") -> None:
+    """Refuse words that a configuration does not know.
+
+    Raises:
+        RecipeError: names the first, and the nearest known one.
+    """
+    for word, value in words.items():
+        inner = getattr(config, word, None)
+        if isinstance(value, Mapping) and hasattr(inner, "attribute_map"):
+            _check(inner, value, f"{place}.{word}".lstrip("."))
+    left = unknown(config, [word for word in words if word != "model_type"])
+    if left:
+        plain = [word for word in vars(type(config)()) if not word.startswith("_")]
+        raise RecipeError(
+            f"a configuration of {config.model_type} has no word {left[0]!r}",
+            where=place,
+            hint=did_you_mean(left[0], [*plain, *type(config).attribute_map]),
+        )
+
+
+def _check_sizes(usual: Any, words: Mapping[str, Any]) -> None:
+    """Refuse sizes that nothing can have; transformers takes some, and fails at others in its own words."""
+    for word, value in words.items():
+        zero = vars(usual).get(usual.attribute_map.get(word, word)) == 0
+        if type(value) is int and value < 1 and not zero and _COUNTS.fullmatch(word):
+            raise RecipeError(f"{word} is {value}", hint="give a whole number above 0")
+
+
+def make(words: Mapping[str, Any], model_type: str | None = None) -> Any:
+    """The configuration that a recipe's words make.
+
+    Args:
+        model_type: where the words name none.
+
+    Raises:
+        RecipeError: no type, a word that the type does not know, or values that transformers refuses.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    whole = {"model_type": model_type, **words}
+    if whole["model_type"] is None:
+        raise RecipeError(
+            "the configuration of transformers needs 'model_type'",
+            hint="llama, mistral, clip_vision_model or siglip_vision_model for instance",
+        )
+    try:
+        _check_sizes(AutoConfig.for_model(whole["model_type"]), words)
+        made = AutoConfig.for_model(**whole)
+    except (ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
+        line = str(error).splitlines()[-1].strip(" .")
+        raise RecipeError(f"transformers cannot make the configuration ({line})") from None
+    _check(made, words)
+    return made
+
+
+def known(model_type: str | None = None) -> AfterValidator:
+    """A validator for a field that holds words of a configuration; see `make`."""
+
+    @lru_cache(maxsize=256)  # recipes are read often, and mostly the same ones
+    def sound(given: str) -> tuple[str, str | None] | None:
+        try:
+            make(json.loads(given), model_type)
+        except RecipeError as error:
+            return "; ".join(filter(None, (error.what, error.hint))), error.where
+        return None
+
+    def check(given: dict[str, Any]) -> dict[str, Any]:
+        wrong = sound(json.dumps(given, default=str))
+        if wrong is not None:
+            path = tuple(wrong[1].split(".")) if wrong[1] else ()
+            context = {"message": wrong[0], "path": path}
+            raise PydanticCustomError("config", "{message}", context)
+        return given
+
+    return AfterValidator(check)

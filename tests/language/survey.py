@@ -1,0 +1,62 @@
+"""Which causal language models of transformers may stand together in which form, found by trying them all.
+
+`python -m tests.language.survey` prints the answer in the form of `forms.yaml`; read the difference before you
+take it over.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import CONFIG_MAPPING
+
+import omnimix  # noqa: F401 (before transformers looks for torchvision)
+from omnimix import _transformers
+from omnimix.language import forms
+
+FILE = Path(__file__).parent / "forms.yaml"
+EXPECTED: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+UNMADE = "its tiny copy"
+
+
+def names() -> list[str]:
+    return sorted(_transformers.causal_lm_types())
+
+
+def found(name: str) -> list[str] | str:
+    """Forms that the architecture is refused in; a sentence where its tiny copy cannot be made."""
+    try:
+        config = CONFIG_MAPPING[name](**EXPECTED["words"].get(name, {}))
+    except Exception as error:  # its own defaults do not stand
+        return type(error).__name__
+    if hasattr(config, "is_decoder"):
+        config.is_decoder = True
+    troubles = forms.troubles(config, "sdpa")
+    packed = troubles.get("packed", "")
+    if packed.startswith(UNMADE):
+        return packed[packed.index("(") + 1 : -1]
+    return list(troubles)
+
+
+def main() -> None:
+    result = {name: found(name) for name in names()}
+    refused = {
+        name: " ".join(each) for name, each in result.items() if isinstance(each, list) and each
+    }
+    unmade = {name: each for name, each in result.items() if isinstance(each, str)}
+    whole = [name for name, each in result.items() if each == []]
+    print(
+        f"# {len(result)} architectures: {len(whole)} right in every form, {len(refused)} refused in some,"
+    )
+    print(f"# {len(unmade)} whose tiny copy cannot be made (packing is refused)")
+    print(
+        yaml.safe_dump(
+            {"words": EXPECTED["words"], "refused": refused, "unmade": unmade}, width=110
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Recipes, files and texts of strangers: refused at once, in a sentence that says where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from omnimix import config
+from omnimix.checkpoints.files import tensors_of
+from omnimix.compose.processor import Processor
+from omnimix.encoders.timm import TimmEncoder
+from omnimix.errors import CheckpointError, ContextError, RecipeError, UnsafeFileError
+from omnimix.language.causal_lm import CausalLM
+from omnimix.media.files import found, looking_in
+from omnimix.types import Sample, Turn
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+ODD = {
+    "aliases for 9^9 words": (BOMB, "line 6.*aliases"),
+    "aliases in tables": (BOMB.replace("[", "{a: [").replace("]", "]}"), "aliases"),
+    "an alias inside itself": ("a: &a [*a]\n", "line 1.*inside what"),
+    "an alias inside its table": ("a: &a {b: *a}\n", "inside what"),
+    "a date that is none": ("x: 1\na: 2024-99-99\n", "line 2"),
+    "a time that is none": ("a: 2024-01-01 99:00:00\n", "line 1"),
+    "a list as a key": ("x:\n  {[1, 2]: 3}\n", "line 2"),
+    "a list as a key, deep": ("a:\n  b:\n    ? [1]\n    : 2\n", "line 3"),
+    "a table as a key": ("{{a: 1}: 3}\n", "line 1"),
+    "a long number": ("a: " + "9" * 5000 + "\n", "line 1"),
+    "depth of tables": ("{a: " * 3000 + "1" + "}" * 3000, "deeper than"),
+    "depth of lists": ("[" * 3000 + "]" * 3000, "deeper than"),
+    "bad base64": ("a: !!binary abc\n", "line 1"),
+    "a class of Python": ("a: !!python/object:os.system {}\n", "line 1"),
+    "a whole number that is none": ("a: !!int many\n", "line 1"),
+    "a truth that is none": ("a: !!bool perhaps\n", "line 1"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_yaml_is_refused_at_its_place(name: str) -> None:
+    text, where = ODD[name]
+    with pytest.raises(RecipeError, match=where) as caught:
+        config.parse_yaml(text, "x.yaml")
+    assert caught.value.where and caught.value.where.startswith("x.yaml: line ")
+
+
+def test_aliases_that_stay_small_are_read() -> None:
+    assert config.parse_yaml("a: &a [1, 2]\nb: [*a, *a]\n", "x")["b"] == [[1, 2], [1, 2]]
+
+
+NAMES = ["../secret", "a/../../secret", "/etc/hosts", "..", "C:\\secret", "..\\secret", "a\0b"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_of_a_recipe_stay_inside(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "secret").write_text("x")
+    with looking_in([tmp_path / "model"]), pytest.raises(RecipeError, match="does not lie in"):
+        found(name)
+    with looking_in([{name: tmp_path / "secret"}]):  # somebody says that it may be read
+        assert found(name) == tmp_path / "secret"
+
+
+def test_a_file_is_not_looked_for_at_the_root(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    with looking_in([tmp_path / "model"]), pytest.raises(RecipeError, match="is not there"):
+        found(str(tmp_path / "secret").lstrip("/"))
+    with looking_in([tmp_path]):
+        assert found("secret") == tmp_path / "secret"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"model": "hf-hub:someone/vit"},
+        {"model": "local-dir:/home"},
+        {"model": "hf_hub:someone/vit"},
+        {"model": "timm/vit_tiny_patch16_224"},
+        {"model": "vit_tiny_patch16_224", "args": {"checkpoint_path": "/tmp/x.pth"}},
+        {"model": "vit_tiny_patch16_224", "args": {"pretrained": True}},
+        {"model": "vit_tiny_patch16_224", "args": {"pretrained_cfg": {"url": "https://x"}}},
+        {"model": "vit_tiny_patch16_224", "args": {"cache_dir": "/tmp"}},
+    ],
+)
+def test_words_that_name_places_do_not_reach_timm(words: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=r"names a place|may not say"):
+        config.validate(TimmEncoder, words, "recipe")
+
+
+@pytest.mark.parametrize("name", ["kernels-community/flash-attn", "someone/kernel:fn", "../x"])
+def test_kernels_of_strangers_are_not_fetched(name: str) -> None:
+    with pytest.raises(RecipeError, match="attn_implementation"):
+        config.validate(CausalLM, {"config": {}, "attn_implementation": name}, "recipe")
+
+
+@pytest.mark.parametrize("word", ["word ", "a", " ", "\n", "\u6d77", "\U0001f600 ", "x1,y2;"])
+def test_text_far_beyond_the_context_is_not_tokenized(
+    word: str, tiny_processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = 0
+    encode = type(tiny_processor.tokenizer).encode
+
+    def counted(self: object, text: str, *rest: object) -> object:
+        nonlocal seen
+        seen += len(text)
+        return encode(self, text, *rest)
+
+    monkeypatch.setattr(type(tiny_processor.tokenizer), "encode", counted)
+    text = word * (3_000_000 // len(word))
+    with pytest.raises(ContextError, match=r"more than the context|the context of"):
+        tiny_processor.weave(Sample((Turn("user", (text,)),)), open_answer=True)
+    assert seen < 400_000
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "x.pth", "x.pt"])
+def test_pointers_of_git_lfs_are_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    with pytest.raises(CheckpointError, match="pointer of Git LFS"):
+        tensors_of(tmp_path / name)
+
+
+def test_files_of_old_torch_are_opened_and_hold_no_code(tmp_path: Path) -> None:
+    file = tmp_path / "old.bin"
+    torch.save({"a": {"b": torch.ones(3)}}, file, _use_new_zipfile_serialization=False)
+    assert torch.equal(tensors_of(file)["a.b"], torch.ones(3))
+    for new in (True, False):
+        torch.save({"a": torch.ones(3), "b": Path}, file, _use_new_zipfile_serialization=new)
+        with pytest.raises(UnsafeFileError):
+            tensors_of(file)
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(CheckpointError, match="truncated"):
+        tensors_of(file)
