@@ -94,6 +94,11 @@ def make(words: Mapping[str, Any], model_type: str | None = None) -> Any:
             "the configuration of transformers needs 'model_type'",
             hint="llama, mistral, clip_vision_model or siglip_vision_model for instance",
         )
+    if whole["model_type"] == "omnimix":
+        raise RecipeError(
+            "a whole model of omnimix is no part of another",
+            hint="name the folder or the hub id of an encoder or a language model",
+        )
     try:
         _check_sizes(AutoConfig.for_model(whole["model_type"]), words)
         made = AutoConfig.for_model(**whole)

@@ -34,6 +34,10 @@ class Guarded(TyperGroup):
         if "--debug" in args:
             args = ["--debug", *(arg for arg in args if arg != "--debug")]
         args = _in_front(args, "--plugin")
+        for option, word in zip(args, (*args[1:], "-"), strict=True):
+            # A variable of the shell that is not set, as a rule; never the same as leaving the option out.
+            if option.startswith("--") and (option.endswith("=") or not word):
+                raise typer.BadParameter(f"{option.rstrip('=')} is given an empty word", ctx)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

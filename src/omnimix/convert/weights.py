@@ -154,7 +154,7 @@ def native(folder: Path) -> Release:
 
 def same_words(a: Processor, b: Processor) -> str | None:
     """The first token in which two tokenizers differ; None where they are equal."""
-    first, second = a.tokenizer, b.tokenizer
+    first, second = a.weave.tokenizer, b.weave.tokenizer
     if first.size != second.size:
         return f"{first.size} tokens in the first and {second.size} in the second"
     for i in range(first.size):
