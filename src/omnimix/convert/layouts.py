@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnimix import _transformers
 from omnimix.checkpoints.base import Parts
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -56,7 +57,7 @@ def convert(
     if merge:
         processor = _merged(model, processor, found)
     came = f"{recognised[0].name}, {recognised[1].kind}" if recognised is not None else NATIVE
-    with whole_folder(place) as draft:
+    with whole_folder(place) as draft, _transformers.quiet():
         if to == NATIVE:
             model.save_pretrained(draft)
             processor.save_pretrained(draft)
