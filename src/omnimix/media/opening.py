@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from omnimix.config import Spec
-from omnimix.errors import MediaError, kind_of
+from omnimix.errors import MediaError
 from omnimix.media.tiles import Step, Tiles, View
 from omnimix.types import Media
 
@@ -118,7 +118,7 @@ def read(data: object, what: str, where: str, most: int, takes: str) -> bytes:
             ) from None
     else:
         raise MediaError(
-            f"a {what} cannot be made of {kind_of(data)}", where=where, hint=f"give {takes}"
+            f"a {what} cannot be made of {type(data).__name__}", where=where, hint=f"give {takes}"
         )
     if not 0 < len(content) <= most:
         raise _size(len(content), most, where)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from omnimix.errors import RegionError, kind_of
+from omnimix.errors import RegionError
 from omnimix.masks import inside
 from omnimix.media.opening import OverlayOpener
 from omnimix.media.tiles import Frame, View
@@ -65,7 +65,7 @@ class RegionOpener(OverlayOpener):
         region = media.data
         if not isinstance(region, Point | Box | Polygon | Stroke | Mask):
             raise RegionError(
-                f"a region cannot be made of {kind_of(region)}",
+                f"a region cannot be made of {type(region).__name__}",
                 where=where,
                 hint="give a Point, Box, Polygon, Stroke or Mask",
             )

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from omnimix.errors import SampleError, kind_of
+from omnimix.errors import SampleError
 from omnimix.types import Box, Mask, Media, Part, Point, Polygon, Region, Sample, Stroke, Turn
 
 Conversation: TypeAlias = Sample | Sequence[Turn]
@@ -150,7 +150,7 @@ def _label(data: Any) -> str:
 def _item(item: Any) -> Media:
     if not isinstance(item, Media):
         raise SampleError(
-            f"an item of no kind, {kind_of(item)}",
+            f"an item of no kind, {type(item).__name__}",
             hint="write Media.audio(...), Media.document(...) or Media(name of a modality, ...)",
         )
     return item
