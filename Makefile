@@ -16,7 +16,10 @@ BOX := 134 30 236 132
 QUESTION := What is in the box?
 DRAWING := demo.png
 
-.PHONY: help install demo test test-newest test-oldest pins check docs format clean
+MUTANTS := 20
+SEED := 0
+
+.PHONY: help install demo test test-newest test-oldest pins check docs mutate format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +27,7 @@ help:
 	@echo "make test    install with everything for tests, then run them"
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
+	@echo "make mutate  small wrong changes, and whether a test notices (MUTANTS=20 SEED=0)"
 	@echo "make format  put the code into the house's format"
 	@echo "make clean   remove the environments and caches"
 	@echo
@@ -79,6 +83,9 @@ check: .venv/.full
 
 docs: .venv/.full
 	$(BIN)/python -m pytest -n 0 -s tests/test_docs.py
+
+mutate: .venv/.full
+	$(BIN)/python tools/mutate.py -n $(MUTANTS) --seed $(SEED)
 
 format: .venv/.full
 	$(BIN)/ruff check --fix .

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -26,11 +26,12 @@ CARRIED = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
     *("finetuning_task", "prefix", "pruned_heads", "tie_word_embeddings"),
     *("tf_legacy_loss", "torchscript", "use_bfloat16"),
+    *("gradient_checkpointing", "position_embedding_type"),
 }
 """Words that files of the hub carry along, whatever the type, and that transformers keeps for others to read."""
 
 
-def unknown(config: Any, words: Iterable[str]) -> list[str]:
+def unknown(config: Any, words: Iterable[str], usual: Any = None) -> list[str]:
     """Those of the words with which a configuration was made that its class has no use for.
 
     A configuration takes any word. One that it knows is a field or a property of its class, another name of
@@ -38,18 +39,25 @@ def unknown(config: Any, words: Iterable[str]) -> list[str]:
     stays behind as a plain attribute, and that is how it is told.
     """
     cls = type(config)
-    plain = vars(cls())
+    usual = usual or cls()
+    plain = {*vars(cls()), *vars(usual), *usual.to_dict()}
     known = {*CARRIED, *plain, *cls.attribute_map, *cls.attribute_map.values()}
     left = vars(config)
     return [word for word in words if word in left and word not in known and not hasattr(cls, word)]
 
 
-_COUNTS = re.compile(r"num_(?!labels)\w+|(\w+_)?(size|dim|width|heads|layers)|d_model")
+_COUNTS = re.compile(
+    r"(num_)?((hidden|encoder|decoder)_)?layers|num_((attention|key_value)_)?heads|num_channels"
+    r"|(\w+_)?(size|dim|width)|d_model"
+)
 """Names of sizes and counts, none of which can be below 1 where the class itself has one."""
 
 
-def _check(config: Any, words: Mapping[str, Any], place: str = "") -> None:
+def _check(config: Any, words: Mapping[str, Any], usual: Any, place: str = "") -> None:
     """Refuse words that a configuration does not know.
+
+    Args:
+        usual: the same without any words; inside another one, transformers gives it some of its own.
 
     Raises:
         RecipeError: names the first, and the nearest known one.
@@ -57,8 +65,9 @@ def _check(config: Any, words: Mapping[str, Any], place: str = "") -> None:
     for word, value in words.items():
         inner = getattr(config, word, None)
         if isinstance(value, Mapping) and hasattr(inner, "attribute_map"):
-            _check(inner, value, f"{place}.{word}".lstrip("."))
-    left = unknown(config, [word for word in words if word != "model_type"])
+            own = getattr(usual, word, None)
+            _check(inner, value, own, f"{place}.{word}".lstrip("."))
+    left = unknown(config, [word for word in words if word != "model_type"], usual)
     if left:
         plain = [word for word in vars(type(config)()) if not word.startswith("_")]
         raise RecipeError(
@@ -86,11 +95,14 @@ def refuse_whole(model_type: str, where: str | None = None) -> None:
         )
 
 
-def make(words: Mapping[str, Any], model_type: str | None = None) -> Any:
+def make(
+    words: Mapping[str, Any], model_type: str | None = None, also: Collection[str] = ()
+) -> Any:
     """The configuration that a recipe's words make.
 
     Args:
         model_type: where the words name none.
+        also: words that the caller reads off the configuration, whether its type knows them or not.
 
     Raises:
         RecipeError: no type, a word that the type does not know, or values that transformers refuses.
@@ -106,22 +118,23 @@ def make(words: Mapping[str, Any], model_type: str | None = None) -> Any:
         )
     refuse_whole(whole["model_type"])
     try:
-        _check_sizes(AutoConfig.for_model(whole["model_type"]), words)
+        usual = AutoConfig.for_model(whole["model_type"])
+        _check_sizes(usual, words)
         made = AutoConfig.for_model(**whole)
     except (ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
         line = str(error).splitlines()[-1].strip(" .")
         raise RecipeError(f"transformers cannot make the configuration ({line})") from None
-    _check(made, words)
+    _check(made, {word: said for word, said in words.items() if word not in also}, usual)
     return made
 
 
-def known(model_type: str | None = None) -> AfterValidator:
+def known(model_type: str | None = None, also: Collection[str] = ()) -> AfterValidator:
     """A validator for a field that holds words of a configuration; see `make`."""
 
     @lru_cache(maxsize=256)  # recipes are read often, and mostly the same ones
     def sound(given: str) -> tuple[str, str | None] | None:
         try:
-            make(json.loads(given), model_type)
+            make(json.loads(given), model_type, also)
         except RecipeError as error:
             return "; ".join(filter(None, (error.what, error.hint))), error.where
         return None

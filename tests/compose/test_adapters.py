@@ -100,7 +100,7 @@ def test_large_logits_are_merged(
     size = float(logits(model, tiny_processor).abs().max())
     assert size > 40
     model.save_pretrained(tmp_path / "adapted")
-    Processor(model.recipe, tiny_processor.tokenizer).save_pretrained(tmp_path / "adapted")
+    Processor(model.recipe, tiny_processor.weave.tokenizer).save_pretrained(tmp_path / "adapted")
     checks = convert(tmp_path / "adapted", tmp_path / "merged", merge=True)
     found = next(check for check in checks if check.stage == "logits")
     assert found.tolerance == pytest.approx(1e-4 * size, rel=0.5)

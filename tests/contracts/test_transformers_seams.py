@@ -198,7 +198,7 @@ def test_no_mask_is_made_where_none_is_wanted() -> None:
         return _transformers.sdpa(*tensors, **words)
 
     _transformers.register_attention("omnimix_seam", attention, lambda: True)
-    model = _transformers.causal_lm(config_of(LLAMA), "omnimix_seam").eval()
+    model = _transformers.causal_lm(make(LLAMA), "omnimix_seam").eval()
     mask = torch.tensor([[0, 1, 1]])
     model(torch.tensor([[0, 4, 5]]), attention_mask=mask)
     assert told == [None]
@@ -219,7 +219,7 @@ def test_models_say_which_attention_they_take(kind: str, expected: tuple[bool, b
 def test_models_say_what_they_are_called_with() -> None:
     assert {"clip_vision_model", "qwen2_5_vl_vision"} <= set(_transformers.model_types())
     with torch.device("meta"):
-        tower = AutoModel.from_config(config_of({"model_type": "qwen2_5_vl_vision"}))
+        tower = AutoModel.from_config(make({"model_type": "qwen2_5_vl_vision"}))
     assert _transformers.needs(tower) == ["hidden_states", "grid_thw"]
 
 

@@ -13,8 +13,10 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModel
 
 from omnimix import _transformers
-from omnimix.encoders.transformers import TransformersVision, VisionTower, config_of
+from omnimix.config import validate
+from omnimix.encoders.transformers import OURS, TransformersVision, VisionTower
 from omnimix.errors import RecipeError
+from omnimix.hf_config import make
 from omnimix.language.tiny import tiny_words
 
 FILE = Path(__file__).parent / "towers.yaml"
@@ -61,9 +63,9 @@ def words_of(name: str) -> dict[str, Any]:
 
 def made(words: dict[str, Any], **more: Any) -> VisionTower:
     torch.manual_seed(0)
-    tower = TransformersVision(config=words, **more).build()
+    tower = validate(TransformersVision, {"config": words, **more}, "tower").build()
     assert isinstance(tower, VisionTower)
-    deep = not hasattr(config_of(words), "num_hidden_layers") or "depths" in words
+    deep = not hasattr(make(words, also=OURS), "num_hidden_layers") or "depths" in words
     for name, parameter in () if deep else tower.named_parameters():
         scale = 0.0 if parameter.ndim > 1 or "bias" in name else 1.0
         torch.nn.init.normal_(parameter, std=0.2).data.add_(scale)
@@ -71,7 +73,7 @@ def made(words: dict[str, Any], **more: Any) -> VisionTower:
 
 
 def tiles_for(words: dict[str, Any]) -> Tensor:
-    size = getattr(config_of(words), "image_size", 64)
+    size = getattr(make(words, also=OURS), "image_size", 64)
     height, width = (size, size) if isinstance(size, int) else size
     torch.manual_seed(1)
     return torch.randn(2, 3, height, width)
@@ -117,7 +119,7 @@ def test_the_layers_of_a_tower(name: str) -> None:
     assert first.features.grid == (4, 4)
     assert changed.nonzero().flatten().tolist() == [first.features.prefix + 3]
     cut = made(words, layer=-2)
-    whole = AutoModel.from_config(config_of(words)).eval()
+    whole = AutoModel.from_config(make(words, also=OURS)).eval()
     whole = getattr(whole, "vision_model", whole)
     missing = whole.load_state_dict(cut.tower.state_dict(), strict=False).missing_keys
     assert missing

@@ -17,6 +17,7 @@ from omnimix.encoders.texts import TextEncoder
 from omnimix.encoders.transformers import TransformersVision
 from omnimix.media.audio import AudioOpener
 from omnimix.media.document import DocumentOpener
+from omnimix.media.files import looking_in
 from omnimix.media.image import ImageOpener
 from omnimix.media.opening import MediaOpener
 from omnimix.media.several import OneKind, Several
@@ -70,11 +71,13 @@ def test_speech(request_index: int) -> None:
 @pytest.mark.parametrize("request_index", [0, 1])
 def test_documents(request_index: int) -> None:
     folder, _, expected = golden("multi_token/audio_document_mix")
-    step = Tokenize(path=str(folder / "backbones/thenlper/gte-large/tokenizer.json"))
+    backbone = folder / "backbones/thenlper/gte-large"
+    step = Tokenize(path="tokenizer.json")
     ids = expected[f"req{request_index}.document_gte.preprocessed.input_ids"]
     mask = expected[f"req{request_index}.document_gte.preprocessed.attention_mask"]
     for given, row, seen in zip(body(folder, request_index)["documents"], ids, mask, strict=True):
-        found = prepared(DocumentOpener(), given, step)
+        with looking_in([backbone]):
+            found = prepared(DocumentOpener(), given, step)
         assert found.shape[1] % 64 == 0
         assert torch.equal(found[found != NOTHING], row[seen == 1])
 
@@ -134,12 +137,13 @@ def test_document_features() -> None:
     words = json.loads((backbone / "config.json").read_text())
     weights = load_file(backbone / "model.safetensors")
     encoder = loaded(TextEncoder(config=plain(words)).build(), weights, after="tower.")
-    step = Tokenize(path=str(backbone / "tokenizer.json"))
+    step = Tokenize(path="tokenizer.json")
     for request in (0, 1):
         rows = expected[f"req{request}.document_gte.features"]
         for given, row in zip(body(folder, request)["documents"], rows, strict=True):
-            found = features(encoder, prepared(DocumentOpener(), given, step))
-            close(found.flatten(), row.flatten())
+            with looking_in([backbone]):
+                tiles = prepared(DocumentOpener(), given, step)
+            close(features(encoder, tiles).flatten(), row.flatten())
 
 
 def test_pooled_and_patch_features() -> None:

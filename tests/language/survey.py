@@ -22,7 +22,7 @@ UNMADE = "its tiny copy"
 
 
 def names() -> list[str]:
-    return sorted(_transformers.causal_lm_types())
+    return sorted(set(_transformers.causal_lm_types()) - {"omnimix"})
 
 
 def found(name: str) -> list[str] | str:

@@ -18,6 +18,9 @@ from omnimix.encoders.hub_words import completed, loaded, normalized
 from omnimix.errors import RecipeError
 from omnimix.hf_config import known, make
 
+OURS = ("image_size",)
+"""Words of a tower's configuration that are read here, also where its type has none of them."""
+
 
 class VisionTower(Encoder):
     """CLIP, SigLIP and their like: `hidden_states[layer]`, the normed last state, or the pooled one.
@@ -33,7 +36,7 @@ class VisionTower(Encoder):
             raise RecipeError(
                 "the pooled output is made of the last layer", hint="leave 'layer' out"
             )
-        config = make(spec.config)
+        config = make(spec.config, also=OURS)
         self.entry = None if spec.layer is None else _cut(config, spec.layer)
         self.patch = _pair(getattr(config, "patch_size", None))
         self.features = self._probed(config)
@@ -233,7 +236,7 @@ class TransformersVision(EncoderSpec):
     """
 
     kind: Literal["transformers"] = "transformers"
-    config: Annotated[dict[str, Any], known()]
+    config: Annotated[dict[str, Any], known(also=OURS)]
     layer: int | None = None
     pooled: bool = False
 

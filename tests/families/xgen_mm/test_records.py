@@ -135,3 +135,10 @@ def test_what_is_no_data(tmp_path: Path) -> None:
         validate(XgenSft, {"data_path": {}}, "data").open(tmp_path)
     with pytest.raises(RecipeError, match="data_path"):
         validate(XgenSft, {"data_paths": {}}, "data")
+
+
+def test_pictures_are_found_from_a_relative_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(case_path("xgen_mm"))
+    words = {"data_path": {"inputs/train_b.json": 1}, "image_folders": {"photos": "inputs"}}
+    source = validate(XgenSft, words, "data").open(Path("interleave_multi"))
+    assert source[0].media()

@@ -135,7 +135,7 @@ class _XgenSft(Source):
     def _file(self, name: str, where: str) -> str:
         """A picture's file: below the folder that the beginning of its path is mapped to, or the training file's."""
         folders = self.spec.image_folders
-        lies = str(self.folder / mapped(name, folders))
+        lies = str((self.folder / mapped(name, folders)).absolute())  # looked up below `top`
         key = next((key for key in folders if key in name), "")
         top = self.folder / folders[key] if key and name.startswith(key) else self.folder
         return str(inside(top, lies, "picture", where))
