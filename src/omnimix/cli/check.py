@@ -56,8 +56,7 @@ def command(
     from omnimix.data.check.survey import survey
 
     checks = list(_checks(model, data, override or [], tuple(media or ())))
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    _made(out)
     console = wide()
     found = []
     processes = (os.cpu_count() or 1) if workers is None else workers
@@ -81,6 +80,11 @@ def command(
             )
     if not all(done.fine for done, _ in found):
         raise typer.Exit(1)
+
+
+def _made(out: Path) -> None:
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
 
 
 def _write(out: Path, found: Sequence[tuple[Survey, Checker]]) -> None:

@@ -60,10 +60,10 @@ class Guarded(TyperGroup):
                 raise
             line = " ".join(str(error).split()) or "no message"
             if _speaks():
-                say(
-                    f"a fault of omnimix itself: {line} (run again with --debug for the traceback)",
-                    debug,
-                )
+                # A GPU that is full is a RuntimeError of torch's, which is not imported here.
+                full = "out of memory" in line
+                what = "the memory is full" if full else "a fault of omnimix itself"
+                say(f"{what}: {line} (run again with --debug for the traceback)", debug)
             raise typer.Exit(1) from None
         finally:
             process_group = _process_group()
@@ -93,7 +93,7 @@ def _of_the_machine(error: OSError | MemoryError) -> OmnimixError:
     )
 
 
-class Output(io.FileIO):
+class PatientOutput(io.FileIO):
     """Standard output that may end early: the work goes on when its reader went away (`omnimix show nano | head`)."""
 
     def __init__(self) -> None:
@@ -112,9 +112,9 @@ class Output(io.FileIO):
 
 
 def open_output() -> None:
-    """Put `Output` in place of `sys.stdout`; names that are no UTF-8 are printed with backslashes."""
+    """Put `PatientOutput` in place of `sys.stdout`; names that are no UTF-8 are printed with backslashes."""
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(Output()),
+        io.BufferedWriter(PatientOutput()),
         encoding=sys.stdout.encoding,
         errors="backslashreplace",
         line_buffering=sys.stdout.isatty(),
