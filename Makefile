@@ -16,7 +16,10 @@ BOX := 134 30 236 132
 QUESTION := What is in the box?
 DRAWING := demo.png
 
-.PHONY: help install demo test peers test-newest test-oldest pins check docs reference format clean
+MUTANTS := 20
+SEED := 0
+
+.PHONY: help install demo test peers test-newest test-oldest pins check docs reference mutate format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +29,7 @@ help:
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
 	@echo "make reference  write docs/reference/ from the docstrings"
+	@echo "make mutate  small wrong changes, and whether a test notices (MUTANTS=20 SEED=0)"
 	@echo "make format  put the code into the house's format"
 	@echo "make clean   remove the environments and caches"
 	@echo
@@ -87,6 +91,9 @@ docs: .venv/.full
 
 reference: .venv/.full
 	$(BIN)/python tools/reference.py
+
+mutate: .venv/.full
+	$(BIN)/python tools/mutate.py -n $(MUTANTS) --seed $(SEED)
 
 format: .venv/.full
 	$(BIN)/ruff check --fix .

@@ -34,6 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "types",
             "regions",
             "masks",
+            "disk",
             "region_limits",
             "errors",
             "hub",

@@ -155,7 +155,7 @@ def test_json_both_ways() -> None:
     ("data", "said"),
     [
         ("{", "no JSON"),
-        ("[1, 2]", "an object, not list"),
+        ("[1, 2]", "an object, not a list"),
         ({}, "this one has none"),
         ({"box": [1, 2, 3, 4], "point": [1, 2]}, "point and box"),
         ({"box": [1, 2, 3]}, "box takes 4 numbers"),

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from omnimix.errors import RecipeError, RegistryError
+from omnimix.errors import RecipeError, RegistryError, kind_of
 from omnimix.registry import Registry, did_you_mean
 from omnimix.renamed import new_name, new_value
 
@@ -178,7 +178,7 @@ def validate(model: type[M], data: Any, where: str) -> M:
     """
     if not isinstance(data, Mapping):
         raise RecipeError(
-            f"a {model.__name__.lower()} is a table of words, not {type(data).__name__}",
+            f"a {model.__name__.lower()} is a table of words, not {kind_of(data)}",
             where=where,
         )
     try:

@@ -6,9 +6,13 @@ The command line prints them as one sentence and exits with code 2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
+
+_NUMBERED = re.compile(r"\[Errno -?\d+\] ([^:()]+)(?:: ('[^']*'|\"[^\"]*\"))?|\(os error \d+\)")
+"""How the system's refusals are written where a sentence quotes one: with a number, and the path once more."""
 
 
 class OmnimixError(Exception):
@@ -24,7 +28,7 @@ class OmnimixError(Exception):
     """How the command line ends."""
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
-        self.what = what
+        self.what = _NUMBERED.sub(r"\1", what)
         self.where = where
         self.hint = hint
         super().__init__(self.sentence())
@@ -48,6 +52,29 @@ class OmnimixError(Exception):
 def _ended(sentence: str) -> str:
     """With a final stop, unless it has one: `did you mean 'lr'?` is left alone."""
     return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
+
+
+def reason(error: BaseException) -> str:
+    """What an exception that is none of ours says, on one line and without the name of its class."""
+    if isinstance(error, OmnimixError):
+        return error.sentence().rstrip(".")
+    said = " ".join(_NUMBERED.sub(r"\1", str(error)).split())[:160]
+    if isinstance(error, KeyError):
+        return f"{said} is missing"
+    return said or "no reason is given"
+
+
+def kind_of(data: object) -> str:
+    """What plain data is, in words."""
+    names = {
+        type(None): "null",
+        str: "a text",
+        dict: "a table",
+        list: "a list",
+        bool: "true or false",
+    }
+    number = isinstance(data, int | float)
+    return names.get(type(data)) or ("a number" if number else f"a {type(data).__name__}")
 
 
 @contextmanager
@@ -99,6 +126,10 @@ class CheckpointError(OmnimixError):
 
 class UnsafeFileError(CheckpointError):
     """A file of weights that holds Python objects: opening it would run code."""
+
+
+class WriteError(OmnimixError):
+    """A file or folder that cannot be written: a full disk, a missing permission."""
 
 
 class ParallelError(OmnimixError):

@@ -85,6 +85,16 @@ def _check_sizes(usual: Any, words: Mapping[str, Any]) -> None:
             raise RecipeError(f"{word} is {value}", hint="give a whole number above 0")
 
 
+def refuse_whole(model_type: str, where: str | None = None) -> None:
+    """A model of ours stands in transformers' tables too, and would be made of itself."""
+    if model_type == "omnimix":
+        raise RecipeError(
+            "a whole model of omnimix is no part of another",
+            where=where,
+            hint="name the folder or the hub id of an encoder or a language model",
+        )
+
+
 def make(
     words: Mapping[str, Any], model_type: str | None = None, also: Collection[str] = ()
 ) -> Any:
@@ -106,6 +116,7 @@ def make(
             "the configuration of transformers needs 'model_type'",
             hint="llama, mistral, clip_vision_model or siglip_vision_model for instance",
         )
+    refuse_whole(whole["model_type"])
     try:
         usual = AutoConfig.for_model(whole["model_type"])
         _check_sizes(usual, words)

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from omnimix.errors import CheckpointError
+from omnimix.errors import CheckpointError, kind_of
 
 CONFIGS = ("*.json", "*.model", "*.txt", "*.jinja")
 """Files of a repository that are small: configurations, tokenizers, chat templates."""
@@ -142,7 +142,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         ) from None
     if not isinstance(data, dict):
         raise CheckpointError(
-            f"the file holds a {type(data).__name__} where a table of words is wanted",
+            f"the file holds {kind_of(data)} where a table of words is wanted",
             where=str(path),
             hint="copy it again",
         )

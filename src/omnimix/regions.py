@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from omnimix import masks
-from omnimix.errors import RegionError
+from omnimix.errors import RegionError, kind_of
 from omnimix.region_limits import check_brush, check_count, check_near
 
 
@@ -301,7 +301,7 @@ def from_json(data: Any, where: str | None = None, files: bool = False) -> Regio
         except (ValueError, RecursionError):
             raise _no_form("this is no JSON", where) from None
     if not isinstance(data, Mapping):
-        raise _no_form(f"a region is an object, not {type(data).__name__}", where)
+        raise _no_form(f"a region is an object, not {kind_of(data)}", where)
     kinds = [kind for kind in _KINDS if kind in data]
     if len(kinds) != 1:
         have = " and ".join(kinds) or "none"

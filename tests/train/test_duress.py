@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from omnimix.cli.main import app
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
-from omnimix.errors import DroppedError, SampleError, TrainError
+from omnimix.errors import DroppedError, SampleError, TrainError, WriteError
 from omnimix.train import checkpoint
 from omnimix.train.loop import recompute
 from omnimix.train.objectives import Sft
@@ -316,7 +316,7 @@ def test_a_full_disk_ends_in_a_sentence_and_the_checkpoint_before_stays(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(
-            TrainError, match=r"cannot be written \(File too large\).*from stage-00-step-0000002"
+            WriteError, match=r"cannot be written \(File too large\).*from stage-00-step-0000002"
         ):
             train(path, out=tmp_path / "cut", listener=full)
     finally:
@@ -342,12 +342,12 @@ def test_errors_of_writing_become_sentences(
 
     monkeypatch.setattr(torch, "save", fail)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
-    with pytest.raises(TrainError, match=r"stage-00-step-0000001: cannot be written \("):
+    with pytest.raises(WriteError, match=r"stage-00-step-0000001: cannot be written \("):
         checkpoint.save(tmp_path, {"a": torch.ones(1)}, optimizer, {"stage": 0, "step": 1}, [{}])
 
 
 def test_a_folder_that_cannot_be_made_is_refused(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match=r"cannot be written \(Not a directory\)"):
+    with pytest.raises(WriteError, match=r"cannot be written \(Not a directory\)"):
         train(write(), out=tmp_path / "a.png" / "run")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omnimix.disk import write_text, writing
 from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def command(
     from omnimix.data.check.survey import survey
 
     checks = list(_checks(model, data, override or [], tuple(media or ())))
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     console = wide()
     found = []
     processes = (os.cpu_count() or 1) if workers is None else workers
@@ -83,10 +86,9 @@ def command(
 def _write(out: Path, found: Sequence[tuple[Survey, Checker]]) -> None:
     from omnimix.data.check import page
 
-    out.mkdir(parents=True, exist_ok=True)
     report = json.dumps({"datasets": [one.data() for one, _ in found]}, indent=2)
-    (out / "report.json").write_text(report + "\n", encoding="utf-8")
-    (out / "report.html").write_text(page.page(found), encoding="utf-8")
+    write_text(out / "report.json", report + "\n")
+    write_text(out / "report.html", page.page(found))
 
 
 def _beside(check: Checker) -> Path:

@@ -12,6 +12,7 @@ import typer
 
 from omnimix.cli import options
 from omnimix.cli.guard import say
+from omnimix.disk import write_text
 from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def command(
         scores = _benchmark(model, str(benchmark), limit, swap_pictures, chosen, batch_size, device)
         report, shown = {**scores.to_dict(), "model": model}, table(scores, model)
     if out is not None:
-        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(report, indent=2) + "\n")
     if as_json:
         typer.echo(json.dumps(report))
     else:

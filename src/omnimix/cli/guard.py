@@ -6,6 +6,7 @@ can mend, 130 interrupted by Ctrl-C, 143 by SIGTERM.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -33,22 +34,25 @@ class Guarded(TyperGroup):
         if "--debug" in args:
             args = ["--debug", *(arg for arg in args if arg != "--debug")]
         args = _in_front(args, "--plugin")
+        for option, word in zip(args, (*args[1:], "-"), strict=True):
+            # A variable of the shell that is not set, as a rule; never the same as leaving the option out.
+            if option.startswith("--") and (option.endswith("=") or not word):
+                raise typer.BadParameter(f"{option.rstrip('=')} is given an empty word", ctx)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         debug = bool(ctx.params.get("debug"))
         try:
-            return super().invoke(ctx)
-        except OmnimixError as error:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except (OmnimixError, OSError, MemoryError) as error:
+            told = error if isinstance(error, OmnimixError) else _of_the_machine(error)
             if _speaks():
-                say(error.sentence(), debug)
-            raise typer.Exit(error.exit_code) from None
+                say(told.sentence(), debug)
+            raise typer.Exit(told.exit_code) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # The reader of our output went away (`omnimix show nano | head`).
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
@@ -57,7 +61,7 @@ class Guarded(TyperGroup):
             line = " ".join(str(error).split()) or "no message"
             if _speaks():
                 say(
-                    f"{type(error).__name__}: {line} (run again with --debug for the traceback)",
+                    f"a fault of omnimix itself: {line} (run again with --debug for the traceback)",
                     debug,
                 )
             raise typer.Exit(1) from None
@@ -76,6 +80,45 @@ def _in_front(args: list[str], option: str) -> list[str]:
         front += rest[at : at + 2]
         del rest[at : at + 2]
     return [*front, *rest]
+
+
+def _of_the_machine(error: OSError | MemoryError) -> OmnimixError:
+    """A file, a disk or a network that failed where nobody expected it to."""
+    if isinstance(error, MemoryError):
+        return OmnimixError("there is not enough memory", hint="make it smaller or fewer")
+    reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+    return OmnimixError(
+        reason.rstrip(".") or "the system refuses",
+        where=None if error.filename is None else os.fsdecode(error.filename),
+    )
+
+
+class Output(io.FileIO):
+    """Standard output that may end early: the work goes on when its reader went away (`omnimix show nano | head`)."""
+
+    def __init__(self) -> None:
+        super().__init__(1, "w", closefd=False)
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # What is left in the buffer is written once more when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if isinstance(error, BrokenPipeError):
+                return len(data)
+            error.filename = "standard output"
+            raise
+
+
+def open_output() -> None:
+    """Put `Output` in place of `sys.stdout`; names that are no UTF-8 are printed with backslashes."""
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(Output()),
+        encoding=sys.stdout.encoding,
+        errors="backslashreplace",
+        line_buffering=sys.stdout.isatty(),
+    )
 
 
 def _process_group() -> ProcessGroup | None:

@@ -30,7 +30,7 @@ from omnimix.cli import (
     train,
     verify,
 )
-from omnimix.cli.guard import Guarded, WordsJoined
+from omnimix.cli.guard import Guarded, WordsJoined, open_output
 from omnimix.cli.items import ItemsInOrder
 
 app = typer.Typer(
@@ -88,4 +88,5 @@ def options(
 
 def run() -> None:
     """The entry point of the console script."""
+    open_output()
     app(prog_name="omnimix")

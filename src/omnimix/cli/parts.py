@@ -15,7 +15,7 @@ from omnimix.compose.modality import Branch, Modality, ModalitySpec
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
 from omnimix.encoders.base import Features
-from omnimix.errors import OmnimixError
+from omnimix.errors import reason
 from omnimix.types import Media
 
 REFERENCE = (640, 480)
@@ -100,30 +100,23 @@ def count(recipe: Recipe) -> Counted:
             tokens[name] = _tokens(spec, built)
             sources[name] = built.features
         except Exception as error:  # parts of many libraries; one that fails must not hide the rest
-            problems[name] = _reason(error)
+            problems[name] = reason(error)
     try:
         with torch.device("meta"):
             parameters["language"] = _size_of(recipe.language.build())
     except Exception as error:
-        problems["language"] = _reason(error)
+        problems["language"] = reason(error)
     if recipe.adapters and not problems:
         try:
             parameters["adapters"] = _adapters(recipe)
         except Exception as error:
-            problems["adapters"] = _reason(error)
+            problems["adapters"] = reason(error)
     return Counted(tokens, parameters, problems)
 
 
 def _adapters(recipe: Recipe) -> int:
     model = MultimodalLM.on_meta(recipe)
     return sum(p.numel() for name, p in model.named_parameters() if is_adapter(name))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OmnimixError):
-        return error.sentence()
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def _size_of(module: nn.Module) -> int:

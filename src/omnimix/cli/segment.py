@@ -11,6 +11,7 @@ import typer
 from omnimix.cli import options
 from omnimix.cli.guard import save_drawing
 from omnimix.cli.regions import regions_from
+from omnimix.disk import writing
 from omnimix.errors import OmnimixError
 from omnimix.types import Mask
 
@@ -72,14 +73,8 @@ def _files(out: Path, count: int) -> list[Path]:
 
 
 def _write(file: Path, mask: Mask) -> None:
-    try:
+    with writing(file, "give --out a file in a folder that exists"):
         file.write_bytes(mask.png())
-    except OSError as error:
-        raise OmnimixError(
-            f"cannot write the mask ({error.strerror})",
-            where=str(file),
-            hint="give --out a file in a folder that exists",
-        ) from None
 
 
 def _draw(file: Path, image: str, masks: list[Mask]) -> None:

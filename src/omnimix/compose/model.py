@@ -30,6 +30,7 @@ from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.running import Running
 from omnimix.compose.splice import splice
+from omnimix.disk import writing
 from omnimix.errors import OmnimixError, SpliceError
 from omnimix.language import packed
 from omnimix.language.forms import Form
@@ -326,8 +327,10 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
 
     def save_pretrained(self, save_directory: Any, *args: Any, **words: Any) -> None:
         """As in transformers; the recipe is written beside the weights."""
-        super().save_pretrained(save_directory, *args, **words)
-        (Path(save_directory) / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
+        place = Path(save_directory)
+        with writing(place):
+            super().save_pretrained(save_directory, *args, **words)
+            (place / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
 
 
 AutoConfig.register("omnimix", OmnimixConfig, exist_ok=True)

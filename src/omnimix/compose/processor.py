@@ -21,6 +21,7 @@ from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.weave import Weaver
 from omnimix.config import read_yaml
+from omnimix.disk import writing
 from omnimix.errors import CheckpointError, OmnimixError, RecipeError
 from omnimix.language.fast import fast_tokenizer
 from omnimix.language.tokenizer import Tokenizer, end_tokens
@@ -154,7 +155,10 @@ class Processor(Conversing):
         Beside them what transformers reads: the tokenizer in its form, where it has one, and what ends an answer,
         into the `generation_config.json` of the model that was saved there.
         """
-        place = Path(save_directory)
+        with writing(Path(save_directory)):
+            self._save(Path(save_directory))
+
+    def _save(self, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         (place / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
         with contextlib.suppress(RecipeError):  # a tokenizer that is of our own alone

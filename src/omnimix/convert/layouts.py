@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnimix import _transformers
 from omnimix.checkpoints.base import Parts
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.convert import certificate
 from omnimix.convert.report import Check
+from omnimix.disk import whole_folder
 from omnimix.errors import CheckpointError
 from omnimix.generate import folder as folders
 from omnimix.registry import CHECKPOINTS, did_you_mean
@@ -56,21 +57,14 @@ def convert(
     if merge:
         processor = _merged(model, processor, found)
     came = f"{recognised[0].name}, {recognised[1].kind}" if recognised is not None else NATIVE
-    was_there = place.exists()
-    place.mkdir(parents=True, exist_ok=True)
-    try:
+    with whole_folder(place) as draft, _transformers.quiet():
         if to == NATIVE:
-            model.save_pretrained(place)
-            processor.save_pretrained(place)
+            model.save_pretrained(draft)
+            processor.save_pretrained(draft)
         else:
-            CHECKPOINTS.load(to)().write(model, processor, place, **options)
+            CHECKPOINTS.load(to)().write(model, processor, draft, **options)
         del model  # two of them need not fit
-        return _proven(place, expected, {"from": came, "to": to})
-    except BaseException:
-        shutil.rmtree(place)
-        if was_there:
-            place.mkdir()
-        raise
+        return _proven(draft, expected, {"from": came, "to": to})
 
 
 def _check(place: Path, to: str, options: Mapping[str, Any]) -> None:

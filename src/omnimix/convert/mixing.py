@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from omnimix.compose.recipe import difference
 from omnimix.convert import certificate, weights as mixing
 from omnimix.convert.report import Check, Verdict, number
 from omnimix.convert.weights import Mixer, OpenedModel, Weighting
+from omnimix.disk import whole_folder
 from omnimix.errors import CheckpointError
 from omnimix.generate import folder as folders
 
@@ -89,16 +89,12 @@ def soup(
     weighting = Weighting(weight, dict(per_part or {}))
     weighting.check(first.tensors, extrapolate)
     mixer = Mixer(first, second, weighting, DTYPES[dtype])
-    place.mkdir(parents=True)
-    try:
-        files = mixing.write(mixer, place, shard)
-        _save_words(mixer, processor, place)
+    with whole_folder(place) as draft:
+        files = mixing.write(mixer, draft, shard)
+        _save_words(mixer, processor, draft)
         facts = _facts(mixer, weighting, dtype, files)
-        write_json(place / certificate.CERTIFICATE, facts)
+        write_json(draft / certificate.CERTIFICATE, facts)
         return facts
-    except BaseException:
-        shutil.rmtree(place)
-        raise
 
 
 def _opened(source: Ingredient | str | Path, whole: bool) -> OpenedModel:

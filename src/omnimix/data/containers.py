@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimix.errors import OmnimixError, SampleError
+from omnimix.errors import OmnimixError, SampleError, reason
 
 NO_LIST = "the file holds no list of records"
 LINES = (".jsonl", ".ndjson")
@@ -43,9 +43,8 @@ def reading(where: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        what = " ".join(str(error).split())[:160] or "no reason is given"
         raise SampleError(
-            f"the row has not the form it should have ({type(error).__name__}: {what})", where=where
+            f"the row has not the form it should have ({reason(error)})", where=where
         ) from error
 
 

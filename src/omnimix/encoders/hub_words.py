@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omnimix._transformers import quiet
 from omnimix.errors import RecipeError
-from omnimix.hf_config import unknown
+from omnimix.hf_config import refuse_whole, unknown
 from omnimix.hub import read_json
 
 
@@ -35,6 +35,7 @@ def told(place: Path, side: str = "") -> dict[str, Any]:
             where=str(place),
             hint="name a folder in the hub's layout, or write the words of `config`",
         ) from None
+    refuse_whole(whole.model_type, str(place))
     found = getattr(whole, side, whole) if side else whole
     words = found.to_diff_dict() | {"model_type": found.model_type}
     idle = {*_SAYS_NOTHING, *unknown(found, words)}

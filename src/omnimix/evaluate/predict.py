@@ -16,6 +16,7 @@ from torch import nn
 from omnimix import regions, versions
 from omnimix.compose import recipe as recipes
 from omnimix.data.sources import Source
+from omnimix.disk import write_text, writing
 from omnimix.errors import OmnimixError
 from omnimix.evaluate.asking import Reply, ask
 from omnimix.generate.assistant import Assistant
@@ -155,8 +156,9 @@ def _begin(out: Path, run: dict[str, Any], batch_size: int, overwrite: bool) -> 
             hint="name a file in a folder that exists",
         )
     if overwrite or not out.exists() or not out.stat().st_size:
-        out.write_bytes(b"")
-        beside.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        with writing(out):
+            out.write_bytes(b"")
+        write_text(beside, json.dumps(run, indent=2) + "\n")
         return 0
     _same_run(beside, run, out)
     lines = out.read_bytes().split(b"\n")[:-1]  # what stands behind the last line end is torn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +58,7 @@ class Options:
                 f"min_new_tokens is {self.min_new_tokens} and max_new_tokens {self.max_new_tokens}",
                 hint="give at least 0, and at most max_new_tokens",
             )
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise OmnimixError(
                 f"the temperature is {self.temperature:g}", hint="give 0 (greedy) or more"
             )

@@ -47,7 +47,14 @@ def place(
         OmnimixError: a device or package that is not there.
     """
     cuda = torch.cuda.is_available()
-    chosen = torch.device(device or ("cuda" if cuda else "cpu"))
+    try:
+        chosen = torch.device(device or ("cuda" if cuda else "cpu"))
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        known = "cpu, cuda, cuda:0 ..." if cuda else "cpu: torch finds no GPU here"
+        raise OmnimixError(
+            f"there is no device {str(device)!r}", hint=f"known are {known}"
+        ) from error
     if quantization:
         return chosen, Quantized(quantization, chosen, dtype)
     if process_group.size == 1:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from omnimix.errors import OmnimixError, ParallelError
+from omnimix.errors import OmnimixError, ParallelError, reason
 
 FAILED = "omnimix/failed"
 TOLD = "omnimix/told"
@@ -110,7 +110,7 @@ class Ranks(ProcessGroup):
             raise
         except Exception as error:
             own = error
-        said = self.gather("agreed", None if own is None else _sentence(own))
+        said = self.gather("agreed", None if own is None else reason(own))
         if own is not None:
             raise own
         for rank, sentence in enumerate(said):
@@ -193,7 +193,7 @@ class Ranks(ProcessGroup):
             self.failed = said
             _abort()
             raise ParallelError(said) from error
-        self.failed = f"rank {self.rank} failed: {_sentence(error)}"
+        self.failed = f"rank {self.rank} failed: {reason(error)}"
         with contextlib.suppress(Exception):
             self.store.set(FAILED, self.failed)
         _abort()
@@ -332,13 +332,6 @@ def check_cuda(processes: int, devices: int) -> None:
             "this build of torch has no NCCL, which GPUs talk through",
             hint="install the CUDA build of torch, on Linux",
         )
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, OmnimixError):
-        return error.sentence().rstrip(".")
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def _is_connection(error: BaseException) -> bool:

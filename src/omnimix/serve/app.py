@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from omnimix.errors import OmnimixError
+from omnimix.errors import OmnimixError, kind_of
 from omnimix.generate.decoding import Options
 from omnimix.serve import opening, wires
 from omnimix.serve.answers import refusal, said
@@ -174,7 +174,7 @@ def _body(request: Request, content: bytes, example: str) -> Mapping[str, Any]:
         what = f"the body is no JSON ({error})"
         raise _Refused(refusal(400, what, hint=f"send {example}")) from None
     if not isinstance(body, dict):
-        what = f"the body is no JSON object but {type(body).__name__}"
+        what = f"the body is no JSON object but {kind_of(body)}"
         raise _Refused(refusal(400, what, hint=f"send {example}"))
     return body
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from omnimix.compose.modality import ModalitySpec
-from omnimix.errors import MediaError, OmnimixError
+from omnimix.errors import MediaError, OmnimixError, kind_of
 from omnimix.regions import from_json
 from omnimix.serve.fetch import Fetched, Fetcher
 from omnimix.types import Media
@@ -60,7 +60,7 @@ class ItemReader:
             return Media(modality, _array(item, where), label=where)
         if not isinstance(item, Mapping):
             raise MediaError(
-                f"an item cannot be made of {type(item).__name__}",
+                f"an item cannot be made of {kind_of(item)}",
                 where=where,
                 hint=f"write a path, a data URL, {_FORMS}",
             )

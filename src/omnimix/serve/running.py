@@ -29,9 +29,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.create_server(address[:2], family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise OmnimixError(
-            f"cannot listen there ({error.strerror or error})",
+            f"cannot listen there ({getattr(error, 'strerror', None) or 'no such name'})",
             where=f"{host}:{port}",
             hint="choose another --port or --host",
         ) from None

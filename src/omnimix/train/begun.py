@@ -14,11 +14,11 @@ from omnimix.checkpoints import pretrained
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.data.mixture import Dropped
+from omnimix.disk import writing
 from omnimix.language import forms
 from omnimix.language.forms import Form
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import checkpoint, optim, start
-from omnimix.train.checkpoint import writing
 from omnimix.train.ranks import fingerprint
 from omnimix.train.settings import Training
 from omnimix.train.stopping import Stop, Stopped

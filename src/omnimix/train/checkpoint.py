@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +16,13 @@ from torch import Tensor, nn
 
 from omnimix import _transformers
 from omnimix.compose.model import MultimodalLM
+from omnimix.disk import HINT, sync, writing
 from omnimix.errors import TrainError
 
 WEIGHTS = "model.safetensors"
 SUMS = "checksums.json"
 BEST = "best"
-LITTLE = 1 << 20
-"""Bytes: with less than that left a disk is called full."""
-
 RESUMED = "train into another folder, or use the recipe this run began with"
-
-
-@contextmanager
-def writing(
-    place: Path,
-    hint: str = "free some space or mend the permission, then run the same command again",
-) -> Iterator[None]:
-    """Around writing into a run's folder: a full disk and its like end in a sentence.
-
-    Raises:
-        TrainError: says why the place cannot be written to.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = _reason(error, place)
-        if reason is None:
-            raise
-        raise TrainError(f"cannot be written ({reason})", where=str(place), hint=hint) from error
-
-
-def _reason(error: Exception, place: Path) -> str | None:
-    """Why a file could not be written; None where the error is about something else."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
-    # torch and safetensors say where in their source it went wrong, not why.
-    for folder in (place, *place.parents):
-        if folder.is_dir():
-            if shutil.disk_usage(folder).free < LITTLE:
-                return os.strerror(errno.ENOSPC)
-            break
-    words = str(error)
-    for number in (errno.ENOSPC, errno.EACCES, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO):
-        if os.strerror(number) in words or f"os error {number}" in words:
-            return os.strerror(number)
-    written = isinstance(error, SafetensorError) or "inline_container" in words
-    return f"{words.splitlines()[0][:120]}" if written else None
 
 
 def save(
@@ -123,7 +81,7 @@ def _write(
             _seal(draft)
             shutil.rmtree(place, ignore_errors=True)
             draft.replace(place)
-            _sync(folder)
+            sync(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return place
@@ -132,7 +90,7 @@ def _write(
 def _older(folder: Path) -> str:
     done = checkpoints(folder)
     on = f"; the run goes on from {done[-1].name}" if done else ""
-    return f"free some space or mend the permission, then run the same command again{on}"
+    return f"{HINT}{on}"
 
 
 def _check_finite(weights: Mapping[str, Tensor], place: Path) -> None:
@@ -150,20 +108,12 @@ def _seal(folder: Path) -> None:
     sums = {path.name: _sum(path) for path in sorted(folder.iterdir())}
     (folder / SUMS).write_text(json.dumps(sums, indent=1))
     for path in (*folder.iterdir(), folder):
-        _sync(path)
+        sync(path)
 
 
 def _sum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def chance() -> dict[str, Tensor]:

@@ -12,8 +12,8 @@ import torch
 from omnimix import config
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
+from omnimix.disk import write_text, writing
 from omnimix.errors import RecipeError, TrainError
-from omnimix.train.checkpoint import writing
 from omnimix.train.records import describe_run
 from omnimix.train.settings import Training
 
@@ -130,7 +130,4 @@ def cut_back(file: Path, stage: int, step: int) -> None:
             continue
         if (line["stage"], line["step"]) <= (stage, step):
             kept.append(text)
-    draft = file.with_suffix(".part")
-    with writing(file):
-        draft.write_text("".join(f"{text}\n" for text in kept))
-        draft.replace(file)
+    write_text(file, "".join(f"{text}\n" for text in kept))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omnimix.disk import writing
 from omnimix.errors import TrainError
-from omnimix.train.checkpoint import writing
 
 FORMATS = (".svg", ".png", ".pdf")
 

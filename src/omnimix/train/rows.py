@@ -12,8 +12,8 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import weave_apart
 from omnimix.data.mixture import Dropped, drawn
 from omnimix.data.sources import Source
+from omnimix.disk import writing
 from omnimix.errors import DroppedError, OmnimixError, SampleError
-from omnimix.train.checkpoint import writing
 from omnimix.types import Sample
 
 TRIED = 64

@@ -9,11 +9,11 @@ from typing import Any
 
 from omnimix import _transformers
 from omnimix.data.mixture import Dropped
+from omnimix.disk import whole_folder, writing
 from omnimix.errors import TrainError
 from omnimix.parallel import process_group as process_groups
 from omnimix.train import checkpoint, folder as folders, settings, start
 from omnimix.train.begun import METRICS, Begun
-from omnimix.train.checkpoint import writing
 from omnimix.train.loop import Loop
 from omnimix.train.plots import plot_losses
 from omnimix.train.stopping import Stop
@@ -171,9 +171,9 @@ class Run(Begun):
         if words.quantization is not None and words.initial_checkpoint is not None:
             begun = start.opened(self.folder, words.initial_checkpoint)
             model = start.made_whole(model, begun, model.recipe)
-        with _transformers.quiet(), writing(place):
-            model.save_pretrained(place)
-            self.processor.save_pretrained(place)
+        with _transformers.quiet(), whole_folder(place) as draft:
+            model.save_pretrained(draft)
+            self.processor.save_pretrained(draft)
 
     def _write_best(self) -> None:
         """The best weights of the last stage as a model of their own, where they are not the last."""

@@ -14,6 +14,7 @@ import torch
 
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
+from omnimix.disk import writing
 from omnimix.errors import OmnimixError, TrainError, placed
 from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
@@ -22,7 +23,6 @@ from omnimix.generate.drawing import draw
 from omnimix.media.opening import MediaOpener
 from omnimix.registry import MEASURES
 from omnimix.train.begun import Begun
-from omnimix.train.checkpoint import writing
 from omnimix.train.rows import DatasetFacts, looked_at
 from omnimix.train.settings import Stage, ValidateSpec
 from omnimix.types import Media, Sample

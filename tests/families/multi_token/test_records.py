@@ -103,10 +103,10 @@ def test_surplus_items_are_refused_or_ignored() -> None:
         (["hello"], {}, "message 1: a message has a role and content"),
         ([{"role": "user"}], {}, "message 1: a message has a role and content"),
         ([{"role": "human", "content": "a"}], {}, "message 1: unknown role 'human'"),
-        ([{"role": "user", "content": ["a"]}], {}, "message 1: the content is text, not list"),
+        ([{"role": "user", "content": ["a"]}], {}, "message 1: the content is text, not a list"),
         ([user("<image> <image>")], {"images": ["a"]}, "2 placeholders <image> .* 1 items"),
         ([user("<image>")], {}, "1 placeholders <image> .* 0 items in images"),
-        ([user("<image>")], {"images": "a.png"}, "images is a list, not str"),
+        ([user("<image>")], {"images": "a.png"}, "images is a list, not a text"),
         (
             [user("a"), {"role": "assistant", "content": "<image>"}],
             {"images": ["a"]},

@@ -62,7 +62,7 @@ def test_a_list_that_is_null_belongs_to_another_dataset(tmp_path: Path) -> None:
     [
         ({"images": ["a.png"]}, "2 placeholders <image> in the messages, but 1 items"),
         ({"images": None}, "2 placeholders <image> in the messages, but 0 items"),
-        ({"images": "a.png"}, "images is a list, not str"),
+        ({"images": "a.png"}, "images is a list, not a text"),
         ({"images": ["a.png", "../b.png"]}, "lies outside"),
         ({"images": ["a.png", "https://host/b.png"]}, "is an address"),
         ({"speech_audios": [{"dataset_args": {}, "idx": 3}]}, "a dataset of the hub"),

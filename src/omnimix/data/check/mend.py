@@ -12,6 +12,7 @@ from omnimix.data.check.rows import Checked, Checker
 from omnimix.data.containers import needed
 from omnimix.data.opened import ListedRows
 from omnimix.data.rows import RowSource
+from omnimix.disk import write_text
 from omnimix.errors import SampleError
 
 MENDED = frozenset({"duplicate-id", "text"})
@@ -56,7 +57,7 @@ def mend(
         raise SampleError("no row is left that can be used", where=source.path.name)
     file = _write(kept, place)
     lines = "".join(json.dumps(change, ensure_ascii=True) + "\n" for change in changes)
-    place.with_name(f"{place.name}.changes.jsonl").write_text(lines, encoding="utf-8")
+    write_text(place.with_name(f"{place.name}.changes.jsonl"), lines)
     return file, changes
 
 
@@ -95,7 +96,7 @@ def _write(rows: list[Any], place: Path) -> Path:
         parquet.write_table(pyarrow.Table.from_pylist(rows), file)
         return file
     file = place.with_name(f"{place.name}.jsonl")
-    file.write_text(lines, encoding="utf-8")
+    write_text(file, lines)
     return file
 
 

@@ -19,6 +19,7 @@ from omnimix.errors import (
     MediaError,
     OmnimixError,
     RegionError,
+    reason,
 )
 from omnimix.types import Media, Sample
 
@@ -139,7 +140,7 @@ class Checker:
             if isinstance(error, RegionError) and sample is not None:
                 said += unit_guess([bounds(m) for m in sample.media("region")])
         else:
-            code, said = "row", f"{where}: {type(error).__name__}: {error}"
+            code, said = "row", f"{where}: {reason(error)}"
         texts = () if sample is None else tuple(text_faults(sample))
         return Checked(index, where, id, (*texts, Fault(code, said)), own_id=id not in ("", where))
 

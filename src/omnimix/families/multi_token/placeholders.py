@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from omnimix.errors import SampleError
+from omnimix.errors import SampleError, kind_of
 from omnimix.types import ROLES, Media, Sample, Turn
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ def _fault(message: Any, tokens: Iterable[str]) -> tuple[str, str] | None:
         return f"unknown role {role!r}", "the roles are user and assistant"
     if not isinstance(content, str):
         hint = "items stand in the text as placeholders and in a list of their own"
-        return f"the content is text, not {type(content).__name__}", hint
+        return f"the content is text, not {kind_of(content)}", hint
     for token in tokens:
         if role != "user" and token in content:
             what = f"the placeholder {token} stands in a turn of the {role}"
@@ -145,7 +145,7 @@ def _items(items: Any, row: Published, places: int, surplus: Surplus, where: str
     items = [] if items is None else items
     if not isinstance(items, Sequence) or isinstance(items, str | bytes):
         raise SampleError(
-            f"{row.key} is a list, not {type(items).__name__}",
+            f"{row.key} is a list, not {kind_of(items)}",
             where=where,
             hint=f"write one item for each {row.token}",
         )
