@@ -134,6 +134,23 @@ def test_every_weight_still_learns_where_nobody_says_otherwise() -> None:
     assert not hasattr(model, "peft_config")
 
 
+def test_fresh_adapters_rest_until_they_learn_or_have_learned() -> None:
+    model = built(adapted("lora"))
+    found = list(adapters.layers(model).values())
+    assert found and not any(layer.disable_adapters for layer in found)
+    model.requires_grad_(False)
+    adapters.rest(model)
+    assert all(layer.disable_adapters for layer in found)
+    found[0].lora_A.requires_grad_(True)
+    with torch.no_grad():
+        found[1].lora_B["default"].weight[0, 0] = 1.0
+    adapters.rest(model)
+    assert [layer.disable_adapters for layer in found[:3]] == [False, False, True]
+    learns = {name for name, p in found[0].named_parameters() if p.requires_grad}
+    assert learns == {"lora_A.default.weight"}
+    assert not any(p.requires_grad for p in found[1].parameters())
+
+
 def test_packed_samples_are_seen_alone_under_adapters(tiny_processor: Processor) -> None:
     model = built(adapted("lora"), moved=True)
     woven = [tiny_processor.weave(sample(c)) for c in ("red", "blue")]

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from omnimix.config import Spec
 from omnimix.errors import OmnimixError, RecipeError
@@ -150,6 +150,29 @@ def layers(model: nn.Module) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def rest(model: nn.Module) -> None:
+    """Switch off the adapters that neither learn nor change anything yet, and all others on.
+
+    A fresh LoRA adds zero, and on short sequences it costs several times what the layer under it does.
+    """
+    for layer in layers(model).values():
+        own = [p for each in layer.adapter_layer_names for p in getattr(layer, each).parameters()]
+        # DoRA divides by a length and multiplies by it again, which is not the same to the last bit.
+        idle = not any(p.requires_grad for p in own) and not any(layer.use_dora.values())
+        idle = idle and not any(_whole(b.weight).any() for b in layer.lora_B.values())
+        if idle != layer.disable_adapters:
+            learns = [p.requires_grad for p in own]
+            layer.enable_adapters(not idle)  # it sets who learns as well
+            for parameter, learned in zip(own, learns, strict=True):
+                parameter.requires_grad_(learned)
+
+
+def _whole(weight: Tensor) -> Tensor:
+    """All of a weight of which every process may hold a part."""
+    gather = getattr(weight, "full_tensor", None)
+    return weight if gather is None else gather()
 
 
 def merge(model: nn.Module) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from omnimix import _transformers
+from omnimix.compose import adapters
 from omnimix.compose.batch import Batch
 from omnimix.data.check.style import style_faults
 from omnimix.data.mixture import Read, loader
@@ -71,6 +72,7 @@ class Loop:
             with run.process_group.agreed():
                 checkpoint.load_learned(resumed, run.model, run.learned[number])
         self.learned = optim.set_trainable(run.model, self.stage.trainable)
+        adapters.rest(run.model)
         if any(stage.gradient_checkpointing for stage in run.training.stages):
             recompute(run.model, self.stage.gradient_checkpointing)
         # A new optimizer for every stage: moments of parameters that learned differently would mislead.
