@@ -57,8 +57,7 @@ def command(
 
     checks = list(_checks(model, data, override or [], tuple(media or ())))
     _made(out)
-    console = wide()
-    found = []
+    console, found = wide(), []
     processes = (os.cpu_count() or 1) if workers is None else workers
     for name, check in checks:
         with _bar(name) as progress:
