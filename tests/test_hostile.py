@@ -93,7 +93,8 @@ def test_words_that_name_places_do_not_reach_timm(words: dict[str, object]) -> N
 @pytest.mark.parametrize("name", ["kernels-community/flash-attn", "someone/kernel:fn", "../x"])
 def test_kernels_of_strangers_are_not_fetched(name: str) -> None:
     with pytest.raises(RecipeError, match="attn_implementation"):
-        config.validate(CausalLM, {"config": {}, "attn_implementation": name}, "recipe")
+        words = {"config": {"model_type": "llama"}, "attn_implementation": name}
+        config.validate(CausalLM, words, "recipe")
 
 
 @pytest.mark.parametrize("word", ["word ", "a", " ", "\n", "\u6d77", "\U0001f600 ", "x1,y2;"])

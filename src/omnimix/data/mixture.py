@@ -220,8 +220,11 @@ class Batches(Dataset[Read]):
         return crc32(f"{self.mixture.seed}/draw/{place}".encode())  # places never come twice
 
     def _woven(self, place: int, draw: int) -> Sequence:
-        with reading(f"place {place}"):
-            return self._woven_sample(place, drawn(self.mixture[place], draw))
+        # Not the place: a record stands at many, and counts as one that cannot be used.
+        with reading("a record"):
+            sample = drawn(self.mixture[place], draw)
+        with reading(sample.id):
+            return self._woven_sample(place, sample)
 
     def _woven_sample(self, place: int, sample: Sample) -> Sequence:
         if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
