@@ -111,8 +111,9 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
         mapped = zipfile.is_zipfile(path)
         stored = torch.load(path, weights_only=True, mmap=mapped, map_location="cpu")
     except Exception as error:
-        # Of a whole archive a refusal to unpickle speaks of what it holds, else of lost bytes.
-        if isinstance(error, pickle.UnpicklingError) and (mapped or "Unsupported" in str(error)):
+        # Of a whole archive, or a pickle as it begins, a refusal speaks of what it holds, else of lost bytes.
+        whole = mapped or (_first(path) == pickle.PROTO and "Unsupported" in str(error))
+        if isinstance(error, pickle.UnpicklingError) and whole:
             raise UnsafeFileError(
                 "the file holds Python objects beside tensors and is not opened, since that would "
                 "run code",
@@ -124,6 +125,11 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise CheckpointError("the file holds no tensors", where=str(path))
     return tensors
+
+
+def _first(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
 
 
 def check_pointer(path: Path) -> None:
