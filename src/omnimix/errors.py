@@ -7,7 +7,7 @@ The command line prints them as one sentence and exits with code 2.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -62,6 +62,12 @@ def reason(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"{said} is missing"
     return said or "no reason is given"
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """The first few of them and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def kind_of(data: object) -> str:

@@ -18,6 +18,11 @@ from pydantic_core import PydanticCustomError
 from omnimix.errors import RecipeError
 from omnimix.registry import did_you_mean
 
+OF_FILES = frozenset(
+    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
+)
+"""Words about the file that a configuration was read from, none of which changes a number."""
+
 CARRIED = {
     *("_attn_implementation", "_name_or_path", "auto_map", "quantization_config"),
     *("task_specific_params", "tokenizer_class"),

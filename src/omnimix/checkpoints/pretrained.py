@@ -22,7 +22,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
 from omnimix.connectors.base import ConnectorSpec
 from omnimix.encoders.base import EncoderSpec
-from omnimix.errors import CheckpointError, OmnimixError
+from omnimix.errors import CheckpointError, OmnimixError, first_of
 
 _HINT = "give a local folder in the hub's layout, or a hub id that can be reached"
 
@@ -198,9 +198,8 @@ def filled(
         if tensors[key].shape != own[n].shape
     ]
     if wrong:
-        more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
         raise CheckpointError(
-            f"{len(wrong)} of {len(own)} weights do not fit: {', '.join(wrong[:3])}{more}",
+            f"{len(wrong)} of {len(own)} weights do not fit: {first_of(wrong)}",
             where=str(place),
             hint="the words of the part must be those that the weights were made with",
         )

@@ -21,7 +21,7 @@ from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
-from omnimix.errors import CheckpointError
+from omnimix.errors import CheckpointError, first_of
 
 __all__ = [
     "Report",
@@ -121,8 +121,7 @@ def misfit(
 
 def named(names: Sequence[str]) -> str:
     """The first few names and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return first_of(names, SHOWN)
 
 
 def load(

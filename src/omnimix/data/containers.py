@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from omnimix.errors import OmnimixError, SampleError, reason
+from omnimix.errors import OmnimixError, SampleError, placed, reason
 
 NO_LIST = "the file holds no list of records"
 LINES = (".jsonl", ".ndjson")
@@ -37,10 +37,9 @@ _MARKS = (
 def reading(where: str) -> Iterator[None]:
     """Whatever goes wrong inside is a sentence about one row."""
     try:
-        yield
-    except OmnimixError as error:
-        raise error if error.where else error.at(where) from None
-    except MemoryError:
+        with placed(where):
+            yield
+    except (OmnimixError, MemoryError):
         raise
     except Exception as error:
         raise SampleError(

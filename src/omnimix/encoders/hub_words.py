@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omnimix._transformers import quiet
 from omnimix.errors import RecipeError
-from omnimix.hf_config import refuse_whole, unknown
+from omnimix.hf_config import OF_FILES, refuse_whole, unknown
 from omnimix.hub import read_json
 
 
@@ -38,13 +38,8 @@ def told(place: Path, side: str = "") -> dict[str, Any]:
     refuse_whole(whole.model_type, str(place))
     found = getattr(whole, side, whole) if side else whole
     words = found.to_diff_dict() | {"model_type": found.model_type}
-    idle = {*_SAYS_NOTHING, *unknown(found, words)}
+    idle = {*OF_FILES, *unknown(found, words)}
     return {w: v for w, v in words.items() if v is not None and w not in idle}
-
-
-_SAYS_NOTHING = frozenset(
-    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
-)
 
 
 def completed(words: Mapping[str, Any], place: Path, side: str, word: str = "config") -> Any:

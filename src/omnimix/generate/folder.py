@@ -15,7 +15,7 @@ from omnimix.checkpoints.files import check_pointer
 from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.errors import CheckpointError, RegistryError
+from omnimix.errors import CheckpointError, RegistryError, first_of
 from omnimix.registry import CHECKPOINTS, did_you_mean
 
 FOLDER = Path(__file__).parent.parent / "models"
@@ -198,9 +198,8 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
     for key, word in words.items():
         names = sorted(str(name) for name in report.get(key, ()))
         if names:
-            more = f" and {len(names) - 3} more" if names[3:] else ""
             raise CheckpointError(
-                f"{len(names)} weights are {word}: {', '.join(names[:3])}{more}",
+                f"{len(names)} weights are {word}: {first_of(names)}",
                 where=str(folder),
                 hint="recipe.yaml and config.json must be those the weights were saved with",
             )

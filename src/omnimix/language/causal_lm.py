@@ -12,8 +12,8 @@ from torch import nn
 
 from omnimix import _transformers
 from omnimix.config import Spec
-from omnimix.errors import RecipeError
-from omnimix.hf_config import known, make, unknown
+from omnimix.errors import RecipeError, first_of
+from omnimix.hf_config import OF_FILES, known, make, unknown
 from omnimix.hub import read_json
 from omnimix.language import forms
 from omnimix.language.head import HeadSpec
@@ -86,7 +86,7 @@ class CausalLM(Spec):
                 where=str(place),
                 hint="name a folder in the hub's layout, or write the words of `config`",
             )
-        stated = {w: v for w, v in said.items() if w not in _SAYS_NOTHING}
+        stated = {w: v for w, v in said.items() if w not in OF_FILES}
         try:
             made = AutoConfig.for_model(**stated)
         except (ValueError, TypeError, KeyError) as error:
@@ -128,12 +128,10 @@ class CausalLM(Spec):
         for name, ours in model.state_dict().items():
             stored = theirs.get(name)
             if stored is None:
-                head = self.head is not None and self.head.bias and name.endswith("head.bias")
-                (
-                    fresh.setdefault(name, "all of it")
-                    if head
-                    else wrong.append(f"{name} is missing")
-                )
+                if self.head is not None and self.head.bias and name.endswith("head.bias"):
+                    fresh[name] = "all of it"
+                else:
+                    wrong.append(f"{name} is missing")
             elif stored.shape == ours.shape:
                 filled[name] = stored
             elif _grown(ours, stored) and (name in longer or name.endswith("head.bias")):
@@ -142,9 +140,8 @@ class CausalLM(Spec):
             else:
                 wrong.append(f"{name} is {list(stored.shape)} instead of {list(ours.shape)}")
         if wrong:
-            more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
             raise RecipeError(
-                f"{len(wrong)} weights of {self.weights!r} do not fit: {', '.join(wrong[:3])}{more}",
+                f"{len(wrong)} weights of {self.weights!r} do not fit: {first_of(wrong)}",
                 where="language.weights",
                 hint="leave `config` out to take that of the weights",
             )
@@ -176,11 +173,6 @@ class CausalLM(Spec):
         absent = set(report["missing_keys"])
         state = {n: t for n, t in model.state_dict().items() if n not in absent}
         return state, sorted(map(str, report["unexpected_keys"]))
-
-
-_SAYS_NOTHING = frozenset(
-    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
-)
 
 
 def _grown(ours: torch.Tensor, stored: torch.Tensor) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from omnimix import _transformers
 from omnimix.errors import OmnimixError, RecipeError
+from omnimix.hf_config import OF_FILES
 from omnimix.language import packed, tiny
 
 Form = Literal["alone", "right", "left", "packed", "apart"]
@@ -74,12 +75,9 @@ def troubles(config: Any, attention: str) -> dict[Form, str]:
         config: of transformers.
         attention: the recipe's word; what needs a GPU is tried by ours, which gets the same arguments.
     """
-    words = {k: v for k, v in config.to_dict().items() if k not in _OF_FILES}
+    # Copies of one kind are then equal, so that one is tried.
+    words = {k: v for k, v in config.to_dict().items() if k not in OF_FILES}
     return _tried(json.dumps(tiny.tiny_words(words), default=str, sort_keys=True), attention)
-
-
-_OF_FILES = ("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype")
-"""Words that change no number; leaving them out keeps copies of one kind equal, so that one is tried."""
 
 
 @functools.lru_cache(maxsize=64)
