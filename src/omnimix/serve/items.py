@@ -19,7 +19,7 @@ from omnimix.regions import from_json
 from omnimix.serve.fetch import Fetched, Fetcher
 from omnimix.types import Media
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?=//)|data:|file:", re.IGNORECASE)
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?=//)|data:|file:", re.IGNORECASE)
 _DATA = re.compile(r"data:(?P<type>[^;,]*)(?P<words>(?:;[^;,]*)*),(?P<payload>.*)", re.S | re.I)
 _OF_ADDRESSES = bytes.maketrans(b"-_", b"+/")
 _FORMS = '{"path": ...}, {"url": ...}, {"text": ...} or {"array": [...], "sampling_rate": ...}'
@@ -158,7 +158,7 @@ def _word(item: str, spec: ModalitySpec) -> str:
     """What a bare string is. Documents are given as their text, whatever it looks like."""
     if spec.media == "document":
         return "text"
-    return "url" if _SCHEME.match(item) else "path"
+    return "url" if SCHEME.match(item) else "path"
 
 
 def _text(text: str, spec: ModalitySpec, where: str) -> str | bytes:
