@@ -252,7 +252,17 @@ class Assistant:
             Placed(i, region, *span, last)
             for i, (region, span) in enumerate(zip(found.regions, found.spans, strict=True))
         )
-        return Answer(text, found.regions, len(ids), finished, tuple(ids), found.skipped, placed)
+        return Answer(
+            text,
+            found.regions,
+            len(ids),
+            finished,
+            tuple(ids),
+            found.skipped,
+            placed,
+            prompt_tokens=len(woven),
+            finish_reason="stop" if finished else "length",
+        )
 
     def _reading(self, text: str, woven: Woven) -> ParsedRegions:
         if not woven.pictures:
