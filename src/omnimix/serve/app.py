@@ -25,7 +25,8 @@ from omnimix.serve.gate import Drain, Gate
 from omnimix.serve.items import Forbidden
 from omnimix.serve.keys import KeyCheck
 from omnimix.serve.limits import BodyLimit, HostCheck
-from omnimix.serve.openai import chat
+from omnimix.serve.openai import chat, models, prompt, responses, segment
+from omnimix.serve.openai.uuids import Forgotten
 from omnimix.serve.settings import Settings
 from omnimix.serve.wires import Wire
 from omnimix.types import Sample
@@ -66,6 +67,9 @@ def _posts(desk: Desk) -> dict[str, Route]:
     return {
         "/v1/chat/completions": chat.chat(desk),
         "/v1/completions": chat.completions(desk),
+        "/v1/responses": responses.responses(desk),
+        "/v1/prompt": prompt.prompt(desk),
+        "/v1/segment": segment.segment(desk),
         **{wire.path: _wired(desk, wire) for wire in wires.wires()},
     }
 
@@ -85,7 +89,13 @@ def _gets(desk: Desk, drain: Drain, paths: Sequence[str]) -> dict[str, Route]:
         return Response(desk.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     desk.metrics.watch(desk.engine.health)
-    return {"/health": health, "/ready": ready, "/metrics": metrics}
+    return {
+        "/v1/models": models.models(desk),
+        "/v1/models/{name:path}": models.model(desk),
+        "/health": health,
+        "/ready": ready,
+        "/metrics": metrics,
+    }
 
 
 def _guard(app: FastAPI, desk: Desk, drain: Drain, paths: Sequence[str]) -> None:
@@ -166,7 +176,8 @@ def _explain(app: FastAPI, posts: Sequence[str], gets: Sequence[str]) -> None:
 
     async def wrong(_: Request, error: Exception) -> Response:
         assert isinstance(error, OmnimixError)
-        return said(403 if isinstance(error, Forbidden) else 400, error)
+        code = "unknown_item" if isinstance(error, Forgotten) else None
+        return said(403 if isinstance(error, Forbidden) else 400, error, code)
 
     async def left(_: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody hears it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -57,11 +57,11 @@ class Desk:
             OmnimixError: the sample cannot be used.
         """
         pieces = self._pieces(sample, options)
-        return await self._there(request, _collected(pieces, len(options)), self._until())
+        return await self.there(request, _collected(pieces, len(options)), self._until())
 
     async def stream(
         self, request: Request, sample: Sample, options: Sequence[Options]
-    ) -> AsyncIterator[tuple[int, Piece]]:
+    ) -> AsyncGenerator[tuple[int, Piece], None]:
         """The pieces of the answers as they come, each with its answer's number.
 
         It comes back with the first of them, so that what cannot be answered is refused before anything is sent.
@@ -71,7 +71,7 @@ class Desk:
         """
         until = self._until()
         pieces = self._pieces(sample, options)
-        first = await self._there(request, _next(pieces), until)
+        first = await self.there(request, _next(pieces), until)
         return self._rest(first, pieces, until)
 
     async def _rest(
@@ -92,11 +92,12 @@ class Desk:
                     raise self._late() from None
                 yield piece
 
-    async def _there(
-        self, request: Request, work: Coroutine[Any, Any, Found], until: float
+    async def there(
+        self, request: Request, work: Coroutine[Any, Any, Found], until: float | None = None
     ) -> Found:
+        """What some work gives, as long as its client is there and its time is not over."""
         try:
-            return await while_there(request, work, until)
+            return await while_there(request, work, self._until() if until is None else until)
         except TimeoutError:
             raise Refused(said(504, self._late())) from None
 

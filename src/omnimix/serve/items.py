@@ -99,6 +99,11 @@ class ItemReader:
             return Media(modality, self.path(value, where), label=where)
         return Media(modality, self._bytes(value, where).content, label=where)
 
+    def file(self, kind: str, url: str, where: str) -> Media:
+        """A file by its address, data URL or path, as an item of a kind that no modality need take."""
+        data = self._bytes(url, where).content if SCHEME.match(url) else self.path(url, where)
+        return Media(kind, data, label=where)
+
     def path(self, name: str, where: str) -> Path:
         """The file of that name below the folder.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omnimix.generate.decoding import Options
+from omnimix.segment.base import Segmenter
 from omnimix.serve.items import ItemReader
 
 
@@ -28,8 +29,7 @@ class Settings:
         rate: requests that one key, or one address where there are no keys, may send in a minute; None: any.
         origins: of web pages that may ask from a browser.
         page: a folder of built files that is shown at `/`.
-        segmenter: weights that make masks of regions (`omnimix.segment`).
-        device: of the segmenter.
+        segmenter: makes masks of regions.
     """
 
     items: ItemReader = field(default_factory=ItemReader)
@@ -45,5 +45,4 @@ class Settings:
     rate: int | None = None
     origins: tuple[str, ...] = ()
     page: Path | None = Path(__file__).parent / "page"
-    segmenter: str | None = None
-    device: str | None = None
+    segmenter: Segmenter | None = None

@@ -10,6 +10,10 @@ from omnimix.errors import SampleError
 from omnimix.types import Media
 
 
+class Forgotten(SampleError):
+    """An item that is named, and not there (any more)."""
+
+
 class Uuids:
     """The items that were used last, by the name that their client gave them, within a size.
 
@@ -36,11 +40,11 @@ class Uuids:
         """The item of that name, as a new one.
 
         Raises:
-            SampleError: there is none, or none any more.
+            Forgotten: there is none, or none any more.
         """
         with self._lock:
             if (owner, uuid) not in self._held:
-                raise SampleError(
+                raise Forgotten(
                     f"no item is called {uuid!r}, or it is forgotten by now",
                     where=where,
                     hint="send it again with its url",
