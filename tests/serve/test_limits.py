@@ -18,7 +18,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from omnimix.errors import MediaError
-from omnimix.serve.app import _MOST_OBJECTS, _MOST_VALUES, _body, _Refused
+from omnimix.serve.answers import Refused
+from omnimix.serve.bodies import _MOST_OBJECTS, _MOST_VALUES, _read
 from omnimix.serve.items import _inline
 from omnimix.serve.limits import BodyLimit, HostCheck
 from omnimix.serve.running import patient
@@ -115,8 +116,8 @@ async def ask(app: Any, size: int) -> int:
 def test_json_is_told_before_it_is_parsed(content: bytes) -> None:
     headers = [(b"content-type", b"application/json")]
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers})
-    with pytest.raises(_Refused) as caught:
-        _body(request, content, "{}")
+    with pytest.raises(Refused) as caught:
+        _read(request, content, "{}")
     assert caught.value.response.status_code == 400
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from omnimix.errors import OmnimixError
 from omnimix.generate.decoding import Options
-from omnimix.serve import bodies, opening, wires
+from omnimix.serve import bodies, opening, page, wires
 from omnimix.serve.answers import Refused, refusal, said
 from omnimix.serve.desk import Desk
 from omnimix.serve.engine import Engine
@@ -57,6 +57,8 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
         app.post(path)(route)
     for path, route in gets.items():
         app.get(path)(route)
+    for path, route in page.files(chosen.page).items():
+        app.add_route(path, route, methods=["GET"])
     _guard(app, desk, drain, [*posts, *gets])
     _explain(app, list(posts), list(gets))
     return app
