@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor, nn
 
+from omnimix import _transformers
 from omnimix.compose import pixels
 from omnimix.compose.body import Headless
 from omnimix.compose.generating import behind_prompt
+from omnimix.compose.loss import chosen_loss, learned, token_loss
 from omnimix.compose.recipe import Recipe
 from omnimix.encoders.base import device_dtype
 from omnimix.errors import OmnimixError
@@ -22,6 +25,7 @@ class Running:
     recipe: Recipe
     language: Any
     config: Any
+    vocab_size: Any
     tokens_per_tile: Any
     embed: Any
     _filled: Any
@@ -59,6 +63,20 @@ class Running:
                 return_dict=True,
                 **self._told(words),
             )
+
+    def loss_alone(self, targets: Any, count: int | Tensor | None, given: dict[str, Any]) -> Any:
+        """The loss alone. Where a model's head cannot be parted from its body, logits are made for every place."""
+        labels, *others = targets
+        spec = self.recipe.language
+        if not forms.headed(spec.hf_config(), spec.attn_implementation):
+            logits = self.run(self.language, **given).logits
+            return _transformers.loss_output(token_loss(logits, labels, count, *others))
+        # Found before the body runs: on a device the host waits for the number of places.
+        places, target, scale = learned(labels, *others)
+        hidden = self.run(self.language.base_model, **given)[0]
+        head = functools.partial(_transformers.headed, self.language)
+        loss = chosen_loss(head, hidden, places, target, scale, count, self.vocab_size)
+        return _transformers.loss_output(loss)
 
     @property
     def base_model(self) -> Headless:
