@@ -30,6 +30,7 @@ class Running:
     embed: Any
     _filled: Any
     _allowed: set[Form]
+    _headed: bool | None = None
 
     def run(
         self,
@@ -67,8 +68,10 @@ class Running:
     def loss_alone(self, targets: Any, count: int | Tensor | None, given: dict[str, Any]) -> Any:
         """The loss alone. Where a model's head cannot be parted from its body, logits are made for every place."""
         labels, *others = targets
-        spec = self.recipe.language
-        if not forms.headed(spec.hf_config(), spec.attn_implementation):
+        if self._headed is None:
+            spec = self.recipe.language
+            self._headed = forms.headed(spec.hf_config(), spec.attn_implementation)
+        if not self._headed:
             logits = self.run(self.language, **given).logits
             return _transformers.loss_output(token_loss(logits, labels, count, *others))
         # Found before the body runs: on a device the host waits for the number of places.

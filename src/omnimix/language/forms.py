@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from omnimix import _transformers
 from omnimix.errors import OmnimixError, RecipeError
 from omnimix.hf_config import OF_FILES
-from omnimix.language import packed, tiny
+from omnimix.language import packed, ragged, tiny
 
-Form = Literal["alone", "right", "left", "packed", "apart"]
+Form = Literal["alone", "right", "left", "packed", "apart", "rows", "cached"]
 
 LENGTHS = (7, 11, 5)
 SHARED = 3
@@ -38,6 +38,8 @@ _SAID = {
     "left": "samples padded on the left",
     "packed": "packed samples",
     "apart": "rounds apart",
+    "rows": "running answers in one pass",
+    "cached": "a cache",
 }
 _OTHER = "name another language model"
 _WAYS = {
@@ -46,6 +48,8 @@ _WAYS = {
     "left": "ask one question at a time",
     "packed": "set packing: false",
     "apart": "leave out apart, and set packing: false",
+    "rows": "ask one question at a time",
+    "cached": "read the whole text for every token",
 }
 
 
@@ -100,13 +104,15 @@ def _tried(words: str, attention: str) -> dict[str, str]:
             alone = [plain(input_ids=each).logits[0] for each in ids]
         except Exception as error:  # whatever a stranger's code raises is a reason
             cannot = f"its tiny copy, which would show it, cannot be made ({_line(error)})"
-            return {"packed": cannot, "apart": cannot, "headed": cannot}
+            return dict.fromkeys(("packed", "apart", "rows", "headed"), cannot)
         tries: dict[str, Callable[[], list[Tensor]]] = {
             "alone": lambda: [ours(inputs_embeds=_embedded(ours, each)).logits[0] for each in ids],
             "right": lambda: _padded(ours, ids, left=False),
             "left": lambda: _padded(ours, ids, left=True),
             "packed": lambda: _packed(ours, ids),
             "apart": lambda: _apart(ours, ids),
+            "rows": lambda: _rows(ours, ids),
+            "cached": lambda: [_cached(ours, each) for each in ids],
             "headed": lambda: _headed(ours, ids),
         }
         found = {form: _trouble(alone, run) for form, run in tries.items()}
@@ -170,7 +176,8 @@ def _trouble(alone: list[Tensor], run: Callable[[], list[Tensor]]) -> str | None
     scale = max(float(each.abs().max()) for each in alone)
     if any(a.shape != b.shape for a, b in zip(alone, found, strict=True)):
         return "it gives other tokens than it was asked for"
-    apart = max(float((a - b).abs().max()) for a, b in zip(alone, found, strict=True))
+    gaps = [(a - b).abs() for a, b in zip(alone, found, strict=True)]
+    apart = max(float(gap[~gap.isinf()].max()) for gap in gaps)
     if apart <= TOLERANCE * scale:
         return None
     return f"a sample's logits would not be those it has alone (in a tiny copy {apart:.2g} away, of {scale:.2g})"
@@ -261,3 +268,29 @@ def _apart(model: Any, ids: list[Tensor]) -> list[Tensor]:
         logits = model(inputs_embeds=_embedded(model, row), seen=seen, **words).logits[0]
     shared, *own = logits.split(counts)
     return [torch.cat([shared, each]) for each in own]
+
+
+def _rows(model: Any, ids: list[Tensor]) -> list[Tensor]:
+    """As answers run together: joining one after another, by one to three tokens; infinite where none are given."""
+    texts = [_embedded(model, each)[0] for each in ids]
+    layout = ragged.layout(model, texts[0][None, :1])
+    rows = [ragged.Row(layout, len(each)) for each in texts]
+    found: list[list[Tensor]] = [[] for _ in ids]
+    for step in range(sum(LENGTHS)):
+        here = [i for i, row in enumerate(rows) if i <= step and row.length < row.room]
+        pieces = [texts[i][rows[i].length :][: 1 + (step + i) % 3] for i in here]
+        logits = ragged.run(model, [rows[i] for i in here], pieces) if here else []
+        for i, piece, one in zip(here, pieces, logits, strict=True):
+            found[i] += [one.new_full(one.shape, torch.inf)] * (len(piece) - 1) + [one]
+    return [torch.stack(own) for own in found]
+
+
+def _cached(model: Any, ids: Tensor) -> Tensor:
+    """As one answer runs alone: the prompt at once, then token after token; infinite where none are given."""
+    text, cache = _embedded(model, ids), ragged.alone(model)
+    first = ragged.run_alone(model, cache, text[:, :-2], 0)
+    steps = [
+        ragged.run_alone(model, cache, text[:, i : i + 1], i)
+        for i in range(ids.shape[1] - 2, ids.shape[1])
+    ]
+    return torch.cat([first.new_full((ids.shape[1] - 3, first.shape[1]), torch.inf), first, *steps])
