@@ -16,7 +16,7 @@ from omnimix.compose.pointing import readable
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import OmnimixError
-from omnimix.generate import devices, folder
+from omnimix.generate import devices, folder, untrained
 from omnimix.generate.answers import Answer, Placed, Stream, TokenLogprob
 from omnimix.generate.decoding import Decoder, Options
 from omnimix.generate.engine.core import Request
@@ -50,6 +50,9 @@ def load(
 ) -> Assistant:
     """A model that ships with omnimix, one from a folder of `save_pretrained`, or a released checkpoint.
 
+    The file of a recipe (`my-model/recipe.yaml`) opens its parts before anything has learned; which of them are
+    fresh is told on stderr.
+
     A released checkpoint is named by its folder or by its id (`prism-dinosiglip+7b`); see
     `omnimix.checkpoints.releases.fetch` for where its files come from.
 
@@ -72,6 +75,20 @@ def load(
     for word in words:
         if (renamed := new_name(("load",), word)) is not None:
             raise OmnimixError(renamed)
+    if str(name_or_folder).endswith((".yaml", ".yml")):
+        odd = [
+            word
+            for word, given in {
+                **words,
+                "parts": parts,
+                "parallel": parallel,
+                "quantization": quantization,
+            }.items()
+            if given
+        ]
+        untrained.check(name_or_folder, odd)
+        chosen, _ = devices.place(device, dtype or torch.float32, None, ProcessGroup())
+        return Assistant(*untrained.read(name_or_folder)).to(chosen, dtype)
     process_group = devices.meet(parallel, quantization)
     with process_group.agreed():
         folder.check_words(name_or_folder, Parts(parts or {}, words))
