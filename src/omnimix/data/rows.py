@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import SerializeAsAny
+from pydantic import Field, SerializeAsAny
 
 from omnimix.config import Spec, part
 from omnimix.data.base import Source, SourceSpec
@@ -130,24 +130,30 @@ class RowSource(Source):
     """Rows are read when they are asked for, media when the sample is woven."""
 
     def __init__(
-        self, rows: Rows, form: RowFormat | None = None, roots: Roots | None = None
+        self,
+        rows: Rows,
+        form: RowFormat | None = None,
+        roots: Roots | None = None,
+        places: range | None = None,
     ) -> None:
         self.rows = rows
         self.path = rows.path
         self.form = form or format_of(rows)
         self.roots = roots or Roots(rows.folder)
-        self.length = len(rows)
+        self.places = range(len(rows)) if places is None else places
+        self.length = len(self.places)
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self.rows):
+        if not 0 <= index < len(self.places):
             raise IndexError(index)
-        where = self.rows.where(index)
+        place = self.places[index]
+        where = self.rows.where(place)
         with reading(where):
-            return self.form.read(self.rows[index], self.roots, where)
+            return self.form.read(self.rows[place], self.roots, where)
 
     def where(self, index: int) -> str:
         """A row's place in its file."""
-        return self.rows.where(index)
+        return self.rows.where(self.places[index])
 
 
 class RowsSpec(SourceSpec):
@@ -160,16 +166,28 @@ class RowsSpec(SourceSpec):
         media: the folder that paths of items are relative to, several that are tried in turn, or a map from the
             beginning of a path to the folder it stands for; default the folder of the file. Absolute paths
             are read where they lead into one of them, and what leads out is refused.
+        slice: some of the rows as Python writes it, so that one file serves to train and to validate: `:-200`
+            leaves the last 200 out, `-200:` takes them alone.
     """
 
     kind: Literal["rows"] = "rows"
     path: str
     format: Annotated[SerializeAsAny[RowFormat], part(FORMATS)] | None = None
     media: MediaWord = None
+    slice: Annotated[str, Field(pattern=r"^-?\d*:-?\d*$")] = ":"
 
     def open(self, folder: Path) -> Source:
         rows = open_rows(folder / self.path)
-        return RowSource(rows, self.format, Roots(folder, self.media, rows.folder))
+        ends = [int(end) if end else None for end in self.slice.split(":")]
+        roots = Roots(folder, self.media, rows.folder)
+        places = range(len(rows))[slice(*ends)]
+        if len(rows) and not places:
+            raise SampleError(
+                f"no row is left of {len(rows)}",
+                where=f"{rows.path.name}: slice {self.slice!r}",
+                hint="take fewer rows out",
+            )
+        return RowSource(rows, self.format, roots, places)
 
 
 def read_rows(
@@ -178,14 +196,12 @@ def read_rows(
     """Rows as samples, from Python.
 
     Args:
-        rows: a path, a list of tables, or a `Dataset` of the package `datasets`.
+        rows: a path, a list of tables, a `Dataset` of the package `datasets`, or anything that is iterated over
+            (an `IterableDataset`), which is read to its end first.
         format, media: as the words of `RowsSpec`.
     """
     form = None if format is None else RowsSpec(path="", format=format).format  # type: ignore[arg-type]
     if not isinstance(rows, str | Path) and not hasattr(rows, "__len__"):
-        raise SampleError(
-            f"rows of type {type(rows).__name__} have no length",
-            hint="give a list of tables, a Dataset that is not streamed, or a path",
-        )
+        rows = list(rows)
     found = open_rows(Path(rows)) if isinstance(rows, str | Path) else ListedRows(rows)
     return RowSource(found, form, Roots(Path(), media, found.folder))

@@ -12,7 +12,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,11 @@ def check(language: Any, form: Form, where: str = "language") -> None:
         )
 
 
+def headed(config: Any, attention: str) -> bool:
+    """Whether a model's head can run at chosen places alone, behind its body (`_transformers.headed`)."""
+    return "headed" not in _all_troubles(config, attention)
+
+
 def troubles(config: Any, attention: str) -> dict[Form, str]:
     """What goes wrong in which form; forms that are right are left out.
 
@@ -79,13 +84,18 @@ def troubles(config: Any, attention: str) -> dict[Form, str]:
         config: of transformers.
         attention: the recipe's word; what needs a GPU is tried by ours, which gets the same arguments.
     """
+    found = _all_troubles(config, attention)
+    return {form: found[form] for form in get_args(Form) if form in found}
+
+
+def _all_troubles(config: Any, attention: str) -> dict[str, str]:
     # Copies of one kind are then equal, so that one is tried.
     words = {k: v for k, v in config.to_dict().items() if k not in OF_FILES}
     return _tried(json.dumps(tiny.tiny_words(words), default=str, sort_keys=True), attention)
 
 
 @functools.lru_cache(maxsize=64)
-def _tried(words: str, attention: str) -> dict[Form, str]:
+def _tried(words: str, attention: str) -> dict[str, str]:
     with _aside(), torch.no_grad():
         try:
             plain, ours = _copies(json.loads(words), attention)
@@ -94,8 +104,8 @@ def _tried(words: str, attention: str) -> dict[Form, str]:
             alone = [plain(input_ids=each).logits[0] for each in ids]
         except Exception as error:  # whatever a stranger's code raises is a reason
             cannot = f"its tiny copy, which would show it, cannot be made ({_line(error)})"
-            return dict.fromkeys(("packed", "apart", "rows"), cannot)
-        tries: dict[Form, Callable[[], list[Tensor]]] = {
+            return dict.fromkeys(("packed", "apart", "rows", "headed"), cannot)
+        tries: dict[str, Callable[[], list[Tensor]]] = {
             "alone": lambda: [ours(inputs_embeds=_embedded(ours, each)).logits[0] for each in ids],
             "right": lambda: _padded(ours, ids, left=False),
             "left": lambda: _padded(ours, ids, left=True),
@@ -103,6 +113,7 @@ def _tried(words: str, attention: str) -> dict[Form, str]:
             "apart": lambda: _apart(ours, ids),
             "rows": lambda: _rows(ours, ids),
             "cached": lambda: [_cached(ours, each) for each in ids],
+            "headed": lambda: _headed(ours, ids),
         }
         found = {form: _trouble(alone, run) for form, run in tries.items()}
     return {form: trouble for form, trouble in found.items() if trouble is not None}
@@ -197,6 +208,17 @@ def _padded(model: Any, ids: list[Tensor], left: bool) -> list[Tensor]:
     return [row[keep.bool()] for row, keep in zip(logits, mask, strict=True)]
 
 
+def _headed(model: Any, ids: list[Tensor]) -> list[Tensor]:
+    """Body and head apart, as the loss asks for them: padded on the right, the tokens of all in one row."""
+    if model.base_model is model:
+        raise RecipeError("it has no body apart from its head")
+    width = max(LENGTHS)
+    rows = torch.cat([nn.functional.pad(each, (0, width - each.shape[1])) for each in ids])
+    hidden = model.base_model(inputs_embeds=_embedded(model, rows), return_dict=True)[0]
+    chosen = torch.cat([row[:count] for row, count in zip(hidden, LENGTHS, strict=True)])
+    return list(_transformers.headed(model, chosen[None])[0].split(LENGTHS))
+
+
 def _sides(count: int, left: bool) -> tuple[int, int]:
     return (count, 0) if left else (0, count)
 
@@ -257,7 +279,9 @@ def _rows(model: Any, ids: list[Tensor]) -> list[Tensor]:
     for step in range(sum(LENGTHS)):
         here = [i for i, row in enumerate(rows) if i <= step and row.length < row.room]
         pieces = [texts[i][rows[i].length :][: 1 + (step + i) % 3] for i in here]
-        logits = ragged.run(model, [rows[i] for i in here], pieces) if here else []
+        if not here:
+            continue
+        logits = ragged.run(model, [rows[i] for i in here], pieces)
         for i, piece, one in zip(here, pieces, logits, strict=True):
             found[i] += [one.new_full(one.shape, torch.inf)] * (len(piece) - 1) + [one]
     return [torch.stack(own) for own in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import threading
@@ -116,4 +117,5 @@ def run(app: FastAPI, listener: socket.socket, grace: int, root_path: str = "") 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+    gc.freeze()  # else every request with many lists has the collector walk through the model and its libraries
     Ending(config, app.state.drain, grace).run(sockets=[listener])
