@@ -33,12 +33,32 @@ MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="The most pixels of a picture; default the recipe's.")
 ]
 MaxWaiting = Annotated[
-    int, typer.Option(min=1, help="The most requests at once; one is answered, the rest wait.")
+    int, typer.Option(min=1, help="The most requests at once, those that wait included.")
 ]
 Hosts = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME", help="A name under which clients may ask, besides localhost and addresses."
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="batched writes the answers of many requests together, one writes them one after the other."
+    ),
+]
+CacheMemory = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="MiB for the keys and values of running answers; half as many keep beginnings of prompts.",
+    ),
+]
+MaxBatch = Annotated[int, typer.Option(min=1, help="The most answers that are written at once.")]
+PrefillChunk = Annotated[
+    int,
+    typer.Option(
+        min=1, help="The most tokens of new prompts that running answers wait for at each token."
     ),
 ]
 Grace = Annotated[
@@ -62,6 +82,10 @@ def command(
     max_waiting: MaxWaiting = 32,
     allow_host: Hosts = None,
     grace: Grace = 120,
+    engine: Engine = "batched",
+    cache_memory: CacheMemory = 2048,
+    max_batch: MaxBatch = 32,
+    prefill_chunk: PrefillChunk = 256,
     device: options.Device = None,
     part: options.Parts = None,
     word: options.Words = None,
@@ -73,11 +97,14 @@ def command(
     """
     if root is None and host in _HOME:
         root = Path()
+    if engine not in ("batched", "one"):
+        raise OmnimixError(f"there is no engine {engine!r}", hint="known are batched and one")
     if root is not None and not root.is_dir():
         raise OmnimixError("there is no such folder", where=str(root), hint="give --root a folder")
     try:
         from omnimix.serve import running, wires
         from omnimix.serve.app import Settings, create_app
+        from omnimix.serve.batched import Batched, limits
         from omnimix.serve.engine import OneAtATime, limited
         from omnimix.serve.fetch import Fetcher
         from omnimix.serve.items import ItemReader
@@ -100,7 +127,12 @@ def command(
         items = ItemReader(root, Fetcher(max_bytes) if allow_fetch else None)
         hosts = ("localhost", socket.gethostname(), host, *(allow_host or ()))
         settings = Settings(items, writing, max_bytes, max_items, max_waiting, hosts)
-        app = create_app(OneAtATime(assistant, model), settings)
+        answering = (
+            Batched(assistant, model, limits(max_batch, cache_memory, prefill_chunk))
+            if engine == "batched"
+            else OneAtATime(assistant, model)
+        )
+        app = create_app(answering, settings)
         paths = ", ".join(f"POST {wire.path}" for wire in wires.wires())
         typer.echo(f"{model} answers at {running.address(listener)} ({paths}, GET /health)")
         running.run(app, listener, grace)
