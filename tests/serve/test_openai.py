@@ -18,6 +18,7 @@ from omnimix.compose.processor import Processor
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
+from omnimix.serve.batched import Batched
 from omnimix.serve.engine import OneAtATime
 from omnimix.serve.items import ItemReader
 from omnimix.types import Box, Media, Point, Sample, Turn
@@ -44,12 +45,12 @@ def assistant(tiny_model: MultimodalLM, tiny_processor: Processor) -> Assistant:
 
 
 @pytest.fixture(scope="module")
-def engine(assistant: Assistant) -> OneAtATime:
-    return OneAtATime(assistant, "tiny")
+def engine(assistant: Assistant) -> Batched:
+    return Batched(assistant, "tiny")
 
 
 @pytest.fixture(scope="module")
-def address(engine: OneAtATime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(engine: Batched, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root = tmp_path_factory.mktemp("root")
     PICTURE.save(root / "a.png")
     options = Options(max_new_tokens=100)
@@ -309,7 +310,7 @@ def test_keys(address: str) -> None:
             openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0).models.list()
 
 
-def test_who_leaves_frees_the_engine(client: openai.OpenAI, engine: OneAtATime) -> None:
+def test_who_leaves_frees_the_engine(client: openai.OpenAI, engine: Batched) -> None:
     stream = ask(client, user(text("Say.")), temperature=2.0, max_tokens=100, stream=True)
     next(iter(stream))
     stream.close()
