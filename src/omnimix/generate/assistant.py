@@ -299,7 +299,8 @@ class Assistant:
         for i, (region, span, number) in enumerate(rows):
             on = last if number is None or number > len(woven.on) else woven.on[number - 1]
             if self.processor.recipe.coordinates.tokens:
-                span = tuple(min(self._shown(ids, place), len(text)) for place in span)
+                first, behind = (min(self._shown(ids, place), len(text)) for place in span)
+                span = (first, behind)
             yield Placed(i, region, *span, on)
 
     def _shown(self, ids: Sequence[int], place: int) -> int:
