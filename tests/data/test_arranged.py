@@ -226,7 +226,7 @@ def test_rows_of_an_iterable_are_a_stream(tiny_processor: Processor) -> None:
     datasets = pytest.importorskip("datasets")
     plain = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(7)]
     for rows in (datasets.Dataset.from_list(plain).to_iterable_dataset(), _Again(plain)):
-        source = read_rows(rows, shuffle_buffer=3)
+        source = read_rows(rows, stream=True, shuffle_buffer=3)
         assert source.length is None and source[2].turns[1].text() == "2"
         reader = reader_of(source, None)
         said = [next(reader)[0] for _ in range(5)]
@@ -235,8 +235,8 @@ def test_rows_of_an_iterable_are_a_stream(tiny_processor: Processor) -> None:
         again = reader_of(source, state)
         assert [next(again)[0] for _ in range(9)] == left
         assert sorted(said + left[:2]) == list(range(7))
-    with pytest.raises(SampleError, match="have no length"):
-        read_rows(iter(plain))
+    with pytest.raises(SampleError, match="can be read once at most"):
+        read_rows(iter(plain), stream=True)
 
 
 def reader_of(source: Any, state: Any) -> StreamReader:

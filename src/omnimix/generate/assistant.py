@@ -15,8 +15,8 @@ from omnimix.compose.pointing import readable
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import OmnimixError
-from omnimix.generate import devices, folder
-from omnimix.generate.answers import Answer, Stream
+from omnimix.generate import devices, folder, untrained
+from omnimix.generate.answers import Answer, Placed, Stream
 from omnimix.generate.decoding import Decoder, Options
 from omnimix.generate.stopping import Endings, cut, end_tokens, settled
 from omnimix.parallel.process_group import ProcessGroup
@@ -48,6 +48,9 @@ def load(
 ) -> Assistant:
     """A model that ships with omnimix, one from a folder of `save_pretrained`, or a released checkpoint.
 
+    The file of a recipe (`my-model/recipe.yaml`) opens its parts before anything has learned; which of them are
+    fresh is told on stderr.
+
     A released checkpoint is named by its folder or by its id (`prism-dinosiglip+7b`); see
     `omnimix.checkpoints.releases.fetch` for where its files come from.
 
@@ -70,6 +73,20 @@ def load(
     for word in words:
         if (renamed := new_name(("load",), word)) is not None:
             raise OmnimixError(renamed)
+    if str(name_or_folder).endswith((".yaml", ".yml")):
+        odd = [
+            word
+            for word, given in {
+                **words,
+                "parts": parts,
+                "parallel": parallel,
+                "quantization": quantization,
+            }.items()
+            if given
+        ]
+        untrained.check(name_or_folder, odd)
+        chosen, _ = devices.place(device, dtype or torch.float32, None, ProcessGroup())
+        return Assistant(*untrained.read(name_or_folder)).to(chosen, dtype)
     process_group = devices.meet(parallel, quantization)
     with process_group.agreed():
         folder.check_words(name_or_folder, Parts(parts or {}, words))
@@ -193,13 +210,18 @@ class Assistant:
             answers.update(zip(chosen, written, strict=True))
         return [answers[i] for i in range(len(woven))]
 
-    def stream(self, conversation: Conversation, **generation: Any) -> Stream:
+    def stream(
+        self, conversation: Conversation, options: Options | None = None, **generation: Any
+    ) -> Stream:
         """The text of `reply`, piece by piece; closing the iterator ends the writing.
 
         The model writes in a thread of its own, so that the caller can be interrupted between pieces. What
         has been written so far, its regions included, is at any time the stream's `answer`.
+
+        Args:
+            options: how it is written, where the keywords do not say.
         """
-        options = Options().but(generation)
+        options = (options or Options()).but(generation)
         woven = self.weave(conversation, options)
         stops = self.stops(options)
         ids: list[int] = []
@@ -242,7 +264,22 @@ class Assistant:
         full = self.processor.recipe.coordinates.tokens
         written = self.processor.weave.tokenizer.decode(ids, specials=True) if full else text
         found = self._reading(written, woven)
-        return Answer(text, found.regions, len(ids), finished, tuple(ids), found.skipped)
+        last = len(woven.pictures) - 1
+        placed = tuple(
+            Placed(i, region, *span, last)
+            for i, (region, span) in enumerate(zip(found.regions, found.spans, strict=True))
+        )
+        return Answer(
+            text,
+            found.regions,
+            len(ids),
+            finished,
+            tuple(ids),
+            found.skipped,
+            placed,
+            prompt_tokens=len(woven),
+            finish_reason="stop" if finished else "length",
+        )
 
     def _reading(self, text: str, woven: Woven) -> ParsedRegions:
         if not woven.pictures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import threading
@@ -81,4 +82,5 @@ def run(app: ASGIApp, listener: socket.socket, grace: int) -> None:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+    gc.freeze()  # else every request with many lists has the collector walk through the model and its libraries
     uvicorn.Server(config).run(sockets=[listener])

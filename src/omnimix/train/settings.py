@@ -280,6 +280,7 @@ FOLDER = recipes.FOLDER
 def schema() -> dict[str, Any]:
     """JSON schema of training files, for editors."""
     whole = config.json_schema(Training, {"Objective": OBJECTIVES, "SourceSpec": DATASETS})
+    whole["$defs"]["Template"]["properties"]["base"] = {"type": "string"}
     # A path alone is rows.
     whole["$defs"]["SourceSpec"]["anyOf"].append({"type": "string", "pattern": "[./]"})
     return whole
