@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from omnimix import config
+from omnimix.checkpoints import releases
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec, part
@@ -19,7 +20,7 @@ from omnimix.data.packing import PackingSpec
 from omnimix.data.sources import Source
 from omnimix.errors import RecipeError
 from omnimix.prompts.template import Template, by_name
-from omnimix.registry import DATASETS, MEASURES, OBJECTIVES, did_you_mean
+from omnimix.registry import CHECKPOINTS, DATASETS, MEASURES, OBJECTIVES, did_you_mean
 from omnimix.train import start
 from omnimix.train.objectives import Objective
 
@@ -228,7 +229,8 @@ class Training(Spec):
 
     Attributes:
         name: what the run is called.
-        recipe: the model, by shipped name or file; left out, that of `initial_checkpoint`.
+        recipe: the model, by shipped name or file, or by the id of a released one, for the pretrained parts that
+            it was made from; left out, that of `initial_checkpoint`.
         set: dotted overrides of the recipe.
         initial_checkpoint: folder of a model to begin with, or the name of a shipped or released one: what
             fits by name and shape is taken from it. None begins with the weights that the recipe names.
@@ -268,6 +270,11 @@ class Training(Spec):
         if self.recipe is None:
             assert self.initial_checkpoint is not None
             return start.opened(folder, self.initial_checkpoint).recipe(self.set, folder)
+        if (release := releases.lookup(self.recipe)) is not None:
+            family = CHECKPOINTS.load(release.about.reader or release.family)()
+            parts = (*release.ids, release.connector, release.resize or "")
+            words = family.untrained(*parts)
+            return recipes.parse(words, self.recipe, self.set, [folder]), folder
         beside = folder / self.recipe
         name = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else self.recipe
         path = recipes.find(name)
