@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from omnimix import config
 from omnimix.checkpoints import releases
 from omnimix.compose import recipe as recipes
+from omnimix.compose.features import FeatureCacheSpec
 from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec, part
 from omnimix.data.mixture import DataWords, MixturePart
@@ -116,6 +117,13 @@ class ValidateSpec(Spec):
         return self
 
 
+def _kept(value: Any) -> Any:
+    """`true` and a folder are short for words of a feature cache."""
+    if isinstance(value, bool):
+        return {} if value else None
+    return {"folder": value} if isinstance(value, str) else value
+
+
 class Stage(Spec):
     """What learns, from which mixture, for how long, under which objective.
 
@@ -147,6 +155,8 @@ class Stage(Spec):
         max_dropped: share of the records that may be left out since they cannot be used; beyond it the run
             stops. A single record always may.
         validate: records that are not learned from, looked at on the way.
+        feature_cache: keep what frozen encoders give and read it in place of pictures: `true`, a folder, or
+            `{folder, max_size, modalities}`; the numbers are the same.
         gradient_checkpointing: activations are computed again in the backward pass instead of kept: less
             memory, more time, the same numbers.
         objective: what is minimised: `sft`, the cross-entropy of the answers, by default.
@@ -178,6 +188,7 @@ class Stage(Spec):
     max_dropped: float = Field(default=0.01, ge=0, le=1)
     validate: ValidateSpec | None = None  # type: ignore[assignment]
     gradient_checkpointing: bool = False
+    feature_cache: Annotated[FeatureCacheSpec | None, BeforeValidator(_kept)] = None
 
     @model_validator(mode="after")
     def _length(self) -> Self:
