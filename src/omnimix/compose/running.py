@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor, nn
 
+from omnimix import _transformers
 from omnimix.compose import pixels
 from omnimix.compose.body import Headless
 from omnimix.compose.generating import behind_prompt
+from omnimix.compose.loss import chosen_loss, learned, token_loss
 from omnimix.compose.recipe import Recipe
 from omnimix.encoders.base import device_dtype
 from omnimix.errors import OmnimixError
@@ -22,10 +25,12 @@ class Running:
     recipe: Recipe
     language: Any
     config: Any
+    vocab_size: Any
     tokens_per_tile: Any
     embed: Any
     _filled: Any
     _allowed: set[Form]
+    _headed: bool | None = None
 
     def run(
         self,
@@ -62,6 +67,22 @@ class Running:
         if words.get("output_attentions") and None in (output.attentions or [None]):
             raise _no_attentions(self.language.config._attn_implementation)
         return output
+
+    def loss_alone(self, targets: Any, count: int | Tensor | None, given: dict[str, Any]) -> Any:
+        """The loss alone. Where a model's head cannot be parted from its body, logits are made for every place."""
+        labels, *others = targets
+        if self._headed is None:
+            spec = self.recipe.language
+            self._headed = forms.headed(spec.hf_config(), spec.attn_implementation)
+        if not self._headed:
+            logits = self.run(self.language, **given).logits
+            return _transformers.loss_output(token_loss(logits, labels, count, *others))
+        # Found before the body runs: on a device the host waits for the number of places.
+        places, target, scale = learned(labels, *others)
+        hidden = self.run(self.language.base_model, **given)[0]
+        head = functools.partial(_transformers.headed, self.language)
+        loss = chosen_loss(head, hidden, places, target, scale, count, self.vocab_size)
+        return _transformers.loss_output(loss)
 
     @property
     def base_model(self) -> Headless:

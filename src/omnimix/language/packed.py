@@ -64,18 +64,26 @@ def attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    rows: Any = None,
     output_attentions: bool | None = None,
     **words: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """SDPA; per segment where `cu_seq_lens_q` is given. Shapes `[batch, heads, tokens, head_dim]`.
+    """SDPA; per segment where `cu_seq_lens_q` or `rows` are given. Shapes `[batch, heads, tokens, head_dim]`.
 
-    Where `output_attentions` asks for them, the weights are given as well, `[batch, heads, tokens, tokens]`, and no
-    kernel is used. `seen` holds for each segment `[tokens, tokens]`, how far before a token another stands, negative where
+    `rows` (`omnimix.language.ragged.Rows`) hold for each segment what it goes on from. Where `output_attentions` asks
+    for them, the weights are given as well, `[batch, heads, tokens, tokens]`, and no kernel is used.
+    `seen` holds for each segment `[tokens, tokens]`, how far before a token another stands, negative where
     it is not seen; without it a token sees all before it. `s_aux` holds for each head the logit of a sink.
     """
     causal = words.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     own = (scaling, dropout, softcap, s_aux)
+    if rows is not None and rows.rows:
+        pieces = [
+            _go_on(q, *rows.of(module.layer_idx, i, sliding_window), sliding_window, *own)
+            for i, q in enumerate(query.split(rows.counts, dim=2))
+        ]
+        return torch.cat(pieces, dim=2).transpose(1, 2), None
     if cu_seq_lens_q is not None:
         # One split a tensor: the gradient of many slices would be many tensors of full size.
         lengths = cu_seq_lens_q.diff().tolist()
@@ -90,6 +98,26 @@ def attention(
         return _transformers.sdpa(*given, scaling=scaling, dropout=dropout, **words)
     found, weights = _written_out(query, key, value, attention_mask, causal, *own)
     return found.transpose(1, 2).contiguous(), weights if output_attentions else None
+
+
+def _go_on(query: Tensor, key: Tensor, value: Tensor, window: int | None, *own: Any) -> Tensor:
+    """Attention of a segment's new tokens, the last ones of those that the keys are of."""
+    new, seen = query.shape[2], key.shape[2]
+    if new == seen and (window is None or new <= window):
+        return _attend(query, key, value, None, True, *own)
+    if new > 1:
+        place = torch.arange(seen, device=query.device)
+        distance = place[seen - new :, None] - place
+        mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        return _attend(query, key, value, mask, False, *own)
+    scaling, _, softcap, sinks = own
+    if softcap is not None or sinks is not None:
+        return _attend(query, key, value, None, False, *own)
+    # One token sees all that is kept: the heads that share keys are queries of one head, and nothing is repeated.
+    found = functional.scaled_dot_product_attention(
+        query.view(1, key.shape[1], -1, query.shape[3]), key, value, scale=scaling
+    )
+    return found.reshape(1, query.shape[1], 1, -1)
 
 
 def _mask(query: Tensor, distance: Tensor | None, window: int | None) -> Tensor | None:
