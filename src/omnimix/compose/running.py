@@ -59,11 +59,14 @@ class Running:
         elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             words |= forms.padded_words(self.language, attention_mask, inputs_embeds.shape[1])
         with packed.by_segment(together):
-            return module(
+            output = module(
                 inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
                 return_dict=True,
                 **self._told(words),
             )
+        if words.get("output_attentions") and None in (output.attentions or [None]):
+            raise _no_attentions(self.language.config._attn_implementation)
+        return output
 
     def loss_alone(self, targets: Any, count: int | Tensor | None, given: dict[str, Any]) -> Any:
         """The loss alone. Where a model's head cannot be parted from its body, logits are made for every place."""
@@ -113,14 +116,21 @@ class Running:
             # Beside a cache transformers does not look for samples that stand one after another.
             words.setdefault("use_cache", False)
         attention = self.language.config._attn_implementation
-        if words.get("output_attentions") and attention != "eager":
-            raise OmnimixError(
-                f"the attention implementation {attention!r} gives no attentions",
-                hint="load the model with attn_implementation='eager'",
-            )
+        if words.get("output_attentions") and (
+            attention not in ("eager", packed.NAME)
+            or (attention == packed.NAME and words.get("cu_seq_lens_q") is not None)
+        ):
+            raise _no_attentions(attention)
         if words.get("seen") is not None and attention != packed.NAME:
             raise OmnimixError(
                 f"the attention implementation {attention!r} knows no rounds that do not see one another",
                 hint="load the model with attn_implementation='sdpa'",
             )
         return words
+
+
+def _no_attentions(attention: str) -> OmnimixError:
+    return OmnimixError(
+        f"the attention implementation {attention!r} gives no attentions here",
+        hint="load the model with attn_implementation='eager'",
+    )

@@ -66,11 +66,13 @@ def attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     rows: Any = None,
+    output_attentions: bool | None = None,
     **words: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """SDPA; per segment where `cu_seq_lens_q` or `rows` are given. Shapes `[batch, heads, tokens, head_dim]`.
 
-    `rows` (`omnimix.language.ragged.Rows`) hold for each segment what it goes on from.
+    `rows` (`omnimix.language.ragged.Rows`) hold for each segment what it goes on from. Where `output_attentions` asks
+    for them, the weights are given as well, `[batch, heads, tokens, tokens]`, and no kernel is used.
     `seen` holds for each segment `[tokens, tokens]`, how far before a token another stands, negative where
     it is not seen; without it a token sees all before it. `s_aux` holds for each head the logit of a sink.
     """
@@ -97,11 +99,11 @@ def attention(
             for q, k, v, distance in zip(*parts, seen or repeat(None, len(lengths)), strict=True)
         ]
         return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
-    if softcap is None and s_aux is None:
+    if softcap is None and s_aux is None and not output_attentions:
         given = (module, query, key, value, attention_mask)
         return _transformers.sdpa(*given, scaling=scaling, dropout=dropout, **words)
-    found = _attend(query, key, value, attention_mask, causal, *own)
-    return found.transpose(1, 2).contiguous(), None
+    found, weights = _written_out(query, key, value, attention_mask, causal, *own)
+    return found.transpose(1, 2).contiguous(), weights if output_attentions else None
 
 
 def _go_on(query: Tensor, key: Tensor, value: Tensor, window: int | None, *own: Any) -> Tensor:
@@ -185,25 +187,44 @@ def _attend(
     sinks: Tensor | None,
 ) -> Tensor:
     """SDPA, or the same written out where no kernel knows soft caps or sinks."""
+    if softcap is not None or sinks is not None:
+        own = (causal, scaling, dropout, softcap, sinks)
+        return _written_out(query, key, value, mask, *own)[0]
     causal = causal and mask is None and query.shape[2] > 1
+    grouped = query.shape[1] != key.shape[1]
+    return functional.scaled_dot_product_attention(
+        query, key, value, mask, dropout, causal, scale=scaling, enable_gqa=grouped
+    )
+
+
+def _written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Attention without a kernel, and its weights."""
     groups = query.shape[1] // key.shape[1]
-    if softcap is None and sinks is None:
-        return functional.scaled_dot_product_attention(
-            query, key, value, mask, dropout, causal, scale=scaling, enable_gqa=groups > 1
-        )
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     logits = query @ key.mT * (query.shape[3] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    if causal:
+    if causal and mask is None and query.shape[2] > 1:
         mask = logits.new_ones(logits.shape[2:], dtype=torch.bool).tril()
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    elif mask is not None:
+        logits = logits + mask
     if sinks is not None:
         sink = sinks.to(logits.dtype).view(1, -1, 1, 1).expand(*logits.shape[:3], 1)
         logits = torch.cat([logits, sink], dim=3)
     weights = logits.softmax(dim=3, dtype=torch.float32)[..., : key.shape[2]].to(value.dtype)
-    return functional.dropout(weights, dropout) @ value
+    return functional.dropout(weights, dropout) @ value, weights
 
 
 def register() -> None:
