@@ -56,6 +56,7 @@ SCENARIOS = (
 
 def sides(size: llava.Size, learns: str, out: Path, theirs: Any) -> dict[str, Any]:
     """All who can take part, around two models of the same weights."""
+    # There the weights are drawn many times sooner; those of the peer take their place.
     with theirs.device:
         own = llava.ours(size, theirs, learns == "lora")
     return {
