@@ -165,8 +165,8 @@ def _row(check: Checker, index: int, faults: Many[Fault]) -> str:
     except OmnimixError as error:
         return f'<div class="row"><b>{_text(where)}</b><p class="bad">{_text(error.sentence())}</p></div>'
     words = "".join(
-        f'<span class="{kind}">{_text(text)}</span>'
-        for kind, text in spans(check.processor, sequence)
+        f'<span class="{span.kind}">{_text(span.text)}</span>'
+        for span in spans(check.processor, sequence)
     )
     bad = "".join(f'<p class="bad">{_text(fault.said)}</p>' for fault in faults)
     sizes = f"{len(sequence)} tokens, {sequence.targets} of them learned"
