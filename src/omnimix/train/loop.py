@@ -121,6 +121,8 @@ class Loop:
             if first and self.first < self.plan.steps:
                 for k, facts in enumerate(self.plan.look(self.number, stage)):
                     run.tell(f"stage {stage.name}: dataset {k + 1} has {facts.line()}")
+                    for said in facts.faults:
+                        run.tell(f"warning: {said} (omnimix check looks at all rows)")
                 processor = self.plan.batches.processor
                 for fault in style_faults(processor.recipe.template, processor.weave.tokenizer):
                     run.tell(f"warning: {fault}")
