@@ -77,7 +77,7 @@ class Loop:
         if any(stage.gradient_checkpointing for stage in run.training.stages):
             recompute(run.model, self.stage.gradient_checkpointing)
         # A new optimizer for every stage: moments of parameters that learned differently would mislead.
-        self.optimizer = optim.adamw(run.model, self.stage.optimizer)
+        self.optimizer = optim.optimizer(run.model, self.stage.optimizer)
         # From where weights begin to move up to the next look nothing is cut off.
         self.optimizer.register_step_pre_hook(lambda *_: run.stop.hold())
         self.optimizer.register_step_post_hook(self._has_moved)
