@@ -162,6 +162,8 @@ def _run(asked: SimpleNamespace) -> None:
         raise OmnimixError(f"there is no engine {asked.engine!r}", hint="known are batched and one")
     if asked.root is None and asked.host in _HOME:
         asked.root = Path()
+    if asked.engine not in ("batched", "one"):
+        raise OmnimixError(f"there is no engine {asked.engine!r}", hint="known are batched and one")
     if asked.root is not None and not asked.root.is_dir():
         raise OmnimixError(
             "there is no such folder", where=str(asked.root), hint="give --root a folder"

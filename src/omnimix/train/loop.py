@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from omnimix import _transformers
-from omnimix.compose import adapters
+from omnimix.compose import adapters, features
 from omnimix.compose.batch import Batch
 from omnimix.data.check.style import style_faults
 from omnimix.data.mixture import Read, loader
@@ -25,6 +25,7 @@ from omnimix.train import checkpoint, optim
 from omnimix.train.begun import Begun
 from omnimix.train.meter import Meter
 from omnimix.train.plan import plan
+from omnimix.train.proof import Proof
 from omnimix.train.rows import LeftOut
 from omnimix.train.step import NothingLearned, Stepped, optimizer_step, quick_bf16
 from omnimix.train.validation import Validation
@@ -76,14 +77,34 @@ class Loop:
         if any(stage.gradient_checkpointing for stage in run.training.stages):
             recompute(run.model, self.stage.gradient_checkpointing)
         # A new optimizer for every stage: moments of parameters that learned differently would mislead.
-        self.optimizer = optim.adamw(run.model, self.stage.optimizer)
+        self.optimizer = optim.optimizer(run.model, self.stage.optimizer)
         # From where weights begin to move up to the next look nothing is cut off.
         self.optimizer.register_step_pre_hook(lambda *_: run.stop.hold())
         self.optimizer.register_step_post_hook(self._has_moved)
         with run.process_group.agreed():
-            self.plan = plan(
-                run.training, number, self.first, run.folder, run.processor, run.process_group
+            features.keep(
+                run.model,
+                run.processor,
+                self.stage.feature_cache,
+                run.folder,
+                "bf16" if self.stage.bf16 and quick_bf16(run.device) else "",
+                learns=True,
+                writers=run.process_group.size,
+                tell=run.tell,
+                where=f"stages.{number}.feature_cache",
             )
+            self.plan = plan(
+                run.training,
+                number,
+                self.first,
+                run.folder,
+                run.processor,
+                run.process_group,
+                self.state.get("data", {}).get("state"),
+                run.tell,
+            )
+            parts = self.stage.gradient_accumulation_steps
+            self.proof = Proof(self.plan.batches, parts, self.first)
             words = self.stage.validate
             self.validation = (
                 Validation(words, run, number, self.stage, self.state) if words else None
@@ -100,6 +121,8 @@ class Loop:
             if first and self.first < self.plan.steps:
                 for k, facts in enumerate(self.plan.look(self.number, stage)):
                     run.tell(f"stage {stage.name}: dataset {k + 1} has {facts.line()}")
+                    for said in facts.faults:
+                        run.tell(f"warning: {said} (omnimix check looks at all rows)")
                 processor = self.plan.batches.processor
                 for fault in style_faults(processor.recipe.template, processor.weave.tokenizer):
                     run.tell(f"warning: {fault}")
@@ -227,12 +250,14 @@ class Loop:
         group = self.run.process_group
         batches: list[Batch | None] = []
         dropped: list[str] = []
+        before = self.proof.at(step)
         # Reading fails on one rank alone (a damaged file); agreed, the others hear of it and do not wait.
         with group.agreed():
             for _ in range(self.stage.gradient_accumulation_steps):
                 batch, left_out = next(parts)
                 batches.append(batch)
                 dropped += left_out
+        self.proof.take(step, before, batches)
         own = len(dropped) + sum(len(batch.ids) for batch in batches if batch is not None)
         said = group.gather("dropped", (dropped, own))
         everywhere = [sentence for sentences, _ in said for sentence in sentences]
@@ -310,10 +335,11 @@ class Loop:
         run = self.run
         # Weights are the same on all ranks, random states are not: each rank resumes with its own.
         chance = run.process_group.gather("chance", checkpoint.chance())
+        data = self.proof.state(step, run.process_group)
         place = run.out / f"stage-{self.number:02d}-step-{step:07d}"
         with run.stop.held(), run.first_alone() as first:
             if first:
-                state = self._state(step, over)
+                state = {**self._state(step, over), "data": data}
                 checkpoint.save(run.out, self._weights(), self.optimizer, state, chance)
         self.saved = place
 
