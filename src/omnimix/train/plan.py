@@ -11,7 +11,7 @@ from omnimix.data.mixture import Batches, Mixture
 from omnimix.data.ordered import RoundBatches
 from omnimix.data.sources import Source
 from omnimix.errors import TrainError
-from omnimix.parallel.process_group import ProcessGroup
+from omnimix.parallel.layout import ModelLayout
 from omnimix.train.rows import DatasetFacts, looked_at
 from omnimix.train.settings import Stage, Training
 
@@ -59,7 +59,7 @@ def plan(
     first: int,
     folder: Path,
     processor: Processor,
-    process_group: ProcessGroup,
+    layout: ModelLayout,
 ) -> StagePlan:
     """The way of a stage.
 
@@ -80,15 +80,15 @@ def plan(
             where=f"stages.{number}",
             hint="make batch_size a multiple of gradient_accumulation_steps",
         )
-    if size < process_group.size:
+    share = layout.data
+    if size < share[1]:
         raise TrainError(
-            f"{size} records at a time cannot be shared by {process_group.size} processes",
+            f"{size} records at a time cannot be shared by {share[1]} processes",
             where=f"stages.{number}",
             hint="make batch_size larger or gradient_accumulation_steps smaller",
         )
     if stage.template is not None:
         processor = processor.with_template(stage.template)
-    share = (process_group.rank, process_group.size)
     done, pack, most = first * parts, stage.packing, stage.max_length
     if stage.order == "mixture":
         assert stage.max_steps is not None
