@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+import omnimix
 from omnimix import config
-from omnimix.checkpoints.files import tensors_of
+from omnimix.checkpoints.files import check_finite, tensors_of
+from omnimix.compose import recipe as recipes
 from omnimix.compose.processor import Processor
 from omnimix.encoders.timm import TimmEncoder
 from omnimix.errors import CheckpointError, ContextError, RecipeError, UnsafeFileError
@@ -51,7 +55,10 @@ def test_aliases_that_stay_small_are_read() -> None:
     assert config.parse_yaml("a: &a [1, 2]\nb: [*a, *a]\n", "x")["b"] == [[1, 2], [1, 2]]
 
 
-NAMES = ["../secret", "a/../../secret", "/etc/hosts", "..", "C:\\secret", "..\\secret", "a\0b"]
+NAMES = [
+    *("../secret", "a/../../secret", "/etc/hosts", "..", "C:\\secret", "..\\secret", "a\0b"),
+    *("a/..", "//etc/hosts", "\\\\host\\secret", "C:secret", "a\\..\\..\\secret", "/"),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,6 +97,66 @@ def test_words_that_name_places_do_not_reach_timm(words: dict[str, object]) -> N
         config.validate(TimmEncoder, words, "recipe")
 
 
+@pytest.mark.parametrize("where", ["", "text_config", "vision_config"])
+def test_code_of_strangers_is_not_run(where: str) -> None:
+    code = {"auto_map": {"AutoModelForCausalLM": "someone/model--modeling.Model"}}
+    for config_words in (
+        {"model_type": "llama", **({where: code} if where else code)},
+        {"model_type": "clip", **({where: code} if where else code)},
+    ):
+        with pytest.raises(RecipeError, match="auto_map names code"):
+            config.validate(CausalLM, {"config": config_words}, "recipe")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["fast", "sentencepiece"])
+def test_the_tokenizer_of_a_folder_lies_in_it(
+    name: str, kind: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    words = config.read_yaml(tiny_folder / "recipe.yaml")
+    words["tokenizer"] = {"kind": kind, "path": name}
+    (tmp_path / "recipe.yaml").write_text(config.to_yaml(words))
+    with pytest.raises(RecipeError, match="does not lie in the model's folder"):
+        Processor.from_pretrained(tmp_path)
+
+
+def test_ones_own_recipe_names_a_tokenizer_anywhere(tiny_folder: Path, tmp_path: Path) -> None:
+    words = config.read_yaml(tiny_folder / "recipe.yaml")
+    file = (tiny_folder / words["tokenizer"]["path"]).resolve()
+    (tmp_path / "a").mkdir()
+    for path in (str(file), f"../{file.name}"):
+        words["tokenizer"]["path"] = path
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+        Processor.from_recipe(recipes.parse(words, "own"), tmp_path / "a")
+    words["tokenizer"]["path"] = str(file).lstrip("/")
+    with pytest.raises(RecipeError, match="was not found"):
+        Processor.from_recipe(recipes.parse(words, "own"), tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("part", ["language.model.embed", "language", "connector", "encoders"])
+def test_weights_that_are_no_numbers_are_refused_when_read(
+    part: str, place: int, value: float, tiny_folder: Path, tmp_path: Path
+) -> None:
+    for file in tiny_folder.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    name = [k for k, t in weights.items() if part in k and t.is_floating_point()][place]
+    weights[name].view(-1)[place] = value
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"{re.escape(name)} holds values that are not fin"):
+        omnimix.load(tmp_path)
+
+
+def test_a_sum_that_overflows_is_no_fault() -> None:
+    for dtype, value in ((torch.float32, 3e38), (torch.float16, 6e4), (torch.bfloat16, 3e38)):
+        check_finite([("a", torch.full((9,), value, dtype=dtype))], None)
+        with pytest.raises(CheckpointError, match="the weight a holds"):
+            check_finite([("a", torch.tensor([value, torch.nan]).to(dtype))], None)
+
+
 @pytest.mark.parametrize("name", ["kernels-community/flash-attn", "someone/kernel:fn", "../x"])
 def test_kernels_of_strangers_are_not_fetched(name: str) -> None:
     with pytest.raises(RecipeError, match="attn_implementation"):
@@ -97,7 +164,10 @@ def test_kernels_of_strangers_are_not_fetched(name: str) -> None:
         config.validate(CausalLM, words, "recipe")
 
 
-@pytest.mark.parametrize("word", ["word ", "a", " ", "\n", "\u6d77", "\U0001f600 ", "x1,y2;"])
+@pytest.mark.parametrize(
+    "word",
+    ["word ", "a", " ", "\n", "\t a", "\u6d77", "\u00e4", "\U0001f600 ", "x1,y2;", "<image", "12"],
+)
 def test_text_far_beyond_the_context_is_not_tokenized(
     word: str, tiny_processor: Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,11 +186,20 @@ def test_text_far_beyond_the_context_is_not_tokenized(
     assert seen < 400_000
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "x.pth", "x.pt"])
-def test_pointers_of_git_lfs_are_named(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-    )
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 9\n"
+
+
+@pytest.mark.parametrize("end", ["", "\r\n", "more"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin", "x.pt"),
+        *("consolidated.00-of-02.model.pth", "non_lora_trainables.bin", "x.ckpt", "no suffix"),
+    ],
+)
+def test_pointers_of_git_lfs_are_named(name: str, end: str, tmp_path: Path) -> None:
+    pointer = POINTER.format(0)
+    (tmp_path / name).write_text(pointer.replace("\n", end) if end == "\r\n" else pointer + end)
     with pytest.raises(CheckpointError, match="pointer of Git LFS"):
         tensors_of(tmp_path / name)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate.utils import send_to_device
 from peft import PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
@@ -107,8 +108,6 @@ def test_packed_batches_are_right_whatever_the_attention(
 
 
 def test_what_else_a_call_asks_for(model: MultimodalLM, batch: Batch) -> None:
-    with pytest.raises(OmnimixError, match="'omnimix' gives no attentions"):
-        model(**batch, output_attentions=True)
     plain = model(**batch)
     tuples = model(**batch, return_dict=False)
     assert isinstance(tuples, tuple)
@@ -116,9 +115,31 @@ def test_what_else_a_call_asks_for(model: MultimodalLM, batch: Batch) -> None:
     assert plain.hidden_states is None
     model.config.output_hidden_states = True
     assert len(model(**batch).hidden_states) == model.config.num_hidden_layers + 1
+
+
+def test_attentions_are_given_by_whatever_computes_them(
+    model: MultimodalLM, tiny_processor: Processor, batch: Batch
+) -> None:
+    model.eval()
+    found = model(**batch, output_attentions=True)
+    torch.testing.assert_close(found.logits, logits(model, **batch), atol=1e-5, rtol=1e-5)
+    packed = tiny_processor.batch([tiny_processor.weave(one) for one in SAMPLES], pack=True)
+    with pytest.raises(OmnimixError, match="'omnimix' gives no attentions"):
+        model(**packed, output_attentions=True)
     model.set_attn_implementation("eager")
-    attentions = model(**batch, output_attentions=True).attentions
-    assert attentions[0].shape[-1] == batch.input_ids.shape[1]
+    real = batch.attention_mask.bool()
+    wanted = model(**batch, output_attentions=True).attentions
+    assert len(found.attentions) == len(wanted) == model.config.num_hidden_layers
+    for one, other in zip(found.attentions, wanted, strict=True):
+        of = real[:, None, :, None].expand_as(one)
+        torch.testing.assert_close(one[of], other[of], atol=1e-5, rtol=1e-5)
+    assert not one[:, :, 0, 1:].any() and one[0, 0, -1, 0] > 0
+
+
+def test_one_part_may_have_an_attention_of_its_own(model: MultimodalLM) -> None:
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = {"": "sdpa", "text_config": "eager"}
+    assert MultimodalLM(config).language.config._attn_implementation == "eager"
 
 
 def test_tables_of_another_size_are_saved_and_loaded(
@@ -200,3 +221,23 @@ def test_export_with_pictures(model: MultimodalLM, batch: Batch) -> None:
     exported = torch.export.export(model, (), words, strict=False)
     found = exported.module()(**words).logits
     torch.testing.assert_close(found, logits(model, **words), atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_folder_lacks_is_made_as_in_a_fresh_model(
+    tmp_path: Path, tiny_model: MultimodalLM
+) -> None:
+    tiny_model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    gone = {name for name in tensors if ".connector." in name}
+    save_file({name: t for name, t in tensors.items() if name not in gone}, file, {"format": "pt"})
+    torch.manual_seed(3)
+    fresh = MultimodalLM.from_recipe(tiny_model.recipe).state_dict()
+    found = MultimodalLM.from_pretrained(tmp_path).state_dict()
+    assert gone
+    for name, tensor in found.items():
+        if name not in gone:
+            assert torch.equal(tensor, tensors.get(name, tensor))
+        else:
+            assert tensor.std() == pytest.approx(fresh[name].std(), rel=0.5)
+            assert tensor.abs().max() < 2 * fresh[name].abs().max()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,8 +16,9 @@ from omnimix.language import forms, packed
 from omnimix.language.causal_lm import CausalLM
 from tests.compose.conversations import talk
 from tests.conftest import TINY
-from tests.language.survey import EXPECTED, found, names
+from tests.language.survey import EXPECTED, configured, found, names
 
+FORMS = get_args(forms.Form)
 FALCON = {"mamba_d_ssm": 96, "mamba_n_heads": 12, "mamba_d_head": 8}
 SIZES = {
     "vocab_size": 300,
@@ -41,6 +42,7 @@ def test_the_same_logits_in_every_form_or_a_refusal(name: str) -> None:
     assert isinstance(told, str) == (name in unmade), told
     if isinstance(told, list):
         assert told == refused.get(name, "").split()
+        assert forms.headed(configured(name), "sdpa") == (name not in EXPECTED["whole"])
 
 
 def test_nobody_leaves_the_list_unseen() -> None:
@@ -70,12 +72,13 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("word", "kind", "where"),
     [
-        ("sliding_window", "mistral", ["packed", "apart"]),
-        ("sliding_window", "gemma3_text", ["packed", "apart"]),
-        ("softcap", "gemma2", ["alone", "right", "left", "packed", "apart"]),
-        ("s_aux", "gpt_oss", ["alone", "right", "left", "packed", "apart"]),
+        ("sliding_window", "mistral", ["packed", "apart", "rows"]),
+        ("sliding_window", "gemma3_text", ["packed", "apart", "rows"]),
+        ("softcap", "gemma2", [*FORMS]),
+        ("s_aux", "gpt_oss", [*FORMS]),
         ("cu_seq_lens_q", "llama", ["packed", "apart"]),
         ("seen", "llama", ["apart"]),
+        ("rows", "llama", ["rows"]),
     ],
 )
 def test_what_our_attention_forgets_is_found(

@@ -75,7 +75,7 @@ def begin(
     adapted = any("lora_" in name for name in given)
     model = MultimodalLM.from_recipe(recipe if adapted else recipe.without_adapters())
     done = fill_from(model, given, called) if start is not None else {}
-    for name, spec, module in _parts(model):
+    for name, spec, module in parts(model):
         if name not in done and spec.weights is not None:
             done[name] = _fill(name, spec, module, folders)
     for name, module in _pieces(model):
@@ -142,7 +142,7 @@ def _tied(model: MultimodalLM) -> set[str]:
     return _transformers.tied_names(model)
 
 
-def _parts(model: MultimodalLM) -> Iterator[tuple[str, Any, Any]]:
+def parts(model: MultimodalLM) -> Iterator[tuple[str, Any, Any]]:
     """All parts that may name weights: name in the tree, words, module."""
     for name, modality in model.recipe.modalities.items():
         for i, spec in enumerate(modality.branches):
@@ -155,10 +155,10 @@ def _parts(model: MultimodalLM) -> Iterator[tuple[str, Any, Any]]:
 
 def _pieces(model: MultimodalLM) -> list[tuple[str, list[str]]]:
     """Each part of the tree and the names of its tensors; what belongs to no part goes by its first two words."""
-    parts = [name for name, _, _ in _parts(model)]
+    names = [name for name, _, _ in parts(model)]
     found: dict[str, list[str]] = {}
     for name in model.state_dict():
-        part = next((p for p in parts if name.startswith(f"{p}.")), ".".join(name.split(".")[:2]))
+        part = next((p for p in names if name.startswith(f"{p}.")), ".".join(name.split(".")[:2]))
         found.setdefault(part, []).append(name)
     return list(found.items())
 
@@ -196,6 +196,9 @@ def filled(
     pairs = _matched(own, tensors, name)
     missing = [n for n in own if n not in pairs and not n.endswith("num_batches_tracked")]
     fresh = [n for n in missing if any(fnmatchcase(n, pattern) for pattern in may_miss)]
+    if len(fresh) < len(missing) and isinstance(spec, EncoderSpec):
+        idle = _idle(spec)
+        fresh = [n for n in missing if n in fresh or n in idle]
     wrong = [f"{n} is missing" for n in missing if n not in fresh]
     wrong += [
         f"{n} is {list(tensors[key].shape)} instead of {list(own[n].shape)}"
@@ -213,6 +216,25 @@ def filled(
     left = tuple(key for key in tensors if key not in used)
     told = tuple(f"{name}.{n}" for n in fresh)
     return FilledPart(name, str(spec.weights), len(pairs), told, left)
+
+
+def _idle(spec: EncoderSpec) -> set[str]:
+    """Names of an encoder's weights that its features do not depend on, such as the norm of a head.
+
+    Read off a gradient on the meta device, where nothing is computed; what cannot be run there has none.
+    """
+    with torch.device("meta"):
+        twin, tile = spec.build().eval(), spec.tile()
+    if tile is None:
+        return set()
+    own = dict(twin.named_parameters())
+    try:
+        total = twin.requires_grad_(True)(tile).sum()
+        slopes = torch.autograd.grad(total, list(own.values()), allow_unused=True)
+    except (RuntimeError, ValueError):
+        return set()
+    found: list[Tensor | None] = list(slopes)
+    return {name for name, slope in zip(own, found, strict=True) if slope is None}
 
 
 def _matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from omnimix.evaluate.records import Scored
     from omnimix.evaluate.report import Scores
+    from omnimix.generate.assistant import Assistant
 
 
 def _list(wanted: bool) -> None:
@@ -55,6 +57,9 @@ def command(
     limit: Annotated[
         int | None, typer.Option(help="Questions of each task (500), or of --data (all).")
     ] = None,
+    rows: Annotated[
+        str, typer.Option("--slice", help="Some of the records of --data; -200: are the last 200.")
+    ] = ":",
     swap_pictures: Annotated[
         bool, typer.Option("--swap-pictures", help="Ask about another question's pictures.")
     ] = False,
@@ -62,7 +67,14 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered together.", min=1)] = 32,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="With --data, the most tokens of an answer; default what the metric needs.", min=1
+        ),
+    ] = None,
     device: options.Device = None,
+    feature_cache: options.FeatureCache = None,
     _: Annotated[
         bool,
         typer.Option(
@@ -78,15 +90,18 @@ def command(
 
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
-    _one_of(benchmark, data, metric, tasks, swap_pictures)
+    _one_of(benchmark, data, metric, tasks, max_new_tokens)
+    opened = partial(_opened, model, device, feature_cache)
     failed: tuple[str, ...] = ()
     if data is not None:
-        scored = _file(model, data, str(metric), limit, batch_size, device)
-        report, shown = {**scored.to_dict(), "model": model}, records_table(scored, model)
-        failed = scored.failed
+        asked = (data, rows, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
+        scored = _file(opened, *asked)
+        report = {**scored.to_dict(), "swapped": swap_pictures, "model": model}
+        about = f"{model}, pictures swapped," if swap_pictures else model
+        shown, failed = records_table(scored, about), scored.failed
     else:
         chosen = [word.strip() for word in tasks.split(",") if word.strip()] if tasks else None
-        scores = _benchmark(model, str(benchmark), limit, swap_pictures, chosen, batch_size, device)
+        scores = _benchmark(opened, str(benchmark), limit, swap_pictures, chosen, batch_size)
         report, shown = {**scores.to_dict(), "model": model}, table(scores, model)
     if out is not None:
         write_text(out, json.dumps(report, indent=2) + "\n")
@@ -100,10 +115,19 @@ def command(
 
 
 def _one_of(
-    benchmark: str | None, data: Path | None, metric: str | None, tasks: str | None, swap: bool
+    benchmark: str | None,
+    data: Path | None,
+    metric: str | None,
+    tasks: str | None,
+    max_new_tokens: int | None,
 ) -> None:
     """Either a benchmark with its options or records with theirs."""
     if data is None:
+        if benchmark is not None and max_new_tokens is not None:
+            raise OmnimixError(
+                "--max-new-tokens is a matter of --data; a benchmark brings its own",
+                hint="leave it out",
+            )
         if benchmark is None or metric is not None:
             raise OmnimixError(
                 "nothing says what the model is asked"
@@ -121,7 +145,6 @@ def _one_of(
     for option, given in (
         ("a benchmark", benchmark is not None),
         ("--tasks", tasks is not None),
-        ("--swap-pictures", swap),
     ):
         if given:
             raise OmnimixError(
@@ -129,17 +152,24 @@ def _one_of(
             )
 
 
+def _opened(model: str, device: str | None, feature_cache: Path | None) -> Assistant:
+    from omnimix.generate.assistant import load
+
+    assistant = load(model, device)
+    if feature_cache is not None:
+        assistant.keep_features(feature_cache)
+    return assistant
+
+
 def _benchmark(
-    model: str,
+    opened: Callable[[], Assistant],
     name: str,
     limit: int | None,
     swap: bool,
     tasks: list[str] | None,
     batch_size: int,
-    device: str | None,
 ) -> Scores:
     from omnimix.evaluate.report import evaluate
-    from omnimix.generate.assistant import load
     from omnimix.registry import BENCHMARKS
 
     if name not in BENCHMARKS and Path(name).is_file():
@@ -150,7 +180,7 @@ def _benchmark(
         )
     bench = BENCHMARKS.load(name)()
     bench.check(tasks or ())
-    assistant = load(model, device)
+    assistant = opened()
     with bars() as step:
         return evaluate(
             assistant, bench, 500 if limit is None else limit, swap, tasks, step, batch_size
@@ -158,20 +188,31 @@ def _benchmark(
 
 
 def _file(
-    model: str, path: Path, name: str, limit: int | None, batch_size: int, device: str | None
+    opened: Callable[[], Assistant],
+    path: Path,
+    rows: str,
+    name: str,
+    limit: int | None,
+    swap: bool,
+    max_new_tokens: int | None,
+    batch_size: int,
 ) -> Scored:
+    from omnimix.evaluate.asking import Swapped
     from omnimix.evaluate.records import open_records, score_records
-    from omnimix.generate.assistant import load
+    from omnimix.generate.decoding import Options
     from omnimix.registry import MEASURES
 
-    measure, source = MEASURES.load(name)(), open_records(path)
-    assistant = load(model, device)
+    measure, source = MEASURES.load(name)(), open_records(path, rows)
+    if swap:
+        source = Swapped(source, min(source.length or 0, limit or source.length or 0))
+    chosen = Options(max_new_tokens) if max_new_tokens is not None else None
+    assistant = opened()
     with bars() as step:
 
         def progress(done: int, total: int) -> None:
             step(path.name, done, total)
 
-        return score_records(assistant, source, measure, name, limit, batch_size, progress)
+        return score_records(assistant, source, measure, name, limit, batch_size, progress, chosen)
 
 
 @contextlib.contextmanager

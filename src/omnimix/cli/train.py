@@ -42,6 +42,13 @@ def command(
     processes: Annotated[
         int, typer.Option(min=1, help="Start so many processes here, as torchrun does.")
     ] = 1,
+    prove_resume: Annotated[
+        bool,
+        typer.Option(
+            "--prove-resume",
+            help="Read the batches around the newest checkpoint again and compare their hashes; nothing is trained.",
+        ),
+    ] = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the training files' JSON schema.")
     ] = False,
@@ -58,15 +65,20 @@ def command(
         raise settings.unnamed()
     if processes > 1 and "RANK" not in os.environ:
         _launch(processes)
+    words = [
+        *(override or []),
+        *(f"parallel.{w}" for one in parallel or () for w in one.split(",")),
+    ]
+    if prove_resume:
+        return _prove(file, words, out)
     from omnimix.train.run import train
     from omnimix.train.stopping import Stopped
 
-    words = [f"parallel.{word}" for one in parallel or () for word in one.split(",")]
     watching = watcher()
     try:
         result = train(
             file,
-            [*(override or []), *words],
+            words,
             out,
             resume,
             watcher=watching,
@@ -81,6 +93,13 @@ def command(
         _end(result, watching)
     if result.signal is not None:
         raise typer.Exit(128 + result.signal)
+
+
+def _prove(file: Path, words: list[str], out: Path | None) -> None:
+    from omnimix.train.proving import prove
+
+    if not prove(file, words, out, typer.echo):
+        raise typer.Exit(1)
 
 
 def _launch(processes: int) -> None:

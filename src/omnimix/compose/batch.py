@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import BatchFeature
 
-from omnimix.compose.item_batch import Bucket, ItemBatch, ItemBatches
+from omnimix.compose.item_batch import Bucket, Card, ItemBatch, ItemBatches
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence
 from omnimix.errors import SpliceError
@@ -38,6 +38,7 @@ class Batch(BatchFeature):  # type: ignore[misc]
         ids: of the samples.
         targets: number of learned tokens that the loss sees.
         right: whether padding stands on the right, where causal attention needs no mask.
+        digest: of its records, where it is one of a training run (`omnimix.data.mixture.summed`).
     """
 
     input_ids: Int[Tensor, "batch tokens"]
@@ -56,6 +57,7 @@ class Batch(BatchFeature):  # type: ignore[misc]
         right: bool = True,
     ) -> None:
         self.ids, self.targets, self.right = ids, targets, right
+        self.digest = 0
         super().__init__(data, tensor_type)
 
     def __getattr__(self, name: str) -> Any:
@@ -226,26 +228,47 @@ def _items(
         for sequence in sequences:
             on += [before + item.on for item in sequence.items.get(name, [])]
             before += len(sequence.items.get(source, [])) if source else 0
-        # Items of one shape go through an encoder in one call; only where shapes differ are they parted.
-        buckets = _buckets(items)
-        alone = len(buckets) == 1
-        found[name] = ItemBatch(
-            inputs=buckets[0].inputs if alone else (),
-            tiles=tuple(item.tiles for item in items),
-            sizes=tuple(item.size for item in items),
-            grids=tuple(item.grid for item in items),
-            tokens=tuple(item.tokens for item in items),
-            on=torch.tensor(on if source else [-1] * len(items)),
-            buckets=() if alone else tuple(buckets),
-        )
+        found[name] = item_batch(items, on if source else [-1] * len(items))
     return ItemBatches(found), places
+
+
+def item_batch(items: list[Item], on: list[int]) -> ItemBatch:
+    """Items of one modality as its encoders take them.
+
+    Args:
+        on: for each the row of the item that it looks at; -1 where none.
+    """
+    # Items of one shape go through an encoder in one call; only where shapes differ are they parted.
+    buckets = _buckets(items)
+    alone = len(buckets) == 1
+    return ItemBatch(
+        inputs=buckets[0].inputs if alone else (),
+        tiles=tuple(item.tiles for item in items),
+        sizes=tuple(item.size for item in items),
+        grids=tuple(item.grid for item in items),
+        tokens=tuple(item.tokens for item in items),
+        on=torch.tensor(on),
+        buckets=() if alone else tuple(buckets),
+        encoded=alone and buckets[0].encoded,
+        cards=cards if any(cards := tuple(map(_card, items))) else (),
+    )
+
+
+def _card(item: Item) -> Card | None:
+    """What is written beside an item's features; None for one that is there, or is not to be kept."""
+    if item.key is None or item.encoded:
+        return None
+    frame = item.frame
+    numbers = (frame.scale_x, frame.scale_y, frame.shift_x, frame.shift_y)
+    return Card(item.key, numbers, item.view().tile)
 
 
 def _buckets(items: list[Item]) -> list[Bucket]:
     """The items by the shapes and types of what was prepared of them, in order of their first."""
     rows: dict[tuple[object, ...], list[int]] = {}
     for row, item in enumerate(items):
-        key = tuple((tensor.shape[1:], tensor.dtype) for tensor in item.inputs)
+        shapes = ((tensor.shape[1:], tensor.dtype) for tensor in item.inputs)
+        key = (item.encoded, *shapes)
         rows.setdefault(key, []).append(row)
     return [
         Bucket(
@@ -254,6 +277,7 @@ def _buckets(items: list[Item]) -> list[Bucket]:
                 torch.cat([items[row].inputs[i] for row in own])
                 for i in range(len(items[own[0]].inputs))
             ),
+            items[own[0]].encoded,
         )
         for own in rows.values()
     ]

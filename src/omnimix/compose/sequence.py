@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -27,6 +29,9 @@ class Item:
         size: width and height of the original in pixels.
         frame: where the original lies in the first tile.
         on: index of the item it lies on, among the sequence's items of the modality looked at.
+        key: what its features are kept under (`omnimix.compose.features`); None where they are not.
+        encoded: whether `inputs` are the features of each encoder instead.
+        tile: width and height of the first tile, where `inputs` do not show them.
     """
 
     inputs: tuple[Tensor, ...]
@@ -35,6 +40,9 @@ class Item:
     frame: Frame = field(default_factory=lambda: Frame(1.0, 1.0))
     grid: tuple[int, int] = (0, 0)
     on: int = -1
+    key: str | None = None
+    encoded: bool = False
+    tile: tuple[int, int] | None = None
 
     @property
     def tiles(self) -> int:
@@ -43,7 +51,7 @@ class Item:
     def view(self) -> View:
         """How the model sees a picture."""
         height, width = self.inputs[0].shape[-2:]
-        return View(self.size, self.frame, (int(width), int(height)))
+        return View(self.size, self.frame, self.tile or (int(width), int(height)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +88,21 @@ class Sequence:
     def targets(self) -> int:
         """Number of learned tokens."""
         return int((self.labels != IGNORE).sum())
+
+    def digest(self) -> str:
+        """A hash of all that a model gets of it."""
+        found = blake2b(digest_size=16)
+        for array in (self.ids, self.labels, self.owner):
+            found.update(np.ascontiguousarray(array).data)
+        for name, items in self.items.items():
+            for item in items:
+                found.update(f"{name} {item.tokens} {item.size} {item.on}".encode())
+                # Of an item whose features are kept its key says the same before and after it was encoded.
+                found.update((item.key or "").encode())
+                for tensor in () if item.key else item.inputs:
+                    found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                    found.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        return found.hexdigest()
 
     @property
     def positions(self) -> Int[np.ndarray, "n"]:

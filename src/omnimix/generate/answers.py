@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from omnimix.prompts.coordinates import Skipped
 from omnimix.types import Box, Point, Region
@@ -57,6 +58,10 @@ class Answer:
         ids: of the tokens.
         skipped: what looked like a region and is none, with the reason.
         placed: the regions once more, with where they stand.
+        prompt_tokens: of the conversation, items included.
+        finish_reason: `stop` where the model came to an end by itself, `length` where the answer was full,
+            `cancelled` where nobody listened any more.
+        logprobs: how likely the tokens were, where that was asked for.
     """
 
     text: str
@@ -66,6 +71,9 @@ class Answer:
     ids: tuple[int, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     placed: tuple[Placed, ...] = ()
+    prompt_tokens: int = 0
+    finish_reason: Literal["stop", "length", "cancelled"] = "stop"
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def boxes(self) -> tuple[Box | Point, ...]:

@@ -8,7 +8,7 @@ shards of one process, which is data parallelism: weights are whole, gradients a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -100,7 +100,7 @@ class ModelLayout:
         """When to build the model whole: in one turn, or one process of a machine after another."""
         yield True
 
-    def place(self, model: MultimodalLM, bf16: bool = False) -> None:
+    def place(self, model: MultimodalLM, bf16: bool = False, whole: Collection[str] = ()) -> None:
         """Distribute a model that was built whole, or on the meta device, over the processes."""
 
     def run(self, work: Callable[[], T]) -> T:
@@ -153,11 +153,12 @@ class Sharded(ModelLayout):
             mine, many = 0, 1
         yield from (turn == mine for turn in range(many))
 
-    def place(self, model: MultimodalLM, bf16: bool = False) -> None:
+    def place(self, model: MultimodalLM, bf16: bool = False, whole: Collection[str] = ()) -> None:
         """Cut and shard a model.
 
         Args:
             bf16: compute in bf16 what is kept and summed in float32.
+            whole: names of frozen parameters that every process keeps whole.
         """
         words, replicate = self.words, self.mesh["replicate"].size()
         tensor.cut(model, self.mesh["tensor"], self.layers)
@@ -172,10 +173,13 @@ class Sharded(ModelLayout):
             if words.offload
             else OffloadPolicy(),
             # Few bits are held as they are, whole in every process.
-            "ignored_params": {p for p in model.parameters() if not p.is_floating_point()},
+            "ignored_params": {
+                p for n, p in model.named_parameters() if n in whole or not p.is_floating_point()
+            },
         }
         for block in blocks(model):
-            fully_shard(block, **over)
+            if not over["ignored_params"].issuperset(block.parameters()):
+                fully_shard(block, **over)
         root: Any = Root(model)
         self.root: Any = fully_shard(root, **over)
         for module in self.root.modules():
@@ -186,9 +190,10 @@ class Sharded(ModelLayout):
         rest = torch.device("cpu") if words.offload else self.device
         if words.offload:
             model.runs_on = self.device
-        self.root._apply(
-            lambda t: torch.zeros_like(t, device=rest) if t.is_meta else t, recurse=True
-        )
+        self.root._apply(lambda t: torch.zeros_like(t, device=rest) if t.is_meta else t)
+        for name, parameter in model.named_parameters():
+            if name in whole:
+                parameter.data = parameter.data.to(self.device)
 
     def run(self, work: Callable[[], T]) -> T:
         found: T = self.root(work)

@@ -19,7 +19,7 @@ from omnimix.language import forms
 from omnimix.language.forms import Form
 from omnimix.parallel.layout import lay
 from omnimix.parallel.process_group import ProcessGroup
-from omnimix.train import checkpoint, optim, start
+from omnimix.train import checkpoint, held, optim, start
 from omnimix.train.ranks import fingerprint
 from omnimix.train.settings import Training
 from omnimix.train.step import quick_bf16
@@ -82,7 +82,7 @@ class Begun:
                 pieces.fill(self.model)
             self.filled = pretrained.all_filled(self.model, pieces.place.name)
             with group.together():
-                self._stand()
+                self.stands = self._stands()
             return
         if self.layout.cuts:
             self.tell("each rank of a machine in turn makes the whole model and keeps its part")
@@ -114,19 +114,25 @@ class Begun:
             self.device,
             training.quantization,
         )
-        self._stand()
         self.fingerprint = fingerprint(self.model)
-        self._place()
+        self._place(whole=True)
 
-    def _stand(self) -> None:
-        self.learned = self._learned()
-        # What each stage's checkpoints leave out, before anything has moved.
-        self.stands = [checkpoint.foundation(self.model, names) for names in self.learned]
+    def _stands(self) -> list[str]:
+        """What each stage's checkpoints leave out, before anything has moved."""
+        return [checkpoint.foundation(self.model, names) for names in self.learned]
 
-    def _place(self) -> None:
+    def _place(self, whole: bool = False) -> None:
         words = self.training
+        self.learned = self._learned()
+        for line in held.hold(self.model, self.learned[-1], words.quantization):
+            self.tell(line)
+        if whole:
+            self.stands = self._stands()
         bf16 = all(stage.bf16 for stage in words.stages) and quick_bf16(self.device)
-        self.layout.place(self.model, bf16)
+        # Who finds the features of its items kept does not call the encoder, for which others would wait.
+        kept = any(stage.feature_cache for stage in words.stages)
+        frozen = {n for n, _ in self.model.named_parameters()} - self.learned[-1]
+        self.layout.place(self.model, bf16, [n for n in frozen if kept and ".encoders." in n])
         # Weights in few bits were made on their device and cannot leave it; what is offloaded rests elsewhere.
         if words.quantization is None and words.parallel.offload is None:
             self.model.to(self.device)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from omnimix import _transformers
-from omnimix.compose import adapters
+from omnimix.compose import adapters, features
 from omnimix.compose.batch import Batch
 from omnimix.data.check.style import style_faults
 from omnimix.data.mixture import Read, loader
@@ -25,6 +25,7 @@ from omnimix.train import checkpoint, optim, shards
 from omnimix.train.begun import Begun
 from omnimix.train.meter import Meter
 from omnimix.train.plan import plan
+from omnimix.train.proof import Proof
 from omnimix.train.rows import LeftOut
 from omnimix.train.step import NothingLearned, Stepped, optimizer_step, quick_bf16
 from omnimix.train.validation import Validation
@@ -81,9 +82,29 @@ class Loop:
         self.optimizer.register_step_pre_hook(lambda *_: run.stop.hold())
         self.optimizer.register_step_post_hook(self._has_moved)
         with run.process_group.agreed():
-            self.plan = plan(
-                run.training, number, self.first, run.folder, run.processor, run.layout
+            features.keep(
+                run.model,
+                run.processor,
+                self.stage.feature_cache,
+                run.folder,
+                "bf16" if self.stage.bf16 and quick_bf16(run.device) else "",
+                learns=True,
+                writers=run.process_group.size,
+                tell=run.tell,
+                where=f"stages.{number}.feature_cache",
             )
+            self.plan = plan(
+                run.training,
+                number,
+                self.first,
+                run.folder,
+                run.processor,
+                run.layout.data,
+                self.state.get("data", {}).get("state"),
+                run.tell,
+            )
+            parts = self.stage.gradient_accumulation_steps
+            self.proof = Proof(self.plan.batches, parts, self.first)
             words = self.stage.validate
             self.validation = (
                 Validation(words, run, number, self.stage, self.state) if words else None
@@ -228,12 +249,14 @@ class Loop:
         group = self.run.process_group
         batches: list[Batch | None] = []
         dropped: list[str] = []
+        before = self.proof.at(step)
         # Reading fails on one rank alone (a damaged file); agreed, the others hear of it and do not wait.
         with group.agreed():
             for _ in range(self.stage.gradient_accumulation_steps):
                 batch, left_out = next(parts)
                 batches.append(batch)
                 dropped += left_out
+        self.proof.take(step, before, batches)
         own = len(dropped) + sum(len(batch.ids) for batch in batches if batch is not None)
         said = group.gather("dropped", (dropped, own) if self.run.layout.speaks else ([], 0))
         everywhere = [sentence for sentences, _ in said for sentence in sentences]
@@ -311,7 +334,7 @@ class Loop:
         run = self.run
         # Each rank resumes with its own random state.
         chance = run.process_group.gather("chance", checkpoint.chance())
-        state = self._state(step, over)
+        state = {**self._state(step, over), "data": self.proof.state(step, run.layout)}
         with run.stop.held():
             self.saved = self._write(checkpoint.name_of(state), state, chance)
 

@@ -101,6 +101,7 @@ def _first(items: ItemBatch) -> ItemBatch:
         alike.grids[:1],
         alike.tokens[:1],
         torch.zeros(1, dtype=items.on.dtype),
+        encoded=alike.encoded,
     )
 
 
@@ -135,8 +136,9 @@ def _with(items: ItemBatch | None, lent: ItemBatch | None, calls: int) -> ItemBa
     count = len(items.tiles) if items is not None else 0
     buckets = items.buckets if items is not None else ()
     if items is not None and not buckets:
-        buckets = (Bucket(tuple(range(count)), items.inputs),)
-    buckets += tuple(Bucket((count + i,), lent.inputs) for i in range(calls))
+        buckets = (Bucket(tuple(range(count)), items.inputs, items.encoded),)
+    buckets += tuple(Bucket((count + i,), lent.inputs, lent.encoded) for i in range(calls))
+    cards = (*items.cards, *[None] * calls) if items is not None and items.cards else ()
 
     def joined(word: str) -> Any:
         return (getattr(items, word) if items is not None else ()) + getattr(lent, word) * calls
@@ -150,6 +152,7 @@ def _with(items: ItemBatch | None, lent: ItemBatch | None, calls: int) -> ItemBa
         joined("tokens"),
         torch.cat(on),
         buckets,
+        cards=cards,
     )
 
 

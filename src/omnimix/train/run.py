@@ -13,7 +13,7 @@ from omnimix.data.mixture import Dropped
 from omnimix.disk import whole_folder, writing
 from omnimix.errors import TrainError
 from omnimix.parallel import process_group as process_groups
-from omnimix.train import checkpoint, folder as folders, settings, shards, start
+from omnimix.train import checkpoint, folder as folders, held, settings, shards, start
 from omnimix.train.begun import METRICS, Begun
 from omnimix.train.loop import Loop
 from omnimix.train.plots import plot_losses
@@ -179,6 +179,8 @@ class Run(Begun):
                 if first and quantized:
                     begun = start.opened(self.folder, str(words.initial_checkpoint))
                     model = start.made_whole(learned, begun, model.recipe)
+                if not together:
+                    held.release(model)
                 if first:
                     model.save_pretrained(draft, **({"state_dict": {}} if together else {}))
                     self.processor.save_pretrained(draft)

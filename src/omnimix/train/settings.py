@@ -7,19 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from omnimix import config
+from omnimix.checkpoints import releases
 from omnimix.compose import recipe as recipes
+from omnimix.compose.features import FeatureCacheSpec
 from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec, part
 from omnimix.data.mixture import DataWords, MixturePart
 from omnimix.data.ordered import Order, Rounds
+from omnimix.data.packing import PackingSpec
 from omnimix.data.sources import Source
 from omnimix.errors import OmnimixError, RecipeError
 from omnimix.parallel.layout import ParallelSpec
 from omnimix.prompts.template import Template, by_name
-from omnimix.registry import DATASETS, MEASURES, OBJECTIVES, did_you_mean
+from omnimix.registry import CHECKPOINTS, DATASETS, MEASURES, OBJECTIVES, did_you_mean
 from omnimix.train import start
 from omnimix.train.objectives import Objective
 
@@ -115,6 +118,13 @@ class ValidateSpec(Spec):
         return self
 
 
+def _kept(value: Any) -> Any:
+    """`true` and a folder are short for words of a feature cache."""
+    if isinstance(value, bool):
+        return {} if value else None
+    return {"folder": value} if isinstance(value, str) else value
+
+
 class Stage(Spec):
     """What learns, from which mixture, for how long, under which objective.
 
@@ -137,13 +147,17 @@ class Stage(Spec):
         gradient_accumulation_steps: micro-batches in which a batch passes through the model.
         drop_last: leave out the micro-batches at the end of an epoch that do not make a whole step, for the
             orders that have rounds; else they make a step of their own, divided by as many as the others.
-        packing: samples one after another in one row instead of padded.
+        packing: samples one after another in one row instead of padded. `{tokens: 4096, items: 16}` packs them by
+            best fit into rows of so many tokens and items; `batch_size` then counts such rows.
+        group_by_length: batches of records of like length, by their tokens, in the orders `mixture` and `shuffled`.
         bf16: mixed precision under autocast where the device is quick at it; else, and elsewhere, float32.
         save_steps: steps between checkpoints.
         logging_steps: steps between lines of metrics.
         max_dropped: share of the records that may be left out since they cannot be used; beyond it the run
             stops. A single record always may.
         validate: records that are not learned from, looked at on the way.
+        feature_cache: keep what frozen encoders give and read it in place of pictures: `true`, a folder, or
+            `{folder, max_size, modalities}`; the numbers are the same.
         gradient_checkpointing: activations are computed again in the backward pass instead of kept: less
             memory, more time, the same numbers.
         objective: what is minimised: `sft`, the cross-entropy of the answers, by default.
@@ -167,13 +181,15 @@ class Stage(Spec):
     batch_size: int = Field(default=32, gt=0)
     gradient_accumulation_steps: int = Field(default=1, gt=0)
     drop_last: bool = True
-    packing: bool = False
+    packing: bool | PackingSpec = False
+    group_by_length: bool = False
     bf16: bool = True
     save_steps: int = Field(default=500, gt=0)
     logging_steps: int = Field(default=10, gt=0)
     max_dropped: float = Field(default=0.01, ge=0, le=1)
     validate: ValidateSpec | None = None  # type: ignore[assignment]
     gradient_checkpointing: bool = False
+    feature_cache: Annotated[FeatureCacheSpec | None, BeforeValidator(_kept)] = None
 
     @model_validator(mode="after")
     def _length(self) -> Self:
@@ -190,6 +206,16 @@ class Stage(Spec):
         apart = any(words.apart for words in self.mixture)
         if apart and (not self.packing or self.max_length is not None or self.order != "mixture"):
             raise ValueError("apart needs packing: true, the order 'mixture', and no max_length")
+        own = self.group_by_length or isinstance(self.packing, PackingSpec)
+        if own and self.order not in ("mixture", "shuffled"):
+            raise ValueError(
+                f"the order {self.order!r} makes batches of its own: packing into tokens and group_by_length "
+                "go with the orders 'mixture' and 'shuffled'"
+            )
+        if self.group_by_length and isinstance(self.packing, PackingSpec):
+            raise ValueError("rows of a token budget are full anyway: leave out group_by_length")
+        if apart and own:
+            raise ValueError("apart needs packing: true, without a budget or group_by_length")
         return self
 
     def rounds(self, source: Source, seed: int) -> Rounds:
@@ -215,7 +241,8 @@ class Training(Spec):
 
     Attributes:
         name: what the run is called.
-        recipe: the model, by shipped name or file; left out, that of `initial_checkpoint`.
+        recipe: the model, by shipped name or file, or by the id of a released one, for the pretrained parts that
+            it was made from; left out, that of `initial_checkpoint`.
         set: dotted overrides of the recipe.
         initial_checkpoint: folder of a model to begin with, or the name of a shipped or released one: what
             fits by name and shape is taken from it. None begins with the weights that the recipe names.
@@ -261,6 +288,11 @@ class Training(Spec):
         if self.recipe is None:
             assert self.initial_checkpoint is not None
             return start.opened(folder, self.initial_checkpoint).recipe(self.set, folder)
+        if (release := releases.lookup(self.recipe)) is not None:
+            family = CHECKPOINTS.load(release.about.reader or release.family)()
+            parts = (*release.ids, release.connector, release.resize or "")
+            words = family.untrained(*parts)
+            return recipes.parse(words, self.recipe, self.set, [folder]), folder
         beside = folder / self.recipe
         name = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else self.recipe
         path = recipes.find(name)
@@ -273,6 +305,7 @@ FOLDER = recipes.FOLDER
 def schema() -> dict[str, Any]:
     """JSON schema of training files, for editors."""
     whole = config.json_schema(Training, {"Objective": OBJECTIVES, "SourceSpec": DATASETS})
+    whole["$defs"]["Template"]["properties"]["base"] = {"type": "string"}
     # A path alone is rows.
     whole["$defs"]["SourceSpec"]["anyOf"].append({"type": "string", "pattern": "[./]"})
     return whole

@@ -7,7 +7,6 @@ so that a run goes on with other processes and another plan. A model is written 
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -136,6 +135,8 @@ def spread(value: Any, like: Tensor) -> Any:
 def write_model(model: MultimodalLM, draft: Path | None) -> None:
     """Write the weights of a model that lies over processes, as `save_pretrained` would, a file at a time.
 
+    What rests in another type while it is frozen is written in float32 again.
+
     Every process has to call it.
 
     Args:
@@ -143,7 +144,9 @@ def write_model(model: MultimodalLM, draft: Path | None) -> None:
     """
     shared = _transformers.tied_names(model)
     tensors = {n: t.detach() for n, t in model.state_dict().items() if n not in shared}
-    sizes = {n: math.prod(t.shape) * t.element_size() for n, t in tensors.items()}
+    sizes = {
+        n: t.numel() * max(4 * t.is_floating_point(), t.element_size()) for n, t in tensors.items()
+    }
     files: list[list[str]] = []
     held = FILE
     for name, size in sizes.items():
@@ -160,7 +163,9 @@ def write_model(model: MultimodalLM, draft: Path | None) -> None:
         for name in names:
             found = whole(tensors[name])
             if draft is not None:
-                kept[name] = found.cpu().contiguous()
+                kept[name] = (
+                    (found.float() if found.is_floating_point() else found).cpu().contiguous()
+                )
         where |= dict.fromkeys(names, file)
         if draft is not None:
             save_file(kept, draft / file, metadata={"format": "pt"})

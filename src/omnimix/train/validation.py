@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from omnimix.compose.batch import Batch
+from omnimix.compose.features import without
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.disk import writing
@@ -28,6 +29,7 @@ from omnimix.train import ranks
 from omnimix.train.begun import Begun
 from omnimix.train.rows import DatasetFacts, looked_at
 from omnimix.train.settings import Stage, ValidateSpec
+from omnimix.train.step import quick_bf16
 from omnimix.types import Media, Sample
 
 LOSS = "loss"
@@ -134,10 +136,12 @@ class Validation:
         with resting(self.run):
             loss, failed = self._loss(processor, autocast)
             measures: dict[str, float] = {}
+            # Answers are computed without autocast, which made what is kept where there is one.
+            exact = not self.stage.bf16 or not quick_bf16(self.run.device)
             with self.run.process_group.agreed():
                 # Ranks that hold parts of the model all have to write every answer.
                 if self.run.process_group.rank == 0 or self.run.layout.sharded:
-                    measures = self._answers(processor, step)
+                    measures = self._answers(processor if exact else without(processor), step)
             measures = self.run.process_group.gather("measures", measures)[0]
         if failed and not self.told:
             self.told = True
@@ -170,9 +174,9 @@ class Validation:
                 continue
             with group.together(), autocast():
                 moved = even.to(run.device)
-                inputs = moved.inputs(mask=False)
+                inputs = moved.inputs(mask=False) | {"labels": moved.labels}
                 found = run.layout.run(
-                    partial(model, **inputs, labels=moved.labels, num_items_in_batch=1)
+                    partial(model, **inputs, num_items_in_batch=1, skip_logits=True)
                 )
             total += float(found.loss) * share
             tokens += batch.targets if batch is not None else 0
@@ -202,7 +206,7 @@ class Validation:
                 woven.append(processor.weave(self.source[row]))
             except OmnimixError as error:
                 failed.append(error.sentence())
-        pack = self.stage.packing
+        pack = bool(self.stage.packing)
         return processor.batch(woven, pack=pack, multiple=1 if pack else 16) if woven else None
 
     def _answers(self, processor: Processor, step: int) -> dict[str, float]:
