@@ -29,6 +29,9 @@ class _Sum(torch.autograd.Function):
         return gradient
 
 
+_summed: Any = _Sum.apply
+
+
 class SharedNorms(TorchFunctionMode):
     """While it is on, every batch norm that learns normalises by what all processes see.
 
@@ -67,9 +70,9 @@ class SharedNorms(TorchFunctionMode):
         exact = input.float()
         share = float(self.counts and not lent.get())
         own = exact.new_full((1,), share * input.numel() / input.shape[1])
-        total = _Sum.apply(torch.cat([exact.sum(over) * share, own]))
+        total: Tensor = _summed(torch.cat([exact.sum(over) * share, own]))
         mean, count = total[:-1] / total[-1], total[-1]
-        spread = _Sum.apply(((exact - mean.view(wide)) ** 2).sum(over) * share)
+        spread: Tensor = _summed(((exact - mean.view(wide)) ** 2).sum(over) * share)
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean, momentum)
@@ -79,4 +82,5 @@ class SharedNorms(TorchFunctionMode):
             found = found * weight.float().view(wide)
         if bias is not None:
             found = found + bias.float().view(wide)
-        return found.to(input.dtype)
+        done: Tensor = found.to(input.dtype)
+        return done
