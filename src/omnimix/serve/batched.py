@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from omnimix.compose.sequence import Sequence as Woven
-from omnimix.errors import OmnimixError
 from omnimix.generate.answers import Answer, Closing
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options, request
 from omnimix.generate.engine.core import Core, Limits, Request
 from omnimix.generate.engine.prompts import prompt
-from omnimix.serve.engine import Piece, whole
+from omnimix.serve.engine import Piece, Unavailable, whole
 from omnimix.types import Sample
 
 ITEMS = 2**28
@@ -66,7 +65,7 @@ class Batched:
             loop.call_soon_threadsafe(news.set)
 
         if self._closing:
-            raise OmnimixError("the engine is being closed", hint="ask again in a moment")
+            raise Unavailable("the engine is being closed", hint="ask again in a moment")
         self._asked += 1
         asked: Request | None = None
         try:
@@ -129,7 +128,7 @@ class Batched:
     def _add(self, asked: Request) -> None:
         with self._work:
             if self._broken is not None:
-                raise OmnimixError(
+                raise Unavailable(
                     f"the engine broke down ({self._broken})", hint="start the server again"
                 ) from self._broken
             self._core.add(asked)

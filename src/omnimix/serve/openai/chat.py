@@ -19,7 +19,7 @@ from omnimix.serve.engine import Piece
 from omnimix.serve.keys import owner
 from omnimix.serve.openai import requests
 from omnimix.serve.openai.reading import Reader
-from omnimix.serve.openai.requests import Message, Sampling
+from omnimix.serve.openai.requests import ChatMessage, Sampling
 from omnimix.serve.openai.writing import DONE, Writer, event, usage
 from omnimix.types import Sample
 
@@ -35,7 +35,7 @@ def chat(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
     """The route of conversations."""
 
     async def route(request: Request) -> Response:
-        asked = requests.read(requests.Chat, await bodies.body(request, CHAT))
+        asked = requests.read(requests.ChatBody, await bodies.body(request, CHAT))
         check_model(desk, asked.model)
         sample = await read(desk, request, asked.messages)
         return await _answer(desk, request, asked, sample, plain=False)
@@ -47,9 +47,9 @@ def completions(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
     """The route of single texts."""
 
     async def route(request: Request) -> Response:
-        asked = requests.read(requests.Completion, await bodies.body(request, COMPLETION))
+        asked = requests.read(requests.CompletionBody, await bodies.body(request, COMPLETION))
         check_model(desk, asked.model)
-        message = Message.model_validate({"role": "user", "content": asked.prompt})
+        message = ChatMessage.model_validate({"role": "user", "content": asked.prompt})
         sample = await read(desk, request, [message])
         return await _answer(desk, request, asked, sample, plain=True)
 
@@ -69,7 +69,7 @@ def check_model(desk: Desk, name: str | None) -> None:
         raise Refused(said(404, error, code="model_not_found"))
 
 
-async def read(desk: Desk, request: Request, messages: list[Message]) -> Sample:
+async def read(desk: Desk, request: Request, messages: list[ChatMessage]) -> Sample:
     """The conversation of some messages; may wait for the network."""
     settings = desk.settings
     reader = Reader(
