@@ -129,7 +129,7 @@ class _Run:
         model, processor = self._model()
         yield from self._start(model)
         optim.set_trainable(model, self.stage.trainable)
-        optimizer = optim.adamw(model, self.stage.optimizer)
+        optimizer = optim.optimizer(model, self.stage.optimizer)
         yield from self._optimizer(model, optimizer)
         if self.stage.template is not None:
             processor = processor.with_template(self.stage.template)

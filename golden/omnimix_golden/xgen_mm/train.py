@@ -244,7 +244,7 @@ def run(reading: XGenCase) -> Iterator[Check]:
     loaded, processor = reading.loaded()
     model = copy.deepcopy(loaded).train()
     optim.set_trainable(model, stage.trainable)
-    optimizer = optim.adamw(model, stage.optimizer)
+    optimizer = optim.optimizer(model, stage.optimizer)
     yield from _groups(model, optimizer, facts)
     source = stage.mixture[0].data.open(reading.case.folder)
     assert hasattr(source, "records")

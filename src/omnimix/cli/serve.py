@@ -41,12 +41,32 @@ MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="The most pixels of a picture; default the recipe's.")
 ]
 MaxWaiting = Annotated[
-    int, typer.Option(min=1, help="The most requests at once; one is answered, the rest wait.")
+    int, typer.Option(min=1, help="The most requests at once, those that wait included.")
 ]
 Hosts = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME", help="A name under which clients may ask, besides localhost and addresses."
+    ),
+]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        help="batched writes the answers of many requests together, one writes them one after the other."
+    ),
+]
+CacheMemory = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="MiB for the keys and values of running answers; half as many keep beginnings of prompts.",
+    ),
+]
+MaxBatch = Annotated[int, typer.Option(min=1, help="The most answers that are written at once.")]
+PrefillChunk = Annotated[
+    int,
+    typer.Option(
+        min=1, help="The most tokens of new prompts that running answers wait for at each token."
     ),
 ]
 Grace = Annotated[
@@ -120,6 +140,10 @@ def command(
     grace: Grace = 120,
     segmenter: SegmentWith = None,
     access_log: AccessLog = False,
+    engine: EngineName = "batched",
+    cache_memory: CacheMemory = 2048,
+    max_batch: MaxBatch = 32,
+    prefill_chunk: PrefillChunk = 256,
     device: options.Device = None,
     part: options.Parts = None,
     word: options.Words = None,
@@ -134,8 +158,12 @@ def command(
 
 def _run(asked: SimpleNamespace) -> None:
     """Load a model and serve it, as the words of the command say."""
+    if asked.engine not in ("batched", "one"):
+        raise OmnimixError(f"there is no engine {asked.engine!r}", hint="known are batched and one")
     if asked.root is None and asked.host in _HOME:
         asked.root = Path()
+    if asked.engine not in ("batched", "one"):
+        raise OmnimixError(f"there is no engine {asked.engine!r}", hint="known are batched and one")
     if asked.root is not None and not asked.root.is_dir():
         raise OmnimixError(
             "there is no such folder", where=str(asked.root), hint="give --root a folder"
@@ -174,9 +202,13 @@ def _run(asked: SimpleNamespace) -> None:
 
 
 def _engine(asked: SimpleNamespace, assistant: Assistant) -> Engine:
+    from omnimix.serve.batched import Batched, limits
     from omnimix.serve.engine import OneAtATime
 
-    return OneAtATime(assistant, asked.name)
+    if asked.engine == "one":
+        return OneAtATime(assistant, asked.name)
+    most = limits(asked.max_batch, asked.cache_memory, asked.prefill_chunk)
+    return Batched(assistant, asked.name, most)
 
 
 def _settings(asked: SimpleNamespace) -> Settings:
