@@ -77,7 +77,7 @@ class Loop:
         if any(stage.gradient_checkpointing for stage in run.training.stages):
             recompute(run.model, self.stage.gradient_checkpointing)
         # A new optimizer for every stage: moments of parameters that learned differently would mislead.
-        self.optimizer = optim.adamw(run.model, self.stage.optimizer)
+        self.optimizer = optim.optimizer(run.model, self.stage.optimizer)
         # From where weights begin to move up to the next look nothing is cut off.
         self.optimizer.register_step_pre_hook(lambda *_: run.stop.hold())
         self.optimizer.register_step_post_hook(self._has_moved)
@@ -121,6 +121,8 @@ class Loop:
             if first and self.first < self.plan.steps:
                 for k, facts in enumerate(self.plan.look(self.number, stage)):
                     run.tell(f"stage {stage.name}: dataset {k + 1} has {facts.line()}")
+                    for said in facts.faults:
+                        run.tell(f"warning: {said} (omnimix check looks at all rows)")
                 processor = self.plan.batches.processor
                 for fault in style_faults(processor.recipe.template, processor.weave.tokenizer):
                     run.tell(f"warning: {fault}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from omnimix.compose.adapters import whole
 from omnimix.errors import TrainError
+from omnimix.train import optimizers
 from omnimix.train.settings import OptimizerSpec, ScheduleSpec
 
 PARTS = {
@@ -20,9 +21,6 @@ PARTS = {
     "encoders": ("*.branches.*.encoders.*", "*.branches.*.finishes.*"),
 }
 """Words that name the same parts in every recipe, beside patterns on names."""
-
-FUSED = ("cuda", "cpu")
-"""Devices with an AdamW in one kernel."""
 
 
 def fits(name: str, pattern: str) -> bool:
@@ -130,7 +128,7 @@ def _unmatched(model: nn.Module, pattern: str) -> TrainError:
     return TrainError(f"the pattern {pattern!r} matches no parameter", where="trainable", hint=hint)
 
 
-def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
+def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, Any]]:
     """Parameter groups: matrices decay, vectors do not, embeddings as `no_weight_decay` says; rates by name."""
     table: dict[tuple[float, float], list[nn.Parameter]] = {}
     embeddings = {
@@ -154,16 +152,15 @@ def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
     ]
 
 
-def adamw(model: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
-    """The optimizer over what learns."""
+def optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
+    """The optimizer over what learns.
+
+    Raises:
+        OmnimixError: one that cannot run here.
+    """
+    words = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps}
     device = next(model.parameters()).device
-    return torch.optim.AdamW(
-        groups(model, spec),
-        lr=spec.lr,
-        betas=spec.betas,
-        eps=spec.eps,
-        fused=device.type in FUSED,
-    )
+    return optimizers.made(spec.name, groups(model, spec), words, optimizers.tables(model), device)
 
 
 def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:

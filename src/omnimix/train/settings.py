@@ -25,15 +25,20 @@ from omnimix.prompts.template import Template, by_name
 from omnimix.registry import CHECKPOINTS, DATASETS, MEASURES, OBJECTIVES, did_you_mean
 from omnimix.train import start
 from omnimix.train.objectives import Objective
+from omnimix.train.optimizers import Name
 
 # pydantic's own `validate` is an old name of `model_validate`, which nobody calls here.
 warnings.filterwarnings("ignore", 'Field name "validate" in "Stage" shadows', UserWarning)
 
 
 class OptimizerSpec(Spec):
-    """AdamW (Loshchilov and Hutter 2019).
+    """How weights move.
 
     Attributes:
+        name: `adamw` (Loshchilov and Hutter 2019); `adamw_8bit` and `paged_adamw_8bit`, the same with moments in
+            8 bits, and these in memory that the GPU may give back to the CPU (bitsandbytes); `adafactor`, which
+            keeps rows and columns of the second moment alone and turns a rate above one over the root of the
+            step down to it; `muon` for matrices, with AdamW for tables, vectors and kernels.
         lr: peak learning rate; AdamW moves every weight by about as much at a step, so it is never above 1.
         lr_scale: factors on the learning rate by name pattern, first match counts.
         weight_decay: of matrices.
@@ -46,6 +51,7 @@ class OptimizerSpec(Spec):
         eps: added to the root of the running mean of the square.
     """
 
+    name: Name = "adamw"
     lr: float = Field(default=1e-3, gt=0, le=1)
     lr_scale: dict[str, float] = {}
     betas: tuple[float, float] = (0.9, 0.95)
@@ -54,6 +60,14 @@ class OptimizerSpec(Spec):
     no_weight_decay: Literal["embeddings", "vectors", "nothing"] | tuple[str, ...] = "embeddings"
     max_grad_norm: float | None = 1.0
     clip_micro_batches: bool = False
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        fields = type(self).model_fields
+        own = [word for word in ("betas", "eps") if getattr(self, word) != fields[word].default]
+        if self.name == "adafactor" and own:
+            raise ValueError(f"adafactor has no {own[0]}; leave it out")
+        return self
 
 
 class ScheduleSpec(Spec):
@@ -161,7 +175,7 @@ class Stage(Spec):
         gradient_checkpointing: activations are computed again in the backward pass instead of kept: less
             memory, more time, the same numbers.
         objective: what is minimised: `sft`, the cross-entropy of the answers, by default.
-        optimizer: words of AdamW.
+        optimizer: which one, and its words.
         schedule: how the learning rate rises and falls.
     """
 
