@@ -19,13 +19,14 @@ DRAWING := demo.png
 MUTANTS := 20
 SEED := 0
 
-.PHONY: help install demo test peers test-newest test-oldest pins check docs reference mutate format clean
+.PHONY: help install demo test peers bench-train test-newest test-oldest pins check docs reference mutate format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install, then answer a question about a shipped picture"
 	@echo "make test    install with everything for tests, then run them"
 	@echo "make peers   the tests that transformers runs over its own models, over ours"
+	@echo "make bench-train  training steps beside Trainer and TRL (BENCH='--bf16 --size 135m')"
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
 	@echo "make reference  write docs/reference/ from the docstrings"
@@ -70,6 +71,9 @@ test: .venv/.full
 
 peers: .venv/.full
 	$(BIN)/python -m tests.peers.transformers_common
+
+bench-train: .venv/.full
+	nice $(BIN)/python -W ignore -m benchmarks.train --memory $(BENCH)
 
 test-newest test-oldest: test-%: .venv-%/.full
 	.venv-$*/bin/omnimix env

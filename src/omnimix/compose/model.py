@@ -299,7 +299,7 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
         pixel_values: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         branches: Tensor | None = None,
-        num_items_in_batch: int | Tensor | None = None,
+        num_items_in_batch: float | Tensor | None = None,
         shift_labels: Tensor | None = None,
         loss_scale: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,

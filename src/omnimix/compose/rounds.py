@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence as Many
 
 import numpy as np
+from jaxtyping import Float
 
 from omnimix.compose.sequence import IGNORE, Item, Sequence
 from omnimix.compose.weave import Weaver
@@ -128,13 +129,14 @@ def shared(rounds: Many[Sequence], owner: Mapping[str, int], id: str) -> Sequenc
     )
 
 
-def _scales(rounds: Many[Sequence], end: int) -> np.ndarray | None:
+def _scales(rounds: Many[Sequence], end: int) -> Float[np.ndarray, "n"] | None:
     if all(each.scale is None for each in rounds):
         return None
-    whole = [
+    whole: list[np.ndarray] = [
         np.ones(len(each), np.float32) if each.scale is None else each.scale for each in rounds
     ]
-    return np.concatenate([whole[0][:end], *(each[end:] for each in whole)])
+    found: np.ndarray = np.concatenate([whole[0][:end], *(each[end:] for each in whole)])
+    return found
 
 
 def _same(lists: list[list[Item]]) -> int:

@@ -69,7 +69,7 @@ class Running:
         return output
 
     def loss_alone(
-        self, targets: Any, count: int | Tensor | None, each: bool, given: dict[str, Any]
+        self, targets: Any, count: float | Tensor | None, each: bool, given: dict[str, Any]
     ) -> Any:
         """The loss alone, or that of each learned place.
 

@@ -103,7 +103,7 @@ class Preference(Objective):
         words = batch.inputs(mask=False) | {"labels": batch.labels, "token_losses": True}
         scale = words.pop("loss_scale", None)
         places, _, scale = learned(batch.labels, None, scale)
-        losses = run(words)
+        losses: Tensor = run(words)
         width, borders = batch.input_ids.shape[1], batch.cu_seq_lens_q
         if borders is None:
             owner = places // width
@@ -111,10 +111,10 @@ class Preference(Objective):
             owner = torch.searchsorted(borders, places.to(borders.dtype), right=True) - 1
         scale = torch.ones_like(losses) if scale is None else scale
         sums = losses.new_zeros(2 * batch.pairs)
-        each = sums.index_add(0, owner, -losses * scale)
-        if not self.length_normalized:
-            return each
-        return each / sums.index_add(0, owner, scale).clamp(min=1e-9)
+        each: Tensor = sums.index_add(0, owner, -losses * scale)
+        if self.length_normalized:
+            each = each / sums.index_add(0, owner, scale).clamp(min=1e-9)
+        return each
 
 
 class Dpo(Preference):

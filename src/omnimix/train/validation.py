@@ -156,7 +156,7 @@ class Validation:
         run, group = self.run, self.run.process_group
         own = list(self.rows)[group.rank :: group.size]
         size = max(1, self.stage.batch_size // self.stage.gradient_accumulation_steps // group.size)
-        total, tokens = 0.0, 0
+        total, tokens = 0.0, 0.0
         failed: list[str] = []
         with group.agreed():
             for start in range(0, len(own), size):
