@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn import functional
 
@@ -95,6 +96,12 @@ class Preference(Objective):
         if self.reference == "start":
             start = self._start
             assert start is not None
+            if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+                raise TrainError(
+                    "what the stage began with cannot stand in for weights that are cut over processes",
+                    where="objective.reference",
+                    hint="set reference: adapters_off, or leave parallel out",
+                )
             return lambda words: functional_call(model, start, (), words).loss
         return lambda words: _without_adapters(model, words)
 

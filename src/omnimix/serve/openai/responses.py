@@ -144,9 +144,12 @@ def responses(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
         sample = await chat.read(desk, request, asked.messages)
         telling = Telling(desk.engine.name, asked.region_format == "raw")
         if not asked.stream:
-            (answer,) = await desk.answers(request, sample, options)
+            answers = await desk.answers(request, sample, options)
+            (answer,) = chat.unparsed(desk, answers) if telling.raw else answers
             return JSONResponse(telling.whole(answer))
         pieces = await desk.stream(request, sample, options)
+        if telling.raw:
+            pieces = chat.raw_pieces(desk, pieces)
         events = chat.guarded(telling.events(pieces))
         return StreamingResponse(events, media_type="text/event-stream", headers=chat.HEADERS)
 
