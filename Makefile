@@ -19,7 +19,7 @@ DRAWING := demo.png
 MUTANTS := 20
 SEED := 0
 
-.PHONY: help install demo test peers shards test-newest test-oldest pins check docs reference mutate format clean
+.PHONY: help install demo test peers shards test-newest test-oldest pins check docs reference mutate format clean bench-train
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make test    install with everything for tests, then run them"
 	@echo "make peers   the tests that transformers runs over its own models, over ours"
 	@echo "make shards  20 steps of tiny recipes by every plan over two processes, against one"
+	@echo "make bench-train  training steps beside Trainer and TRL (BENCH='--bf16 --size 135m')"
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
 	@echo "make reference  write docs/reference/ from the docstrings"
@@ -74,6 +75,9 @@ peers: .venv/.full
 
 shards: .venv/.full
 	$(BIN)/python -m tests.train.matrix
+
+bench-train: .venv/.full
+	nice $(BIN)/python -W ignore -m benchmarks.train --memory $(BENCH)
 
 test-newest test-oldest: test-%: .venv-%/.full
 	.venv-$*/bin/omnimix env

@@ -89,8 +89,8 @@ def attention(
         plain = not seen and softcap is None and s_aux is None and not dropout and causal
         longest = words.get("max_length_q")
         if plain and longest is not None and (kernel := _varlen(query)) is not None:
-            given = (query, key, value, cu_seq_lens_q, longest, scaling, sliding_window)
-            return kernel(*given), None
+            borders = (cu_seq_lens_q, longest)
+            return kernel(query, key, value, *borders, scaling, sliding_window), None
         # One split a tensor: the gradient of many slices would be many tensors of full size.
         lengths = cu_seq_lens_q.diff().tolist()
         parts = (x.split(lengths, dim=2) for x in (query, key, value))

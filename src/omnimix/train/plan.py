@@ -110,7 +110,7 @@ def plan(
         count = stage.max_steps * parts - done
         batches = Batches(mixture, processor, size, done, count, pack, most, share)
         return StagePlan(batches, stage.max_steps, stage.max_steps, mixture.sources)
-    sources = [words.data.open(folder) for words in stage.mixture]
+    sources = [words.open(folder) for words in stage.mixture]
     if is_arranged(stage, sources) and all(one.length is not None for one in sources):
         entries = Shuffled(sources, training.seed)
         return _arranged(training, number, first, folder, processor, share, entries, begin, tell)
