@@ -19,7 +19,7 @@ from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import OmnimixError
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import request
-from omnimix.generate.engine.core import Core, Limits, Request
+from omnimix.generate.engine.core import Core, Generation, Limits
 from omnimix.generate.engine.prefixes import BLOCK
 from omnimix.generate.engine.prompts import prompt
 from omnimix.generate.engine.runners import OneByOne, Together
@@ -56,7 +56,7 @@ def assistant(tiny_model: MultimodalLM, tiny_processor: Processor) -> Assistant:
     return Assistant(tiny_model, tiny_processor)
 
 
-def asked(assistant: Assistant, woven: Woven, options: Options = LONG) -> Request:
+def asked(assistant: Assistant, woven: Woven, options: Options = LONG) -> Generation:
     given = prompt(woven, assistant.model)
     return request(given, assistant.model, options, assistant.endings(options))
 
@@ -234,8 +234,11 @@ def logits(*values: float) -> torch.Tensor:
 
 
 def chosen(
-    options: Options, numbers: torch.Tensor, written: list[int] = [], prompt: tuple[int, ...] = ()
-) -> int:  # noqa: B006
+    options: Options,
+    numbers: torch.Tensor,
+    written: tuple[int, ...] = (),
+    prompt: tuple[int, ...] = (),
+) -> int:
     sampler = Sampler(options, torch.tensor(prompt, dtype=torch.long), [3], len(numbers))
     for token in written:
         sampler.note(token)
@@ -246,12 +249,12 @@ def test_words_of_the_choice() -> None:
     numbers = logits(1.0, 3.0, 2.9, 4.0)
     assert chosen(Options(), numbers) == 3
     assert chosen(Options(min_new_tokens=1), numbers) == 1
-    assert chosen(Options(min_new_tokens=1), numbers, [0]) == 3
+    assert chosen(Options(min_new_tokens=1), numbers, (0,)) == 3
     assert chosen(Options(logit_bias={3: -100.0, 0: 3.0}), numbers) == 0
-    assert chosen(Options(presence_penalty=1.5), numbers, [3]) == 1
-    assert chosen(Options(frequency_penalty=0.6), numbers, [3]) == 3
-    assert chosen(Options(frequency_penalty=0.6), numbers, [3, 3]) == 1
-    assert chosen(Options(repetition_penalty=1.4), numbers, [3]) == 1
+    assert chosen(Options(presence_penalty=1.5), numbers, (3,)) == 1
+    assert chosen(Options(frequency_penalty=0.6), numbers, (3,)) == 3
+    assert chosen(Options(frequency_penalty=0.6), numbers, (3, 3)) == 1
+    assert chosen(Options(repetition_penalty=1.4), numbers, (3,)) == 1
     assert chosen(Options(repetition_penalty=1.4), numbers, prompt=(3, 1)) == 2
     assert {chosen(Options(temperature=9.0, top_k=2, seed=i), numbers) for i in range(30)} == {1, 3}
     assert {chosen(Options(temperature=1.0, top_p=0.5, seed=i), numbers) for i in range(9)} == {3}

@@ -1,7 +1,7 @@
 """Several texts in one pass, each going on from keys and values of its own: how running answers share a step.
 
 The tokens of all texts stand one after another in one row, as in a packed batch, and no text is padded. What a text
-saw before lies in its `Row`, which has room for all that it may come to, so that a step writes its few new keys and
+saw before lies in its `TextCache`, which has room for all that it may come to, so that a step writes its few new keys and
 values in place and copies nothing. Attention (`packed.attention`) runs text by text over what its row keeps: it does
 not depend on the others.
 """
@@ -21,7 +21,7 @@ from omnimix.language import packed
 
 
 @dataclass(frozen=True)
-class Layout:
+class CacheLayout:
     """The shapes of what a model keeps of a token, layer by layer.
 
     Attributes:
@@ -39,7 +39,7 @@ class Layout:
         return numbers * self.dtype.itemsize
 
 
-class Row:
+class TextCache:
     """Keys and values of one text.
 
     Attributes:
@@ -48,7 +48,7 @@ class Row:
         tables: all keys and values of one shape, `[tables, heads, room, width]`, by their shape.
     """
 
-    def __init__(self, layout: Layout, room: int) -> None:
+    def __init__(self, layout: CacheLayout, room: int) -> None:
         self.room = room
         self.length = 0
         counts: dict[tuple[int, int], int] = {}
@@ -84,7 +84,7 @@ class Row:
         self.length += count
 
 
-class Rows:
+class PassCache:
     """The cache of one pass: takes up keys and values of the texts in it, in place.
 
     Args:
@@ -92,7 +92,7 @@ class Rows:
         counts: of their new tokens.
     """
 
-    def __init__(self, rows: Sequence[Row], counts: Sequence[int]) -> None:
+    def __init__(self, rows: Sequence[TextCache], counts: Sequence[int]) -> None:
         self.rows = rows
         self.counts = list(counts)
         self.ends = [row.length + count for row, count in zip(rows, counts, strict=True)]
@@ -131,7 +131,7 @@ class Rows:
         return query_length, 0
 
 
-class _Looking(Rows):
+class _Looking(PassCache):
     """Finds out what a model keeps."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class _Looking(Rows):
         return keys, values
 
 
-def layout(model: Any, like: Float[Tensor, "1 1 width"]) -> Layout:
+def layout(model: Any, like: Float[Tensor, "1 1 width"]) -> CacheLayout:
     """What a language model keeps of a token, found by running one.
 
     Args:
@@ -156,10 +156,12 @@ def layout(model: Any, like: Float[Tensor, "1 1 width"]) -> Layout:
     looking = _Looking()
     _pass(model, like, torch.zeros(1, 1, dtype=torch.long, device=like.device), looking)
     assert looking.like is not None
-    return Layout(looking.found, looking.like.dtype, looking.like.device)
+    return CacheLayout(looking.found, looking.like.dtype, looking.like.device)
 
 
-def run(model: Any, rows: Sequence[Row], embeddings: Sequence[Tensor]) -> Float[Tensor, "rows v"]:
+def run(
+    model: Any, rows: Sequence[TextCache], embeddings: Sequence[Tensor]
+) -> Float[Tensor, "rows v"]:
     """Let every text go on by its new tokens; the logits behind the last of each.
 
     Args:
@@ -173,7 +175,7 @@ def run(model: Any, rows: Sequence[Row], embeddings: Sequence[Tensor]) -> Float[
         for row, count in zip(rows, counts, strict=True)
     ]
     lasts = torch.tensor(counts).cumsum(0) - 1
-    taken = Rows(rows, counts)
+    taken = PassCache(rows, counts)
     logits = _pass(
         model,
         torch.cat(list(embeddings))[None],
@@ -187,7 +189,7 @@ def run(model: Any, rows: Sequence[Row], embeddings: Sequence[Tensor]) -> Float[
 
 
 def _pass(
-    model: Any, embeddings: Tensor, places: Tensor, rows: Rows, lasts: Tensor | None = None
+    model: Any, embeddings: Tensor, places: Tensor, rows: PassCache, lasts: Tensor | None = None
 ) -> Tensor:
     words: dict[str, Any] = {cache_word(model): rows, "rows": rows}
     keeps = lasts is not None and _transformers.takes(model, "logits_to_keep")

@@ -2,7 +2,7 @@
 
 A step runs the language model once: one token of every answer that is being written, and, up to a number of tokens,
 pieces of prompts that are still to be read. Nothing here knows threads: whoever calls `step` runs the model, and `add`
-and `Request.cancel` may come from anywhere.
+and `Generation.cancel` may come from anywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import OmnimixError
 from omnimix.generate.engine.prefixes import PrefixCache
-from omnimix.generate.engine.prompts import ItemCache, Prompt
+from omnimix.generate.engine.prompts import ItemCache, NamedPrompt
 from omnimix.generate.engine.runners import Runner, runner
 from omnimix.generate.engine.sampling import Likely, Sampler
 
@@ -56,7 +56,7 @@ class Limits:
 
 
 @dataclass(eq=False)
-class Request:
+class Generation:
     """An answer that is asked for, and what has been written of it.
 
     Attributes:
@@ -73,11 +73,11 @@ class Request:
         began: when its first token was there, by `time.monotonic`.
     """
 
-    prompt: Prompt | Tensor
+    prompt: NamedPrompt | Tensor
     sampler: Sampler
     most: int
     ended: Callable[[list[int]], bool]
-    listen: Callable[[Request], None] = lambda _: None
+    listen: Callable[[Generation], None] = lambda _: None
     deadline: float | None = None
     ids: list[int] = field(default_factory=list)
     likely: list[Likely] = field(default_factory=list)
@@ -104,7 +104,7 @@ class Request:
 class _Running:
     """A request that has its place: what is kept of it, and what of its prompt is still to be read."""
 
-    def __init__(self, request: Request, text: Any, unread: Tensor) -> None:
+    def __init__(self, request: Generation, text: Any, unread: Tensor) -> None:
         self.request = request
         self.text = text
         self.unread = unread
@@ -138,7 +138,7 @@ class Core:
         self.prefixes = PrefixCache(self.runner, self.limits.prefix_memory)
         self.ranks = ranks
         self.tokens = self.steps = 0
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[Generation] = deque()
         self._running: list[_Running] = []
         self._lock = threading.Lock()
 
@@ -157,7 +157,7 @@ class Core:
         """Bytes for keys and values of running answers."""
         return self.runner.token_bytes * sum(one.request.room for one in self._running)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Generation) -> None:
         """Let a request wait for its place.
 
         Raises:
@@ -182,7 +182,7 @@ class Core:
                 self.steps += 1
         return bool(self._running or self._waiting)
 
-    def run(self, requests: Sequence[Request]) -> None:
+    def run(self, requests: Sequence[Generation]) -> None:
         """Write some answers to their end.
 
         Raises:
@@ -233,7 +233,7 @@ class Core:
 
     def _join(self) -> None:
         """Requests get their places, in the order in which they came, as long as there are any."""
-        joining: list[Request] = []
+        joining: list[Generation] = []
         held, most = self.held, self.limits.cache_memory
         with self._lock:
             while self._waiting and self.running + len(joining) < self.limits.max_batch:
@@ -246,16 +246,16 @@ class Core:
         if joining:
             self._open(joining)
 
-    def _open(self, joining: Sequence[Request]) -> None:
+    def _open(self, joining: Sequence[Generation]) -> None:
         try:
-            woven = [one.prompt for one in joining if isinstance(one.prompt, Prompt)]
+            woven = [one.prompt for one in joining if isinstance(one.prompt, NamedPrompt)]
             embedded = iter(self.items.embeddings(woven))
             for one in joining:
                 given = one.prompt
-                begins = next(embedded) if isinstance(given, Prompt) else given
+                begins = next(embedded) if isinstance(given, NamedPrompt) else given
                 text, known = self.runner.open(one.room), 0
                 if (
-                    isinstance(given, Prompt)
+                    isinstance(given, NamedPrompt)
                     and given.names is not None
                     and self.limits.prefix_memory
                 ):
@@ -272,7 +272,7 @@ class Core:
             for one in left:
                 self._open([one])
 
-    def _fail(self, request: Request, error: BaseException) -> None:
+    def _fail(self, request: Generation, error: BaseException) -> None:
         request.error = error
         self._running = [one for one in self._running if one.request is not request]
         request.listen(request)
@@ -319,7 +319,7 @@ class Core:
     def _read(self, one: _Running) -> None:
         """A prompt is read to its end."""
         given = one.request.prompt
-        if isinstance(given, Prompt) and given.names is not None:
+        if isinstance(given, NamedPrompt) and given.names is not None:
             self.prefixes.keep(one.text, given.names)
 
     def _choose(self, rows: list[tuple[_Running, Tensor]]) -> None:
