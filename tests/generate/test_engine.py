@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import TINY
@@ -198,6 +199,26 @@ def test_a_second_question_encodes_nothing_and_reads_its_own_words(
     assert core.items.misses == encoded and core.items.hits == encoded
     assert core.prefixes.misses - read <= BLOCK + 1
     assert again.ids == assistant.decoder.write([first], LONG, assistant.endings(LONG))[0].ids
+
+
+def test_a_second_turn_reads_its_own_words(assistant: Assistant, questions: list[Sample]) -> None:
+    options = Options(max_new_tokens=40, stop_strings=(), min_new_tokens=40)
+    first = assistant.weave(questions[0], options)
+    core = Core(assistant.model, Limits(prefix_memory=2**24, item_memory=2**24))
+    one = asked(assistant, first, options)
+    core.run([one])
+    written = np.array(one.ids)
+    second = replace(
+        first,
+        ids=np.concatenate([first.ids, written, first.ids[-3:]]),
+        labels=np.concatenate([first.labels, written, first.ids[-3:]]),
+        owner=np.concatenate([first.owner, np.zeros(len(written) + 3, dtype=np.int64)]),
+    )
+    before = core.prefixes.misses
+    again = asked(assistant, second)
+    core.run([again])
+    assert core.prefixes.misses - before <= BLOCK + 3 + 1
+    assert again.ids == assistant.decoder.write([second], LONG, assistant.endings(LONG))[0].ids
 
 
 def test_caches_keep_to_their_bytes(assistant: Assistant, questions: list[Sample]) -> None:

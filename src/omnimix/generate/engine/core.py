@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -312,15 +313,20 @@ class Core:
             if not one.writes:
                 one.unread = one.unread[len(each) :]
                 if one.writes:
-                    self._read(one)
+                    self._keep(one)
         chosen = [(one, row) for one, row in zip(who, logits, strict=True) if one.writes]
         self._choose(chosen)
 
-    def _read(self, one: _Running) -> None:
-        """A prompt is read to its end."""
+    def _keep(self, one: _Running) -> None:
+        """Keep what was read, the prompt and what is written so far, for those that begin so."""
         given = one.request.prompt
-        if isinstance(given, NamedPrompt) and given.names is not None:
-            self.prefixes.keep(one.text, given.names)
+        if not self.limits.prefix_memory or not isinstance(given, NamedPrompt):
+            return
+        if given.names is not None:
+            # The last token is written and not read.
+            written = np.zeros((max(len(one.request.ids) - 1, 0), 3), dtype=np.int64)
+            written[:, 0] = one.request.ids[: len(written)]
+            self.prefixes.keep(one.text, np.concatenate([given.names, written]))
 
     def _choose(self, rows: list[tuple[_Running, Tensor]]) -> None:
         if not rows:
@@ -357,6 +363,7 @@ class Core:
         elif len(request.ids) >= request.most:
             request.reason = "length"
         if request.over:
+            self._keep(one)
             self._running.remove(one)
         request.listen(request)
 
