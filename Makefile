@@ -19,7 +19,7 @@ DRAWING := demo.png
 MUTANTS := 20
 SEED := 0
 
-.PHONY: help install demo test peers shards test-newest test-oldest pins check docs reference mutate format clean bench-train
+.PHONY: help install demo test peers shards test-newest test-oldest pins check docs reference mutate format clean bench-train bench-serve
 .DEFAULT_GOAL := help
 
 help:
@@ -93,6 +93,9 @@ check: .venv/.full
 	$(BIN)/mypy
 	$(BIN)/mypy tests/user_script.py
 	$(BIN)/python -m pytest -n 0 tests/test_imports.py
+
+bench-serve: .venv/.full
+	$(BIN)/python -m benchmarks.serve --out benchmarks/results
 
 docs: .venv/.full
 	$(BIN)/python -m pytest -n 0 -s tests/test_docs.py
