@@ -18,7 +18,7 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnimix.compose.item_batch import ItemBatch
+from omnimix.compose.item_batch import ItemBatch, lent
 from omnimix.config import Spec, part
 from omnimix.connectors.arrange import Arrange
 from omnimix.connectors.base import Connector, ConnectorSpec
@@ -244,8 +244,10 @@ class Modality(nn.Module):
             return self._alike(items, source)
         tokens: dict[int, Tensor] = {}
         maps: dict[int, Tensor] = {}
-        for rows, alike in items.alike():
+        for bucket, (rows, alike) in zip(items.buckets, items.alike(), strict=True):
+            before = lent.set(bucket.lent)
             done = self._alike(alike, None if source is None else source[list(rows)])
+            lent.reset(before)
             sizes = [self.spec.groups(tiles) * self.tokens_per_tile for tiles in alike.tiles]
             tokens |= zip(rows, done.tokens.split(sizes), strict=True)
             if done.map is not None:

@@ -286,9 +286,9 @@ class ArrangedBatches(Batches):
         with reading("a record"):
             sample = drawn(self._sample(entry), number)
         with reading(sample.id):
-            if any(self.apart[entry.which : entry.which + 1]):
-                return weave_apart(self.processor.weave, sample)
             source = self.entries.sources[entry.which]
+            if any(self.apart[entry.which : entry.which + 1]):
+                return weave_apart(self.processor.weave, sample.scaled(source.loss_scale))
             return self._woven_sample(sample, source)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omnimix.compose.adapters import whole
 from omnimix.errors import TrainError
 from omnimix.train import optimizers
 from omnimix.train.settings import OptimizerSpec, ScheduleSpec
@@ -84,7 +85,30 @@ def norms(model: nn.Module) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             found.setdefault(part_of(name), []).append(parameter.grad)
-    return {part: nn.utils.get_total_norm(grads) for part, grads in found.items()}
+    return {part: total_norm(grads) for part, grads in found.items()}
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm of all gradients together, of which every process may hold a part."""
+    norms = [whole(nn.utils.get_total_norm(some)) for some in _by_mesh(gradients)]
+    return norms[0] if len(norms) == 1 else nn.utils.get_total_norm(norms)
+
+
+def clip(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+    """Make the gradients no longer than `most`, all together; returns how long they were."""
+    used = [p for p in parameters if p.grad is not None]
+    norm = total_norm([p.grad for p in used if p.grad is not None])
+    for some in _by_mesh(used):
+        nn.utils.clip_grads_with_norm_(some, most, norm)
+    return norm
+
+
+def _by_mesh(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Those apart that are cut over different processes: torch takes them together for one kind only."""
+    found: dict[Any, list[Tensor]] = {}
+    for one in tensors:
+        found.setdefault(getattr(one, "device_mesh", None), []).append(one)
+    return list(found.values()) or [[]]
 
 
 def sizes(model: nn.Module) -> dict[str, int]:

@@ -19,7 +19,8 @@ from omnimix.data.mixture import DataWords, MixturePart
 from omnimix.data.ordered import Order, Rounds
 from omnimix.data.packing import PackingSpec
 from omnimix.data.sources import Source
-from omnimix.errors import RecipeError
+from omnimix.errors import OmnimixError, RecipeError
+from omnimix.parallel.layout import ParallelSpec
 from omnimix.prompts.template import Template, by_name
 from omnimix.registry import CHECKPOINTS, DATASETS, MEASURES, OBJECTIVES, did_you_mean
 from omnimix.train import start
@@ -261,6 +262,7 @@ class Training(Spec):
             fits by name and shape is taken from it. None begins with the weights that the recipe names.
         quantization: hold the language model of `initial_checkpoint` quantized (`nf4`, `int8`) and frozen,
             with trainable adapters beside it (QLoRA); the finished model has its weights whole again.
+        parallel: how the model lies over the processes of a run, see `omnimix.parallel.layout`.
         seed: of weights and mixture.
         num_workers: processes that prepare batches; None takes one per core.
         output_dir: folder of the run.
@@ -274,6 +276,7 @@ class Training(Spec):
     set: tuple[str, ...] = ()
     initial_checkpoint: str | None = None
     quantization: Literal["nf4", "int8"] | None = None
+    parallel: ParallelSpec = ParallelSpec()
     seed: int = 0
     num_workers: int | None = Field(default=None, ge=0)
     output_dir: str
@@ -285,6 +288,10 @@ class Training(Spec):
         if self.quantization is not None and self.initial_checkpoint is None:
             raise ValueError(
                 "quantization needs initial_checkpoint: quantized weights cannot begin from nothing"
+            )
+        if self.quantization is not None and self.parallel != ParallelSpec():
+            raise ValueError(
+                "quantized weights stay whole in every process: leave the word parallel out"
             )
         if self.recipe is None and self.initial_checkpoint is None:
             raise ValueError("give recipe, initial_checkpoint, or both")
@@ -318,6 +325,15 @@ def schema() -> dict[str, Any]:
     return whole
 
 
+def _shipped() -> str:
+    return ", ".join(sorted(path.name for path in FOLDER.glob("*.train.yaml")))
+
+
+def unnamed() -> OmnimixError:
+    """The error about a command without a training file."""
+    return OmnimixError("no training file is named", hint=f"shipped are {_shipped()}")
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Path]:
     """A training file and the folder that its relative paths start from.
 
@@ -330,9 +346,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Pat
     if not file.is_file():
         shipped = FOLDER / file.name
         if not shipped.is_file():
-            known = ", ".join(sorted(p.name for p in FOLDER.glob("*.train.yaml")))
             raise RecipeError(
-                "there is no such training file", where=str(path), hint=f"shipped are: {known}"
+                "there is no such training file", where=str(path), hint=f"shipped are: {_shipped()}"
             )
         file = shipped
     data: Any = config.read_yaml(file)
