@@ -206,7 +206,7 @@ class _Run:
             found = stored.get(name)
             yield close("start", f"{self.name}: projector.{name}", found, expected, tolerance)
 
-    def _optimizer(self, model: MultimodalLM, optimizer: torch.optim.AdamW) -> Iterator[Check]:
+    def _optimizer(self, model: MultimodalLM, optimizer: torch.optim.Optimizer) -> Iterator[Check]:
         """Groups with their decay, AdamW's own numbers, and the rate before the first step."""
         names = {id(p): name for name, p in model.named_parameters()}
         found = {
@@ -240,7 +240,7 @@ class _Run:
     def _steps(
         self,
         model: MultimodalLM,
-        optimizer: torch.optim.AdamW,
+        optimizer: torch.optim.Optimizer,
         rounds: Rounds,
         batches: RoundBatches,
     ) -> Iterator[Check]:

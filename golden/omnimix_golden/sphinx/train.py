@@ -136,7 +136,7 @@ def step(
             id(p)
             for group in groups
             if not group["weight_decay"]
-            for p in group["params"]  # type: ignore[attr-defined]
+            for p in group["params"]
         }
         names = [n for n, p in model.named_parameters() if id(p) in spared]
         found = sorted(reading.foreign_names(names))

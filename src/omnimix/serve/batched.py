@@ -69,7 +69,8 @@ class Batched:
         self._asked += 1
         asked: Request | None = None
         try:
-            woven, asked = await loop.run_in_executor(self._weaving, self._begin, sample, options)
+            begun = await loop.run_in_executor(self._weaving, self._begin, sample, options)
+            woven, asked = begun
             asked.listen = listen
             self._add(asked)
             pieces = _Pieces(self._assistant, woven, asked, options)
