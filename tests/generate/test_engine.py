@@ -255,14 +255,10 @@ def logits(*values: float) -> torch.Tensor:
 
 
 def chosen(
-<<<<<<< HEAD
-    options: Options, numbers: torch.Tensor, written: list[int] = [], prompt: tuple[int, ...] = ()
-=======
     options: Options,
     numbers: torch.Tensor,
     written: tuple[int, ...] = (),
     prompt: tuple[int, ...] = (),
->>>>>>> h-eng
 ) -> int:
     sampler = Sampler(options, torch.tensor(prompt, dtype=torch.long), [3], len(numbers))
     for token in written:
