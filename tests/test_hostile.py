@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+import omnimix
 from omnimix import config
-from omnimix.checkpoints.files import tensors_of
+from omnimix.checkpoints.files import check_finite, tensors_of
+from omnimix.compose import recipe as recipes
 from omnimix.compose.processor import Processor
 from omnimix.encoders.timm import TimmEncoder
 from omnimix.errors import CheckpointError, ContextError, RecipeError, UnsafeFileError
@@ -88,6 +92,66 @@ def test_a_file_is_not_looked_for_at_the_root(tmp_path: Path) -> None:
 def test_words_that_name_places_do_not_reach_timm(words: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=r"names a place|may not say"):
         config.validate(TimmEncoder, words, "recipe")
+
+
+@pytest.mark.parametrize("where", ["", "text_config", "vision_config"])
+def test_code_of_strangers_is_not_run(where: str) -> None:
+    code = {"auto_map": {"AutoModelForCausalLM": "someone/model--modeling.Model"}}
+    for config_words in (
+        {"model_type": "llama", **({where: code} if where else code)},
+        {"model_type": "clip", **({where: code} if where else code)},
+    ):
+        with pytest.raises(RecipeError, match="auto_map names code"):
+            config.validate(CausalLM, {"config": config_words}, "recipe")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["fast", "sentencepiece"])
+def test_the_tokenizer_of_a_folder_lies_in_it(
+    name: str, kind: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    words = config.read_yaml(tiny_folder / "recipe.yaml")
+    words["tokenizer"] = {"kind": kind, "path": name}
+    (tmp_path / "recipe.yaml").write_text(config.to_yaml(words))
+    with pytest.raises(RecipeError, match="does not lie in the model's folder"):
+        Processor.from_pretrained(tmp_path)
+
+
+def test_ones_own_recipe_names_a_tokenizer_anywhere(tiny_folder: Path, tmp_path: Path) -> None:
+    words = config.read_yaml(tiny_folder / "recipe.yaml")
+    file = (tiny_folder / words["tokenizer"]["path"]).resolve()
+    (tmp_path / "a").mkdir()
+    for path in (str(file), f"../{file.name}"):
+        words["tokenizer"]["path"] = path
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+        Processor.from_recipe(recipes.parse(words, "own"), tmp_path / "a")
+    words["tokenizer"]["path"] = str(file).lstrip("/")
+    with pytest.raises(RecipeError, match="was not found"):
+        Processor.from_recipe(recipes.parse(words, "own"), tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("part", ["language.model.embed", "language", "connector", "encoders"])
+def test_weights_that_are_no_numbers_are_refused_when_read(
+    part: str, place: int, value: float, tiny_folder: Path, tmp_path: Path
+) -> None:
+    for file in tiny_folder.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    name = [k for k, t in weights.items() if part in k and t.is_floating_point()][place]
+    weights[name].view(-1)[place] = value
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"{re.escape(name)} holds values that are not fin"):
+        omnimix.load(tmp_path)
+
+
+def test_a_sum_that_overflows_is_no_fault() -> None:
+    for dtype, value in ((torch.float32, 3e38), (torch.float16, 6e4), (torch.bfloat16, 3e38)):
+        check_finite([("a", torch.full((9,), value, dtype=dtype))], None)
+        with pytest.raises(CheckpointError, match="the weight a holds"):
+            check_finite([("a", torch.tensor([value, torch.nan]).to(dtype))], None)
 
 
 @pytest.mark.parametrize("name", ["kernels-community/flash-attn", "someone/kernel:fn", "../x"])

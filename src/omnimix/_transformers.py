@@ -128,6 +128,39 @@ def causal_lm(config: Any, attention: str) -> Any:
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
 
 
+def headed(model: Any, hidden: Tensor) -> Tensor:
+    """Logits of what stands behind a causal language model's body: its own forward with the body passed over.
+
+    Whatever it does there (head, scales, soft caps) is so its own code. `forms.headed` says which models can.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    class Passed(BaseModelOutputWithPast):  # type: ignore[misc]
+        """What else a body may give (states of routers, attentions) is None here."""
+
+        def __getattr__(self, name: str) -> None:
+            if name.startswith("_"):
+                raise AttributeError(name)
+
+    body = model.base_model
+    own = vars(body).pop("forward", None)  # where somebody has wrapped it already
+    body.forward = lambda *_, **__: Passed(last_hidden_state=hidden)
+    try:
+        logits: Tensor = model(inputs_embeds=hidden, use_cache=False, return_dict=True).logits
+    finally:
+        del body.forward
+        if own is not None:
+            body.forward = own
+    return logits
+
+
+def loss_output(loss: Tensor) -> Any:
+    """A causal language model's output that holds the loss alone."""
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    return CausalLMOutputWithPast(loss=loss)
+
+
 def takes(model: Any, word: str) -> bool:
     """Whether a model's forward has this keyword argument."""
     return word in inspect.signature(model.forward).parameters

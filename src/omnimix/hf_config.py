@@ -100,6 +100,19 @@ def refuse_whole(model_type: str, where: str | None = None) -> None:
         )
 
 
+def _refuse_code(words: Mapping[str, Any], place: str = "") -> None:
+    """transformers would ask at the terminal whether to run what such a word names."""
+    for word, value in words.items():
+        if word == "auto_map" and value:
+            raise RecipeError(
+                "auto_map names code beside the weights, which is never run",
+                where=f"{place}{word}",
+                hint="leave the word out; a class of your own comes by --plugin",
+            )
+        if isinstance(value, Mapping):
+            _refuse_code(value, f"{place}{word}.")
+
+
 def make(
     words: Mapping[str, Any], model_type: str | None = None, also: Collection[str] = ()
 ) -> Any:
@@ -122,6 +135,7 @@ def make(
             hint="llama, mistral, clip_vision_model or siglip_vision_model for instance",
         )
     refuse_whole(whole["model_type"])
+    _refuse_code(words)
     try:
         usual = AutoConfig.for_model(whole["model_type"])
         _check_sizes(usual, words)

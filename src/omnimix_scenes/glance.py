@@ -49,7 +49,7 @@ class Glance(Objective):
         # Items are encoded once for both losses.
         model.features(items, encoded)
         inputs["items"] = items
-        output = model(**inputs, labels=batch.labels, num_items_in_batch=count)
+        output = model(**inputs, labels=batch.labels, num_items_in_batch=count, skip_logits=True)
         loss: Tensor = output.loss
         return loss + helper
 

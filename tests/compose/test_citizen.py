@@ -107,8 +107,6 @@ def test_packed_batches_are_right_whatever_the_attention(
 
 
 def test_what_else_a_call_asks_for(model: MultimodalLM, batch: Batch) -> None:
-    with pytest.raises(OmnimixError, match="'omnimix' gives no attentions"):
-        model(**batch, output_attentions=True)
     plain = model(**batch)
     tuples = model(**batch, return_dict=False)
     assert isinstance(tuples, tuple)
@@ -116,9 +114,31 @@ def test_what_else_a_call_asks_for(model: MultimodalLM, batch: Batch) -> None:
     assert plain.hidden_states is None
     model.config.output_hidden_states = True
     assert len(model(**batch).hidden_states) == model.config.num_hidden_layers + 1
+
+
+def test_attentions_are_given_by_whatever_computes_them(
+    model: MultimodalLM, tiny_processor: Processor, batch: Batch
+) -> None:
+    model.eval()
+    found = model(**batch, output_attentions=True)
+    torch.testing.assert_close(found.logits, logits(model, **batch), atol=1e-5, rtol=1e-5)
+    packed = tiny_processor.batch([tiny_processor.weave(one) for one in SAMPLES], pack=True)
+    with pytest.raises(OmnimixError, match="'omnimix' gives no attentions"):
+        model(**packed, output_attentions=True)
     model.set_attn_implementation("eager")
-    attentions = model(**batch, output_attentions=True).attentions
-    assert attentions[0].shape[-1] == batch.input_ids.shape[1]
+    real = batch.attention_mask.bool()
+    wanted = model(**batch, output_attentions=True).attentions
+    assert len(found.attentions) == len(wanted) == model.config.num_hidden_layers
+    for one, other in zip(found.attentions, wanted, strict=True):
+        of = real[:, None, :, None].expand_as(one)
+        torch.testing.assert_close(one[of], other[of], atol=1e-5, rtol=1e-5)
+    assert not one[:, :, 0, 1:].any() and one[0, 0, -1, 0] > 0
+
+
+def test_one_part_may_have_an_attention_of_its_own(model: MultimodalLM) -> None:
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = {"": "sdpa", "text_config": "eager"}
+    assert MultimodalLM(config).language.config._attn_implementation == "eager"
 
 
 def test_tables_of_another_size_are_saved_and_loaded(

@@ -190,6 +190,20 @@ def test_unknown_words_reach_the_attention(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(one, other)
 
 
+def test_a_head_runs_behind_a_body_that_is_passed_over() -> None:
+    words = {**LLAMA, "model_type": "gemma2", "head_dim": 8, "final_logit_softcapping": 0.1}
+    model = AutoModelForCausalLM.from_config(make(words)).eval()
+    ids = torch.arange(4, 12)[None]
+    with torch.no_grad():
+        hidden = model.base_model(ids).last_hidden_state
+        found = _transformers.headed(model, hidden[:, 3:5])
+        torch.testing.assert_close(found, model(ids).logits[:, 3:5])
+    assert found.abs().max() <= 0.1
+    assert "forward" not in vars(model.base_model)
+    output = _transformers.loss_output(found.sum())
+    assert output.loss is not None and output.logits is None and list(output) == ["loss"]
+
+
 def test_no_mask_is_made_where_none_is_wanted() -> None:
     told: list[Any] = []
 

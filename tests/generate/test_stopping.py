@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 
 from omnimix.errors import OmnimixError
@@ -31,7 +34,23 @@ def test_only_settled_text_is_shown(text: str, wanted: str) -> None:
     assert settled(text, ("###",)) == wanted
 
 
-@pytest.mark.parametrize("words", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}])
-def test_options_out_of_range_are_refused(words: dict[str, float]) -> None:
-    with pytest.raises(OmnimixError):
-        Options(**words)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("max_new_tokens", 0),
+        ("min_new_tokens", 100),
+        ("temperature", -1.0),
+        ("temperature", math.nan),
+        ("top_p", 0.0),
+        ("top_k", -1),
+        ("repetition_penalty", 0.0),
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", math.nan),
+        ("logprobs", 21),
+        ("logit_bias", {3: 101.0}),
+        ("logit_bias", {-1: 1.0}),
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(word: str, value: Any) -> None:
+    with pytest.raises(OmnimixError, match=word):
+        Options(**{word: value})

@@ -25,14 +25,20 @@ def names() -> list[str]:
     return sorted(set(_transformers.causal_lm_types()) - {"omnimix"})
 
 
+def configured(name: str) -> Any:
+    """The configuration of an architecture that is tried."""
+    config = CONFIG_MAPPING[name](**EXPECTED["words"].get(name, {}))
+    if hasattr(config, "is_decoder"):
+        config.is_decoder = True
+    return config
+
+
 def found(name: str) -> list[str] | str:
     """Forms that the architecture is refused in; a sentence where its tiny copy cannot be made."""
     try:
-        config = CONFIG_MAPPING[name](**EXPECTED["words"].get(name, {}))
+        config = configured(name)
     except Exception as error:  # its own defaults do not stand
         return type(error).__name__
-    if hasattr(config, "is_decoder"):
-        config.is_decoder = True
     troubles = forms.troubles(config, "sdpa")
     packed = troubles.get("packed", "")
     if packed.startswith(UNMADE):
@@ -51,11 +57,9 @@ def main() -> None:
         f"# {len(result)} architectures: {len(whole)} right in every form, {len(refused)} refused in some,"
     )
     print(f"# {len(unmade)} whose tiny copy cannot be made (packing is refused)")
-    print(
-        yaml.safe_dump(
-            {"words": EXPECTED["words"], "refused": refused, "unmade": unmade}, width=110
-        )
-    )
+    whole = [n for n in names() if n not in unmade and not forms.headed(configured(n), "sdpa")]
+    tables = {"words": EXPECTED["words"], "refused": refused, "unmade": unmade, "whole": whole}
+    print(yaml.safe_dump(tables, width=110))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from omnimix.language import forms, packed
 from omnimix.language.causal_lm import CausalLM
 from tests.compose.conversations import talk
 from tests.conftest import TINY
-from tests.language.survey import EXPECTED, found, names
+from tests.language.survey import EXPECTED, configured, found, names
 
 FALCON = {"mamba_d_ssm": 96, "mamba_n_heads": 12, "mamba_d_head": 8}
 SIZES = {
@@ -41,6 +41,7 @@ def test_the_same_logits_in_every_form_or_a_refusal(name: str) -> None:
     assert isinstance(told, str) == (name in unmade), told
     if isinstance(told, list):
         assert told == refused.get(name, "").split()
+        assert forms.headed(configured(name), "sdpa") == (name not in EXPECTED["whole"])
 
 
 def test_nobody_leaves_the_list_unseen() -> None:

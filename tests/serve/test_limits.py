@@ -17,8 +17,12 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
 from omnimix.errors import MediaError
-from omnimix.serve.app import _MOST_OBJECTS, _MOST_VALUES, _body, _Refused
+from omnimix.generate.assistant import Assistant
+from omnimix.serve.app import _MOST_OBJECTS, _MOST_VALUES, _body, _Refused, create_app
+from omnimix.serve.engine import OneAtATime
 from omnimix.serve.items import _inline
 from omnimix.serve.limits import BodyLimit, HostCheck
 from omnimix.serve.running import patient
@@ -58,6 +62,20 @@ def test_a_page_that_gives_its_name_our_address_is_refused(host: str, status: in
     assert response.status_code == status
     if status == 403:
         assert "--allow-host" in response.json()["error"]["hint"]
+
+
+def test_an_application_checks_hosts_without_being_told(
+    tiny_model: MultimodalLM, tiny_processor: Processor
+) -> None:
+    engine = OneAtATime(Assistant(tiny_model, tiny_processor), "tiny")
+    client = TestClient(create_app(engine))
+    assert client.get("/health").status_code == 200
+    for host, status in (
+        ("localhost:80", 200),
+        ("evil.example", 403),
+        ("testserver.evil.example", 403),
+    ):
+        assert client.get("/health", headers={"host": host}).status_code == status
 
 
 def test_bodies_are_bounded_in_sum() -> None:

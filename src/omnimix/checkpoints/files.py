@@ -76,17 +76,28 @@ class Files:
         self._opened: dict[Path, dict[str, Tensor]] = {}
 
     def tensors(self, *paths: Path) -> dict[str, Tensor]:
-        """The tensors of files together, mapped; see `tensors_of`."""
+        """The tensors of files together, mapped; see `tensors_of`. Keys of an adapter are those of peft's files."""
         together: dict[str, Tensor] = {}
         for path in paths:
             if path not in self._opened:
-                self._opened[path] = tensors_of(path)
+                self._opened[path] = _unnamed(tensors_of(path))
             together |= self._opened[path]
         return together
 
     def sizes(self, paths: Iterable[Path]) -> dict[str, tuple[int, ...]]:
         """The shape of every key; no weight is read."""
         return {key: tuple(tensor.shape) for key, tensor in self.tensors(*paths).items()}
+
+
+_LORA = re.compile(r"(.*\.lora_(?:A|B|magnitude_vector))\.(\w+)(\.weight)")
+
+
+def _unnamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keys without the name of the adapter (`.default.`), which the state of a living model has; one of several stays."""
+    named = {key: match for key in tensors if (match := _LORA.fullmatch(key))}
+    if len({match[2] for match in named.values()}) != 1:
+        return tensors
+    return {named[key][1] + named[key][3] if key in named else key: t for key, t in tensors.items()}
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
@@ -125,6 +136,24 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise CheckpointError("the file holds no tensors", where=str(path))
     return tensors
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], where: str | None) -> None:
+    """That weights are numbers, before anything is answered from them.
+
+    Raises:
+        CheckpointError: names the first that holds not-a-number or an infinity.
+    """
+    for name, tensor in tensors:
+        if tensor.is_meta or not tensor.is_floating_point() or tensor.itemsize < 2:
+            continue
+        # A sum is finite only where all is, and far cheaper to look at; one may also overflow.
+        if not bool(tensor.detach().sum().isfinite()) and not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"the weight {name} holds values that are not finite (not-a-number or infinity)",
+                where=where,
+                hint="take a checkpoint from before training went astray, or copy the file again",
+            )
 
 
 def _first(path: Path) -> bytes:

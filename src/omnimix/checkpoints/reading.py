@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omnimix import _transformers
 from omnimix.checkpoints.base import Layout, Release, Weights
-from omnimix.checkpoints.files import looks_like, tensors_of
+from omnimix.checkpoints.files import check_finite, looks_like, tensors_of
 from omnimix.checkpoints.later import Later, later
 from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM
@@ -156,6 +156,7 @@ def load(
         dtype=dtype or torch.float32,
         **holding.words(release.recipe),
     )
+    check_finite(model.named_parameters(), str(release.layout.root))
     processor = Processor.from_recipe(
         release.recipe,
         release.folder,

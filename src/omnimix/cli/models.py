@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent.parent
 COUNTS = PACKAGE / "recipes" / "counts.json"
-"""Parameters and tokens of the shipped recipes. Counting them anew takes many seconds, so they are written
-down; a test counts and compares."""
+"""Parameters and tokens of the shipped recipes, and what `omnimix show` says of them. Counting anew takes many
+seconds and needs torch, so they are written down; a test counts and compares."""
 
 
 def command(
@@ -45,11 +45,17 @@ def _has(row: dict[str, Any], grep: str | None) -> bool:
     return not grep or grep.lower() in " ".join(map(str, row.values())).lower()
 
 
+def written() -> dict[str, Any]:
+    """What `COUNTS` holds, by the recipe's name."""
+    found: dict[str, Any] = json.loads(COUNTS.read_text(encoding="utf-8"))
+    return found
+
+
 def rows_of() -> list[dict[str, Any]]:
     """One row a model or recipe that ships; those with weights first. Reads files, builds nothing."""
     from omnimix.config import read_yaml
 
-    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    counts = written()
     shipped = {path.parent.name: path for path in sorted(PACKAGE.glob("models/*/recipe.yaml"))}
     recipes = {p.stem: p for p in sorted(PACKAGE.glob("recipes/*.yaml")) if "." not in p.stem}
     return [
@@ -78,8 +84,9 @@ def released_rows(family: str | None = None, grep: str | None = None) -> list[di
 
 
 def counted(name: str) -> dict[str, Any]:
-    """Parameters and tokens of a picture of a recipe that ships, counted now; what `COUNTS` holds."""
+    """What `COUNTS` holds of a recipe that ships, counted now."""
     from omnimix.cli.parts import count
+    from omnimix.cli.show import as_data, lines, tree
     from omnimix.compose import recipe as recipes
 
     recipe = recipes.load(name)
@@ -89,6 +96,8 @@ def counted(name: str) -> dict[str, Any]:
     return {
         "parameters": numbers.total,
         "tokens": f"{image.per_item}{varies}" if image else None,
+        "data": as_data(recipe, numbers),
+        "tree": lines(tree(recipe, numbers)),
     }
 
 
@@ -144,4 +153,4 @@ if __name__ == "__main__":
     from omnimix.compose import recipe as recipes
 
     found = {name: counted(name) for name in recipes.names()}
-    COUNTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    COUNTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +41,13 @@ def command(
     ] = False,
 ) -> None:
     """Show a recipe: its parts, the tokens of an item, the parameters of each part."""
+    if recipe and not (schema or override or sample is not None or Path(recipe).exists()):
+        from omnimix.cli import models
+
+        known = models.written().get(recipe)
+        if known is not None:
+            _print(known["data"], lambda: grown(known["tree"]), as_json)
+            return
     from omnimix.compose import recipe as recipes
 
     if schema:
@@ -49,19 +56,22 @@ def command(
     if recipe is None:
         raise OmnimixError("no recipe is named", hint=f"shipped are {', '.join(recipes.names())}")
     loaded = of_model(recipe, override or [])
-    console = wide()
     if sample is not None:
         from omnimix.cli.token_map import token_map
 
-        console.print(token_map(loaded, recipe, sample), soft_wrap=True)
+        wide().print(token_map(loaded, recipe, sample), soft_wrap=True)
         return
     from omnimix.cli.parts import count
 
     counted = count(loaded)
+    _print(as_data(loaded, counted), lambda: tree(loaded, counted), as_json)
+
+
+def _print(data: dict[str, Any], drawn: Callable[[], Tree], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(as_data(loaded, counted), indent=2))
+        typer.echo(json.dumps(data, indent=2))
     else:
-        console.print(tree(loaded, counted))
+        wide().print(drawn())
 
 
 def of_model(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -150,6 +160,21 @@ def tree(recipe: Recipe, counted: Counted) -> Tree:
     top.add(f"[bold cyan]regions[/]  {_pointing(recipe)}")
     note = " (without the parts that cannot be built)" if counted.problems else ""
     top.add(f"[bold cyan]total[/]  {millions(counted.total)} parameters = {counted.total:,}{note}")
+    return top
+
+
+def lines(drawn: Tree) -> list[Any]:
+    """A tree as data: its line, then each of its branches in the same form."""
+    return [drawn.label, *map(lines, drawn.children)]
+
+
+def grown(said: list[Any], on: Tree | None = None) -> Tree:
+    """The tree that `lines` wrote."""
+    from rich.tree import Tree
+
+    top = Tree(said[0]) if on is None else on.add(said[0])
+    for branch in said[1:]:
+        grown(branch, top)
     return top
 
 

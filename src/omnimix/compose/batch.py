@@ -226,19 +226,28 @@ def _items(
         for sequence in sequences:
             on += [before + item.on for item in sequence.items.get(name, [])]
             before += len(sequence.items.get(source, [])) if source else 0
-        # Items of one shape go through an encoder in one call; only where shapes differ are they parted.
-        buckets = _buckets(items)
-        alone = len(buckets) == 1
-        found[name] = ItemBatch(
-            inputs=buckets[0].inputs if alone else (),
-            tiles=tuple(item.tiles for item in items),
-            sizes=tuple(item.size for item in items),
-            grids=tuple(item.grid for item in items),
-            tokens=tuple(item.tokens for item in items),
-            on=torch.tensor(on if source else [-1] * len(items)),
-            buckets=() if alone else tuple(buckets),
-        )
+        found[name] = item_batch(items, on if source else [-1] * len(items))
     return ItemBatches(found), places
+
+
+def item_batch(items: list[Item], on: list[int]) -> ItemBatch:
+    """Items of one modality as its encoders take them.
+
+    Args:
+        on: for each the row of the item that it looks at; -1 where none.
+    """
+    # Items of one shape go through an encoder in one call; only where shapes differ are they parted.
+    buckets = _buckets(items)
+    alone = len(buckets) == 1
+    return ItemBatch(
+        inputs=buckets[0].inputs if alone else (),
+        tiles=tuple(item.tiles for item in items),
+        sizes=tuple(item.size for item in items),
+        grids=tuple(item.grid for item in items),
+        tokens=tuple(item.tokens for item in items),
+        on=torch.tensor(on),
+        buckets=() if alone else tuple(buckets),
+    )
 
 
 def _buckets(items: list[Item]) -> list[Bucket]:

@@ -69,7 +69,8 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
         self.modalities = list(self.recipe.modalities)
         for name, module in modality.build(self.recipe.modalities, self.width).items():
             self.add_module(name, module)
-        self.language: Any = self.recipe.language.build(config.text_config, asked)
+        text = config.text_config._attn_implementation or asked
+        self.language: Any = self.recipe.language.build(config.text_config, text)
         # One configuration: what generation reads is what the language model runs with.
         config.text_config = self.language.config
         config._attn_implementation_internal = asked or self.recipe.language.attn_implementation
@@ -274,7 +275,11 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
         branches: Tensor | None = None,
         num_items_in_batch: int | Tensor | None = None,
         shift_labels: Tensor | None = None,
+        loss_scale: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        skip_logits: bool = False,
+        cache: Any = None,
+        output_attentions: bool | None = None,
         **words: Any,
     ) -> Any:
         """Logits for every place, and the loss where labels are given.
@@ -292,8 +297,12 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
             branches: `[1, tokens]` of a packed batch, see `Batch`.
             num_items_in_batch: what to divide the summed loss by; default the learned tokens here.
             shift_labels: for each place the label of the next, in place of `labels` (sequence parallelism).
+            loss_scale: `[batch, tokens]`, what each label counts for.
+            skip_logits: give the loss alone, for which the output head runs at the learned places only.
             logits_to_keep: of how many last places, or of which, there are logits; 0 for all.
-            words: what else generation hands on (the cache among it), for the language model as it is.
+            cache: what went before; in transformers 5.23 its name is `past_key_values`.
+            output_attentions: whether to give the weights of attention as well, which takes longer.
+            words: what else generation hands on, for the language model as it is.
 
         Returns:
             The language model's own output, which carries the cache under the name of the installed
@@ -302,21 +311,28 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
         whole = words.pop("return_dict", None)
         if not isinstance(logits_to_keep, int) or logits_to_keep:
             words["logits_to_keep"] = logits_to_keep
-        output = self.run(
-            self.language,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            items=items,
-            item_places=item_places,
-            pixel_values=pixel_values,
-            mm_token_type_ids=mm_token_type_ids,
-            branches=branches,
-            **words,
-        )
+        if cache is not None:
+            words["cache"] = cache
+        if output_attentions is not None:
+            words["output_attentions"] = output_attentions
+        given: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "items": items,
+            "item_places": item_places,
+            "pixel_values": pixel_values,
+            "mm_token_type_ids": mm_token_type_ids,
+            "branches": branches,
+        }
+        targets = (labels, shift_labels, loss_scale)
+        if skip_logits:
+            output = self.loss_alone(targets, num_items_in_batch, given | words)
+            return output if whole or whole is None else output.to_tuple()
+        output = self.run(self.language, **given, **words)
         if labels is not None or shift_labels is not None:
-            loss = token_loss(output.logits, labels, num_items_in_batch, shift_labels)
+            loss = token_loss(output.logits, labels, num_items_in_batch, *targets[1:])
             output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
         whole = self.config.return_dict if whole is None else whole
         return output if whole else output.to_tuple()

@@ -24,7 +24,7 @@ from omnimix.config import read_yaml
 from omnimix.disk import writing
 from omnimix.errors import CheckpointError, OmnimixError, RecipeError
 from omnimix.language.fast import fast_tokenizer
-from omnimix.language.tokenizer import Tokenizer, end_tokens
+from omnimix.language.tokenizer import ROOT, Tokenizer, end_tokens
 from omnimix.media.files import Place, found, looking_in
 from omnimix.prompts import chat_template
 from omnimix.prompts.template import Template
@@ -113,7 +113,7 @@ class Processor(Conversing):
                 hint="add tokenizer: {kind: fast, path: tokenizer.json}",
             )
         folders = [*([Path(folder)] if folder is not None else []), recipes.FOLDER]
-        tokenizer = tokenizer or recipe.tokenizer.load([*folders, Path("/")])
+        tokenizer = tokenizer or recipe.tokenizer.load([*folders, ROOT])
         looked: list[Place] = [*([files] if files else []), *folders]
         return cls(recipe, tokenizer, tokens_per_tile, looked)
 
@@ -147,7 +147,11 @@ class Processor(Conversing):
                 where=str(folder),
                 hint="name a folder that omnimix wrote (recipe.yaml and model.safetensors)",
             )
-        return cls.from_recipe(recipes.parse(read_yaml(file), file.name), folder)
+        recipe = recipes.parse(read_yaml(file), file.name)
+        # A folder may be a stranger's, so nothing is read from beyond it; one's own recipe may name any file.
+        places = [folder, recipes.FOLDER]
+        tokenizer = recipe.tokenizer.load(places) if recipe.tokenizer else None
+        return cls.from_recipe(recipe, folder, tokenizer=tokenizer)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         """Write tokenizer, recipe and the files that its steps name into a folder.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor, nn
 
+from omnimix import _transformers
 from omnimix.compose import pixels
 from omnimix.compose.body import Headless
 from omnimix.compose.generating import behind_prompt
+from omnimix.compose.loss import chosen_loss, learned, token_loss
 from omnimix.compose.recipe import Recipe
 from omnimix.encoders.base import device_dtype
 from omnimix.errors import OmnimixError
@@ -22,10 +25,12 @@ class Running:
     recipe: Recipe
     language: Any
     config: Any
+    vocab_size: Any
     tokens_per_tile: Any
     embed: Any
     _filled: Any
     _allowed: set[Form]
+    _headed: bool | None = None
 
     def run(
         self,
@@ -54,11 +59,30 @@ class Running:
         elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             words |= forms.padded_words(self.language, attention_mask, inputs_embeds.shape[1])
         with packed.by_segment(together):
-            return module(
+            output = module(
                 inputs_embeds=inputs_embeds.to(device_dtype(self.language)),
                 return_dict=True,
                 **self._told(words),
             )
+        if words.get("output_attentions") and None in (output.attentions or [None]):
+            raise _no_attentions(self.language.config._attn_implementation)
+        return output
+
+    def loss_alone(self, targets: Any, count: int | Tensor | None, given: dict[str, Any]) -> Any:
+        """The loss alone. Where a model's head cannot be parted from its body, logits are made for every place."""
+        labels, *others = targets
+        if self._headed is None:
+            spec = self.recipe.language
+            self._headed = forms.headed(spec.hf_config(), spec.attn_implementation)
+        if not self._headed:
+            logits = self.run(self.language, **given).logits
+            return _transformers.loss_output(token_loss(logits, labels, count, *others))
+        # Found before the body runs: on a device the host waits for the number of places.
+        places, target, scale = learned(labels, *others)
+        hidden = self.run(self.language.base_model, **given)[0]
+        head = functools.partial(_transformers.headed, self.language)
+        loss = chosen_loss(head, hidden, places, target, scale, count, self.vocab_size)
+        return _transformers.loss_output(loss)
 
     @property
     def base_model(self) -> Headless:
@@ -92,14 +116,21 @@ class Running:
             # Beside a cache transformers does not look for samples that stand one after another.
             words.setdefault("use_cache", False)
         attention = self.language.config._attn_implementation
-        if words.get("output_attentions") and attention != "eager":
-            raise OmnimixError(
-                f"the attention implementation {attention!r} gives no attentions",
-                hint="load the model with attn_implementation='eager'",
-            )
+        if words.get("output_attentions") and (
+            attention not in ("eager", packed.NAME)
+            or (attention == packed.NAME and words.get("cu_seq_lens_q") is not None)
+        ):
+            raise _no_attentions(attention)
         if words.get("seen") is not None and attention != packed.NAME:
             raise OmnimixError(
                 f"the attention implementation {attention!r} knows no rounds that do not see one another",
                 hint="load the model with attn_implementation='sdpa'",
             )
         return words
+
+
+def _no_attentions(attention: str) -> OmnimixError:
+    return OmnimixError(
+        f"the attention implementation {attention!r} gives no attentions here",
+        hint="load the model with attn_implementation='eager'",
+    )

@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from omnimix.prompts.coordinates import Skipped
 from omnimix.types import Box, Point, Region
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A region of an answer, and where it stands there.
+
+    Attributes:
+        index: which of the answer's regions it is, counted from 0.
+        region: in pixels of its picture.
+        start, end: its first character in the answer's text, and the one behind its last; equal where the
+            convention writes regions in special tokens, which a text does not show.
+        picture: which picture of the conversation it lies on, counted from 0.
+    """
+
+    index: int
+    region: Region
+    start: int
+    end: int
+    picture: int
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was.
+
+    Attributes:
+        token: its text.
+        logprob: natural logarithm of its share.
+        top: the likeliest tokens at its place with theirs, the likeliest first.
+    """
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -22,6 +57,11 @@ class Answer:
         finished: whether the model came to an end by itself.
         ids: of the tokens.
         skipped: what looked like a region and is none, with the reason.
+        placed: the regions once more, with where they stand.
+        prompt_tokens: of the conversation, items included.
+        finish_reason: `stop` where the model came to an end by itself, `length` where the answer was full,
+            `cancelled` where nobody listened any more.
+        logprobs: how likely the tokens were, where that was asked for.
     """
 
     text: str
@@ -30,6 +70,10 @@ class Answer:
     finished: bool
     ids: tuple[int, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    placed: tuple[Placed, ...] = ()
+    prompt_tokens: int = 0
+    finish_reason: Literal["stop", "length", "cancelled"] = "stop"
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def boxes(self) -> tuple[Box | Point, ...]:
@@ -67,3 +111,30 @@ class Stream(Iterator[str]):
     def answer(self) -> Answer:
         """What has been written so far."""
         return self._answer(self._done)
+
+
+class Closing:
+    """The regions of a growing answer, each handed out once: when text that cannot be part of it stands behind it.
+
+    One that later text changes after all (a name that follows its first mention) is handed out again under
+    its index.
+    """
+
+    def __init__(self) -> None:
+        self._given: dict[int, tuple[int, int, str]] = {}
+
+    def of(self, answer: Answer, done: bool = False) -> tuple[Placed, ...]:
+        """Those that closed since the last call.
+
+        Args:
+            answer: as far as it is written.
+            done: nothing will follow, so that all are closed.
+        """
+        return tuple(self._new(answer.placed, len(answer.text), done))
+
+    def _new(self, placed: Sequence[Placed], length: int, done: bool) -> Iterator[Placed]:
+        for one in placed:
+            known = (one.start, one.end, one.region.label)
+            if (done or one.end < length) and self._given.get(one.index) != known:
+                self._given[one.index] = known
+                yield one

@@ -16,7 +16,7 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import OmnimixError
 from omnimix.generate import devices, folder
-from omnimix.generate.answers import Answer, Stream
+from omnimix.generate.answers import Answer, Placed, Stream
 from omnimix.generate.decoding import Decoder, Options
 from omnimix.generate.stopping import Endings, cut, end_tokens, settled
 from omnimix.parallel.process_group import ProcessGroup
@@ -193,13 +193,18 @@ class Assistant:
             answers.update(zip(chosen, written, strict=True))
         return [answers[i] for i in range(len(woven))]
 
-    def stream(self, conversation: Conversation, **generation: Any) -> Stream:
+    def stream(
+        self, conversation: Conversation, options: Options | None = None, **generation: Any
+    ) -> Stream:
         """The text of `reply`, piece by piece; closing the iterator ends the writing.
 
         The model writes in a thread of its own, so that the caller can be interrupted between pieces. What
         has been written so far, its regions included, is at any time the stream's `answer`.
+
+        Args:
+            options: how it is written, where the keywords do not say.
         """
-        options = Options().but(generation)
+        options = (options or Options()).but(generation)
         woven = self.weave(conversation, options)
         stops = self.stops(options)
         ids: list[int] = []
@@ -242,7 +247,22 @@ class Assistant:
         full = self.processor.recipe.coordinates.tokens
         written = self.processor.weave.tokenizer.decode(ids, specials=True) if full else text
         found = self._reading(written, woven)
-        return Answer(text, found.regions, len(ids), finished, tuple(ids), found.skipped)
+        last = len(woven.pictures) - 1
+        placed = tuple(
+            Placed(i, region, *span, last)
+            for i, (region, span) in enumerate(zip(found.regions, found.spans, strict=True))
+        )
+        return Answer(
+            text,
+            found.regions,
+            len(ids),
+            finished,
+            tuple(ids),
+            found.skipped,
+            placed,
+            prompt_tokens=len(woven),
+            finish_reason="stop" if finished else "length",
+        )
 
     def _reading(self, text: str, woven: Woven) -> ParsedRegions:
         if not woven.pictures:

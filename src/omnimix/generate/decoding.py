@@ -4,94 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import LogitsProcessor
 
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import OmnimixError
+from omnimix.generate.options import Options
 from omnimix.generate.stopping import Endings
 from omnimix.parallel.process_group import ProcessGroup
-from omnimix.registry import did_you_mean
+
+__all__ = ["Decoder", "Finite", "Options", "fingerprint"]
 
 Tokens: TypeAlias = "queue.SimpleQueue[int | BaseException | None]"
-
-
-@dataclass(frozen=True)
-class Options:
-    """How an answer is written.
-
-    Attributes:
-        max_new_tokens: the most tokens of an answer; they are kept free in the context.
-        temperature: 0 takes the likeliest token every time.
-        top_p: with a temperature, only the likeliest tokens that together reach this share.
-        min_new_tokens: the fewest tokens of an answer; it does not end before.
-        seed: of the sampling; the same seed and batch give the same answer.
-        stop_strings: strings that end the answer and are cut from it; None takes the template's.
-        pointing: how drawn regions reach the model: `tokens` of their own, coordinates in `text`, `marks` on
-            the picture; None takes what the recipe can do best.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    min_new_tokens: int = 0
-    seed: int | None = None
-    stop_strings: tuple[str, ...] | None = None
-    pointing: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise OmnimixError(
-                f"max_new_tokens is {self.max_new_tokens}", hint="an answer needs at least 1"
-            )
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
-            raise OmnimixError(
-                f"min_new_tokens is {self.min_new_tokens} and max_new_tokens {self.max_new_tokens}",
-                hint="give at least 0, and at most max_new_tokens",
-            )
-        if not 0 <= self.temperature < math.inf:
-            raise OmnimixError(
-                f"the temperature is {self.temperature:g}", hint="give 0 (greedy) or more"
-            )
-        if not 0 < self.top_p <= 1:
-            raise OmnimixError(f"top_p is {self.top_p:g}", hint="give a share above 0, at most 1")
-
-    def but(self, words: Mapping[str, Any]) -> Options:
-        """The same with some words said otherwise.
-
-        Raises:
-            OmnimixError: a word that is none of these, or a value that cannot be.
-        """
-        known = [field.name for field in fields(self)]
-        for word in words:
-            if word not in known:
-                raise OmnimixError(
-                    f"an answer is not written with {word!r}", hint=did_you_mean(word, known)
-                )
-        return replace(self, **words)
-
-    def config(self, ends: Sequence[int], pad: int) -> GenerationConfig:
-        """The same in the words of transformers."""
-        words: dict[str, Any] = {"do_sample": self.temperature > 0}
-        if self.temperature > 0:
-            words |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-        if self.min_new_tokens:
-            words["min_new_tokens"] = self.min_new_tokens
-        return GenerationConfig(
-            max_new_tokens=self.max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=list(ends) or None,
-            **words,
-        )
 
 
 @dataclass(frozen=True)

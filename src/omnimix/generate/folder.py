@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from omnimix import _transformers
 from omnimix.checkpoints import base, reading, releases
 from omnimix.checkpoints.base import Parts, Recognised
-from omnimix.checkpoints.files import check_pointer
+from omnimix.checkpoints.files import check_finite, check_pointer
 from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -186,6 +186,7 @@ def read(
             hint="copy model.safetensors again",
         ) from error
     _check_report(report, folder)
+    check_finite(model.named_parameters(), str(folder))
     return holding.settle(model.eval()), processor
 
 

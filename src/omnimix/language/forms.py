@@ -12,7 +12,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from omnimix import _transformers
 from omnimix.errors import OmnimixError, RecipeError
 from omnimix.hf_config import OF_FILES
-from omnimix.language import packed, tiny
+from omnimix.language import packed, ragged, tiny
 
-Form = Literal["alone", "right", "left", "packed", "apart"]
+Form = Literal["alone", "right", "left", "packed", "apart", "rows", "cached"]
 
 LENGTHS = (7, 11, 5)
 SHARED = 3
@@ -38,6 +38,8 @@ _SAID = {
     "left": "samples padded on the left",
     "packed": "packed samples",
     "apart": "rounds apart",
+    "rows": "running answers in one pass",
+    "cached": "a cache",
 }
 _OTHER = "name another language model"
 _WAYS = {
@@ -46,6 +48,8 @@ _WAYS = {
     "left": "ask one question at a time",
     "packed": "set packing: false",
     "apart": "leave out apart, and set packing: false",
+    "rows": "ask one question at a time",
+    "cached": "read the whole text for every token",
 }
 
 
@@ -68,6 +72,11 @@ def check(language: Any, form: Form, where: str = "language") -> None:
         )
 
 
+def headed(config: Any, attention: str) -> bool:
+    """Whether a model's head can run at chosen places alone, behind its body (`_transformers.headed`)."""
+    return "headed" not in _all_troubles(config, attention)
+
+
 def troubles(config: Any, attention: str) -> dict[Form, str]:
     """What goes wrong in which form; forms that are right are left out.
 
@@ -75,13 +84,18 @@ def troubles(config: Any, attention: str) -> dict[Form, str]:
         config: of transformers.
         attention: the recipe's word; what needs a GPU is tried by ours, which gets the same arguments.
     """
+    found = _all_troubles(config, attention)
+    return {form: found[form] for form in get_args(Form) if form in found}
+
+
+def _all_troubles(config: Any, attention: str) -> dict[str, str]:
     # Copies of one kind are then equal, so that one is tried.
     words = {k: v for k, v in config.to_dict().items() if k not in OF_FILES}
     return _tried(json.dumps(tiny.tiny_words(words), default=str, sort_keys=True), attention)
 
 
 @functools.lru_cache(maxsize=64)
-def _tried(words: str, attention: str) -> dict[Form, str]:
+def _tried(words: str, attention: str) -> dict[str, str]:
     with _aside(), torch.no_grad():
         try:
             plain, ours = _copies(json.loads(words), attention)
@@ -90,13 +104,16 @@ def _tried(words: str, attention: str) -> dict[Form, str]:
             alone = [plain(input_ids=each).logits[0] for each in ids]
         except Exception as error:  # whatever a stranger's code raises is a reason
             cannot = f"its tiny copy, which would show it, cannot be made ({_line(error)})"
-            return {"packed": cannot, "apart": cannot}
-        tries: dict[Form, Callable[[], list[Tensor]]] = {
+            return dict.fromkeys(("packed", "apart", "rows", "headed"), cannot)
+        tries: dict[str, Callable[[], list[Tensor]]] = {
             "alone": lambda: [ours(inputs_embeds=_embedded(ours, each)).logits[0] for each in ids],
             "right": lambda: _padded(ours, ids, left=False),
             "left": lambda: _padded(ours, ids, left=True),
             "packed": lambda: _packed(ours, ids),
             "apart": lambda: _apart(ours, ids),
+            "rows": lambda: _rows(ours, ids),
+            "cached": lambda: [_cached(ours, each) for each in ids],
+            "headed": lambda: _headed(ours, ids),
         }
         found = {form: _trouble(alone, run) for form, run in tries.items()}
     return {form: trouble for form, trouble in found.items() if trouble is not None}
@@ -159,7 +176,8 @@ def _trouble(alone: list[Tensor], run: Callable[[], list[Tensor]]) -> str | None
     scale = max(float(each.abs().max()) for each in alone)
     if any(a.shape != b.shape for a, b in zip(alone, found, strict=True)):
         return "it gives other tokens than it was asked for"
-    apart = max(float((a - b).abs().max()) for a, b in zip(alone, found, strict=True))
+    gaps = [(a - b).abs() for a, b in zip(alone, found, strict=True)]
+    apart = max(float(gap[~gap.isinf()].max()) for gap in gaps)
     if apart <= TOLERANCE * scale:
         return None
     return f"a sample's logits would not be those it has alone (in a tiny copy {apart:.2g} away, of {scale:.2g})"
@@ -188,6 +206,17 @@ def _padded(model: Any, ids: list[Tensor], left: bool) -> list[Tensor]:
     words = padded_words(model, mask, width) if left else {}
     logits = model(inputs_embeds=_embedded(model, rows), **words).logits
     return [row[keep.bool()] for row, keep in zip(logits, mask, strict=True)]
+
+
+def _headed(model: Any, ids: list[Tensor]) -> list[Tensor]:
+    """Body and head apart, as the loss asks for them: padded on the right, the tokens of all in one row."""
+    if model.base_model is model:
+        raise RecipeError("it has no body apart from its head")
+    width = max(LENGTHS)
+    rows = torch.cat([nn.functional.pad(each, (0, width - each.shape[1])) for each in ids])
+    hidden = model.base_model(inputs_embeds=_embedded(model, rows), return_dict=True)[0]
+    chosen = torch.cat([row[:count] for row, count in zip(hidden, LENGTHS, strict=True)])
+    return list(_transformers.headed(model, chosen[None])[0].split(LENGTHS))
 
 
 def _sides(count: int, left: bool) -> tuple[int, int]:
@@ -239,3 +268,29 @@ def _apart(model: Any, ids: list[Tensor]) -> list[Tensor]:
         logits = model(inputs_embeds=_embedded(model, row), seen=seen, **words).logits[0]
     shared, *own = logits.split(counts)
     return [torch.cat([shared, each]) for each in own]
+
+
+def _rows(model: Any, ids: list[Tensor]) -> list[Tensor]:
+    """As answers run together: joining one after another, by one to three tokens; infinite where none are given."""
+    texts = [_embedded(model, each)[0] for each in ids]
+    layout = ragged.layout(model, texts[0][None, :1])
+    rows = [ragged.Row(layout, len(each)) for each in texts]
+    found: list[list[Tensor]] = [[] for _ in ids]
+    for step in range(sum(LENGTHS)):
+        here = [i for i, row in enumerate(rows) if i <= step and row.length < row.room]
+        pieces = [texts[i][rows[i].length :][: 1 + (step + i) % 3] for i in here]
+        logits = ragged.run(model, [rows[i] for i in here], pieces) if here else []
+        for i, piece, one in zip(here, pieces, logits, strict=True):
+            found[i] += [one.new_full(one.shape, torch.inf)] * (len(piece) - 1) + [one]
+    return [torch.stack(own) for own in found]
+
+
+def _cached(model: Any, ids: Tensor) -> Tensor:
+    """As one answer runs alone: the prompt at once, then token after token; infinite where none are given."""
+    text, cache = _embedded(model, ids), ragged.alone(model)
+    first = ragged.run_alone(model, cache, text[:, :-2], 0)
+    steps = [
+        ragged.run_alone(model, cache, text[:, i : i + 1], i)
+        for i in range(ids.shape[1] - 2, ids.shape[1])
+    ]
+    return torch.cat([first.new_full((ids.shape[1] - 3, first.shape[1]), torch.inf), first, *steps])

@@ -64,16 +64,26 @@ def attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    rows: Any = None,
+    output_attentions: bool | None = None,
     **words: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """SDPA; per segment where `cu_seq_lens_q` is given. Shapes `[batch, heads, tokens, head_dim]`.
+    """SDPA; per segment where `cu_seq_lens_q` or `rows` are given. Shapes `[batch, heads, tokens, head_dim]`.
 
+    `rows` (`omnimix.language.ragged.Rows`) hold for each segment what it goes on from. Where `output_attentions` asks
+    for them, the weights are given as well, `[batch, heads, tokens, tokens]`, and no kernel is used.
     `seen` holds for each segment `[tokens, tokens]`, how far before a token another stands, negative where
     it is not seen; without it a token sees all before it. `s_aux` holds for each head the logit of a sink.
     """
     causal = words.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     own = (scaling, dropout, softcap, s_aux)
+    if rows is not None and rows.rows:
+        pieces = [
+            _go_on(q, *rows.of(module.layer_idx, i, sliding_window), sliding_window, *own)
+            for i, q in enumerate(query.split(rows.counts, dim=2))
+        ]
+        return torch.cat(pieces, dim=2).transpose(1, 2), None
     if cu_seq_lens_q is not None:
         # One split a tensor: the gradient of many slices would be many tensors of full size.
         lengths = cu_seq_lens_q.diff().tolist()
@@ -83,11 +93,31 @@ def attention(
             for q, k, v, distance in zip(*parts, seen or repeat(None, len(lengths)), strict=True)
         ]
         return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
-    if softcap is None and s_aux is None:
+    if softcap is None and s_aux is None and not output_attentions:
         given = (module, query, key, value, attention_mask)
         return _transformers.sdpa(*given, scaling=scaling, dropout=dropout, **words)
-    found = _attend(query, key, value, attention_mask, causal, *own)
-    return found.transpose(1, 2).contiguous(), None
+    found, weights = _written_out(query, key, value, attention_mask, causal, *own)
+    return found.transpose(1, 2).contiguous(), weights if output_attentions else None
+
+
+def _go_on(query: Tensor, key: Tensor, value: Tensor, window: int | None, *own: Any) -> Tensor:
+    """Attention of a segment's new tokens, the last ones of those that the keys are of."""
+    new, seen = query.shape[2], key.shape[2]
+    if new == seen and (window is None or new <= window):
+        return _attend(query, key, value, None, True, *own)
+    if new > 1:
+        place = torch.arange(seen, device=query.device)
+        distance = place[seen - new :, None] - place
+        mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        return _attend(query, key, value, mask, False, *own)
+    scaling, _, softcap, sinks = own
+    if softcap is not None or sinks is not None:
+        return _attend(query, key, value, None, False, *own)
+    # One token sees all that is kept: the heads that share keys are queries of one head, and nothing is repeated.
+    found = functional.scaled_dot_product_attention(
+        query.view(1, key.shape[1], -1, query.shape[3]), key, value, scale=scaling
+    )
+    return found.reshape(1, query.shape[1], 1, -1)
 
 
 def _mask(query: Tensor, distance: Tensor | None, window: int | None) -> Tensor | None:
@@ -115,25 +145,44 @@ def _attend(
     sinks: Tensor | None,
 ) -> Tensor:
     """SDPA, or the same written out where no kernel knows soft caps or sinks."""
+    if softcap is not None or sinks is not None:
+        own = (causal, scaling, dropout, softcap, sinks)
+        return _written_out(query, key, value, mask, *own)[0]
     causal = causal and mask is None and query.shape[2] > 1
+    grouped = query.shape[1] != key.shape[1]
+    return functional.scaled_dot_product_attention(
+        query, key, value, mask, dropout, causal, scale=scaling, enable_gqa=grouped
+    )
+
+
+def _written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Attention without a kernel, and its weights."""
     groups = query.shape[1] // key.shape[1]
-    if softcap is None and sinks is None:
-        return functional.scaled_dot_product_attention(
-            query, key, value, mask, dropout, causal, scale=scaling, enable_gqa=groups > 1
-        )
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     logits = query @ key.mT * (query.shape[3] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    if causal:
+    if causal and mask is None and query.shape[2] > 1:
         mask = logits.new_ones(logits.shape[2:], dtype=torch.bool).tril()
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    elif mask is not None:
+        logits = logits + mask
     if sinks is not None:
         sink = sinks.to(logits.dtype).view(1, -1, 1, 1).expand(*logits.shape[:3], 1)
         logits = torch.cat([logits, sink], dim=3)
     weights = logits.softmax(dim=3, dtype=torch.float32)[..., : key.shape[2]].to(value.dtype)
-    return functional.dropout(weights, dropout) @ value
+    return functional.dropout(weights, dropout) @ value, weights
 
 
 def register() -> None:

@@ -11,8 +11,12 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkabl
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
 from omnimix.language import llama_bpe
+from omnimix.media.files import is_inside
 
 Span: TypeAlias = tuple[int, int]
+
+ROOT = Path("/")
+"""Among the folders that a tokenizer is looked for in, it allows paths that lead out of the others."""
 
 
 @runtime_checkable
@@ -73,17 +77,33 @@ class TokenizerSpec(Spec):
     def load(self, folders: Sequence[Path]) -> Tokenizer: ...
 
     def find(self, folders: Sequence[Path]) -> Path:
-        """The first existing place of `path`."""
-        for folder in folders:
-            place = folder / self.path
+        """The first existing place of `path`.
+
+        Args:
+            folders: where to look; only where the root is among them may the path lead out of the others.
+
+        Raises:
+            RecipeError: it is nowhere, or leads out of the folders.
+        """
+        for place in self._places(folders):
             if place.exists():
                 return place
-        looked = ", ".join(str(folder) for folder in folders) or "nowhere"
+        looked = ", ".join(str(folder) for folder in folders if folder != ROOT) or "nowhere"
         raise RecipeError(
             f"the tokenizer {self.path!r} was not found (looked in {looked})",
             where="tokenizer.path",
             hint="put the file beside the recipe or name it by its full path",
         )
+
+    def _places(self, folders: Sequence[Path]) -> list[Path]:
+        if ROOT not in folders and not is_inside(self.path):
+            raise RecipeError(
+                f"the tokenizer {self.path!r} does not lie in the model's folder",
+                where="tokenizer.path",
+                hint="put the file beside the model's recipe.yaml and name it as it is called there",
+            )
+        absolute = Path(self.path).is_absolute()
+        return [folder / self.path for folder in folders if folder != ROOT or absolute]
 
 
 class FastTokenizer(TokenizerSpec):
@@ -114,9 +134,9 @@ class FastTokenizer(TokenizerSpec):
     def find(self, folders: Sequence[Path]) -> Path:
         """The first existing place of `path`, else of a `tokenizer.model` in its stead."""
         if Path(self.path).name == "tokenizer.json":
-            for folder in folders:
-                model = (folder / self.path).with_suffix(".model")
-                if model.is_file() and not (folder / self.path).exists():
+            for place in self._places(folders):
+                model = place.with_suffix(".model")
+                if model.is_file() and not place.exists():
                     return model
         return super().find(folders)
 

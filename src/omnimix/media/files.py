@@ -30,7 +30,7 @@ def looking_in(folders: Sequence[Place]) -> Iterator[None]:
         _FOLDERS.reset(before)
 
 
-def _is_inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
     """Whether a name stays below the folder that it is looked up in."""
     path = PurePath(name)
     windows = PureWindowsPath(name)  # a model is carried from one system to another
@@ -48,7 +48,7 @@ def found(name: str) -> Path:
     Raises:
         RecipeError: it is in none of the folders, or the name leads out of them.
     """
-    inside = _is_inside(name)
+    inside = is_inside(name)
     for folder in _FOLDERS.get():
         # A table names files by its own word: whoever made it says that this one may be read.
         path = folder.get(name) if isinstance(folder, Mapping) else folder / name

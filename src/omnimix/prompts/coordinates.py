@@ -36,6 +36,7 @@ class Candidate:
         label: what the text calls it.
         why: why it cannot be used, where that is plain already.
         region: the region itself, where the text names one that was asked about.
+        end: behind its last character, where `text` does not stand there as it is.
     """
 
     start: int
@@ -44,6 +45,7 @@ class Candidate:
     label: str = ""
     why: str = ""
     region: Region | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,15 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ParsedRegions:
-    """The regions of a text, in its order, and what looked like one and was left out."""
+    """The regions of a text, in its order, and what looked like one and was left out.
+
+    Attributes:
+        spans: where each region stands in the text: its first character, and the one behind its last.
+    """
 
     regions: tuple[Region, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 class Codec(Spec):
@@ -121,6 +128,7 @@ class Codec(Spec):
         """
         regions: list[Region] = []
         skipped: list[Skipped] = []
+        spans: list[tuple[int, int]] = []
         all_found = [*self.find(text, view, asked), *others]
         for found in sorted(all_found, key=lambda found: found.start):
             made = found.why or found.region or self._region(found, view)
@@ -128,7 +136,9 @@ class Codec(Spec):
                 skipped.append(Skipped(found.text, made))
             else:
                 regions.append(made)
-        return ParsedRegions(tuple(regions), tuple(skipped))
+                end = found.start + len(found.text) if found.end is None else found.end
+                spans.append((found.start, end))
+        return ParsedRegions(tuple(regions), tuple(skipped), tuple(spans))
 
     def names(self, regions: Sequence[Region]) -> list[str] | None:
         """What a question calls regions that reach the model as tokens of their own; None: nothing."""

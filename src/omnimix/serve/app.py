@@ -40,7 +40,8 @@ class Settings:
         max_bytes: most bytes of a request.
         max_items: most items of a request, all modalities together.
         max_waiting: most requests that are answered or wait for it; more get 503.
-        hosts: names under which clients may ask, besides plain addresses; None takes any.
+        hosts: names under which clients may ask, besides plain addresses; None takes any. No page of the
+            web can have a name without a dot, so that of starlette's test client is among them.
     """
 
     items: ItemReader = field(default_factory=ItemReader)
@@ -48,7 +49,7 @@ class Settings:
     max_bytes: int = 64 * 1024 * 1024
     max_items: int = 64
     max_waiting: int = 32
-    hosts: tuple[str, ...] | None = None
+    hosts: tuple[str, ...] | None = ("localhost", "testserver")
 
 
 class _Refused(Exception):

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from omnimix.compose.recipe import Recipe
-from omnimix.generate.answers import Answer
+from omnimix.errors import OmnimixError
+from omnimix.generate.answers import Answer, Closing, Placed, TokenLogprob
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
 from omnimix.media.opening import Opener
 from omnimix.media.several import Several
 from omnimix.types import Sample
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a running answer has grown by.
+
+    Attributes:
+        text: newly settled text, maybe none.
+        regions: that closed in it.
+        logprobs: of the tokens behind it, where they were asked for.
+        answer: the whole, on the last piece alone.
+    """
+
+    text: str = ""
+    regions: tuple[Placed, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    answer: Answer | None = None
 
 
 class Engine(Protocol):
@@ -27,6 +47,14 @@ class Engine(Protocol):
 
     name: str
     recipe: Recipe
+
+    def stream(self, sample: Sample, options: Options) -> AsyncGenerator[Piece, None]:
+        """The answer to the last turn while it is written; `aclose` ends the writing.
+
+        Raises:
+            OmnimixError: as `generate` does, with the first piece.
+        """
+        ...
 
     async def generate(self, sample: Sample, options: Options) -> Answer:
         """The answer to the last turn.
@@ -61,15 +89,35 @@ class OneAtATime:
         self._waiting = 0
         self._answered = 0
 
-    async def generate(self, sample: Sample, options: Options) -> Answer:
-        answer: Callable[[], Answer] = partial(_reply, self._assistant, sample, options)
+    async def stream(self, sample: Sample, options: Options) -> AsyncGenerator[Piece, None]:
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece | BaseException]()
+        left = threading.Event()
+
+        def put(piece: Piece | BaseException) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
         self._waiting += 1
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, answer)
+            written = loop.run_in_executor(
+                self._thread, _write, self._assistant, sample, options, put, left
+            )
+            try:
+                while True:
+                    piece = await pieces.get()
+                    if isinstance(piece, BaseException):
+                        raise piece
+                    yield piece
+                    if piece.answer is not None:
+                        self._answered += 1
+                        return
+            finally:
+                left.set()
+                written.cancel()  # where it has not begun; else it ends with its next token
         finally:
             self._waiting -= 1
-        self._answered += 1
-        return found
+
+    async def generate(self, sample: Sample, options: Options) -> Answer:
+        return await whole(self.stream(sample, options))
 
     def health(self) -> dict[str, Any]:
         return {"waiting": self._waiting, "answered": self._answered}
@@ -78,8 +126,37 @@ class OneAtATime:
         await asyncio.to_thread(self._thread.shutdown, wait=True)
 
 
-def _reply(assistant: Assistant, sample: Sample, options: Options) -> Answer:
-    return assistant.reply(sample, options)
+def _write(
+    assistant: Assistant,
+    sample: Sample,
+    options: Options,
+    put: Callable[[Piece | BaseException], None],
+    left: threading.Event,
+) -> None:
+    """Write an answer piece by piece until it is done or nobody listens any more."""
+    try:
+        closing = Closing()
+        written = assistant.stream(sample, options=options)
+        try:
+            for text in written:
+                if left.is_set():
+                    return
+                put(Piece(text, closing.of(written.answer)))
+        finally:
+            written.close()
+        answer = written.answer
+        put(Piece("", closing.of(answer, done=True), answer=answer))
+    except BaseException as error:  # handed to whoever waits
+        put(error)
+
+
+async def whole(pieces: AsyncGenerator[Piece, None]) -> Answer:
+    """The answer that pieces end in."""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if piece.answer is not None:
+                return piece.answer
+    raise OmnimixError("the answer broke off", hint="ask again")
 
 
 def limited(assistant: Assistant, max_pixels: int | None) -> Assistant:

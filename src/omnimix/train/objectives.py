@@ -59,7 +59,7 @@ class Sft(Objective):
 
     def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
         inputs = batch.inputs(mask=False)
-        output = model(**inputs, labels=batch.labels, num_items_in_batch=count)
+        output = model(**inputs, labels=batch.labels, num_items_in_batch=count, skip_logits=True)
         loss: Tensor | None = output.loss
         assert loss is not None
         return loss

@@ -168,8 +168,8 @@ class Validation:
                 batch = processor.batch(woven, pack=pack, multiple=1 if pack else 16)
                 moved = batch.to(run.device)
                 with autocast():
-                    inputs = moved.inputs(mask=False)
-                    found = run.model(**inputs, labels=moved.labels, num_items_in_batch=1)
+                    inputs = moved.inputs(mask=False) | {"labels": moved.labels}
+                    found = run.model(**inputs, num_items_in_batch=1, skip_logits=True)
                 total += float(found.loss)
                 tokens += batch.targets
         said = group.gather("validation", (total, tokens, failed))

@@ -166,12 +166,33 @@ def test_projectors_of_any_run_are_read(prefix: str, copied: Path) -> None:
     assert same(loaded(copied), before)
 
 
-def test_an_adapter_may_be_safetensors(copied: Path) -> None:
+@pytest.mark.parametrize("named", ["", ".default", ".default_0", ".my_run"])
+@pytest.mark.parametrize("form", ["safetensors", "torch", "old torch"])
+def test_an_adapter_is_read_in_every_form(form: str, named: str, copied: Path) -> None:
+    """Files of torch before 1.6 too, and keys that hold the adapter's name, as a living model has them."""
     before = loaded(copied)
     file = copied / "adapter_model.bin"
-    save_file(torch.load(file, weights_only=True), copied / "adapter_model.safetensors")
+    keys = torch.load(file, weights_only=True)
+    stored = {key.replace(".weight", f"{named}.weight"): tensor for key, tensor in keys.items()}
     file.unlink()
+    if form == "safetensors":
+        save_file(stored, copied / "adapter_model.safetensors")
+    else:
+        torch.save(stored, file, _use_new_zipfile_serialization=form == "torch")
     assert same(loaded(copied), before)
+
+
+def test_two_adapters_in_one_file_are_refused(copied: Path) -> None:
+    file = copied / "adapter_model.bin"
+    keys = torch.load(file, weights_only=True)
+    both = {
+        key.replace(".weight", f".{name}.weight"): tensor
+        for key, tensor in keys.items()
+        for name in ("one", "other")
+    }
+    torch.save(both, file)
+    with pytest.raises(CheckpointError, match="no matrices lora_A of one name"):
+        loaded(copied)
 
 
 def test_a_builder_of_the_trainers_own_leaves_the_list(copied: Path) -> None:

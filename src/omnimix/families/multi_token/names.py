@@ -215,17 +215,13 @@ def lora(file: Path, sizes: Sizes, config: Mapping[str, Any]) -> Lora:
             where="adapter_config.json",
             hint="multi_token writes LoRA without bias",
         )
-    if any(".default.weight" in key for key in sizes):
-        raise CheckpointError(
-            "the adapter's keys hold the name of the adapter (.default.), as a living model has them",
-            where=str(file),
-            hint="save it with model.save_pretrained of peft, or take '.default' out of its keys",
-        )
     ranks = sorted({int(size[0]) for key, size in sizes.items() if _A.fullmatch(key)})
     if len(ranks) != 1:
+        several = f"matrices of the ranks {ranks}" if ranks else "no matrices lora_A of one name"
         raise CheckpointError(
-            f"the adapter has matrices of the ranks {ranks}",
-            hint="adapters of one rank can be read",
+            f"the adapter has {several}",
+            where=str(file),
+            hint="one adapter of one rank can be read; save it with save_pretrained of peft",
         )
     (rank,) = ranks
     if int(config.get("r") or rank) != rank:

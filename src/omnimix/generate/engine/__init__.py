@@ -1,0 +1,1 @@
+"""Writing tokens: many answers at once, each as if it were alone."""
