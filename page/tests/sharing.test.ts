@@ -171,6 +171,11 @@ describe("branches", () => {
   });
 });
 
+it("places count characters, not halves of them", () => {
+  const text = linked("😀 a cup", [{ region: {}, item: null, start: 4, end: 7, label: "" }]);
+  expect(wordsOf(text).at(-1)).toEqual({ text: "cup", place: 0 });
+});
+
 it("words that name a place are found again", () => {
   const text = linked("A red cup stands there.", [
     { region: {}, item: null, start: 2, end: 9, label: "" },

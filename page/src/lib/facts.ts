@@ -19,7 +19,7 @@ export interface Facts {
   context: number;
   /** Kinds of marks that the model understands; none said, none known. */
   regions: string[];
-  /** Whether the server makes masks. */
+  /** Whether the server makes masks of marks. */
   segments: boolean;
   /** Whether the model's style has a system prompt. */
   system: boolean;

@@ -84,12 +84,19 @@ function take(chunk: Chunk, versions: Version[], pictures: readonly string[]): v
     const version = versions[index];
     if (!version || !delta) continue;
     version.text += delta.content ?? "";
-    for (const region of delta.regions ?? []) version.regions.push(placed(region, pictures));
+    for (const region of delta.regions ?? []) put(version, placed(region, pictures));
   }
   if (chunk.usage) {
     const { prompt_tokens: prompt, completion_tokens: answer } = chunk.usage;
     for (const version of versions) version.usage = { prompt, answer };
   }
+}
+
+/** One that comes again under the same index has learned its name since. */
+function put(version: Version, place: Answered): void {
+  const at = version.regions.findIndex((one) => one.region["index"] === place.region["index"]);
+  if (at < 0 || place.region["index"] === undefined) version.regions.push(place);
+  else version.regions[at] = place;
 }
 
 function placed(region: PlacedRegion, pictures: readonly string[]): Answered {

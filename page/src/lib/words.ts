@@ -6,16 +6,21 @@ import type { Answered } from "./types";
 const [OPEN, CLOSE] = ["\uE000", "\uE001"];
 const PRIVATE = /[\uE000\uE001]/g;
 
+/** Starts and ends count whole characters (code points), as Python does. */
 export function linked(text: string, places: readonly Answered[]): string {
-  if (PRIVATE.test(text)) return text.replace(PRIVATE, "\uFFFD");
+  if (text.search(PRIVATE) >= 0) return text.replace(PRIVATE, "\uFFFD");
+  if (!places.length) return text;
+  const characters = Array.from(text);
+  const part = (from: number, to?: number) => characters.slice(from, to).join("");
   let out = "";
   let at = 0;
-  places.forEach((place, index) => {
-    if (place.start < at || place.end <= place.start || place.end > text.length) return;
-    out += `${text.slice(at, place.start)}${OPEN}${index}${OPEN}${text.slice(place.start, place.end)}${CLOSE}`;
-    at = place.end;
-  });
-  return out + text.slice(at);
+  const order = places.map((place, index) => ({ ...place, index })).sort((a, b) => a.start - b.start);
+  for (const { start, end, index } of order) {
+    if (start < at || end <= start || end > characters.length) continue;
+    out += `${part(at, start)}${OPEN}${index}${OPEN}${part(start, end)}${CLOSE}`;
+    at = end;
+  }
+  return out + part(at);
 }
 
 export interface Words {
