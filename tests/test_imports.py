@@ -27,6 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "config",
+            "cache",
             "calls",
             "hf_config",
             "registry",

@@ -16,6 +16,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import OmnimixError
+from omnimix.generate.assistant import load
 from omnimix.types import Sample, Turn
 from tests import hub
 
@@ -236,3 +237,37 @@ def test_what_cannot_begin_is_refused(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(OmnimixError, match=said):
         begun(recipe(parts, encoder, **words))
+
+
+def test_weights_that_no_feature_depends_on_may_be_missing(parts: Path) -> None:
+    small = {"embed_dims": [16, 16, 32, 32], "depths": [1] * 4, "num_heads": [1, 1, 2, 2]}
+    tower = hub.timm_tower(parts / "tiny_vit", "tiny_vit_5m_224", **small)
+    file = tower / "model.safetensors"
+    whole = load_file(file)
+    left = {name: tensor for name, tensor in whole.items() if not name.startswith("head.")}
+    assert left.keys() < whole.keys()
+    save_file(left, file)
+    words = recipe(parts, {"kind": "timm", "weights": "tiny_vit"})
+    _, report = begun(words)
+    part = report["image.branches.0.encoders.0"]
+    assert part.fresh and all(".head." in name for name in part.fresh)
+    del left["patch_embed.conv1.bn.weight"]
+    save_file(left, file)
+    with pytest.raises(OmnimixError, match=r"patch_embed\.conv1\.bn\.weight is missing"):
+        pretrained.begin(words)
+
+
+def test_a_recipe_over_parts_answers_untrained(
+    parts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = recipe(parts)
+    file = parts / "own.yaml"
+    file.write_text(recipes.dump(words))
+    assistant = load(str(file))
+    assert "fresh, so untrained: image.branches.0.connector" in caplog.text
+    assert assistant.reply([Turn("user", ("Who?",))], max_new_tokens=2).ids
+    with pytest.raises(OmnimixError, match="'quantization' is a word for a finished model"):
+        load(file, quantization="int8")
+    file.write_text(recipes.dump(recipes.load("nano")))
+    with pytest.raises(OmnimixError, match="names no weights"):
+        load(file)

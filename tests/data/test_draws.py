@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,12 @@ class Seen:
     def __init__(self) -> None:
         self.draws: list[list[int | None]] = []
 
-    def weave(self, sample: Sample, **_: Any) -> None:
+    def weave(self, sample: Sample, **_: Any) -> SimpleNamespace:
         self.draws.append([media.draw for media in sample.media("video")])
+        return SimpleNamespace(digest=str)
 
-    def batch(self, *_: Any, **__: Any) -> None:
-        return None
+    def batch(self, *_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace()
 
 
 @pytest.fixture

@@ -500,6 +500,27 @@ def test_a_note_about_an_item_is_none(folder: Path) -> None:
             one({**talk, key: "a.png"}, folder)
 
 
-def test_a_stream_of_rows_is_refused() -> None:
-    with pytest.raises(SampleError, match="generator have no length"):
-        read_rows(row for row in [LLAVA])
+def test_streamed_rows_are_read_to_their_end(folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    streamed = datasets.Dataset.from_list([LLAVA, LLAVA]).to_iterable_dataset()
+    for rows in (streamed, (row for row in [LLAVA, LLAVA])):
+        source = read_rows(rows, media=str(folder))
+        assert source.length == 2 and len(source[1].media("image")) == 1
+
+
+def test_one_file_serves_to_train_and_to_validate(folder: Path) -> None:
+    (folder / "five.json").write_text(json.dumps([{**LLAVA, "id": i} for i in range(5)]))
+
+    def ids(part: str) -> list[str]:
+        source = RowsSpec(path="five.json", slice=part).open(folder)
+        assert source.length is not None
+        assert source.where(0).endswith(str(int(source[0].id) + 1))
+        return [source[i].id for i in range(source.length)]
+
+    assert ids(":-2") + ids("-2:") == ids(":") == ["0", "1", "2", "3", "4"]
+    with pytest.raises(IndexError):
+        RowsSpec(path="five.json", slice=":-2").open(folder)[3]
+    with pytest.raises(SampleError, match="no row is left of 5"):
+        RowsSpec(path="five.json", slice="9:").open(folder)
+    with pytest.raises(ValueError, match="slice"):
+        RowsSpec(path="five.json", slice="a:b")

@@ -50,10 +50,10 @@ def test_a_stopped_run_ends_with_the_same_bytes(
 ) -> None:
     out = tmp_path / "answers.jsonl"
     made = run(assistant, records, out)
-    assert (made.rows, made.failed) == (7, 1) and made.first.startswith("row 4: ")
+    assert (made.rows, made.failed) == (7, 1) and made.first.startswith("rows.jsonl: line 5: ")
     content = out.read_bytes()
     lines = [json.loads(line) for line in content.splitlines()]
-    assert [line["row"] for line in lines] == list(range(7))
+    assert [line["row"] for line in lines] == list(range(1, 8))
     assert "gone.png" in lines[4]["error"] and lines[5]["answer"] and lines[5]["tokens"] == 4
     out.write_bytes(b"".join(content.splitlines(keepends=True)[:whole]) + torn)
     assert run(assistant, records, out) == made
@@ -84,4 +84,6 @@ def test_the_command(records: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0 and "2 answers" in result.stdout, result.output
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1 and "6 answers" in result.stdout
-    assert "1 of 7 records could not be asked; the first: row 4" in " ".join(result.stderr.split())
+    assert "1 of 7 records could not be asked; the first: rows.jsonl: line 5: n4" in " ".join(
+        result.stderr.split()
+    )

@@ -16,6 +16,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence
 from omnimix.errors import OmnimixError, SampleError
+from omnimix.evaluate.asking import Swapped
 from omnimix.evaluate.measure import Reference, reference_of
 from omnimix.evaluate.records import open_records, score_records
 from omnimix.generate.answers import Answer
@@ -99,6 +100,23 @@ def test_boxes_lie_in_the_pixels_of_the_picture(
     assert scored.score.each == (1, 1)
 
 
+def test_pictures_of_other_records_as_a_control(records: Path) -> None:
+    Image.new("RGB", (80, 40), "blue").save(records.parent / "blue.png")
+    rows = [json.loads(line) for line in records.read_text().splitlines()]
+    rows.append(json.loads(json.dumps(rows[0]).replace("red.png", "blue.png")))
+    rows.append({**rows[0], "turns": [{"role": "user", "content": ["Why?"]}]})
+    records.write_text("\n".join(map(json.dumps, rows)))
+    swapped = Swapped(open_records(records), 5)
+    shown = [swapped[i].media("image")[0].label for i in (0, 1, 3)]
+    assert shown == ["blue.png", "blue.png", "red.png"]  # never a record's own picture
+    assert swapped[0].turns[1].text() == "red"
+    for index, said in ((2, "its regions"), (4, "no picture to swap")):
+        with pytest.raises(SampleError, match=said):
+            swapped[index]
+    with pytest.raises(SampleError, match="none of the next 100 records"):
+        Swapped(open_records(records), 2)[0]
+
+
 def test_records_in_the_form_of_llava(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "Is it?"}, {"from": "gpt", "value": " yes "}]
     (tmp_path / "a.json").write_text(json.dumps([{"id": "7", "conversations": turns}]))
@@ -130,11 +148,11 @@ def test_records_that_cannot_be_asked_are_named_and_stop_nothing(
     scored = score_records(fixed, source, MEASURES.load("exact")(), "exact", batch_size=3)
     assert scored.n == 1 and scored.score.each == (1,) and scored.empty == 0
     missing, boxed, endless = scored.failed
-    assert boxed.startswith("row 2: ") and "no text" in boxed
-    assert missing.startswith("row 0: ") and "gone.png" in missing
-    assert endless.startswith("row 3: ") and "ends without an answer" in endless
+    assert boxed.startswith("rows.jsonl: line 3: ") and "no text" in boxed
+    assert missing.startswith("rows.jsonl: line 1: ") and "gone.png" in missing
+    assert endless.startswith("rows.jsonl: line 4: ") and "ends without an answer" in endless
     none = Fixed(tiny_model, tiny_processor, [said("")] * 2)
-    with pytest.raises(OmnimixError, match="none of 1 records can be scored; the first: row 0"):
+    with pytest.raises(OmnimixError, match="none of 1 records can be scored; the first: rows"):
         score_records(none, source, MEASURES.load("exact")(), "exact", limit=1)
 
 

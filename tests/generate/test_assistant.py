@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import CheckpointError, ContextError, OmnimixError, RegistryError
 from omnimix.generate.assistant import Assistant
+from omnimix.generate.engine.runners import OneByOne
 from omnimix.types import Box, Point, Sample, Turn
 from omnimix_scenes import Scenes
 
@@ -92,7 +94,7 @@ def test_errors_in_a_stream_reach_the_caller(
     def broken(*_: object, **__: object) -> None:
         raise ValueError("no power")
 
-    monkeypatch.setattr(assistant.model, "generate", broken)
+    monkeypatch.setattr(assistant.model.language, "forward", broken)
     with pytest.raises(ValueError, match="no power"):
         list(assistant.stream(questions[0]))
 
@@ -109,18 +111,25 @@ def saying(assistant: Assistant, monkeypatch: pytest.MonkeyPatch, text: str) -> 
         assistant.processor.weave.tokenizer.eos
     ]
 
-    def generate(input_ids: torch.Tensor, streamer: Any = None, **_: Any) -> torch.Tensor:
-        rows = torch.tensor([ids] * len(input_ids))
-        if streamer is not None:
-            streamer.put(input_ids)
-            for i in ids:
-                streamer.put(torch.tensor([i]))
-            streamer.end()
-        done = _["stopping_criteria"][0]
-        done(torch.cat([input_ids, rows], 1), None)
-        return torch.cat([input_ids, rows], 1)
+    @dataclass
+    class Text:
+        written: int = 0
 
-    monkeypatch.setattr(assistant.model, "generate", generate)
+    class Saying(OneByOne):
+        def __init__(self) -> None:
+            self.token_bytes = 1
+
+        def open(self, room: int) -> Text:  # type: ignore[override]
+            return Text()
+
+        def run(self, texts: Any, embeddings: Any) -> torch.Tensor:
+            said = torch.zeros(len(texts), assistant.model.vocab_size)
+            for row, text in zip(said, texts, strict=True):
+                row[ids[text.written]] = 1
+                text.written += 1
+            return said
+
+    monkeypatch.setattr(type(assistant.decoder), "runner", Saying())
 
 
 def test_answers_carry_regions_streamed_or_not(

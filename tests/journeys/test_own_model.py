@@ -42,9 +42,7 @@ def rows(folder: Path, count: int = 40) -> Path:
         asked = {"from": "human", "value": f"<image>\n{ASKED}"}
         told = {"from": "gpt", "value": f"It is {colour}."}
         found.append({"id": i, "image": f"pictures/{i}.png", "conversations": [asked, told]})
-    # `chat` and the server put no line end between a picture and its question.
-    held = json.dumps(found[:3]).replace("<image>\\n", "<image>")
-    (folder / "held-out.json").write_text(held)
+    (folder / "held-out.json").write_text(json.dumps(found[:3]))
     found[7]["image"] = "pictures/gone.png"
     found[29]["conversations"][1]["value"] = " "
     (folder / "rows.json").write_text(json.dumps(found))
@@ -69,7 +67,10 @@ def test_from_parts_to_a_model_that_answers_the_same_at_every_door(
     monkeypatch.chdir(tmp_path / "mine")
     page = Path("README.md").read_text()
     commands = [shlex.split(one) for one in re.findall(r"^omnimix (.*)$", page, re.M)]
-    check, train, chat = commands
+    check, train, chat, evaluate = commands
+    # The model of the recipe answers before it has learned anything.
+    untrained = ["evaluate", "recipe.yaml", *evaluate[2:], "--json", "--max-new-tokens", "4"]
+    assert json.loads(say(*untrained))["n"] == 2
     faults_are_named_and_mended(check, data)
     trained_in_two_stages(train)
 
@@ -95,6 +96,7 @@ def test_from_parts_to_a_model_that_answers_the_same_at_every_door(
         auto, processor = AutoModel.from_pretrained(name), AutoProcessor.from_pretrained(name)
         assert isinstance(auto, MultimodalLM)
         assert answer(Assistant(auto.eval(), processor), picture)[1] == ids
+        assert generated(auto, processor, picture) == list(ids)
     assert served(elsewhere, picture) == first
     predicted_and_scored(data.with_name("held-out.json"), first)
 
@@ -127,6 +129,21 @@ def trained_in_two_stages(train: list[str]) -> None:
     assert not Path("run/dropped.jsonl").exists()
 
 
+def generated(model: Any, processor: Any, picture: Path) -> list[int]:
+    """What transformers' own calls write."""
+    content = [{"type": "image", "path": str(picture)}, {"type": "text", "text": ASKED}]
+    batch = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    written = model.generate(**batch, max_new_tokens=6, do_sample=False)
+    new: list[int] = written[0, batch["input_ids"].shape[1] :].tolist()
+    return new
+
+
 def predicted_and_scored(data: Path, first: str) -> None:
     """Answers in a file, and their score: that of the answers themselves, taken for right, is 1."""
     say("predict", "model", str(data), "--out", "short.jsonl", "--max-new-tokens", "6")
@@ -142,6 +159,8 @@ def predicted_and_scored(data: Path, first: str) -> None:
     for name in ("model", "merged"):
         scored = say("evaluate", name, "--data", str(data), "--metric", "exact", "--json")
         assert json.loads(scored)["score"] == 1
+    swapped = ("--metric", "exact", "--swap-pictures", "--json")
+    assert json.loads(say("evaluate", "model", "--data", str(data), *swapped))["swapped"] is True
 
 
 def served(folder: Path, picture: Path) -> str:

@@ -180,3 +180,28 @@ def test_unknown_styles_and_roles() -> None:
         templates.named("sphnx")
     with pytest.raises(SampleError, match="unknown role 'robot'"):
         Turn("robot", ("a",))
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        ((PICTURE, "Q"), "<hole>|Q"),
+        ((PICTURE, "\n Q"), "<hole>|Q"),
+        ((PICTURE, "\n", Media.image("b.png"), "\nQ"), "<hole>|<hole>|Q"),
+        (("Q ", PICTURE, " R"), "Q <hole> R"),
+        ((PICTURE,), "<hole>"),
+        ((PICTURE, "\n"), "<hole>"),
+        (("Q",), "Q"),
+    ],
+)
+def test_a_picture_and_a_question_are_put_together_in_one_way(content: object, shown: str) -> None:
+    words = {"base": "plain", "media_separator": "|", "user": {"after": ""}}
+    style = Template.model_validate(templates.resolve(words))
+    assert style.assistant == templates.named("plain").assistant
+    asked = Sample((Turn("user", content),), "talk")  # type: ignore[arg-type]
+    assert written(style.pieces(asked, True)) == f"<bos>{shown}A:"
+
+
+def test_a_base_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown template 'plane'; did you mean 'plain'"):
+        templates.resolve({"base": "plane"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
-from omnimix.serve.engine import OneAtATime, limited
+from omnimix.serve.engine import OneAtATime, Piece, limited, whole
 from omnimix.serve.fetch import Fetched, Fetcher
 from omnimix.serve.items import ItemReader
 from omnimix.types import Box, Media, Sample, Turn
@@ -217,7 +217,8 @@ def test_refusals(
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert says in error["message"], error
-    assert error.keys() == {"message", "what", "where", "hint"} and error["hint"]
+    words = {"message", "type", "param", "code", "what", "where", "hint"}
+    assert error.keys() == words and error["hint"]
     assert str(root) not in answer.text, "no folder of ours is told"
 
 
@@ -276,11 +277,16 @@ class Broken:
 
     def __init__(self, assistant: Assistant) -> None:
         self.name = "broken"
+        self.processor = assistant.processor
         self.recipe = assistant.processor.recipe
         self.closed = False
 
-    async def generate(self, sample: Sample, options: Options) -> Answer:
+    async def stream(self, sample: Sample, options: Options) -> AsyncGenerator[Piece, None]:
         raise RuntimeError("a secret of the house")
+        yield Piece()
+
+    async def generate(self, sample: Sample, options: Options) -> Answer:
+        return await whole(self.stream(sample, options))
 
     def health(self) -> dict[str, Any]:
         return {"broken": True}
@@ -305,7 +311,7 @@ def test_a_full_house_says_so(assistant: Assistant) -> None:
     settings = Settings(max_waiting=0)
     with TestClient(create_app(OneAtATime(assistant, "tiny"), settings)) as client:
         answer = client.post("/generate", json=ask("Hello"))
-    assert answer.status_code == 503 and answer.headers["retry-after"] == "5"
+    assert answer.status_code == 429 and answer.headers["retry-after"] == "5"
 
 
 def test_the_shipped_model_answers(tmp_path: Path) -> None:

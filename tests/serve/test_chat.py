@@ -176,7 +176,7 @@ def test_the_way_out_fits_the_fault(client: TestClient, body: dict[str, Any], hi
 
 def test_every_row_of_the_table_is_mounted(client: TestClient) -> None:
     paths = {WIRES.load(name).path for name in WIRES}
-    assert paths == set(client.get("/health").json()["paths"])
+    assert paths <= set(client.get("/health").json()["paths"])
     for path in paths:
         assert client.post(path, json={}).status_code == 400
         assert client.get(path).status_code == 405

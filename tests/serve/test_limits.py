@@ -21,7 +21,9 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import MediaError
 from omnimix.generate.assistant import Assistant
-from omnimix.serve.app import _MOST_OBJECTS, _MOST_VALUES, _body, _Refused, create_app
+from omnimix.serve.answers import Refused
+from omnimix.serve.app import create_app
+from omnimix.serve.bodies import _MOST_OBJECTS, _MOST_VALUES, _read
 from omnimix.serve.engine import OneAtATime
 from omnimix.serve.items import _inline
 from omnimix.serve.limits import BodyLimit, HostCheck
@@ -133,8 +135,8 @@ async def ask(app: Any, size: int) -> int:
 def test_json_is_told_before_it_is_parsed(content: bytes) -> None:
     headers = [(b"content-type", b"application/json")]
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers})
-    with pytest.raises(_Refused) as caught:
-        _body(request, content, "{}")
+    with pytest.raises(Refused) as caught:
+        _read(request, content, "{}")
     assert caught.value.response.status_code == 400
 
 

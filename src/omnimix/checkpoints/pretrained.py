@@ -191,6 +191,9 @@ def filled(
     pairs = _matched(own, tensors, name)
     missing = [n for n in own if n not in pairs and not n.endswith("num_batches_tracked")]
     fresh = [n for n in missing if any(fnmatchcase(n, pattern) for pattern in may_miss)]
+    if len(fresh) < len(missing) and isinstance(spec, EncoderSpec):
+        idle = _idle(spec)
+        fresh = [n for n in missing if n in fresh or n in idle]
     wrong = [f"{n} is missing" for n in missing if n not in fresh]
     wrong += [
         f"{n} is {list(tensors[key].shape)} instead of {list(own[n].shape)}"
@@ -208,6 +211,25 @@ def filled(
     left = tuple(key for key in tensors if key not in used)
     told = tuple(f"{name}.{n}" for n in fresh)
     return FilledPart(name, str(spec.weights), len(pairs), told, left)
+
+
+def _idle(spec: EncoderSpec) -> set[str]:
+    """Names of an encoder's weights that its features do not depend on, such as the norm of a head.
+
+    Read off a gradient on the meta device, where nothing is computed; what cannot be run there has none.
+    """
+    with torch.device("meta"):
+        twin, tile = spec.build().eval(), spec.tile()
+    if tile is None:
+        return set()
+    own = dict(twin.named_parameters())
+    try:
+        total = twin.requires_grad_(True)(tile).sum()
+        slopes = torch.autograd.grad(total, list(own.values()), allow_unused=True)
+    except (RuntimeError, ValueError):
+        return set()
+    found: list[Tensor | None] = list(slopes)
+    return {name for name, slope in zip(own, found, strict=True) if slope is None}
 
 
 def _matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str) -> dict[str, str]:

@@ -128,14 +128,19 @@ def _checks(
     seen: set[str] = set()
     for stage in training.stages:
         styled = processor.with_template(stage.template) if stage.template else processor
-        for part in stage.mixture:
-            words = {"data": part.data.dump(), "style": styled.recipe.template.name}
-            key = json.dumps([words, stage.max_length, part.apart], sort_keys=True, default=str)
+        parts = [(part.data, part.apart) for part in stage.mixture]
+        if stage.validate is not None:
+            parts.append((stage.validate.data, False))
+        for spec, apart in parts:
+            if "slice" in type(spec).model_fields:  # a file that is shared out is looked at whole
+                spec = spec.model_copy(update={"slice": ":"})
+            words = {"data": spec.dump(), "style": styled.recipe.template.name}
+            key = json.dumps([words, stage.max_length, apart], sort_keys=True, default=str)
             if key in seen:  # the same rows in the same style, in an earlier stage
                 continue
             seen.add(key)
-            name = f"{stage.name}: {getattr(part.data, 'path', part.data.kind)}"
-            yield name, Checker(part.data.open(folder), styled, stage.max_length, part.apart)
+            name = f"{stage.name}: {getattr(spec, 'path', spec.kind)}"
+            yield name, Checker(spec.open(folder), styled, stage.max_length, apart)
 
 
 EVERY = 20

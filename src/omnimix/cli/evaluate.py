@@ -55,6 +55,9 @@ def command(
     limit: Annotated[
         int | None, typer.Option(help="Questions of each task (500), or of --data (all).")
     ] = None,
+    rows: Annotated[
+        str, typer.Option("--slice", help="Some of the records of --data; -200: are the last 200.")
+    ] = ":",
     swap_pictures: Annotated[
         bool, typer.Option("--swap-pictures", help="Ask about another question's pictures.")
     ] = False,
@@ -62,6 +65,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered together.", min=1)] = 32,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="With --data, the most tokens of an answer; default what the metric needs.", min=1
+        ),
+    ] = None,
     device: options.Device = None,
     _: Annotated[
         bool,
@@ -78,12 +87,14 @@ def command(
 
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
-    _one_of(benchmark, data, metric, tasks, swap_pictures)
+    _one_of(benchmark, data, metric, tasks, max_new_tokens)
     failed: tuple[str, ...] = ()
     if data is not None:
-        scored = _file(model, data, str(metric), limit, batch_size, device)
-        report, shown = {**scored.to_dict(), "model": model}, records_table(scored, model)
-        failed = scored.failed
+        asked = (data, rows, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
+        scored = _file(model, device, *asked)
+        report = {**scored.to_dict(), "swapped": swap_pictures, "model": model}
+        about = f"{model}, pictures swapped," if swap_pictures else model
+        shown, failed = records_table(scored, about), scored.failed
     else:
         chosen = [word.strip() for word in tasks.split(",") if word.strip()] if tasks else None
         scores = _benchmark(model, str(benchmark), limit, swap_pictures, chosen, batch_size, device)
@@ -100,10 +111,19 @@ def command(
 
 
 def _one_of(
-    benchmark: str | None, data: Path | None, metric: str | None, tasks: str | None, swap: bool
+    benchmark: str | None,
+    data: Path | None,
+    metric: str | None,
+    tasks: str | None,
+    max_new_tokens: int | None,
 ) -> None:
     """Either a benchmark with its options or records with theirs."""
     if data is None:
+        if benchmark is not None and max_new_tokens is not None:
+            raise OmnimixError(
+                "--max-new-tokens is a matter of --data; a benchmark brings its own",
+                hint="leave it out",
+            )
         if benchmark is None or metric is not None:
             raise OmnimixError(
                 "nothing says what the model is asked"
@@ -121,7 +141,6 @@ def _one_of(
     for option, given in (
         ("a benchmark", benchmark is not None),
         ("--tasks", tasks is not None),
-        ("--swap-pictures", swap),
     ):
         if given:
             raise OmnimixError(
@@ -158,20 +177,33 @@ def _benchmark(
 
 
 def _file(
-    model: str, path: Path, name: str, limit: int | None, batch_size: int, device: str | None
+    model: str,
+    device: str | None,
+    path: Path,
+    rows: str,
+    name: str,
+    limit: int | None,
+    swap: bool,
+    max_new_tokens: int | None,
+    batch_size: int,
 ) -> Scored:
+    from omnimix.evaluate.asking import Swapped
     from omnimix.evaluate.records import open_records, score_records
     from omnimix.generate.assistant import load
+    from omnimix.generate.decoding import Options
     from omnimix.registry import MEASURES
 
-    measure, source = MEASURES.load(name)(), open_records(path)
+    measure, source = MEASURES.load(name)(), open_records(path, rows)
+    if swap:
+        source = Swapped(source, min(source.length or 0, limit or source.length or 0))
+    chosen = Options(max_new_tokens) if max_new_tokens is not None else None
     assistant = load(model, device)
     with bars() as step:
 
         def progress(done: int, total: int) -> None:
             step(path.name, done, total)
 
-        return score_records(assistant, source, measure, name, limit, batch_size, progress)
+        return score_records(assistant, source, measure, name, limit, batch_size, progress, chosen)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,12 +67,12 @@ def _write(
         "template": "tokenizer",
         "modalities": modalities,
     }
-    words["template"] = _style(words, base)
+    words["template"] = {"base": _style(words, base), "media_separator": "\n"}
     if lora:
         words["adapters"] = [{"part": "language", "r": 16, "lora_alpha": 32, "lora_dropout": 0.05}]
     _proven(words, base)
     (folder / "recipe.yaml").write_text(_recipe_text(words))
-    rows = [(os.path.relpath(file.resolve(), base), _rows(file)) for file in data]
+    rows = [(os.path.relpath(file.resolve(), base), _rows(file, base)) for file in data]
     (folder / "train.yaml").write_text(_training_text(base.name, rows, lora))
     (folder / "README.md").write_text(_readme(base.name, folder, data[0], "image" in modalities))
 
@@ -176,8 +177,10 @@ def _proven(words: dict[str, Any], base: Path) -> None:
 
 _COMMENTS = {
     "language:": "brings its configuration, tokenizer and special tokens",
-    "template: tokenizer": "the prompt style of the tokenizer's chat template",
-    "template: plain": "a style of omnimix; others: `ls prompts/templates`, or your own words",
+    "template:": "how a conversation is written",
+    "  base: tokenizer": "the prompt style of the tokenizer's chat template",
+    "  base: plain": "a style of omnimix, since the tokenizer gives none; your own words go here",
+    '  media_separator: "\\n"': "between a picture and its question, whoever asks; as LLaVA's rows have it",
     "modalities:": "the senses; `omnimix show recipe.yaml` counts their tokens",
     "adapters:": "LoRA beside the language model's linear layers",
 }
@@ -187,34 +190,70 @@ def _recipe_text(words: dict[str, Any]) -> str:
     from omnimix import config
 
     lines = [f"# {words['name']}: a model over pretrained parts. Names are counted from this file."]
-    for line in config.to_yaml(words).splitlines():
+    text = config.to_yaml(words).replace("media_separator: '\n\n    '", 'media_separator: "\\n"')
+    for line in text.splitlines():
         comment = _COMMENTS.get(line)
         lines.append(f"{line}  # {comment}" if comment else line)
     return "\n".join(lines) + "\n"
 
 
-def _rows(file: Path) -> int | None:
-    """How many rows a JSON file has, as far as that is quickly told."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        found = json.loads(text) if file.suffix == ".json" else text.split("\n")
-    except (OSError, ValueError):
-        return None
-    return sum(1 for row in found if row) if isinstance(found, list) else None
+def _rows(file: Path, base: Path) -> int:
+    """How many rows a file has; they are opened as training will open them."""
+    from omnimix.data.rows import RowsSpec
+
+    return RowsSpec(path=str(file.resolve())).open(base).length or 0
 
 
-def _training_text(name: str, rows: list[tuple[str, int | None]], lora: bool) -> str:
-    # A step sees a twentieth of the rows, and at most as many as the published stages do.
-    count = sum(number or 0 for _, number in rows)
-    batch = 1
-    while batch < 64 and batch * 40 <= count:
+HELD = 20
+"""One row in so many is held out to validate with."""
+
+MOST_HELD = 200
+
+
+def _held_out(count: int) -> int:
+    """How many rows at the end of a file are held out; a file of a few rows is learned whole."""
+    return min(MOST_HELD, count // HELD)
+
+
+LEAST_STEPS = 100
+"""Steps below which hardly anything is learned."""
+
+MOST_EPOCHS = 10
+"""Rounds beyond which rows are rather learned by heart."""
+
+
+def _length(count: int) -> tuple[int, int]:
+    """Rows of a step and rounds over the rows: large steps as published ones have, if the rows give enough of them."""
+    batch = 8
+    while batch < 128 and batch * 2 * LEAST_STEPS <= count:
         batch *= 2
-    parts = max(1, batch // 8)
-    mixture = "\n".join(f"      - data: {{kind: rows, path: {path}}}" for path, _ in rows)
-    length = "    order: shuffled\n    num_train_epochs: 1"
+    batch = min(batch, 1 << (max(count, 1).bit_length() - 1))
+    return batch, max(1, min(MOST_EPOCHS, -(-LEAST_STEPS * batch // max(count, 1))))
+
+
+def _training_text(name: str, rows: list[tuple[str, int]], lora: bool) -> str:
+    left = [(path, _held_out(count)) for path, count in rows]
+    batch, epochs = _length(sum(count for _, count in rows) - sum(held for _, held in left))
+    mixture = "\n".join(
+        f"      - data: {{path: {json.dumps(path)}" + (f', slice: ":-{held}"}}' if held else "}")
+        for path, held in left
+    )
+    path, held = max(left, key=lambda pair: pair[1])
+    rest = f"""    mixture:
+{mixture}
+    order: shuffled
+    num_train_epochs: {epochs}
+    batch_size: {batch}
+    gradient_accumulation_steps: {max(1, batch // 8)}
+    schedule: {{warmup_ratio: 0.03}}
+"""
+    if held:
+        rest += f"""    validate:  # the last {held} rows of the file, which are not learned: let them be like the others
+      data: {{path: {json.dumps(path)}, slice: "-{held}:"}}
+"""
     learns = "[connectors, adapters]" if lora else "[connectors, language]"
-    rate = "2.0e-4" if lora else "2.0e-5"
-    return f"""# Two stages: the connector learns to speak to the frozen language model, then {"adapters" if lora else "the language model"} learn{"" if lora else "s"} with it.
+    who = "adapters learn" if lora else "the language model learns"
+    return f"""# Two stages: the connector learns to speak to the frozen language model, then {who} with it.
 #     omnimix train train.yaml
 name: {name}
 recipe: recipe.yaml
@@ -223,28 +262,21 @@ seed: 0
 stages:
   - name: connector
     trainable: [connectors]
-    mixture:
-{mixture}
-{length}
-    batch_size: {batch}
-    gradient_accumulation_steps: {parts}
     optimizer: {{lr: 1.0e-3, weight_decay: 0.0}}
-    schedule: {{warmup_ratio: 0.03}}
-  - name: {"lora" if lora else "full"}
+{rest}  - name: {"lora" if lora else "full"}
     trainable: {learns}
-    mixture:
-{mixture}
-{length}
-    batch_size: {batch}
-    gradient_accumulation_steps: {parts}
-    optimizer: {{lr: {rate}, weight_decay: 0.0}}
-    schedule: {{warmup_ratio: 0.03}}
-"""
+    optimizer: {{lr: {"2.0e-4" if lora else "2.0e-5"}, weight_decay: 0.0}}
+{rest}"""
 
 
 def _readme(name: str, folder: Path, data: Path, sees: bool) -> str:
-    picture = _picture(data, folder.resolve()) if sees else None
-    asked = f" --image {picture}" if picture else ""
+    base = folder.resolve()
+    held = _held_out(_rows(data, base))
+    picture, question = _first(data) if sees else (None, None)
+    asked = f" --image {shlex.quote(os.path.relpath(picture, base))}" if picture else ""
+    said = shlex.quote(question or "What is this?")
+    file = shlex.quote(os.path.relpath(data.resolve(), base))
+    held_out = f' --slice="-{held}:"' if held else ""
     return f"""# {name}
 
 `recipe.yaml` says what the model is made of, `train.yaml` how it learns. In this folder:
@@ -252,22 +284,34 @@ def _readme(name: str, folder: Path, data: Path, sees: bool) -> str:
 ```bash
 omnimix check train.yaml
 omnimix train train.yaml
-omnimix chat run/model{asked} --ask "What is this?"
+omnimix chat run/model{asked} --ask {said}
 ```
 
-`run/model` is whole: it opens anywhere, without the parts that it was made from.
+How much of it is right, {f"on the {held} rows that are held out" if held else "on the rows themselves"} (`recipe.yaml` in place of
+`run/model` asks the untrained model, `--swap-pictures` what the words alone give away):
+
+```bash
+omnimix evaluate run/model --data {file}{held_out} --metric exact
+```
+
+`run/model` is whole: it opens anywhere, without the parts that it was made from. `omnimix serve run/model` answers
+over HTTP.
 """
 
 
-def _picture(data: Path, base: Path) -> str | None:
-    """A picture of the first rows, as the folder names it."""
-    try:
-        text = data.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if data.suffix == ".json" else [json.loads(text.split("\n")[0])]
-    except (OSError, ValueError):
-        return None
-    for row in rows[:50] if isinstance(rows, list) else ():
-        name = row.get("image") if isinstance(row, dict) else None
-        if isinstance(name, str) and (data.parent / name).is_file():
-            return os.path.relpath((data.parent / name).resolve(), base)
-    return None
+def _first(data: Path) -> tuple[Path | None, str | None]:
+    """A picture and a question out of the first rows."""
+    from omnimix.data.rows import read_rows
+
+    source = read_rows(data)
+    for index in range(min(50, source.length or 0)):
+        try:
+            sample = source[index]
+        except OmnimixError:
+            continue
+        picture = next((Path(m.label) for m in sample.media("image")[:1] if m.label), None)
+        asked = next((t.text().strip() for t in sample.turns if t.role == "user"), "")
+        for place in (picture, picture and data.parent / picture):
+            if place is not None and place.is_file() and "\n" not in asked:
+                return place.resolve(), asked
+    return None, None

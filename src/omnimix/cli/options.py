@@ -6,7 +6,12 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-Model: TypeAlias = Annotated[str, typer.Argument(help="A shipped model's name, or a model folder.")]
+Model: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        help="A shipped model's name, a model folder, or the file of a recipe over pretrained parts."
+    ),
+]
 Boxes: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--box", metavar="X1 Y1 X2 Y2", help="A box on the last picture, in pixels."),

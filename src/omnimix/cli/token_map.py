@@ -63,8 +63,8 @@ def drawn(processor: Processor, sequence: Sequence) -> Text:
     """Text in the terminal's own colour, learned text bold green, holes by name and size."""
     styles = {"learned": "bold green", "item": "bold magenta", "text": ""}
     result = Text()
-    for kind, text in spans(processor, sequence):
-        result.append(text.replace("\n", "⏎\n"), style=styles[kind])
+    for span in spans(processor, sequence):
+        result.append(span.text.replace("\n", "⏎\n"), style=styles[span.kind])
     share = f"\n{len(sequence)} tokens, {sequence.targets} of them learned"
     if processor.weave.context is not None:
         share += f", context {processor.weave.context}"

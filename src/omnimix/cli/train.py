@@ -35,6 +35,13 @@ def command(
             help="Where the newest checkpoint is damaged, go on from the whole one before it.",
         ),
     ] = False,
+    prove_resume: Annotated[
+        bool,
+        typer.Option(
+            "--prove-resume",
+            help="Read the batches around the newest checkpoint again and compare their hashes; nothing is trained.",
+        ),
+    ] = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the training files' JSON schema.")
     ] = False,
@@ -50,6 +57,12 @@ def command(
     if file is None:
         shipped = ", ".join(sorted(path.name for path in settings.FOLDER.glob("*.train.yaml")))
         raise OmnimixError("no training file is named", hint=f"shipped are {shipped}")
+    if prove_resume:
+        from omnimix.train.proving import prove
+
+        if not prove(file, override or [], out, typer.echo):
+            raise typer.Exit(1)
+        return
     from omnimix.train.run import train
     from omnimix.train.stopping import Stopped
 

@@ -38,6 +38,7 @@ class Batch(BatchFeature):  # type: ignore[misc]
         ids: of the samples.
         targets: number of learned tokens that the loss sees.
         right: whether padding stands on the right, where causal attention needs no mask.
+        digest: of its records, where it is one of a training run (`omnimix.data.mixture.summed`).
     """
 
     input_ids: Int[Tensor, "batch tokens"]
@@ -56,6 +57,7 @@ class Batch(BatchFeature):  # type: ignore[misc]
         right: bool = True,
     ) -> None:
         self.ids, self.targets, self.right = ids, targets, right
+        self.digest = 0
         super().__init__(data, tensor_type)
 
     def __getattr__(self, name: str) -> Any:

@@ -42,9 +42,12 @@ def completed(words: Mapping[str, Any], folders: Sequence[Path], where: str) -> 
     for path, part, table, modality in _parts(found):
         with _at(f"{where}: {path}.weights"):
             _part(part, table, modality, folders)
-    if found.get("template") == TOKENIZER:
+    style = found.get("template")
+    over = style if isinstance(style, dict) else {}
+    if TOKENIZER in (style, over.get("base")):
         with _at(f"{where}: template"):
-            found["template"] = _template(found.get("tokenizer"), folders)
+            read = _template(found.get("tokenizer"), folders)
+        found["template"] = read | {word: own for word, own in over.items() if word != "base"}
     return found
 
 

@@ -285,6 +285,7 @@ def schema() -> dict[str, Any]:
         },
     )
     definitions = whole.pop("$defs")
+    definitions["Template"]["properties"]["base"] = {"type": "string"}
     definitions["Template"] = {"anyOf": [definitions["Template"], {"enum": styles()}]}
     # A recipe over another says what differs, so that only its outermost words can be told.
     words = dict.fromkeys(whole["properties"], True) | {"base": {"type": "string"}}

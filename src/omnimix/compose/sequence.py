@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -80,6 +82,19 @@ class Sequence:
     def targets(self) -> int:
         """Number of learned tokens."""
         return int((self.labels != IGNORE).sum())
+
+    def digest(self) -> str:
+        """A hash of all that a model gets of it."""
+        found = blake2b(digest_size=16)
+        for array in (self.ids, self.labels, self.owner):
+            found.update(np.ascontiguousarray(array).data)
+        for name, items in self.items.items():
+            for item in items:
+                found.update(f"{name} {item.tokens} {item.size} {item.on}".encode())
+                for tensor in item.inputs:
+                    found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                    found.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        return found.hexdigest()
 
     @property
     def positions(self) -> Int[np.ndarray, "n"]:

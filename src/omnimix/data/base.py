@@ -38,6 +38,10 @@ class Source(abc.ABC):
         sample = self[index]
         return bool(sample.media()), sum(len(turn.text().split()) for turn in sample.turns)
 
+    def files(self) -> list[Path] | None:
+        """The files that its records are read from; None where they are not known."""
+        return None
+
     def batch_kind(self, index: int) -> str:
         """Records of a batch are of one kind where the order is `by_kind`; here all are of one."""
         return ""

@@ -62,6 +62,10 @@ class Rows(Sequence[Any], abc.ABC):
     def where(self, index: int) -> str:
         """Where a row stands, for messages."""
 
+    def files(self) -> list[Path] | None:
+        """The files that rows are read from; None where they are in memory."""
+        return [self.path]
+
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -273,14 +277,17 @@ class _Tables(Rows):
         needed("pyarrow", "data", path)
         self.path = path
         self.folder = path.parent
-        self.files = [path] if path.is_file() else sorted(path.rglob(f"*.{self.ending}"))
-        if not self.files:
+        self.found = [path] if path.is_file() else sorted(path.rglob(f"*.{self.ending}"))
+        if not self.found:
             raise SampleError(f"the folder holds no file .{self.ending}", where=str(path))
         self._begin()
 
     @abc.abstractmethod
     def _begin(self) -> None:
         """Open the files."""
+
+    def files(self) -> list[Path] | None:
+        return self.found
 
     def where(self, index: int) -> str:
         return f"{self.path.name}: row {index + 1}"
@@ -301,7 +308,7 @@ class ArrowRows(_Tables):
     def _begin(self) -> None:
         import pyarrow
 
-        tables = [_table(file) for file in self.files]
+        tables = [_table(file) for file in self.found]
         self.table = pyarrow.concat_tables(tables, promote_options="default")
 
     def __len__(self) -> int:
@@ -334,7 +341,7 @@ class ParquetRows(_Tables):
         from pyarrow import parquet
 
         try:
-            self.open = [parquet.ParquetFile(file, memory_map=True) for file in self.files]
+            self.open = [parquet.ParquetFile(file, memory_map=True) for file in self.found]
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise SampleError(f"not a Parquet file ({error})", where=str(self.path)) from None
         self.groups = [

@@ -11,8 +11,9 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 from zlib import crc32
@@ -101,10 +102,19 @@ class Mixture:
         which = order[inside]
         return which, block * counts[which] + order[:inside].count(which)
 
+    def entry(self, place: int) -> tuple[int, int]:
+        """The dataset that stands at a place, and which of its records."""
+        which, index = self._choose(place)
+        return which, self._record(which, index)
+
     def _take(self, which: int, index: int) -> Sample:
+        return self.sources[which][self._record(which, index)]
+
+    def _record(self, which: int, index: int) -> int:
+        """The record that a dataset gives when it is asked for the `index`-th time."""
         source = self.sources[which]
         if source.length is None:
-            return source[index]
+            return index
         epoch, inside = divmod(index, source.length)
         key = (which, epoch)
         if key not in self._orders:
@@ -112,7 +122,7 @@ class Mixture:
             random.Random(f"{self.seed}/order/{which}/{epoch}").shuffle(order)
             self._orders = {k: v for k, v in self._orders.items() if k[0] != which}
             self._orders[key] = order
-        return source[self._orders[key][inside]]
+        return self._orders[key][inside]
 
 
 BLOCK = 1000
@@ -198,17 +208,30 @@ class Batches(Dataset[Read]):
         sequences: list[Sequence] = []
         dropped: list[str] = []
         rank, world = self.share
-        places = self.places(n)[rank::world]
-        for place in places:
+        digests: list[str] = []
+        for k, place in list(enumerate(self.places(n)))[rank::world]:
             try:
                 sequences.append(self._woven(place, self.draw(n, place)))
+                digests.append(f"{self.first + n}/{k}/{sequences[-1].digest()}")
             except OmnimixError as error:
                 dropped.append(error.sentence())
+        return self._collated(sequences, digests), dropped
+
+    def order(self, workers: int = 0) -> Iterable[Any] | None:
+        """What `__getitem__` is asked for, one after another; None for the numbers from 0."""
+        return None
+
+    def state(self, n: int) -> dict[str, Any]:
+        """What stands before batch `n` that its number does not say."""
+        return {}
+
+    def _collated(self, sequences: list[Sequence], digests: list[str]) -> Batch | None:
+        """A batch that carries what its hash is made of."""
         if not sequences:
-            return None, dropped
-        return self.processor.batch(
-            sequences, pack=self.pack, multiple=1 if self.pack else 16
-        ), dropped
+            return None
+        batch = self.processor.batch(sequences, pack=self.pack, multiple=1 if self.pack else 16)
+        batch.digest = summed(digests)
+        return batch
 
     def draw(self, n: int, place: int) -> int:
         """The number that everything is drawn with which is left to chance in a record of batch `n`.
@@ -224,17 +247,22 @@ class Batches(Dataset[Read]):
         with reading("a record"):
             sample = drawn(self.mixture[place], draw)
         with reading(sample.id):
-            return self._woven_sample(place, sample)
+            if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
+                return weave_apart(self.processor.weave, sample)
+            return self._woven_sample(sample, self.mixture.source(place))
 
-    def _woven_sample(self, place: int, sample: Sample) -> Sequence:
-        if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
-            return weave_apart(self.processor.weave, sample)
-        source = self.mixture.source(place)
+    def _woven_sample(self, sample: Sample, source: Source) -> Sequence:
         most = source.max_length if self.max_length is None else self.max_length
         # Where text is cut, an answer may be cut away; its record then teaches nothing.
         return self.processor.weave(
             sample, max_length=most, target=most is None, cuts_items=source.cuts_items
         )
+
+
+def summed(digests: Iterable[str]) -> int:
+    """One number of records that say where in a batch they stand, in whatever order: ranks add up theirs."""
+    parts = (blake2b(one.encode(), digest_size=16).digest() for one in digests)
+    return sum(int.from_bytes(one, "little") for one in parts) % 2**128
 
 
 def drawn(sample: Sample, number: int) -> Sample:
@@ -258,6 +286,7 @@ def _first(values: list[Read]) -> Read:
 
 
 def _begin(_: int) -> None:
+    """What a process that prepares data does first."""
     torch.set_num_threads(1)  # workers prepare pictures; the main process has the cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's, which saves first
     # So is SIGTERM, which schedulers send to all processes of a job; the parent's own ends the worker.
@@ -278,6 +307,7 @@ def loader(batches: Batches, workers: int, pin: bool = False) -> Iterator[Read]:
             batches,
             batch_size=1,
             shuffle=False,
+            sampler=batches.order(workers),
             num_workers=workers,
             collate_fn=_first,
             prefetch_factor=4 if workers else None,

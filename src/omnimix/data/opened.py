@@ -40,6 +40,9 @@ class ListedRows(Rows):
     def where(self, index: int) -> str:
         return f"{self.path.name}: row {index + 1}"
 
+    def files(self) -> list[Path] | None:
+        return None
+
     def _row(self, index: int) -> Any:
         return self.rows[index]
 
@@ -63,6 +66,10 @@ class JoinedRows(Rows):
     def where(self, index: int) -> str:
         return self._at(index, lambda part, i: part.where(i))
 
+    def files(self) -> list[Path] | None:
+        found = [part.files() for part in self.parts]
+        return None if None in found else [file for files in found for file in files or ()]
+
     def _row(self, index: int) -> Any:
         return self._at(index, lambda part, i: part[i])
 
@@ -84,6 +91,24 @@ def open_rows(path: Path) -> Rows:
         what = f"cannot read the file ({error.strerror})"
         raise SampleError(what, where=str(path), hint=_HINT) from None
     return _file(path, head)
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The files of a folder, of a pattern, or the file itself, none of them opened.
+
+    Raises:
+        SampleError: nothing there.
+    """
+    if any(sign in path.name for sign in "*?[") and not path.exists():
+        found = sorted(path.parent.glob(path.name))
+    elif path.is_dir():
+        named = (sorted(path.rglob(pattern)) for pattern in _FOLDERS)
+        found = next((files for files in named if files), [])
+    else:
+        found = [path] if path.is_file() else []
+    if not found:
+        raise SampleError("there is no file of rows", where=str(path), hint=_HINT)
+    return found
 
 
 def _file(path: Path, head: bytes) -> Rows:

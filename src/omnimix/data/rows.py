@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from omnimix.config import Spec, part
 from omnimix.data.base import Source, SourceSpec
 from omnimix.data.containers import Rows, reading
-from omnimix.data.opened import ListedRows, open_rows
+from omnimix.data.opened import ListedRows, open_rows, shards_of
 from omnimix.data.roots import MediaWord, Roots, is_none
+from omnimix.data.streams import BUFFER, FileStream, IterableStream
 from omnimix.errors import OmnimixError, SampleError
 from omnimix.registry import FORMATS
 from omnimix.types import Sample
@@ -130,24 +132,33 @@ class RowSource(Source):
     """Rows are read when they are asked for, media when the sample is woven."""
 
     def __init__(
-        self, rows: Rows, form: RowFormat | None = None, roots: Roots | None = None
+        self,
+        rows: Rows,
+        form: RowFormat | None = None,
+        roots: Roots | None = None,
+        places: range | None = None,
     ) -> None:
         self.rows = rows
         self.path = rows.path
         self.form = form or format_of(rows)
         self.roots = roots or Roots(rows.folder)
-        self.length = len(rows)
+        self.places = range(len(rows)) if places is None else places
+        self.length = len(self.places)
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self.rows):
+        if not 0 <= index < len(self.places):
             raise IndexError(index)
-        where = self.rows.where(index)
+        place = self.places[index]
+        where = self.rows.where(place)
         with reading(where):
-            return self.form.read(self.rows[index], self.roots, where)
+            return self.form.read(self.rows[place], self.roots, where)
 
     def where(self, index: int) -> str:
         """A row's place in its file."""
-        return self.rows.where(index)
+        return self.rows.where(self.places[index])
+
+    def files(self) -> list[Path] | None:
+        return self.rows.files()
 
 
 class RowsSpec(SourceSpec):
@@ -160,32 +171,105 @@ class RowsSpec(SourceSpec):
         media: the folder that paths of items are relative to, several that are tried in turn, or a map from the
             beginning of a path to the folder it stands for; default the folder of the file. Absolute paths
             are read where they lead into one of them, and what leads out is refused.
+        slice: some of the rows as Python writes it, so that one file serves to train and to validate: `:-200`
+            leaves the last 200 out, `-200:` takes them alone.
+        stream: read file after file and hold none of them, for shards that are many or large; needs `max_steps`.
+        shuffle_buffer: of a stream, rows that are read ahead and shuffled among themselves, 1000 by default;
+            0 keeps the order of files and rows.
     """
 
     kind: Literal["rows"] = "rows"
     path: str
     format: Annotated[SerializeAsAny[RowFormat], part(FORMATS)] | None = None
     media: MediaWord = None
+    slice: Annotated[str, Field(pattern=r"^-?\d*:-?\d*$")] = ":"
+    stream: bool = False
+    shuffle_buffer: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _streams(self) -> Self:
+        if self.shuffle_buffer is not None and not self.stream:
+            raise ValueError("shuffle_buffer is of a stream: add stream: true, or leave it out")
+        if self.stream and self.slice != ":":
+            raise ValueError("a stream is not counted: leave out slice, or stream")
+        return self
 
     def open(self, folder: Path) -> Source:
+        if self.stream:
+            files = shards_of(folder / self.path)
+            form = self.format or _first_format(files)
+            opened = partial(_shard, form=form, folder=folder, media=self.media)
+            return FileStream(files, opened, _buffer(self.shuffle_buffer))
         rows = open_rows(folder / self.path)
-        return RowSource(rows, self.format, Roots(folder, self.media, rows.folder))
+        ends = [int(end) if end else None for end in self.slice.split(":")]
+        roots = Roots(folder, self.media, rows.folder)
+        places = range(len(rows))[slice(*ends)]
+        if len(rows) and not places:
+            raise SampleError(
+                f"no row is left of {len(rows)}",
+                where=f"{rows.path.name}: slice {self.slice!r}",
+                hint="take fewer rows out",
+            )
+        return RowSource(rows, self.format, roots, places)
+
+
+def _shard(file: Path, form: RowFormat, folder: Path, media: MediaWord) -> Source:
+    rows = open_rows(file)
+    return RowSource(rows, form, Roots(folder, media, rows.folder))
+
+
+def _sample(form: RowFormat, roots: Roots, row: Any, where: str) -> Sample:
+    return form.read(row, roots, where)
+
+
+def _first_format(files: list[Path]) -> RowFormat:
+    """The format of the first file that can be opened."""
+    for file in files[:LOOKED]:
+        with suppress(SampleError):
+            return format_of(open_rows(file))
+    return format_of(open_rows(files[0]))  # says what is wrong with it
+
+
+def _buffer(rows: int | None) -> int:
+    return BUFFER if rows is None else rows
+
+
+def _streamed(
+    rows: Any, form: RowFormat | None, media: MediaWord, shuffle_buffer: int | None
+) -> Source:
+    if isinstance(rows, str | Path):
+        words = RowsSpec(
+            path=str(rows), format=form, media=media, stream=True, shuffle_buffer=shuffle_buffer
+        )
+        return words.open(Path())
+    if not isinstance(rows, Iterable) or isinstance(rows, Iterator):
+        raise SampleError(
+            f"rows of type {type(rows).__name__} can be read once at most, and a stream goes round",
+            hint="give a list of tables, a Dataset or an IterableDataset, or a path",
+        )
+    form = form or format_of(ListedRows(list(islice(iter(rows), LOOKED))))
+    read = partial(_sample, form, Roots(Path(), media))
+    return IterableStream(rows, read, _buffer(shuffle_buffer))
 
 
 def read_rows(
-    rows: Any, format: str | Mapping[str, Any] | None = None, media: MediaWord = None
+    rows: Any,
+    format: str | Mapping[str, Any] | None = None,
+    media: MediaWord = None,
+    stream: bool = False,
+    shuffle_buffer: int | None = None,
 ) -> Source:
     """Rows as samples, from Python.
 
     Args:
-        rows: a path, a list of tables, or a `Dataset` of the package `datasets`.
-        format, media: as the words of `RowsSpec`.
+        rows: a path, a list of tables, a `Dataset` of the package `datasets`, or anything that is iterated over
+            (an `IterableDataset`), which is read to its end first, or row after row as a `stream`.
+        format, media, stream, shuffle_buffer: as the words of `RowsSpec`.
     """
     form = None if format is None else RowsSpec(path="", format=format).format  # type: ignore[arg-type]
+    if stream:
+        return _streamed(rows, form, media, shuffle_buffer)
     if not isinstance(rows, str | Path) and not hasattr(rows, "__len__"):
-        raise SampleError(
-            f"rows of type {type(rows).__name__} have no length",
-            hint="give a list of tables, a Dataset that is not streamed, or a path",
-        )
+        rows = list(rows)
     found = open_rows(Path(rows)) if isinstance(rows, str | Path) else ListedRows(rows)
     return RowSource(found, form, Roots(Path(), media, found.folder))

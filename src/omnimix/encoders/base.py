@@ -137,6 +137,10 @@ class EncoderSpec(Spec):
         """Patterns of the module's own names that pretrained weights need not hold."""
         return ()
 
+    def tile(self) -> Float[Tensor, "1 3 h w"] | None:
+        """An empty tile of the size that it takes; None where it takes something else than pictures."""
+        return None
+
     @abc.abstractmethod
     def build(self, source: Features | None = None) -> Encoder:
         """The module with fresh weights; opens no file and fetches nothing.

@@ -374,5 +374,8 @@ class TimmEncoder(EncoderSpec):
         """A stem of our own is not in timm's files."""
         return () if self.stem == "patch" else ("trunk.patch_embed.*",)
 
+    def tile(self) -> Float[Tensor, "1 3 h w"]:
+        return torch.zeros(1, 3, self.img_size, self.img_size)
+
     def build(self, source: Features | None = None) -> Encoder:
         return TimmTrunk(self)

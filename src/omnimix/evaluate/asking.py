@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.data.sources import Source
-from omnimix.errors import OmnimixError
+from omnimix.errors import OmnimixError, SampleError
 from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
-from omnimix.types import Sample
+from omnimix.types import Media, Sample
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Reply:
     """What came of one record.
 
     Attributes:
-        row: its number in the data set, from 0.
+        row: its index in the data set; people are told its place in the file.
         sample: the record, its own answer included; None where it could not be read.
         answer: the model's; None where the record could not be asked.
         size: width and height of the question's last picture in pixels, in which regions of the answer lie;
@@ -39,6 +39,59 @@ def question_of(sample: Sample) -> Sample:
     if sample.turns and sample.turns[-1].role == "assistant":
         return replace(sample, turns=sample.turns[:-1])
     return sample
+
+
+FAR = 100
+"""Records among which one with other pictures is looked for."""
+
+
+class Swapped(Source):
+    """Every record with the pictures of the next one that has as many, as a control: what is still right was
+    guessed from the words.
+
+    Args:
+        source: records, of which the first `total` are asked.
+    """
+
+    def __init__(self, source: Source, total: int) -> None:
+        self.inner = source
+        self.length = total
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.inner[index]
+        own = sample.media("image")
+        if not own:
+            raise SampleError("the record has no picture to swap", where=sample.id)
+        if sample.media("region"):
+            raise SampleError("its regions would not lie on another picture", where=sample.id)
+        assert self.length is not None
+        for after in range(1, min(self.length, FAR)):
+            other = (index + after) % self.length
+            try:
+                theirs = self.inner[other].media("image")
+            except OmnimixError:
+                continue  # is named when its own turn comes
+            if len(theirs) == len(own) and _data(theirs) != _data(own):
+                return _with_pictures(sample, dict(zip(map(id, own), theirs, strict=True)))
+        raise SampleError(
+            f"none of the next {FAR} records has {len(own)} pictures, and other ones",
+            where=sample.id,
+        )
+
+    def where(self, index: int) -> str:
+        return self.inner.where(index)
+
+
+def _data(media: Sequence[Media]) -> list[str]:
+    return [str(one.data) for one in media]
+
+
+def _with_pictures(sample: Sample, pictures: Mapping[int, Media]) -> Sample:
+    turns = (
+        replace(turn, content=tuple(pictures.get(id(part), part) for part in turn.content))
+        for turn in sample.turns
+    )
+    return replace(sample, turns=tuple(turns))
 
 
 def ask(
@@ -84,4 +137,10 @@ def _read(
         sample = source[row]
         return Reply(row, sample, None), assistant.weave(question_of(sample), options)
     except OmnimixError as error:
-        return Reply(row, sample, None, error=error.sentence()), None
+        return Reply(row, sample, None, error=placed(source, row, error.sentence())), None
+
+
+def placed(source: Source, row: int, said: str) -> str:
+    """What is wrong with a record, with its place in the file where the sentence does not name it."""
+    where = source.where(row)
+    return said if said.startswith(where) else f"{where}: {said}"

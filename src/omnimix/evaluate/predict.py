@@ -55,8 +55,8 @@ def predict(
 ) -> Predicted:
     """Write the answers to all records, one JSON line each in their order.
 
-    A line is `{"row", "id", "answer", "regions", "finished", "tokens"}`, regions in pixels of the question's
-    last picture, or `{"row", "id", "error"}` where the record could not be asked. Beside the file lies
+    A line is `{"row", "id", "answer", "regions", "finished", "tokens"}`, rows counted from 1, regions in pixels of
+    the question's last picture, or `{"row", "id", "error"}` where the record could not be asked. Beside the file lies
     `NAME.run.json` with what the answers depend on. A run that was killed is gone on with: the whole file is
     then the same as that of one run.
 
@@ -94,7 +94,7 @@ def predict(
 
 def line_of(reply: Reply) -> dict[str, Any]:
     """One line of the file."""
-    head: dict[str, Any] = {"row": reply.row, "id": reply.sample.id if reply.sample else None}
+    head: dict[str, Any] = {"row": reply.row + 1, "id": reply.sample.id if reply.sample else None}
     answer = reply.answer
     if answer is None:
         return head | {"error": reply.error}
@@ -190,6 +190,6 @@ def _summary(out: Path) -> Predicted:
         for line in map(json.loads, file):
             rows += 1
             if (error := line.get("error")) is not None:
-                failed, first = failed + 1, first or f"row {line['row']}: {error}"
+                failed, first = failed + 1, first or error
             empty += line.get("answer") == ""
     return Predicted(rows, failed, empty, first)

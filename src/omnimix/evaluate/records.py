@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from omnimix.data.base import Source
-from omnimix.data.rows import read_rows
+from omnimix.data.rows import RowsSpec
 from omnimix.errors import OmnimixError, SampleError
-from omnimix.evaluate.asking import Reply, ask
+from omnimix.evaluate.asking import Reply, ask, placed
 from omnimix.evaluate.measure import Measure, Reference, Score, reference_of
 from omnimix.evaluate.report import spread, wilson
 from omnimix.generate.answers import Answer
@@ -61,15 +61,18 @@ class Scored:
         return spread(self.score.each)
 
 
-def open_records(path: Path) -> Source:
+def open_records(path: Path, slice: str = ":") -> Source:
     """The records of a file or folder of any format that is found by its rows.
+
+    Args:
+        slice: some of them, as of `RowsSpec`.
 
     Raises:
         SampleError: the file is not there or holds none.
     """
     if not path.exists():
         raise SampleError("there is no such file", where=str(path), hint="name a file of records")
-    return read_rows(path)
+    return RowsSpec.model_validate({"path": str(path.absolute()), "slice": slice}).open(path.parent)
 
 
 def score_records(
@@ -105,7 +108,7 @@ def score_records(
         for reply in replies:
             pair = _pair(reply, measure)
             if isinstance(pair, str):
-                failed.append(f"row {reply.row}: {pair}")
+                failed.append(placed(source, reply.row, pair))
             else:
                 pairs.append(pair)
         if progress is not None:

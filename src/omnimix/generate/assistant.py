@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from omnimix.compose.pointing import readable
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import OmnimixError
-from omnimix.generate import devices, folder
-from omnimix.generate.answers import Answer, Placed, Stream
+from omnimix.generate import devices, folder, untrained
+from omnimix.generate.answers import Answer, Placed, Stream, TokenLogprob
 from omnimix.generate.decoding import Decoder, Options
+from omnimix.generate.engine.core import Request
 from omnimix.generate.stopping import Endings, cut, end_tokens, settled
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import ParsedRegions
@@ -48,6 +50,9 @@ def load(
 ) -> Assistant:
     """A model that ships with omnimix, one from a folder of `save_pretrained`, or a released checkpoint.
 
+    The file of a recipe (`my-model/recipe.yaml`) opens its parts before anything has learned; which of them are
+    fresh is told on stderr.
+
     A released checkpoint is named by its folder or by its id (`prism-dinosiglip+7b`); see
     `omnimix.checkpoints.releases.fetch` for where its files come from.
 
@@ -70,6 +75,20 @@ def load(
     for word in words:
         if (renamed := new_name(("load",), word)) is not None:
             raise OmnimixError(renamed)
+    if str(name_or_folder).endswith((".yaml", ".yml")):
+        odd = [
+            word
+            for word, given in {
+                **words,
+                "parts": parts,
+                "parallel": parallel,
+                "quantization": quantization,
+            }.items()
+            if given
+        ]
+        untrained.check(name_or_folder, odd)
+        chosen, _ = devices.place(device, dtype or torch.float32, None, ProcessGroup())
+        return Assistant(*untrained.read(name_or_folder)).to(chosen, dtype)
     process_group = devices.meet(parallel, quantization)
     with process_group.agreed():
         folder.check_words(name_or_folder, Parts(parts or {}, words))
@@ -97,6 +116,7 @@ class Assistant:
         self.model = model
         self.processor = processor
         self.process_group = process_group or ProcessGroup()
+        self.decoder = Decoder(model, self.process_group)
 
     @property
     def device(self) -> torch.device:
@@ -175,7 +195,7 @@ class Assistant:
         options: Options | None = None,
         **generation: Any,
     ) -> list[Answer]:
-        """Answers in the order of the conversations; those of like length are written together."""
+        """Answers in the order of the conversations; as many as `batch_size` are written together."""
         options = (options or Options()).but(generation)
         woven = [self.weave(conversation, options) for conversation in conversations]
         return self.write_many(woven, batch_size, options)
@@ -185,21 +205,17 @@ class Assistant:
     ) -> list[Answer]:
         """Answers to conversations that `weave` made tokens of, in their order."""
         options = options or Options()
-        order = sorted(range(len(woven)), key=lambda i: len(woven[i]))
-        answers: dict[int, Answer] = {}
-        for start in range(0, len(order), max(batch_size, 1)):
-            chosen = order[start : start + max(batch_size, 1)]
-            written = self._write([woven[i] for i in chosen], options)
-            answers.update(zip(chosen, written, strict=True))
-        return [answers[i] for i in range(len(woven))]
+        endings = self.endings(options)
+        written = self.decoder.write(woven, options, endings, batch_size)
+        pairs = zip(woven, written, strict=True)
+        return [self.answer_of(one, each, endings.stops) for each, one in pairs]
 
     def stream(
         self, conversation: Conversation, options: Options | None = None, **generation: Any
     ) -> Stream:
         """The text of `reply`, piece by piece; closing the iterator ends the writing.
 
-        The model writes in a thread of its own, so that the caller can be interrupted between pieces. What
-        has been written so far, its regions included, is at any time the stream's `answer`.
+        What has been written so far, its regions included, is at any time the stream's `answer`.
 
         Args:
             options: how it is written, where the keywords do not say.
@@ -215,29 +231,42 @@ class Assistant:
         return Stream(self._pieces(woven, options, ids), answer)
 
     def _pieces(self, woven: Woven, options: Options, ids: list[int]) -> Generator[str, None, None]:
-        batch = self.batch([woven])
-        ended = self.endings(batch, options)
+        endings = self.endings(options)
         sent = ""
-        for token in self.decoder.tokens(batch, options, ended):
+        for token in self.decoder.tokens(woven, options, endings):
             ids.append(token)
-            text = settled(self.processor.weave.tokenizer.decode(ids), ended.stops)
+            text = self.settled(ids, endings.stops)
             if len(text) > len(sent):
                 yield text[len(sent) :]
                 sent = text
-        if ended.lengths[0] is not None:
-            del ids[ended.lengths[0] :]
-        text = self._text(ids, ended.stops)
+        text = self._text(ids, endings.stops)
         if len(text) > len(sent):
             yield text[len(sent) :]
 
-    def _write(self, woven: Sequence[Woven], options: Options) -> list[Answer]:
-        batch = self.batch(woven)
-        ended = self.endings(batch, options)
-        ids = self.decoder.write(batch, options, ended)
-        return [
-            self._answer(row[:length], sequence, ended.stops, length is not None)
-            for row, sequence, length in zip(ids, woven, ended.lengths, strict=True)
-        ]
+    def settled(self, ids: Sequence[int], stops: Sequence[str]) -> str:
+        """The text of an answer's first tokens, as far as no later one can change it."""
+        return settled(self.processor.weave.tokenizer.decode(ids), stops)
+
+    def answer_of(self, written: Request, woven: Woven, stops: Sequence[str]) -> Answer:
+        """The answer that an engine wrote, or what there is of it."""
+        done = written.reason == "stop"
+        found = self._answer(written.ids, woven, stops, done)
+        if written.reason == "cancelled":
+            found = replace(found, finish_reason="cancelled")
+        return replace(found, logprobs=self.logprobs(written)) if written.likely else found
+
+    def logprobs(self, written: Request, start: int = 0) -> tuple[TokenLogprob, ...]:
+        """How likely tokens were, from one of them on."""
+        decode = self.processor.weave.tokenizer.decode
+        pairs = zip(written.ids[start:], written.likely[start:], strict=False)
+        return tuple(
+            TokenLogprob(
+                decode([token], specials=True),
+                one.logprob,
+                tuple((decode([other], specials=True), share) for other, share in one.top),
+            )
+            for token, one in pairs
+        )
 
     def _answer(
         self, ids: Sequence[int], woven: Woven, stops: Sequence[str], finished: bool
@@ -300,15 +329,8 @@ class Assistant:
         """Conversations side by side on the model's device, padded on the left."""
         return self.processor.batch(woven, "left").to(self.device)
 
-    def endings(self, batch: Batch, options: Options) -> Endings:
-        """What watches for the end of each row's answer."""
+    def endings(self, options: Options) -> Endings:
+        """What sees the end of an answer."""
         tokenizer = self.processor.weave.tokenizer
         stops = self.stops(options)
-        ends = end_tokens(tokenizer, stops)
-        rows, prompt = batch.input_ids.shape
-        return Endings(tokenizer, stops, ends, prompt, rows)
-
-    @property
-    def decoder(self) -> Decoder:
-        """What writes the tokens."""
-        return Decoder(self.model, self.processor.weave.tokenizer.pad, self.process_group)
+        return Endings(tokenizer, stops, end_tokens(tokenizer, stops))

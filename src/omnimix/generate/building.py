@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnimix.checkpoints import pretrained
 from omnimix.checkpoints.pretrained import FilledPart
-from omnimix.compose import recipe as recipes
-from omnimix.compose.processor import Processor
+from omnimix.generate import untrained
 from omnimix.generate.assistant import Assistant
 
 
@@ -22,7 +20,5 @@ def build(recipe: str | Path, overrides: Sequence[str] = ()) -> tuple[Assistant,
     Raises:
         OmnimixError: words that cannot be used; weights that cannot be had or do not fit.
     """
-    path = recipes.find(recipe)
-    found = recipes.load(path, overrides)
-    model, filled = pretrained.begin(found, [path.parent])
-    return Assistant(model.eval(), Processor.from_recipe(found, path.parent)), filled
+    model, processor, filled = untrained.begun(recipe, overrides)
+    return Assistant(model, processor), filled

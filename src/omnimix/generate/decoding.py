@@ -1,141 +1,122 @@
-"""Tokens out: how an answer is written, and the one place where the model writes it."""
+"""Tokens out: the one place where answers are written, alone, several at once, or token after token."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from transformers import LogitsProcessor
 
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
-from omnimix.errors import OmnimixError
+from omnimix.compose.sequence import Sequence as Woven
+from omnimix.generate.engine.core import Core, Limits, Request
+from omnimix.generate.engine.prompts import Prompt, prompt
+from omnimix.generate.engine.runners import Runner, runner
+from omnimix.generate.engine.sampling import Sampler
 from omnimix.generate.options import Options
 from omnimix.generate.stopping import Endings
 from omnimix.parallel.process_group import ProcessGroup
 
-__all__ = ["Decoder", "Finite", "Options", "fingerprint"]
+__all__ = ["Decoder", "Options", "fingerprint", "request"]
 
-Tokens: TypeAlias = "queue.SimpleQueue[int | BaseException | None]"
+ITEMS = 2**28
+"""Bytes of encoded items that are kept while many answers are written."""
 
 
-@dataclass(frozen=True)
+def request(
+    given: Prompt, model: MultimodalLM, options: Options, endings: Endings, seed: int | None = None
+) -> Request:
+    """An answer to a prompt, asked for.
+
+    Args:
+        seed: of its chance, where not the options'.
+
+    Raises:
+        OmnimixError: a bias for a token that the model does not have.
+    """
+    read = torch.from_numpy(given.ids[given.owner == 0])
+    sampler = Sampler(options, read, sorted(endings.ends), model.vocab_size, seed)
+    return Request(given, sampler, options.max_new_tokens, endings)
+
+
+@dataclass
 class Decoder:
     """Writes tokens behind prompts; every answer of every face comes from here.
 
     Attributes:
-        pad: the token that fills rows which ended before others.
         process_group: the processes that share the model.
     """
 
     model: MultimodalLM
-    pad: int
     process_group: ProcessGroup
+    _runner: tuple[object, Runner] | None = field(default=None, repr=False)
+
+    @property
+    def runner(self) -> Runner:
+        """What runs the model, as it is held now."""
+        weight = next(self.model.language.parameters())
+        held = (self.model.language, weight.dtype, weight.device)
+        if self._runner is None or self._runner[0] != held:
+            self._runner = held, runner(self.model)
+        return self._runner[1]
 
     def write(
-        self, batch: Batch, options: Options, endings: Endings, streamer: Any = None
-    ) -> list[list[int]]:
-        """The new ids of every row, those behind its ending included (`Endings.lengths` cuts them)."""
-        seed = options.seed
-        if self.process_group.size > 1:
-            # Ranks that were asked differently would wait for each other for ever in the first layer.
-            self.process_group.same("input", fingerprint(batch))
-            if options.temperature > 0:
-                seed = self.process_group.seed(seed)
-            if streamer is not None:
-                # A caller may end the writing on one rank; the others must not wait for its next token.
-                endings.asked = self.process_group.any
-        device = batch.input_ids.device
-        with self.process_group.together(), _seeded(seed, device), torch.inference_mode():
-            ids = self.model.generate(
-                **batch.inputs(),
-                generation_config=options.config(sorted(endings.ends), self.pad),
-                stopping_criteria=[endings],
-                logits_processor=[Finite(self.model)],
-                streamer=streamer,
-            )
-        written: list[list[int]] = ids[:, endings.prompt :].tolist()
-        return written
+        self, woven: Sequence[Woven], options: Options, endings: Endings, batch_size: int = 32
+    ) -> list[Request]:
+        """What was written behind each prompt.
 
-    def tokens(self, batch: Batch, options: Options, endings: Endings) -> Iterator[int]:
-        """Token after token of a batch of one; closing the iterator ends the writing."""
-        return _in_a_thread(partial(self.write, batch, options, endings), endings)
+        Args:
+            batch_size: most that are written at once.
+        """
+        core, requests = self._begin(woven, options, endings, batch_size)
+        with self.process_group.together():
+            core.run(requests)
+        return requests
 
-
-def _in_a_thread(write: Callable[[Put], object], endings: Endings) -> Iterator[int]:
-    """Token after token of a batch of one, written in a thread; closing the iterator ends it.
-
-    Args:
-        write: writes into the streamer that it is given.
-        endings: told when nobody listens any more.
-    """
-    written: Tokens = queue.SimpleQueue()
-
-    def run() -> None:
+    def tokens(self, woven: Woven, options: Options, endings: Endings) -> Iterator[int]:
+        """Token after token behind one prompt; closing the iterator ends the writing."""
+        core, (one,) = self._begin([woven], options, endings, 1)
+        group, given = self.process_group, 0
+        core.add(one)
         try:
-            write(Put(written))
-            written.put(None)
-        except BaseException as error:  # handed to the caller's thread
-            written.put(error)
+            while True:
+                with group.together():
+                    core.step()
+                if one.error is not None:
+                    raise one.error
+                yield from one.ids[given:]
+                given = len(one.ids)
+                # A caller may end the writing on one rank; the others must not wait for its next token.
+                if one.over or group.any(False):
+                    return
+        except GeneratorExit:
+            if not one.over:
+                group.any(True)
+            raise
 
-    writer = threading.Thread(target=run, daemon=True)
-    writer.start()
-    try:
-        while (token := written.get()) is not None:
-            if isinstance(token, BaseException):
-                raise token
-            yield token
-    finally:
-        endings.cancelled = True
-        writer.join()
-
-
-class Finite(LogitsProcessor):  # type: ignore[misc]
-    """Refuses logits that are no numbers, of which the likeliest token would be whatever stands first."""
-
-    def __init__(self, model: MultimodalLM) -> None:
-        self.model = model
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        # The greatest is not finite where any is NaN or infinite; what is ruled out is minus infinity.
-        if bool(scores.amax().isfinite()):
-            return scores
-        named = self.model.named_parameters()
-        floating = ((name, p) for name, p in named if p.is_floating_point())
-        broken = next((name for name, p in floating if not bool(p.isfinite().all())), None)
-        raise OmnimixError(
-            f"the weights of {broken} hold values that are not finite"
-            if broken
-            else "the model's numbers are not finite",
-            where="answer",
-            hint="fetch the weights again, or take a checkpoint from before the run went astray"
-            if broken
-            else "load the model with dtype=torch.float32: its type may be too small for them",
-        )
-
-
-class Put:
-    """A streamer of transformers: the prompt comes first, then token after token."""
-
-    def __init__(self, tokens: Tokens) -> None:
-        self.tokens = tokens
-        self.prompt_seen = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.prompt_seen:
-            for token in value.flatten().tolist():
-                self.tokens.put(int(token))
-        self.prompt_seen = True
-
-    def end(self) -> None:
-        """Nothing is left to do; the writer's thread says when it is through."""
+    def _begin(
+        self, woven: Sequence[Woven], options: Options, endings: Endings, batch_size: int
+    ) -> tuple[Core, list[Request]]:
+        prompts = [prompt(one, self.model) for one in woven]
+        seeds: list[int | None] = [None] * len(prompts)
+        shared = self.process_group.size > 1
+        if shared:
+            # Ranks that were asked differently would wait for each other for ever in the first layer.
+            names = hashlib.sha256()
+            for one in prompts:
+                names.update(b"" if one.names is None else one.names.tobytes())
+            self.process_group.same("input", names.hexdigest())
+            if options.temperature > 0:
+                seed = self.process_group.seed(options.seed) or 0
+                apart = options.seed is None
+                seeds = [seed + i * apart for i in range(len(prompts))]
+        with self.process_group.together():
+            limits = Limits(max_batch=max(batch_size, 1), item_memory=ITEMS)
+            core = Core(self.model, limits, self.runner, shared)
+        asked = zip(prompts, seeds, strict=True)
+        return core, [request(one, self.model, options, endings, seed) for one, seed in asked]
 
 
 def fingerprint(batch: Batch) -> str:
@@ -146,15 +127,3 @@ def fingerprint(batch: Batch) -> str:
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Chance from a seed, and the caller's own chance untouched; without a seed nothing changes."""
-    if seed is None:
-        yield
-        return
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

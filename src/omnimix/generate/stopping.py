@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
-from transformers import StoppingCriteria
+from collections.abc import Sequence
 
 from omnimix.language.tokenizer import Tokenizer, end_tokens
 
@@ -37,47 +32,25 @@ def settled(text: str, stops: Sequence[str]) -> str:
     return text.strip()
 
 
-class Endings(StoppingCriteria):  # type: ignore[misc]
-    """Ends each row of a batch by itself, and remembers where.
+class Endings:
+    """Tells whether an answer's ids have come to its end.
 
     Args:
         tokenizer: to see the text of the last tokens.
-        stops: strings that end a row.
-        ends: token ids that end a row.
-        prompt: tokens in front of the answers.
-        rows: size of the batch.
+        stops: strings that end it.
+        ends: token ids that end it.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        stops: Sequence[str],
-        ends: Sequence[int],
-        prompt: int,
-        rows: int,
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], ends: Sequence[int]) -> None:
         self.tokenizer = tokenizer
         self.stops = tuple(stops)
         self.ends = frozenset(ends)
-        self.prompt = prompt
         # A token is at least one byte of text unless it is special; a few more are looked at for those.
         self.tail = max((len(stop.encode()) for stop in stops), default=0) + 4
-        self.lengths: list[int | None] = [None] * rows
-        self.cancelled = False
-        self.asked: Callable[[bool], bool] | None = None
-        """Asks the other processes whether they were cancelled."""
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        count = input_ids.shape[1] - self.prompt
-        tails = input_ids[:, max(self.prompt, input_ids.shape[1] - self.tail) :].tolist()
-        for row, tail in enumerate(tails):
-            if self.lengths[row] is None and self._ended(tail):
-                self.lengths[row] = count
-        cancelled = self.cancelled if self.asked is None else self.asked(self.cancelled)
-        done = [cancelled or length is not None for length in self.lengths]
-        return torch.tensor(done, device=input_ids.device)
-
-    def _ended(self, tail: list[int]) -> bool:
-        if tail[-1] in self.ends:
+    def __call__(self, ids: Sequence[int]) -> bool:
+        """Whether the last of the ids ends them; of earlier ones that is known."""
+        if ids[-1] in self.ends:
             return True
+        tail = ids[-self.tail :]
         return bool(self.stops) and cut(self.tokenizer.decode(tail), self.stops)[1]

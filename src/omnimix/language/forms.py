@@ -279,7 +279,9 @@ def _rows(model: Any, ids: list[Tensor]) -> list[Tensor]:
     for step in range(sum(LENGTHS)):
         here = [i for i, row in enumerate(rows) if i <= step and row.length < row.room]
         pieces = [texts[i][rows[i].length :][: 1 + (step + i) % 3] for i in here]
-        logits = ragged.run(model, [rows[i] for i in here], pieces) if here else []
+        if not here:
+            continue
+        logits = ragged.run(model, [rows[i] for i in here], pieces)
         for i, piece, one in zip(here, pieces, logits, strict=True):
             found[i] += [one.new_full(one.shape, torch.inf)] * (len(piece) - 1) + [one]
     return [torch.stack(own) for own in found]

@@ -6,7 +6,7 @@ are learned is recorded here, while the text is built; nobody re-tokenizes to fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,6 +103,9 @@ class Template(Spec):
             a model that stops there never writes what follows.
         unlearned: ids that are never learned, wherever they stand in an answer.
         empty_user: what is written for a user turn without content, in place of its form.
+        media_separator: what stands behind each item in front of a question's words, in place of the white
+            space there, so that a picture and a question are one prompt whoever puts them together; None leaves
+            what the rows or the caller wrote.
     """
 
     name: str = "custom"
@@ -126,6 +129,7 @@ class Template(Spec):
     learn_past_end: bool = True
     unlearned: tuple[int, ...] = ()
     empty_user: str | None = None
+    media_separator: str | None = None
 
     def pieces(
         self,
@@ -287,6 +291,8 @@ class Template(Spec):
                 parts[-1] += part
             else:
                 parts.append(part)
+        if self.media_separator is not None and not answer:
+            parts = _separated(parts, self.media_separator)
         last = len(parts) - 1
         for i, part in enumerate(parts):
             if isinstance(part, Media):
@@ -296,6 +302,19 @@ class Template(Spec):
                 part = part.lstrip() if i == 0 else part
                 part = part.rstrip() if i == last else part
             yield Text(part, answer, typed=self.contents == "text")
+
+
+def _separated(parts: list[str | Media], separator: str) -> list[str | Media]:
+    """The parts with one separator behind each item in front of the words; regions are of the words."""
+    front: list[str | Media] = []
+    for place, part in enumerate(parts):
+        if isinstance(part, Media) and part.kind != "region":
+            front += [part, separator]
+        elif isinstance(part, Media) or part.strip():
+            if front and isinstance(part, str):
+                return [*front[:-1], separator + part.lstrip(), *parts[place + 1 :]]
+            return [*front, *parts[place:]]
+    return front[:-1]
 
 
 def _learned_until(end: str, pieces: list[Text | Hole]) -> Iterator[Text | Hole]:
@@ -350,13 +369,17 @@ def names() -> list[str]:
 
 
 def resolve(value: Any) -> Any:
-    """A template by name, or its words in place."""
-    if isinstance(value, str):
-        try:
-            return named(value)
-        except RecipeError as error:
-            raise ValueError(f"{error.what}; {error.hint}") from None
-    return value
+    """A template by name, its words in place, or words over the one that they name as `base`."""
+    over = isinstance(value, Mapping) and "base" in value
+    name = value["base"] if over else value
+    if not isinstance(name, str):
+        return value
+    try:
+        found = named(name)
+    except RecipeError as error:
+        raise ValueError(f"{error.what}; {error.hint}") from None
+    words = {key: word for key, word in value.items() if key != "base"} if over else {}
+    return {**found.dump(), **words} if over else found
 
 
 by_name = BeforeValidator(resolve, json_schema_input_type=str | Template)

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import OmnimixError
 from omnimix.generate.answers import Answer, Closing, Placed, TokenLogprob
@@ -43,10 +44,12 @@ class Engine(Protocol):
     Attributes:
         name: of the model, for clients.
         recipe: what it takes; the routes read the modalities off it.
+        processor: how conversations are woven, for those who want to see one as the model does.
     """
 
     name: str
     recipe: Recipe
+    processor: Processor
 
     def stream(self, sample: Sample, options: Options) -> AsyncGenerator[Piece, None]:
         """The answer to the last turn while it is written; `aclose` ends the writing.
@@ -83,6 +86,7 @@ class OneAtATime:
 
     def __init__(self, assistant: Assistant, name: str) -> None:
         self.name = name
+        self.processor = assistant.processor
         self.recipe = assistant.processor.recipe
         self._assistant = assistant
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="omnimix-engine")

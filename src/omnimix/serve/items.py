@@ -19,7 +19,7 @@ from omnimix.regions import from_json
 from omnimix.serve.fetch import Fetched, Fetcher
 from omnimix.types import Media
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?=//)|data:|file:", re.IGNORECASE)
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?=//)|data:|file:", re.IGNORECASE)
 _DATA = re.compile(r"data:(?P<type>[^;,]*)(?P<words>(?:;[^;,]*)*),(?P<payload>.*)", re.S | re.I)
 _OF_ADDRESSES = bytes.maketrans(b"-_", b"+/")
 _FORMS = '{"path": ...}, {"url": ...}, {"text": ...} or {"array": [...], "sampling_rate": ...}'
@@ -99,6 +99,11 @@ class ItemReader:
             return Media(modality, self.path(value, where), label=where)
         return Media(modality, self._bytes(value, where).content, label=where)
 
+    def file(self, kind: str, url: str, where: str) -> Media:
+        """A file by its address, data URL or path, as an item of a kind that no modality need take."""
+        data = self._bytes(url, where).content if SCHEME.match(url) else self.path(url, where)
+        return Media(kind, data, label=where)
+
     def path(self, name: str, where: str) -> Path:
         """The file of that name below the folder.
 
@@ -158,7 +163,7 @@ def _word(item: str, spec: ModalitySpec) -> str:
     """What a bare string is. Documents are given as their text, whatever it looks like."""
     if spec.media == "document":
         return "text"
-    return "url" if _SCHEME.match(item) else "path"
+    return "url" if SCHEME.match(item) else "path"
 
 
 def _text(text: str, spec: ModalitySpec, where: str) -> str | bytes:

@@ -31,7 +31,7 @@ def sample(body: Body, recipe: Recipe, items: ItemReader, most: int) -> Sample:
             hint="send fewer at once",
         )
     for number, extra in enumerate(body.surplus):
-        _media(extra, recipe, items, f"surplus[{number}]")
+        media(extra, recipe, items, f"surplus[{number}]")
     return Sample(tuple(_turns(body.request, recipe, items)), "request")
 
 
@@ -43,14 +43,19 @@ def _turns(request: Request, recipe: Recipe, items: ItemReader) -> list[Turn]:
             if isinstance(part, TextPart):
                 content.append(part.text)
             else:
-                content.append(_media(part, recipe, items, f"messages[{i}].content[{j}]"))
+                content.append(media(part, recipe, items, f"messages[{i}].content[{j}]"))
         turns.append(Turn(message.role, tuple(content)))
     return turns
 
 
-def _media(
+def media(
     part: MediaPart | ItemPart | RegionPart, recipe: Recipe, items: ItemReader, where: str
 ) -> Media:
+    """What one part is, found where the server allows it.
+
+    Args:
+        where: its place in the request, which messages name.
+    """
     where = part.label or where
     if isinstance(part, RegionPart):
         return Media("region", from_json(part.region, where), on=part.on)

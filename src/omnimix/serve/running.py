@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from omnimix.errors import OmnimixError
+from omnimix.serve.gate import Drain
 
 
 @contextmanager
@@ -70,15 +74,48 @@ def patient(seconds: float = 15.0) -> type[asyncio.Protocol]:
     return Patient
 
 
-def run(app: ASGIApp, listener: socket.socket, grace: int) -> None:
+class Ending(uvicorn.Server):
+    """A server that, asked to end, goes on listening until what is being answered is answered: whoever comes in
+    between is told to ask another (503) instead of finding nobody there.
+
+    Args:
+        drain: of the application.
+        grace: seconds after which the rest is cut off.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, grace: int) -> None:
+        super().__init__(config)
+        self.drain = drain
+        self.grace = grace
+        self.until: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.drain.ending:  # asked twice
+            super().handle_exit(sig, frame)
+        self.drain.ending = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.drain.ending:
+            now = time.monotonic()
+            self.until = self.until or now + self.grace
+            self.should_exit = self.drain.inside == 0 or now > self.until
+        return await super().on_tick(counter)
+
+
+def run(app: FastAPI, listener: socket.socket, grace: int, root_path: str = "") -> None:
     """Serve until SIGTERM or SIGINT; what is being answered then has `grace` seconds.
 
     uvicorn raises the signal again when all is over; a server that was asked to end and did has not
     failed, so the signal is taken here and the process ends with 0.
+
+    Args:
+        root_path: what a proxy in front cuts from the paths of requests.
     """
     words = {"http": patient(), "log_level": "warning", "access_log": False, "server_header": False}
-    config = uvicorn.Config(app, timeout_graceful_shutdown=grace, **words)  # type: ignore[arg-type]
+    # What is cut off after the grace has a second to be told so.
+    config = uvicorn.Config(app, timeout_graceful_shutdown=1, root_path=root_path, **words)  # type: ignore[arg-type]
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listener])
+    gc.freeze()  # else every request with many lists has the collector walk through the model and its libraries
+    Ending(config, app.state.drain, grace).run(sockets=[listener])

@@ -25,6 +25,7 @@ from omnimix.train import checkpoint, optim
 from omnimix.train.begun import Begun
 from omnimix.train.meter import Meter
 from omnimix.train.plan import plan
+from omnimix.train.proof import Proof
 from omnimix.train.rows import LeftOut
 from omnimix.train.step import NothingLearned, Stepped, optimizer_step, quick_bf16
 from omnimix.train.validation import Validation
@@ -82,8 +83,17 @@ class Loop:
         self.optimizer.register_step_post_hook(self._has_moved)
         with run.process_group.agreed():
             self.plan = plan(
-                run.training, number, self.first, run.folder, run.processor, run.process_group
+                run.training,
+                number,
+                self.first,
+                run.folder,
+                run.processor,
+                run.process_group,
+                self.state.get("data", {}).get("state"),
+                run.tell,
             )
+            parts = self.stage.gradient_accumulation_steps
+            self.proof = Proof(self.plan.batches, parts, self.first)
             words = self.stage.validate
             self.validation = (
                 Validation(words, run, number, self.stage, self.state) if words else None
@@ -227,12 +237,14 @@ class Loop:
         group = self.run.process_group
         batches: list[Batch | None] = []
         dropped: list[str] = []
+        before = self.proof.at(step)
         # Reading fails on one rank alone (a damaged file); agreed, the others hear of it and do not wait.
         with group.agreed():
             for _ in range(self.stage.gradient_accumulation_steps):
                 batch, left_out = next(parts)
                 batches.append(batch)
                 dropped += left_out
+        self.proof.take(step, before, batches)
         own = len(dropped) + sum(len(batch.ids) for batch in batches if batch is not None)
         said = group.gather("dropped", (dropped, own))
         everywhere = [sentence for sentences, _ in said for sentence in sentences]
@@ -310,10 +322,11 @@ class Loop:
         run = self.run
         # Weights are the same on all ranks, random states are not: each rank resumes with its own.
         chance = run.process_group.gather("chance", checkpoint.chance())
+        data = self.proof.state(step, run.process_group)
         place = run.out / f"stage-{self.number:02d}-step-{step:07d}"
         with run.stop.held(), run.first_alone() as first:
             if first:
-                state = self._state(step, over)
+                state = {**self._state(step, over), "data": data}
                 checkpoint.save(run.out, self._weights(), self.optimizer, state, chance)
         self.saved = place
 

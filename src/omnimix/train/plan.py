@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omnimix.compose.processor import Processor
+from omnimix.data.arranged import ArrangedBatches, Entries, Shuffled
 from omnimix.data.joined import JoinedSources
-from omnimix.data.mixture import Batches, Mixture
+from omnimix.data.lengths import Measure, index, key_of
+from omnimix.data.mixture import Batches, Mixture, Share
 from omnimix.data.ordered import RoundBatches
+from omnimix.data.packing import PackingSpec
 from omnimix.data.sources import Source
+from omnimix.data.streams import StreamSource
 from omnimix.errors import TrainError
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train.rows import DatasetFacts, looked_at
@@ -60,6 +67,8 @@ def plan(
     folder: Path,
     processor: Processor,
     process_group: ProcessGroup,
+    begin: dict[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> StagePlan:
     """The way of a stage.
 
@@ -67,6 +76,8 @@ def plan(
         number: of the stage.
         first: step it goes on with.
         folder: that relative paths start from.
+        begin: what stands before that step (`Batches.state`).
+        tell: hears what takes long.
 
     Raises:
         TrainError: a batch that cannot be cut as it should.
@@ -89,15 +100,87 @@ def plan(
     if stage.template is not None:
         processor = processor.with_template(stage.template)
     share = (process_group.rank, process_group.size)
-    done, pack, most = first * parts, stage.packing, stage.max_length
+    done, pack, most = first * parts, bool(stage.packing), stage.max_length
     if stage.order == "mixture":
         assert stage.max_steps is not None
         mixture = Mixture(stage.mixture, folder, training.seed + number)
+        if is_arranged(stage, mixture.sources):
+            return _arranged(
+                training, number, first, folder, processor, share, mixture, begin, tell
+            )
         count = stage.max_steps * parts - done
         batches = Batches(mixture, processor, size, done, count, pack, most, share)
         return StagePlan(batches, stage.max_steps, stage.max_steps, mixture.sources)
     sources = [words.data.open(folder) for words in stage.mixture]
+    if is_arranged(stage, sources) and all(one.length is not None for one in sources):
+        entries = Shuffled(sources, training.seed)
+        return _arranged(training, number, first, folder, processor, share, entries, begin, tell)
     source = sources[0] if len(sources) == 1 else JoinedSources(sources)
     rounds = stage.rounds(source, training.seed)
     ordered = RoundBatches(source, rounds, processor, done, pack, most, share)
     return StagePlan(ordered, rounds.steps, rounds.horizon, sources)
+
+
+def is_arranged(stage: Stage, sources: Sequence[Source]) -> bool:
+    """Whether batches depend on what records take, or on what a stream gives."""
+    by_size = stage.group_by_length or isinstance(stage.packing, PackingSpec)
+    return by_size or any(isinstance(source, StreamSource) for source in sources)
+
+
+def _arranged(
+    training: Training,
+    number: int,
+    first: int,
+    folder: Path,
+    processor: Processor,
+    share: Share,
+    entries: Entries,
+    begin: dict[str, Any] | None,
+    tell: Callable[[str], None],
+) -> StagePlan:
+    """The way of a stage whose batches are arranged by what records take."""
+    stage = training.stages[number]
+    parts = stage.gradient_accumulation_steps
+    packing = stage.packing if isinstance(stage.packing, PackingSpec) else None
+    lengths: list[Any] = [None] * len(entries.sources)
+    if packing is not None or stage.group_by_length:
+        workers = (os.cpu_count() or 1) if training.num_workers is None else training.num_workers
+        measure = Measure(processor.weave, stage.max_length)
+        for k, (words, source) in enumerate(zip(stage.mixture, entries.sources, strict=True)):
+            if source.length is not None:
+                about = [words.data.dump(), str(folder.resolve())]
+                key = key_of(about, source, processor.weave, stage.max_length)
+                lengths[k] = index(source, measure, key, workers, tell)
+    total: int | None = None
+    if stage.order == "shuffled" and stage.num_train_epochs is not None:
+        total = stage.num_train_epochs * sum(source.length or 0 for source in entries.sources)
+    size = stage.batch_size // parts
+    batches = ArrangedBatches(
+        entries,
+        processor,
+        size,
+        first * parts,
+        0,
+        bool(stage.packing),
+        stage.max_length,
+        share,
+        total,
+        packing,
+        size if stage.group_by_length else 0,
+        lengths,
+        begin,
+        [words.apart for words in stage.mixture],
+    )
+    steps = stage.max_steps
+    if total is not None:
+        made = ArrangedBatches.steps(batches, parts, stage.drop_last)
+        steps = made if steps is None else min(steps, made)
+    assert steps is not None
+    if not steps:
+        raise TrainError(
+            f"the records make no whole step of {stage.batch_size}",
+            where=f"stages.{number}.batch_size",
+            hint="make batch_size smaller",
+        )
+    batches.count = (steps - first) * parts
+    return StagePlan(batches, steps, steps, entries.sources)

@@ -15,6 +15,7 @@ from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec, part
 from omnimix.data.mixture import DataWords, MixturePart
 from omnimix.data.ordered import Order, Rounds
+from omnimix.data.packing import PackingSpec
 from omnimix.data.sources import Source
 from omnimix.errors import RecipeError
 from omnimix.prompts.template import Template, by_name
@@ -136,7 +137,9 @@ class Stage(Spec):
         gradient_accumulation_steps: micro-batches in which a batch passes through the model.
         drop_last: leave out the micro-batches at the end of an epoch that do not make a whole step, for the
             orders that have rounds; else they make a step of their own, divided by as many as the others.
-        packing: samples one after another in one row instead of padded.
+        packing: samples one after another in one row instead of padded. `{tokens: 4096, items: 16}` packs them by
+            best fit into rows of so many tokens and items; `batch_size` then counts such rows.
+        group_by_length: batches of records of like length, by their tokens, in the orders `mixture` and `shuffled`.
         bf16: mixed precision under autocast where the device is quick at it; else, and elsewhere, float32.
         save_steps: steps between checkpoints.
         logging_steps: steps between lines of metrics.
@@ -166,7 +169,8 @@ class Stage(Spec):
     batch_size: int = Field(default=32, gt=0)
     gradient_accumulation_steps: int = Field(default=1, gt=0)
     drop_last: bool = True
-    packing: bool = False
+    packing: bool | PackingSpec = False
+    group_by_length: bool = False
     bf16: bool = True
     save_steps: int = Field(default=500, gt=0)
     logging_steps: int = Field(default=10, gt=0)
@@ -189,6 +193,16 @@ class Stage(Spec):
         apart = any(words.apart for words in self.mixture)
         if apart and (not self.packing or self.max_length is not None or self.order != "mixture"):
             raise ValueError("apart needs packing: true, the order 'mixture', and no max_length")
+        own = self.group_by_length or isinstance(self.packing, PackingSpec)
+        if own and self.order not in ("mixture", "shuffled"):
+            raise ValueError(
+                f"the order {self.order!r} makes batches of its own: packing into tokens and group_by_length "
+                "go with the orders 'mixture' and 'shuffled'"
+            )
+        if self.group_by_length and isinstance(self.packing, PackingSpec):
+            raise ValueError("rows of a token budget are full anyway: leave out group_by_length")
+        if apart and own:
+            raise ValueError("apart needs packing: true, without a budget or group_by_length")
         return self
 
     def rounds(self, source: Source, seed: int) -> Rounds:
@@ -266,6 +280,7 @@ FOLDER = recipes.FOLDER
 def schema() -> dict[str, Any]:
     """JSON schema of training files, for editors."""
     whole = config.json_schema(Training, {"Objective": OBJECTIVES, "SourceSpec": DATASETS})
+    whole["$defs"]["Template"]["properties"]["base"] = {"type": "string"}
     # A path alone is rows.
     whole["$defs"]["SourceSpec"]["anyOf"].append({"type": "string", "pattern": "[./]"})
     return whole

@@ -164,7 +164,7 @@ class Validation:
                         failed.append(error.sentence())
                 if not woven:
                     continue
-                pack = self.stage.packing
+                pack = bool(self.stage.packing)
                 batch = processor.batch(woven, pack=pack, multiple=1 if pack else 16)
                 moved = batch.to(run.device)
                 with autocast():

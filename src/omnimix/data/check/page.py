@@ -162,8 +162,8 @@ def _row(check: Checker, index: int) -> str:
     except OmnimixError as error:
         return f'<div class="row"><b>{_text(where)}</b><p class="bad">{_text(error.sentence())}</p></div>'
     words = "".join(
-        f'<span class="{kind}">{_text(text)}</span>'
-        for kind, text in spans(check.processor, sequence)
+        f'<span class="{span.kind}">{_text(span.text)}</span>'
+        for span in spans(check.processor, sequence)
     )
     sizes = f"{len(sequence)} tokens, {sequence.targets} of them learned"
     return (

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from omnimix.compose.batch import Batch
 from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.errors import SampleError
 from omnimix.families.sphinx.marked_records import region_of
@@ -169,19 +168,14 @@ def with_text(woven: Woven, ids: Sequence[int]) -> Woven:
 
 
 class TokenEndings(Endings):
-    """Ends a row where its last tokens equal one of some sequences; text is not looked at."""
+    """Ends an answer where its last tokens equal one of some sequences; text is not looked at."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, sequences: Sequence[Sequence[int]], batch: Batch
-    ) -> None:
-        rows, prompt = batch.input_ids.shape
-        ends = [ids[0] for ids in sequences if len(ids) == 1]
-        super().__init__(tokenizer, (), ends, prompt, rows)
+    def __init__(self, tokenizer: Tokenizer, sequences: Sequence[Sequence[int]]) -> None:
+        super().__init__(tokenizer, (), [ids[0] for ids in sequences if len(ids) == 1])
         self.sequences = [list(ids) for ids in sequences]
-        self.tail = max(map(len, self.sequences), default=1)
 
-    def _ended(self, tail: list[int]) -> bool:
-        return any(tail[-len(ids) :] == ids for ids in self.sequences)
+    def __call__(self, ids: Sequence[int]) -> bool:
+        return any(list(ids[-len(one) :]) == one for one in self.sequences)
 
     def without(self, ids: list[int]) -> list[int]:
         """The tokens before the ending."""

@@ -166,14 +166,13 @@ class SPHINXModel:
         Raises:
             ContextError: no place is left for a prompt.
         """
-        batch = self.assistant.batch(self._woven(prompts, media, options.max_new_tokens))
-        endings = TokenEndings(self.tokenizer, stop_sequences(self.tokenizer, signals), batch)
-        rows = self.assistant.decoder.write(batch, options, endings)
-        answers = []
-        for row, length in zip(rows, endings.lengths, strict=True):
-            ids = row[:length]
-            answers.append((ids, ids if length is None else endings.without(ids)))
-        return answers
+        woven = self._woven(prompts, media, options.max_new_tokens)
+        endings = TokenEndings(self.tokenizer, stop_sequences(self.tokenizer, signals))
+        written = self.assistant.decoder.write(woven, options, endings)
+        return [
+            (one.ids, endings.without(one.ids) if one.reason == "stop" else one.ids)
+            for one in written
+        ]
 
     @checked_call
     def generate_response(
@@ -236,10 +235,10 @@ class SPHINXModel:
         """The whole text so far after each token, as `{"text": ..., "end_of_content": ...}`."""
         options, signals = Options(max_gen_len, temperature, top_p), tuple(additional_stop_symbols)
         eos, decode = self.tokenizer.eos, self.tokenizer.decode
-        batch = self.assistant.batch(self._woven([prompt], [picture(image)], max_gen_len))
-        endings = TokenEndings(self.tokenizer, stop_sequences(self.tokenizer, ()), batch)
+        (woven,) = self._woven([prompt], [picture(image)], max_gen_len)
+        endings = TokenEndings(self.tokenizer, stop_sequences(self.tokenizer, ()))
         ids: list[int] = []
-        for token in self.assistant.decoder.tokens(batch, options, endings):
+        for token in self.assistant.decoder.tokens(woven, options, endings):
             if token == eos:
                 break
             ids.append(token)

@@ -120,9 +120,8 @@ class ItemCache:
             return
         self.misses += len(new)
         items = [item for item, _ in new.values()]
-        on = [key for _, key in new.values()]
         batch = item_batch(items, list(range(len(items)))).to(self.model.device)
-        maps = [self._kept[key][1] for key in on if key is not None]
+        maps = [self._kept[on][1] for _, on in new.values() if on is not None]
         seen = torch.stack([one for one in maps if one is not None]) if maps else None
         done = self.model.modality(name)(batch, seen)
         tokens = done.tokens.split([item.tokens for item in items])

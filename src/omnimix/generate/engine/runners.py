@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from omnimix.encoders.base import device_dtype
 from omnimix.language import forms, packed, ragged
 
 
+@runtime_checkable
 class Runner(Protocol):
     """Runs the language model over texts that go on, each behind what it has seen already.
 

@@ -1,0 +1,69 @@
+"""A request's body as plain data, refused where reading it alone would hold the server up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+
+from omnimix.errors import kind_of
+from omnimix.serve.answers import Refused, refusal
+
+_MOST_VALUES = 2_000_000
+_MOST_OBJECTS = 50_000
+
+
+async def body(request: Request, example: str) -> Mapping[str, Any]:
+    """The request's JSON object.
+
+    Args:
+        example: a small body, for refusals.
+
+    Raises:
+        Refused: another content type, no JSON, no object, or more values than any conversation has.
+    """
+    content = await request.body()
+    return await asyncio.to_thread(_read, request, content, example)
+
+
+def _read(request: Request, content: bytes, example: str) -> Mapping[str, Any]:
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "application/json" and not (
+        kind.startswith("application/") and kind.endswith("+json")
+    ):
+        what = f"the content type is {kind!r}" if kind else "the content type is missing"
+        raise Refused(refusal(415, what, hint="send application/json"))
+    # The parser keeps the interpreter to itself until it is through, so it is told apart before what would
+    # take it long. Signs inside of texts count as well: no text that a model reads has so many.
+    for signs, most in ((b"[,", _MOST_VALUES), (b"{", _MOST_OBJECTS)):
+        if _more(content, signs, most):
+            what = f"the body holds more than {most} {'objects' if signs == b'{' else 'values'}"
+            raise Refused(refusal(400, what, hint="send files as data URLs, or fewer items"))
+    try:
+        # The standard's reader would take halves of characters, raw or escaped, which no tokenizer can.
+        found = json.loads(content.decode("utf-8-sig"))
+        if b"\\u" in content:
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeError:
+        what = "the body holds half of a character (a lone surrogate), or bytes that are no UTF-8"
+        raise Refused(refusal(400, what, hint="send whole characters in UTF-8")) from None
+    except (ValueError, RecursionError) as error:
+        what = f"the body is no JSON ({error})"
+        raise Refused(refusal(400, what, hint=f"send {example}")) from None
+    if not isinstance(found, dict):
+        what = f"the body is no JSON object but {kind_of(found)}"
+        raise Refused(refusal(400, what, hint=f"send {example}"))
+    return found
+
+
+def _more(content: bytes, signs: bytes, most: int) -> bool:
+    """Whether there are more of the signs; in stretches, since counting keeps the interpreter to itself too."""
+    found, stretch = 0, 1 << 20
+    for at in range(0, len(content), stretch):
+        found += sum(content.count(sign, at, at + stretch) for sign in signs)
+        if found > most:
+            return True
+    return False

@@ -1,0 +1,130 @@
+"""`POST /v1/chat/completions` and `/v1/completions`, whole and streamed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from omnimix.errors import OmnimixError
+from omnimix.generate.answers import Answer
+from omnimix.serve import bodies
+from omnimix.serve.answers import Refused, said, told
+from omnimix.serve.desk import Desk, Late, several
+from omnimix.serve.engine import Piece
+from omnimix.serve.keys import owner
+from omnimix.serve.openai import requests
+from omnimix.serve.openai.reading import Reader
+from omnimix.serve.openai.requests import Message, Sampling
+from omnimix.serve.openai.writing import DONE, Writer, event, usage
+from omnimix.types import Sample
+
+CHAT = '{"messages": [{"role": "user", "content": "..."}]}'
+COMPLETION = '{"prompt": "..."}'
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Of streams: a proxy that collects them would make them come at once."""
+
+log = logging.getLogger("omnimix.serve")
+
+
+def chat(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
+    """The route of conversations."""
+
+    async def route(request: Request) -> Response:
+        asked = requests.read(requests.Chat, await bodies.body(request, CHAT))
+        check_model(desk, asked.model)
+        sample = await read(desk, request, asked.messages)
+        return await _answer(desk, request, asked, sample, plain=False)
+
+    return route
+
+
+def completions(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
+    """The route of single texts."""
+
+    async def route(request: Request) -> Response:
+        asked = requests.read(requests.Completion, await bodies.body(request, COMPLETION))
+        check_model(desk, asked.model)
+        message = Message.model_validate({"role": "user", "content": asked.prompt})
+        sample = await read(desk, request, [message])
+        return await _answer(desk, request, asked, sample, plain=True)
+
+    return route
+
+
+def check_model(desk: Desk, name: str | None) -> None:
+    """Refuse a question to another model.
+
+    Raises:
+        Refused: there is one model here, and it is called otherwise.
+    """
+    if name is not None and name != desk.engine.name:
+        error = OmnimixError(
+            f"there is no model {name[:80]!r} here", where="model", hint=f"ask {desk.engine.name!r}"
+        )
+        raise Refused(said(404, error, code="model_not_found"))
+
+
+async def read(desk: Desk, request: Request, messages: list[Message]) -> Sample:
+    """The conversation of some messages; may wait for the network."""
+    settings = desk.settings
+    reader = Reader(
+        desk.engine.recipe,
+        settings.items,
+        desk.uuids,
+        owner(request.scope),
+        settings.max_items,
+        settings.max_characters,
+    )
+    return await asyncio.to_thread(reader.sample, messages)
+
+
+async def _answer(
+    desk: Desk, request: Request, asked: Sampling, sample: Sample, plain: bool
+) -> Response:
+    many = several(asked.options(desk.settings.options), asked.n or 1)
+    writer = Writer(desk.engine.name, asked.region_format == "raw", plain)
+    if not asked.stream:
+        if asked.stream_options is not None:
+            raise OmnimixError(
+                "stream_options needs stream", where="stream_options", hint='add "stream": true'
+            )
+        return JSONResponse(writer.whole(await desk.answers(request, sample, many)))
+    counted = asked.stream_options is not None and asked.stream_options.include_usage
+    pieces = await desk.stream(request, sample, many)
+    events = guarded(_chunks(writer, pieces, len(many), counted))
+    return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
+
+
+async def _chunks(
+    writer: Writer, pieces: AsyncGenerator[tuple[int, Piece], None], count: int, counted: bool
+) -> AsyncIterator[str]:
+    answers: dict[int, Answer] = {}
+    async with aclosing(pieces):
+        for index in range(count):
+            yield writer.first(index)
+        async for index, piece in pieces:
+            if piece.answer is not None:
+                answers[index] = piece.answer
+            yield writer.piece(index, piece)
+    if counted:
+        yield writer.chunk(usage=usage([answers[index] for index in range(count)]))
+    yield DONE
+
+
+async def guarded(events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """A stream that says at its end why there is no more of it: its status is sent already."""
+    try:
+        async for one in events:
+            if one:
+                yield one
+    except OmnimixError as error:
+        yield event(told(504 if isinstance(error, Late) else 400, error))
+    except Exception as error:
+        log.error("a stream failed", exc_info=error)
+        failed = OmnimixError("the server failed", hint="its log says why")
+        yield event(told(500, failed))
