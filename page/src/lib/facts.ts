@@ -2,6 +2,7 @@
 
 import type { Limits } from "./files";
 import type { Model } from "./http";
+import { texts } from "./texts";
 import type { MediaKind } from "./types";
 
 export interface Example {
@@ -10,9 +11,16 @@ export interface Example {
   question: string;
 }
 
+/** A ready question. Words in braces are to be filled in; `takes` are kinds of marks, one of which it is about. */
+export interface Chip {
+  name: string;
+  text: string;
+  takes: string[];
+}
+
 export interface Facts {
   limits: Limits & { characters: number };
-  chips: { name: string; text: string }[];
+  chips: Chip[];
   examples: Example[];
   /** Most tokens of an answer, and of everything together. */
   maxTokens: number;
@@ -25,6 +33,9 @@ export interface Facts {
   system: boolean;
   about: [string, string][];
 }
+
+/** Shipped with the page. */
+const EXAMPLES: Example[] = [{ url: "./example.png", name: "example.png", question: texts.exampleQuestion }];
 
 const KINDS: readonly MediaKind[] = ["image", "audio", "video", "document"];
 const ABOUT = ["about", "family", "licence", "max_context", "max_tokens"];
@@ -52,12 +63,12 @@ export function factsOf(model: Model | undefined): Facts {
       items: number(limits["max_items"], 16),
       characters: number(limits["max_characters"], 100_000),
     },
-    chips: rows(words["chips"]).map((row) => ({ name: text(row["name"]), text: text(row["text"]) })),
-    examples: rows(words["examples"]).map((row) => ({
-      url: text(row["url"]),
+    chips: rows(words["chips"]).map((row) => ({
       name: text(row["name"]),
-      question: text(row["question"]),
+      text: text(row["text"]),
+      takes: strings(row["takes"]),
     })),
+    examples: taken.size === 0 || taken.has("image") ? EXAMPLES : [],
     maxTokens: number(words["max_tokens"], 1024),
     context: number(words["max_context"], 0),
     regions: strings(table(words["regions"])["accepted"]),

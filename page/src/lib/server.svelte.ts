@@ -2,10 +2,12 @@
 
 import { chat, models, post, Refused, type Chunk, type Model, type PlacedRegion } from "./http";
 import { bodyOf, messagesOf, picturesOf } from "./messages";
+import { dataUrl } from "./files";
 import { factsOf, type Facts } from "./facts";
+import type { RegionJson } from "./regions";
 import { remember, remembered } from "./storage";
 import { texts } from "./texts";
-import type { Answered, Settings, Turn, Version } from "./types";
+import type { Answered, Item, Settings, Turn, Version } from "./types";
 
 /** Milliseconds between two looks for a server that went away. */
 const AGAIN = 2000;
@@ -59,6 +61,21 @@ export class Server {
     } catch (error) {
       return this.#failed(error);
     }
+  }
+
+  /** Masks of places, picture by picture; those that the server cannot make are left out. */
+  async masks(places: readonly { item: Item; region: RegionJson; label: string }[]): Promise<Answered[]> {
+    const found: Answered[] = [];
+    for (const item of new Set(places.map((place) => place.item))) {
+      const own = places.filter((place) => place.item === item);
+      const image = { url: await dataUrl(item.blob) };
+      const body = { image, regions: own.map((place) => place.region) };
+      const { masks } = await post<{ masks: RegionJson[] }>("v1/segment", this.key, body);
+      masks.forEach((region, at) =>
+        found.push({ region, item: item.id, start: 0, end: 0, label: own[at]?.label ?? "" }),
+      );
+    }
+    return found;
   }
 
   #failed(error: unknown): string {

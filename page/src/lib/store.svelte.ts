@@ -2,6 +2,7 @@
 
 import * as tree from "./branches";
 import { Draft } from "./draft.svelte";
+import { fromJson, toJson } from "./regions";
 import { Server } from "./server.svelte";
 import { forget, keep, kept, remember, remembered } from "./storage";
 import { texts } from "./texts";
@@ -122,6 +123,33 @@ export class Store {
   show(turn: Turn, index: number): void {
     turn.shown = index;
     void this.#keep();
+  }
+
+  /** Masks of what the question marks and the answer names. */
+  async segment(reply: Turn): Promise<void> {
+    const version = reply.versions[reply.shown];
+    if (!version) return;
+    const turns = $state.snapshot(tree.branch(this.current, reply.id)) as Turn[];
+    const items = new Map(tree.itemsOf(turns).map((item) => [item.id, item]));
+    const marks = (turns.at(-2)?.marks ?? []).map((mark) => ({
+      item: items.get(mark.item),
+      region: toJson(mark.shape),
+      label: `#${mark.number}`,
+    }));
+    const named = version.regions.map(({ region, item, label }) => {
+      const shape = fromJson(region);
+      return { item: items.get(item ?? ""), region: shape ? toJson(shape) : {}, label };
+    });
+    const places = [...marks, ...named].flatMap(({ item, ...rest }) =>
+      item && Object.keys(rest.region).length ? [{ item, ...rest }] : [],
+    );
+    try {
+      version.masks = await this.server.masks(places);
+    } catch (error) {
+      this.said = error instanceof Error ? error.message : String(error);
+      version.error = this.said;
+    }
+    await this.#keep();
   }
 
   like(version: Version, liked: boolean): void {

@@ -44,6 +44,8 @@ export interface Version {
   error?: string;
   /** Tokens of the prompt and of the answer, where the server says so. */
   usage?: { prompt: number; answer: number };
+  /** Masks of marks and answers, where somebody asked for them. */
+  masks?: Answered[];
   corrected?: string;
   liked?: boolean;
 }
