@@ -4,10 +4,11 @@ import { chat, models, post, Refused, type Chunk, type Model, type PlacedRegion 
 import { bodyOf, messagesOf, picturesOf } from "./messages";
 import { dataUrl } from "./files";
 import { factsOf, type Facts } from "./facts";
+import type { Place } from "./places";
 import type { RegionJson } from "./regions";
 import { remember, remembered } from "./storage";
 import { texts } from "./texts";
-import type { Answered, Item, Settings, Turn, Version } from "./types";
+import type { Answered, Settings, Turn, Version } from "./types";
 
 /** Milliseconds between two looks for a server that went away. */
 const AGAIN = 2000;
@@ -64,9 +65,9 @@ export class Server {
   }
 
   /** Masks of places, picture by picture; those that the server cannot make are left out. */
-  async masks(places: readonly { item: Item; region: RegionJson; label: string }[]): Promise<Answered[]> {
+  async masks(places: readonly Place[]): Promise<Answered[]> {
     const found: Answered[] = [];
-    for (const item of new Set(places.map((place) => place.item))) {
+    for (const item of places.map((place) => place.item).filter((one, at, all) => all.indexOf(one) === at)) {
       const own = places.filter((place) => place.item === item);
       const image = { url: await dataUrl(item.blob) };
       const body = { image, regions: own.map((place) => place.region) };

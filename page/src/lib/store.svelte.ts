@@ -2,7 +2,7 @@
 
 import * as tree from "./branches";
 import { Draft } from "./draft.svelte";
-import { fromJson, toJson } from "./regions";
+import { placesOf } from "./places";
 import { Server } from "./server.svelte";
 import { forget, keep, kept, remember, remembered } from "./storage";
 import { texts } from "./texts";
@@ -129,20 +129,7 @@ export class Store {
   async segment(reply: Turn): Promise<void> {
     const version = reply.versions[reply.shown];
     if (!version) return;
-    const turns = $state.snapshot(tree.branch(this.current, reply.id)) as Turn[];
-    const items = new Map(tree.itemsOf(turns).map((item) => [item.id, item]));
-    const marks = (turns.at(-2)?.marks ?? []).map((mark) => ({
-      item: items.get(mark.item),
-      region: toJson(mark.shape),
-      label: `#${mark.number}`,
-    }));
-    const named = version.regions.map(({ region, item, label }) => {
-      const shape = fromJson(region);
-      return { item: items.get(item ?? ""), region: shape ? toJson(shape) : {}, label };
-    });
-    const places = [...marks, ...named].flatMap(({ item, ...rest }) =>
-      item && Object.keys(rest.region).length ? [{ item, ...rest }] : [],
-    );
+    const places = placesOf($state.snapshot(tree.branch(this.current, reply.id)) as Turn[]);
     try {
       version.masks = await this.server.masks(places);
     } catch (error) {
