@@ -118,6 +118,18 @@ def _many_lists(_: Route, chance: random.Random, size: float) -> bytes:
     return b'{"messages":[' + item * int(60e6 * size / len(item)) + b"0]}"
 
 
+def _many_values(_: Route, chance: random.Random, size: float) -> bytes:
+    """As many as are parsed, wherever a list may stand."""
+    many = chance.choice(["0", "[]", '"a"', "null"]).join([","] * int(1.9e6 * size)).strip(",")
+    place = chance.choice(
+        [
+            *('{"messages":[%s]}', '{"messages":[{"role":"user","content":[%s]}]}', "[%s]"),
+            *('{"messages":[{"role":"user","content":"a"}],"images":[%s]}', '{"a":[%s]}'),
+        ]
+    )
+    return (place % many).encode()
+
+
 def _deep(_: Route, chance: random.Random, size: float) -> bytes:
     depth = int(200_000 * size) + 2000
     sign = chance.choice(["[]", '{"a":', "[{"])
@@ -188,6 +200,7 @@ def _no_json(route: Route, chance: random.Random, _: float) -> bytes:
 KINDS: dict[str, Broken] = {
     "prompt of 10 MB": _long_prompt,
     "60 MB of small values": _many_lists,
+    "1.9 million values": _many_values,
     "deep JSON": _deep,
     "200,000 regions": _many_regions,
     "3 million numbers": _many_numbers,
@@ -199,7 +212,13 @@ KINDS: dict[str, Broken] = {
 }
 """Bodies that are refused."""
 
-HEAVY = {"prompt of 10 MB", "60 MB of small values", "200,000 regions", "3 million numbers"}
+HEAVY = {
+    "prompt of 10 MB",
+    "60 MB of small values",
+    "1.9 million values",
+    "200,000 regions",
+    "3 million numbers",
+}
 
 
 # --- connections ---

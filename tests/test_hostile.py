@@ -55,7 +55,10 @@ def test_aliases_that_stay_small_are_read() -> None:
     assert config.parse_yaml("a: &a [1, 2]\nb: [*a, *a]\n", "x")["b"] == [[1, 2], [1, 2]]
 
 
-NAMES = ["../secret", "a/../../secret", "/etc/hosts", "..", "C:\\secret", "..\\secret", "a\0b"]
+NAMES = [
+    *("../secret", "a/../../secret", "/etc/hosts", "..", "C:\\secret", "..\\secret", "a\0b"),
+    *("a/..", "//etc/hosts", "\\\\host\\secret", "C:secret", "a\\..\\..\\secret", "/"),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -161,7 +164,10 @@ def test_kernels_of_strangers_are_not_fetched(name: str) -> None:
         config.validate(CausalLM, words, "recipe")
 
 
-@pytest.mark.parametrize("word", ["word ", "a", " ", "\n", "\u6d77", "\U0001f600 ", "x1,y2;"])
+@pytest.mark.parametrize(
+    "word",
+    ["word ", "a", " ", "\n", "\t a", "\u6d77", "\u00e4", "\U0001f600 ", "x1,y2;", "<image", "12"],
+)
 def test_text_far_beyond_the_context_is_not_tokenized(
     word: str, tiny_processor: Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,11 +186,20 @@ def test_text_far_beyond_the_context_is_not_tokenized(
     assert seen < 400_000
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "x.pth", "x.pt"])
-def test_pointers_of_git_lfs_are_named(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-    )
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 9\n"
+
+
+@pytest.mark.parametrize("end", ["", "\r\n", "more"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin", "x.pt"),
+        *("consolidated.00-of-02.model.pth", "non_lora_trainables.bin", "x.ckpt", "no suffix"),
+    ],
+)
+def test_pointers_of_git_lfs_are_named(name: str, end: str, tmp_path: Path) -> None:
+    pointer = POINTER.format(0)
+    (tmp_path / name).write_text(pointer.replace("\n", end) if end == "\r\n" else pointer + end)
     with pytest.raises(CheckpointError, match="pointer of Git LFS"):
         tensors_of(tmp_path / name)
 

@@ -71,6 +71,11 @@ def restore_statistics(norm: Any) -> None:
         initialization.zeros_(norm.num_batches_tracked)
 
 
+def is_loaded(parameter: nn.Parameter) -> bool:
+    """Whether `from_pretrained` filled a parameter; asked while the others are made anew."""
+    return bool(getattr(parameter, "_is_hf_initialized", False))
+
+
 def model_from(cls: Any, config: Any, tensors: Mapping[str, Any], **words: Any) -> Any:
     """`from_pretrained` of tensors that are at hand already.
 

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import (
@@ -27,6 +27,9 @@ from pydantic_core import PydanticCustomError
 from omnimix.errors import RecipeError, RegistryError, kind_of
 from omnimix.registry import Registry, did_you_mean
 from omnimix.renamed import new_name, new_value
+
+Held: TypeAlias = Literal["float32", "bfloat16"]
+"""A type that a frozen part's weights may be held in."""
 
 
 class Spec(BaseModel):

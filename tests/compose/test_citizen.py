@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate.utils import send_to_device
 from peft import PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
@@ -220,3 +221,23 @@ def test_export_with_pictures(model: MultimodalLM, batch: Batch) -> None:
     exported = torch.export.export(model, (), words, strict=False)
     found = exported.module()(**words).logits
     torch.testing.assert_close(found, logits(model, **words), atol=1e-5, rtol=1e-5)
+
+
+def test_what_a_folder_lacks_is_made_as_in_a_fresh_model(
+    tmp_path: Path, tiny_model: MultimodalLM
+) -> None:
+    tiny_model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    gone = {name for name in tensors if ".connector." in name}
+    save_file({name: t for name, t in tensors.items() if name not in gone}, file, {"format": "pt"})
+    torch.manual_seed(3)
+    fresh = MultimodalLM.from_recipe(tiny_model.recipe).state_dict()
+    found = MultimodalLM.from_pretrained(tmp_path).state_dict()
+    assert gone
+    for name, tensor in found.items():
+        if name not in gone:
+            assert torch.equal(tensor, tensors.get(name, tensor))
+        else:
+            assert tensor.std() == pytest.approx(fresh[name].std(), rel=0.5)
+            assert tensor.abs().max() < 2 * fresh[name].abs().max()

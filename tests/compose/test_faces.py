@@ -254,11 +254,8 @@ def test_a_folder_is_whole_for_transformers(tiny_folder: Path, tiny_processor: P
     assert set(batch) | set(regions) == set(processor.model_input_names)
 
 
-def test_pipelines_answer(tmp_path: Path) -> None:
-    model, processor = folder.read(folder.find("nano"), torch.device("cpu"))
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    pipe = pipeline("image-text-to-text", str(tmp_path), device="cpu")
+def test_pipelines_answer() -> None:
+    pipe = pipeline("image-text-to-text", str(folder.find("nano")), device="cpu")
     (said,) = pipe(text=MESSAGES, max_new_tokens=8)
     assert said["generated_text"][-1] == {"role": "assistant", "content": "4\n"}
     picture = Image.open(SCENE)
@@ -300,24 +297,50 @@ model.save_pretrained(sys.argv[2])
 """
 
 
+def fresh(script: str, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("script", [ALONE, CURE + REMOTE])
 def test_a_fresh_process_opens_it(
-    script: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By `import omnimix` alone, which is light; or without it, by the file in the folder."""
+    """By `import omnimix` alone, which is light; or without it, by the file in the folder, as nano ships."""
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     out = tmp_path / "again"
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tiny_folder), str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = fresh(script, folder.find("nano"), out)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {line.rpartition(".")[0] for line in done.stdout.split()} == {"omnimix.compose"}
     if out.is_dir():
-        ours = (tiny_folder / "modeling_omnimix.py").read_text()
+        ours = (folder.find("nano") / "modeling_omnimix.py").read_text()
         assert (out / "modeling_omnimix.py").read_text() == ours
+
+
+def test_where_omnimix_is_not_installed_the_folder_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    gone = "import sys; sys.modules['omnimix'] = None\n"
+    done = fresh(CURE + gone + REMOTE, folder.find("nano"), tmp_path / "again")
+    assert done.returncode != 0 and "pip install omnimix" in done.stderr
+
+
+def test_the_shipped_model_is_written_as_today(tmp_path: Path) -> None:
+    """A change of what is saved: copy the files that differ to `models/nano`."""
+    shipped = folder.find("nano")
+    MultimodalLM.from_pretrained(shipped, dtype="auto").save_pretrained(tmp_path)
+    Processor.from_pretrained(shipped).save_pretrained(tmp_path)
+    for file in tmp_path.iterdir():
+        if file.name in ("config.json", "generation_config.json"):
+            versions = [
+                json.loads((place / file.name).read_text()) for place in (tmp_path, shipped)
+            ]
+            for words in versions:
+                del words["transformers_version"]
+            assert versions[0] == versions[1]
+        else:
+            assert file.read_bytes() == (shipped / file.name).read_bytes(), file.name
 
 
 def test_batches_that_a_pipeline_put_together_are_refused(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from tests.compose.conversations import talk
 from tests.conftest import TINY
 from tests.language.survey import EXPECTED, configured, found, names
 
+FORMS = get_args(forms.Form)
 FALCON = {"mamba_d_ssm": 96, "mamba_n_heads": 12, "mamba_d_head": 8}
 SIZES = {
     "vocab_size": 300,
@@ -71,12 +72,13 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("word", "kind", "where"),
     [
-        ("sliding_window", "mistral", ["packed", "apart"]),
-        ("sliding_window", "gemma3_text", ["packed", "apart"]),
-        ("softcap", "gemma2", ["alone", "right", "left", "packed", "apart"]),
-        ("s_aux", "gpt_oss", ["alone", "right", "left", "packed", "apart"]),
+        ("sliding_window", "mistral", ["packed", "apart", "rows"]),
+        ("sliding_window", "gemma3_text", ["packed", "apart", "rows"]),
+        ("softcap", "gemma2", [*FORMS]),
+        ("s_aux", "gpt_oss", [*FORMS]),
         ("cu_seq_lens_q", "llama", ["packed", "apart"]),
         ("seen", "llama", ["apart"]),
+        ("rows", "llama", ["rows"]),
     ],
 )
 def test_what_our_attention_forgets_is_found(

@@ -213,9 +213,27 @@ def test_a_pdf_behind_other_bytes(before: bytes) -> None:
     assert text_of(before + pdf(["First page", "Second"])) == "First page\n\nSecond"
 
 
-def test_a_hyphen_at_the_end_of_a_line() -> None:
-    page = pdf(["This is a long exam-) Tj 0 -14 Td (ple of hyphenation"])
-    assert text_of(page) == "This is a long exam-\nple of hyphenation"
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["This is a long exam-", "ple of hyphenation"],
+        ["ab-", "cd"],
+        ["self-", "aware self-", "aware"],
+        ["one exam-", "ple and an-", "other and a third, hy-", "phenated"],
+        ["from 1990-", "95"],
+        ["North-", "South"],
+        ["the end -", "of a clause"],
+        ["two --", "dashes"],
+        ["an end-"],
+        ["(exam-", "ple)"],
+        ["-", "-"],
+        ["x-y-", "z"],
+    ],
+    ids=" ".join,
+)
+def test_a_hyphen_at_the_end_of_a_line(lines: list[str]) -> None:
+    escaped = [line.replace("(", r"\(").replace(")", r"\)") for line in lines]
+    assert text_of(pdf([") Tj 0 -14 Td (".join(escaped)])) == "\n".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def archive() -> Path | None:
     return file if file.is_file() else None
 
 
-def unpack(file: Path, place: Path) -> None:
-    """The tests of the archive as a package beside nothing of ours."""
+def unpack(file: Path, place: Path) -> list[str]:
+    """The tests of the archive as a package beside nothing of ours; those modules of `LACKING` that it lacks."""
     package = place / PACKAGE
     with tarfile.open(file) as packed:
         for member in packed.getmembers():
@@ -67,15 +67,16 @@ def unpack(file: Path, place: Path) -> None:
                 target = package / inside.group(1)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content.read())
-    for name, wanted in LACKING.items():
+    lacking = [name for name in LACKING if not (package / name).is_file()]
+    for name in lacking:
         target = package / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.is_file():
-            target.write_text(f"class {wanted}:\n    pass\n", encoding="utf-8")
+        target.write_text(f"class {LACKING[name]}:\n    pass\n", encoding="utf-8")
     for folder in (package, *(path for path in package.rglob("*") if path.is_dir())):
         (folder / "__init__.py").touch()
-    # Their markers are declared nowhere here, and their warnings are none of ours.
-    (place / "pytest.ini").write_text("[pytest]\nfilterwarnings = ignore\n", encoding="utf-8")
+    # Their markers are declared nowhere here. Warnings stay on, since some tests wait for one.
+    (place / "pytest.ini").write_text("[pytest]\nfilterwarnings = default\n", encoding="utf-8")
+    return lacking
 
 
 def run(place: Path, only: str | None, processes: str) -> dict[str, tuple[str, str]]:
@@ -138,13 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 0
     with tempfile.TemporaryDirectory() as place:
-        unpack(file, Path(place))
+        lacking = unpack(file, Path(place))
         found = run(Path(place), asked.only, asked.processes)
     expected: dict[str, str] = yaml.safe_load(EXPECTED.read_text(encoding="utf-8"))["fails"] or {}
     wrong = compare(found, expected)
     outcomes = Counter(outcome for outcome, _ in found.values())
     skipped = Counter(why for outcome, why in found.values() if outcome == "skipped")
     print(f"transformers {transformers.__version__}: {dict(outcomes)}")
+    for name in lacking:
+        print(f"  the archive holds no {LACKING[name]} ({name})")
     for why, count in skipped.most_common():
         print(f"  skipped {count:3d}: {why}")
     for test, why in sorted(expected.items()):

@@ -72,7 +72,7 @@ PIXEL = pixel()
 @pytest.fixture(scope="module")
 def client(assistant: Assistant, root: Path) -> Iterator[TestClient]:
     settings = Settings(ItemReader(root), OPTIONS, max_bytes=100_000, max_items=3)
-    engine = OneAtATime(limited(assistant, 1_000_000), "tiny")
+    engine = OneAtATime(limited(assistant, max_pixels=1_000_000), "tiny")
     with TestClient(create_app(engine, settings), raise_server_exceptions=False) as made:
         yield made
 

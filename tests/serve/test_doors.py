@@ -166,7 +166,7 @@ def test_what_a_model_has_no_place_for(tiny_folder: Path, files: Path) -> None:
 
 @pytest.fixture(scope="module")
 def client(assistant: Assistant, files: Path) -> Iterator[TestClient]:
-    engine = OneAtATime(limited(assistant, 1_000_000), "senses")
+    engine = OneAtATime(limited(assistant, max_pixels=1_000_000), "senses")
     with TestClient(create_app(engine, Settings(ItemReader(files), Options(**WORDS)))) as made:
         yield made
 

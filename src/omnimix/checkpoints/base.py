@@ -215,6 +215,20 @@ class Family(abc.ABC, Generic[L, W]):
         """The rename table of every source of weights, the checkpoint's own first; used both ways."""
         raise NotImplementedError(self.name)
 
+    def untrained(self, encoder: str, language: str, connector: str, resize: str) -> dict[str, Any]:
+        """The plain words of a recipe over the pretrained parts that a release of the family was made from.
+
+        Args:
+            encoder, language, connector, resize: the family's own names of them.
+
+        Raises:
+            CheckpointError: a family that is not begun so.
+        """
+        raise CheckpointError(
+            f"models of {self.title} are not begun from an id",
+            hint="name its recipe, or start from the released weights: initial_checkpoint",
+        )
+
     def words_of(self, recipe: Recipe) -> W:
         """The inverse of `recipe`.
 

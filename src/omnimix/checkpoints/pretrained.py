@@ -75,7 +75,7 @@ def begin(
     adapted = any("lora_" in name for name in given)
     model = MultimodalLM.from_recipe(recipe if adapted else recipe.without_adapters())
     done = fill_from(model, given, called) if start is not None else {}
-    for name, spec, module in _parts(model):
+    for name, spec, module in parts(model):
         if name not in done and spec.weights is not None:
             done[name] = _fill(name, spec, module, folders)
     for name, module in _pieces(model):
@@ -137,7 +137,7 @@ def _tied(model: MultimodalLM) -> set[str]:
     return _transformers.tied_names(model)
 
 
-def _parts(model: MultimodalLM) -> Iterator[tuple[str, Any, Any]]:
+def parts(model: MultimodalLM) -> Iterator[tuple[str, Any, Any]]:
     """All parts that may name weights: name in the tree, words, module."""
     for name, modality in model.recipe.modalities.items():
         for i, spec in enumerate(modality.branches):
@@ -150,10 +150,10 @@ def _parts(model: MultimodalLM) -> Iterator[tuple[str, Any, Any]]:
 
 def _pieces(model: MultimodalLM) -> list[tuple[str, list[str]]]:
     """Each part of the tree and the names of its tensors; what belongs to no part goes by its first two words."""
-    parts = [name for name, _, _ in _parts(model)]
+    names = [name for name, _, _ in parts(model)]
     found: dict[str, list[str]] = {}
     for name in model.state_dict():
-        part = next((p for p in parts if name.startswith(f"{p}.")), ".".join(name.split(".")[:2]))
+        part = next((p for p in names if name.startswith(f"{p}.")), ".".join(name.split(".")[:2]))
         found.setdefault(part, []).append(name)
     return list(found.items())
 

@@ -37,6 +37,7 @@ class Released:
         family: its checkpoint family, a row of `registry.CHECKPOINTS` where a reader exists.
         about: what its family's releases share.
         encoder, language: its parts.
+        ids: the family's own names of the two.
         connector, resize: words of the family for the connector and the preparation of pictures.
         data, epochs, procedure: what it was trained on and how, where published.
         parameters, bytes: of the release's own files; None where unknown.
@@ -54,6 +55,7 @@ class Released:
     about: ReleaseFamily
     encoder: ReleasedEncoder
     language: ReleasedLanguage
+    ids: tuple[str, str]
     connector: str
     resize: str | None
     data: str | None
@@ -117,6 +119,7 @@ def _released(row: Row, family: str, wing: Wing) -> Released:
         about=about,
         encoder=encoder,
         language=language,
+        ids=(row.encoder, row.language),
         connector=row.connector,
         resize=row.resize,
         data=row.data,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from omnimix.evaluate.records import Scored
     from omnimix.evaluate.report import Scores
+    from omnimix.generate.assistant import Assistant
 
 
 def _list(wanted: bool) -> None:
@@ -72,6 +74,7 @@ def command(
         ),
     ] = None,
     device: options.Device = None,
+    feature_cache: options.FeatureCache = None,
     _: Annotated[
         bool,
         typer.Option(
@@ -88,16 +91,17 @@ def command(
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
     _one_of(benchmark, data, metric, tasks, max_new_tokens)
+    opened = partial(_opened, model, device, feature_cache)
     failed: tuple[str, ...] = ()
     if data is not None:
         asked = (data, rows, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
-        scored = _file(model, device, *asked)
+        scored = _file(opened, *asked)
         report = {**scored.to_dict(), "swapped": swap_pictures, "model": model}
         about = f"{model}, pictures swapped," if swap_pictures else model
         shown, failed = records_table(scored, about), scored.failed
     else:
         chosen = [word.strip() for word in tasks.split(",") if word.strip()] if tasks else None
-        scores = _benchmark(model, str(benchmark), limit, swap_pictures, chosen, batch_size, device)
+        scores = _benchmark(opened, str(benchmark), limit, swap_pictures, chosen, batch_size)
         report, shown = {**scores.to_dict(), "model": model}, table(scores, model)
     if out is not None:
         write_text(out, json.dumps(report, indent=2) + "\n")
@@ -148,17 +152,24 @@ def _one_of(
             )
 
 
+def _opened(model: str, device: str | None, feature_cache: Path | None) -> Assistant:
+    from omnimix.generate.assistant import load
+
+    assistant = load(model, device)
+    if feature_cache is not None:
+        assistant.keep_features(feature_cache)
+    return assistant
+
+
 def _benchmark(
-    model: str,
+    opened: Callable[[], Assistant],
     name: str,
     limit: int | None,
     swap: bool,
     tasks: list[str] | None,
     batch_size: int,
-    device: str | None,
 ) -> Scores:
     from omnimix.evaluate.report import evaluate
-    from omnimix.generate.assistant import load
     from omnimix.registry import BENCHMARKS
 
     if name not in BENCHMARKS and Path(name).is_file():
@@ -169,7 +180,7 @@ def _benchmark(
         )
     bench = BENCHMARKS.load(name)()
     bench.check(tasks or ())
-    assistant = load(model, device)
+    assistant = opened()
     with bars() as step:
         return evaluate(
             assistant, bench, 500 if limit is None else limit, swap, tasks, step, batch_size
@@ -177,8 +188,7 @@ def _benchmark(
 
 
 def _file(
-    model: str,
-    device: str | None,
+    opened: Callable[[], Assistant],
     path: Path,
     rows: str,
     name: str,
@@ -189,7 +199,6 @@ def _file(
 ) -> Scored:
     from omnimix.evaluate.asking import Swapped
     from omnimix.evaluate.records import open_records, score_records
-    from omnimix.generate.assistant import load
     from omnimix.generate.decoding import Options
     from omnimix.registry import MEASURES
 
@@ -197,7 +206,7 @@ def _file(
     if swap:
         source = Swapped(source, min(source.length or 0, limit or source.length or 0))
     chosen = Options(max_new_tokens) if max_new_tokens is not None else None
-    assistant = load(model, device)
+    assistant = opened()
     with bars() as step:
 
         def progress(done: int, total: int) -> None:

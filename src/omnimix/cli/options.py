@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -40,6 +41,12 @@ Parts: TypeAlias = Annotated[
 Words: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--word", metavar="NAME=VALUE", help="A fact that no file tells."),
+]
+FeatureCache: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder in which what the encoders give is kept, for the next time that the same items are asked about."
+    ),
 ]
 Quantization: TypeAlias = Annotated[
     str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")

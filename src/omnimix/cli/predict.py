@@ -24,6 +24,7 @@ def command(
     top_p: options.TopP = 1.0,
     seed: options.Seed = None,
     device: options.Device = None,
+    feature_cache: options.FeatureCache = None,
 ) -> None:
     """Answer all records of a data set; the same command goes on where it was stopped.
 
@@ -37,6 +38,8 @@ def command(
     chosen = Options(max_new_tokens, temperature, top_p, seed=seed)
     source = open_records(data)
     assistant = load(model, device)
+    if feature_cache is not None:
+        assistant.keep_features(feature_cache)
     with bars() as step:
 
         def progress(done: int, total: int) -> None:

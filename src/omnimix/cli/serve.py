@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omnimix.cli import options
 from omnimix.cli.guard import places_of, words_of
 from omnimix.errors import OmnimixError
+
+if TYPE_CHECKING:
+    from omnimix.generate.assistant import Assistant
+    from omnimix.serve.engine import Engine
+    from omnimix.serve.settings import Settings
 
 _HOME = ("127.0.0.1", "::1", "localhost")
 
@@ -33,7 +41,7 @@ MaxPixels = Annotated[
     int | None, typer.Option(min=1, help="The most pixels of a picture; default the recipe's.")
 ]
 MaxWaiting = Annotated[
-    int, typer.Option(min=1, help="The most requests at once; one is answered, the rest wait.")
+    int, typer.Option(min=1, help="The most requests at once, those that wait included.")
 ]
 Hosts = Annotated[
     list[str] | None,
@@ -41,8 +49,66 @@ Hosts = Annotated[
         metavar="NAME", help="A name under which clients may ask, besides localhost and addresses."
     ),
 ]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        help="batched writes the answers of many requests together, one writes them one after the other."
+    ),
+]
+CacheMemory = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="MiB for the keys and values of running answers; half as many keep beginnings of prompts.",
+    ),
+]
+MaxBatch = Annotated[int, typer.Option(min=1, help="The most answers that are written at once.")]
+PrefillChunk = Annotated[
+    int,
+    typer.Option(
+        min=1, help="The most tokens of new prompts that running answers wait for at each token."
+    ),
+]
 Grace = Annotated[
     int, typer.Option(min=1, help="Seconds for waiting requests when the server is ended.")
+]
+
+
+Keys = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A key that clients must say; may be given again. Better: --api-key-file, or the variable "
+        "OMNIMIX_API_KEY, which other users of the machine do not see."
+    ),
+]
+KeyFile = Annotated[Path | None, typer.Option(help="A file of such keys, one a line.")]
+Rate = Annotated[
+    int | None, typer.Option(min=1, help="Requests a minute of one key, or of one address.")
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="A web page's origin (https://...) that may ask."),
+]
+Deadline = Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")]
+MaxCharacters = Annotated[int, typer.Option(min=1, help="The most characters of a request.")]
+MaxSeconds = Annotated[
+    float | None, typer.Option(help="The longest sound or video; default the recipe's.")
+]
+MaxPages = Annotated[
+    int | None, typer.Option(min=1, help="The most pages of a document; default the recipe's.")
+]
+SegmentWith = Annotated[
+    str | None, typer.Option("--segment", help="Weights of SAM's family, for /v1/segment.")
+]
+RootPath = Annotated[
+    str, typer.Option(help="What a proxy in front cuts from the paths: /omnimix for instance.")
+]
+AccessLog = Annotated[
+    bool,
+    typer.Option("--access-log", help="A line about each request on stderr; never what it says."),
+]
+Name = Annotated[
+    str | None, typer.Option(help="What the model is called; default as it was named.")
 ]
 
 
@@ -52,55 +118,120 @@ def command(
     port: Port = 7860,
     root: Root = None,
     allow_fetch: Fetching = False,
+    name: Name = None,
     max_new_tokens: options.MaxNewTokens = 128,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     seed: options.Seed = None,
+    api_key: Keys = None,
+    api_key_file: KeyFile = None,
+    rate: Rate = None,
+    allow_origin: Origins = None,
+    allow_host: Hosts = None,
+    root_path: RootPath = "",
     max_body: MaxBody = 64,
     max_items: MaxItems = 64,
+    max_characters: MaxCharacters = 1_000_000,
     max_pixels: MaxPixels = None,
+    max_seconds: MaxSeconds = None,
+    max_pages: MaxPages = None,
     max_waiting: MaxWaiting = 32,
-    allow_host: Hosts = None,
+    deadline: Deadline = 600.0,
     grace: Grace = 120,
+    segmenter: SegmentWith = None,
+    access_log: AccessLog = False,
+    engine: EngineName = "batched",
+    cache_memory: CacheMemory = 2048,
+    max_batch: MaxBatch = 32,
+    prefill_chunk: PrefillChunk = 256,
     device: options.Device = None,
     part: options.Parts = None,
     word: options.Words = None,
     quantization: options.Quantization = None,
 ) -> None:
-    """Answer over HTTP: POST /chat takes messages and items, GET /health says that it is there and what it takes.
+    """Answer over HTTP in the words of OpenAI's API, with regions in it both ways; GET /health says that it is there.
 
     SIGTERM and Ctrl-C let the requests that are there come to their answers.
     """
-    if root is None and host in _HOME:
-        root = Path()
-    if root is not None and not root.is_dir():
-        raise OmnimixError("there is no such folder", where=str(root), hint="give --root a folder")
+    _run(SimpleNamespace(**locals()))
+
+
+def _run(asked: SimpleNamespace) -> None:
+    """Load a model and serve it, as the words of the command say."""
+    if asked.root is None and asked.host in _HOME:
+        asked.root = Path()
+    if asked.engine not in ("batched", "one"):
+        raise OmnimixError(f"there is no engine {asked.engine!r}", hint="known are batched and one")
+    if asked.root is not None and not asked.root.is_dir():
+        raise OmnimixError(
+            "there is no such folder", where=str(asked.root), hint="give --root a folder"
+        )
     try:
-        from omnimix.serve import running, wires
-        from omnimix.serve.app import Settings, create_app
-        from omnimix.serve.engine import OneAtATime, limited
-        from omnimix.serve.fetch import Fetcher
-        from omnimix.serve.items import ItemReader
+        from omnimix.serve import running
+        from omnimix.serve.app import create_app
+        from omnimix.serve.engine import limited
     except ModuleNotFoundError as error:
         raise OmnimixError(
             f"the package {error.name} is missing", hint="pip install 'omnimix[serve]'"
         ) from None
     from omnimix.generate.assistant import load
-    from omnimix.generate.decoding import Options
 
-    writing = Options(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
-    )
-    max_bytes = max_body * 1024 * 1024
-    with running.listening(host, port) as listener:
-        places, facts = places_of(part or ()), words_of(word or ())
+    if asked.access_log:
+        logging.basicConfig(format="%(asctime)s %(message)s")
+        logging.getLogger("omnimix.serve").setLevel(logging.INFO)
+    with running.listening(asked.host, asked.port) as listener:
+        settings = _settings(asked)
+        places, facts = places_of(asked.part or ()), words_of(asked.word or ())
+        words = {"parts": places, "quantization": asked.quantization, **facts}
         assistant = limited(
-            load(model, device, parts=places, quantization=quantization, **facts), max_pixels
+            load(asked.model, asked.device, **words),
+            max_pixels=asked.max_pixels,
+            max_seconds=asked.max_seconds,
+            max_pages=asked.max_pages,
         )
-        items = ItemReader(root, Fetcher(max_bytes) if allow_fetch else None)
-        hosts = ("localhost", socket.gethostname(), host, *(allow_host or ()))
-        settings = Settings(items, writing, max_bytes, max_items, max_waiting, hosts)
-        app = create_app(OneAtATime(assistant, model), settings)
-        paths = ", ".join(f"POST {wire.path}" for wire in wires.wires())
-        typer.echo(f"{model} answers at {running.address(listener)} ({paths}, GET /health)")
-        running.run(app, listener, grace)
+        folder = Path(asked.model)
+        asked.name = asked.name or (folder.resolve().name if folder.exists() else asked.model)
+        app = create_app(_engine(asked, assistant), settings)
+        typer.echo(
+            f"{asked.name} answers at {running.address(listener)} (POST /v1/chat/completions, "
+            "POST /generate, GET /health ...)"
+        )
+        running.run(app, listener, asked.grace, asked.root_path)
+
+
+def _engine(asked: SimpleNamespace, assistant: Assistant) -> Engine:
+    from omnimix.serve.batched import Batched, limits
+    from omnimix.serve.engine import OneAtATime
+
+    if asked.engine == "one":
+        return OneAtATime(assistant, asked.name)
+    most = limits(asked.max_batch, asked.cache_memory, asked.prefill_chunk)
+    return Batched(assistant, asked.name, most)
+
+
+def _settings(asked: SimpleNamespace) -> Settings:
+    from omnimix.generate.decoding import Options
+    from omnimix.segment.base import load_segmenter
+    from omnimix.serve.fetch import Fetcher
+    from omnimix.serve.items import ItemReader
+    from omnimix.serve.keys import gathered
+    from omnimix.serve.settings import Settings
+
+    max_bytes = asked.max_body * 1024 * 1024
+    writing = ("max_new_tokens", "temperature", "top_p", "seed")
+    environment = os.environ.get("OMNIMIX_API_KEY", "")
+    segmenter = None if asked.segmenter is None else load_segmenter(asked.segmenter, asked.device)
+    return Settings(
+        items=ItemReader(asked.root, Fetcher(max_bytes) if asked.allow_fetch else None),
+        options=Options(**{name: getattr(asked, name) for name in writing}),
+        max_bytes=max_bytes,
+        max_items=asked.max_items,
+        max_waiting=asked.max_waiting,
+        hosts=("localhost", socket.gethostname(), asked.host, *(asked.allow_host or ())),
+        max_characters=asked.max_characters,
+        deadline=asked.deadline,
+        keys=gathered(asked.api_key or (), asked.api_key_file, environment),
+        rate=asked.rate,
+        origins=tuple(asked.allow_origin or ()),
+        segmenter=segmenter,
+    )

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import BatchFeature
 
-from omnimix.compose.item_batch import Bucket, ItemBatch, ItemBatches
+from omnimix.compose.item_batch import Bucket, Card, ItemBatch, ItemBatches
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence
 from omnimix.errors import SpliceError
@@ -249,14 +249,26 @@ def item_batch(items: list[Item], on: list[int]) -> ItemBatch:
         tokens=tuple(item.tokens for item in items),
         on=torch.tensor(on),
         buckets=() if alone else tuple(buckets),
+        encoded=alone and buckets[0].encoded,
+        cards=cards if any(cards := tuple(map(_card, items))) else (),
     )
+
+
+def _card(item: Item) -> Card | None:
+    """What is written beside an item's features; None for one that is there, or is not to be kept."""
+    if item.key is None or item.encoded:
+        return None
+    frame = item.frame
+    numbers = (frame.scale_x, frame.scale_y, frame.shift_x, frame.shift_y)
+    return Card(item.key, numbers, item.view().tile)
 
 
 def _buckets(items: list[Item]) -> list[Bucket]:
     """The items by the shapes and types of what was prepared of them, in order of their first."""
     rows: dict[tuple[object, ...], list[int]] = {}
     for row, item in enumerate(items):
-        key = tuple((tensor.shape[1:], tensor.dtype) for tensor in item.inputs)
+        shapes = ((tensor.shape[1:], tensor.dtype) for tensor in item.inputs)
+        key = (item.encoded, *shapes)
         rows.setdefault(key, []).append(row)
     return [
         Bucket(
@@ -265,6 +277,7 @@ def _buckets(items: list[Item]) -> list[Bucket]:
                 torch.cat([items[row].inputs[i] for row in own])
                 for i in range(len(items[own[0]].inputs))
             ),
+            items[own[0]].encoded,
         )
         for own in rows.values()
     ]

@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+
+class Card(NamedTuple):
+    """What is written beside the features of an item: its key, its frame, and the size of its first tile."""
+
+    key: str
+    frame: tuple[float, ...]
+    tile: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +31,12 @@ class Bucket:
     Attributes:
         rows: which items.
         inputs: for each distinct preparation `[tiles, ...]`, tiles of these items one after another.
+        encoded: whether they are features that were kept, `[tiles, n, d]` for each encoder.
     """
 
     rows: tuple[int, ...]
     inputs: tuple[Tensor, ...]
+    encoded: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +52,8 @@ class ItemBatch:
         tokens: number of places that were left for each item.
         on: for items that look at another modality, the row of its item batch; -1 where none.
         buckets: the items by shape, where they differ in it.
+        encoded: whether `inputs` are features that were kept, `[tiles, n, d]` for each encoder.
+        cards: for each item what its features are to be kept with; empty where none is.
     """
 
     inputs: tuple[Tensor, ...]
@@ -51,6 +63,8 @@ class ItemBatch:
     tokens: tuple[int, ...]
     on: Tensor
     buckets: tuple[Bucket, ...] = ()
+    encoded: bool = False
+    cards: tuple[Card | None, ...] = ()
 
     def tensors(self) -> list[Tensor]:
         """All that was prepared, whatever its shapes."""
@@ -69,6 +83,8 @@ class ItemBatch:
                     grids=tuple(self.grids[row] for row in bucket.rows),
                     tokens=tuple(self.tokens[row] for row in bucket.rows),
                     buckets=(),
+                    encoded=bucket.encoded,
+                    cards=tuple(self.cards[row] for row in bucket.rows) if self.cards else (),
                 ),
             )
             for bucket in self.buckets
@@ -152,14 +168,17 @@ class ItemBatches(Mapping[str, ItemBatch]):
 
 def _flat(batch: ItemBatch) -> tuple[list[Any], tuple[Any, ...]]:
     children = [batch.inputs, batch.on, tuple(bucket.inputs for bucket in batch.buckets)]
-    rows = tuple(bucket.rows for bucket in batch.buckets)
-    return children, (batch.tiles, batch.sizes, batch.grids, batch.tokens, rows)
+    rows = tuple((bucket.rows, bucket.encoded) for bucket in batch.buckets)
+    about = (batch.encoded, batch.cards)
+    return children, (batch.tiles, batch.sizes, batch.grids, batch.tokens, rows, about)
 
 
 def _whole(children: Any, words: Any) -> ItemBatch:
-    (inputs, on, buckets), (tiles, sizes, grids, tokens, rows) = children, words
-    parted = tuple(Bucket(*one) for one in zip(rows, buckets, strict=True))
-    return ItemBatch(inputs, tiles, sizes, grids, tokens, on, parted)
+    (inputs, on, buckets), (tiles, sizes, grids, tokens, rows, about) = children, words
+    parted = tuple(
+        Bucket(own, tensors, encoded) for (own, encoded), tensors in zip(rows, buckets, strict=True)
+    )
+    return ItemBatch(inputs, tiles, sizes, grids, tokens, on, parted, *about)
 
 
 def _flat_items(items: ItemBatches) -> tuple[list[Any], tuple[str, ...]]:

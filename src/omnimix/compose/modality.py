@@ -200,13 +200,18 @@ class Branch(nn.Module):
 
 
 class Modality(nn.Module):
-    """The modules of one modality; everything it does is in its `ModalitySpec`."""
+    """The modules of one modality; everything it does is in its `ModalitySpec`.
+
+    Attributes:
+        keep: is given items and what each encoder gave for them, where that is kept (`omnimix.compose.features`).
+    """
 
     def __init__(self, spec: ModalitySpec, width: int, source: Features | None = None) -> None:
         super().__init__()
         self.spec = spec
         self.which = spec.inputs()[1]
         self.branches = nn.ModuleList(Branch(branch, width, source) for branch in spec.branches)
+        self.keep: Callable[[ItemBatch, list[Tensor]], None] | None = None
         self.frame = nn.ParameterDict()
         if spec.frame:
             for side in ("start", "end"):
@@ -253,17 +258,17 @@ class Modality(nn.Module):
 
     def _alike(self, items: ItemBatch, source: Tensor | None) -> Encoded:
         """Items of one shape, in one call of each encoder."""
-        encoder_index = 0
+        raws: list[Tensor] = []
         outputs: list[Tensor] = []
-        first: Tensor | None = None
         for branch in self._branches():
             mixed: list[Tensor] = []
             for i in range(len(branch.encoders)):
-                tiles = items.inputs[self.which[encoder_index]]
-                raw = branch.encode(i, tiles, source)
-                first = raw if first is None else first
-                mixed.append(branch.finishes[i](raw))
-                encoder_index += 1
+                if items.encoded:
+                    raws.append(items.inputs[len(raws)])
+                else:
+                    tiles = items.inputs[self.which[len(raws)]]
+                    raws.append(self._raw(branch, i, tiles, items, source))
+                mixed.append(branch.finishes[i](raws[-1]))
             features = torch.cat(mixed, dim=-1) if len(mixed) > 1 else mixed[0]
             features, mask = self._arranged(features, items)
             features = features.to(device_dtype(branch.connector))
@@ -273,8 +278,19 @@ class Modality(nn.Module):
         if "end" in self.frame:
             outputs.append(self._side("end", outputs[0].shape[0]))
         tokens = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
-        assert first is not None
-        return Encoded(tokens.flatten(0, 1), self._map(first, items))
+        if self.keep is not None and items.cards:
+            self.keep(items, raws)
+        return Encoded(tokens.flatten(0, 1), self._map(raws[0], items))
+
+    def _raw(
+        self, branch: Branch, index: int, tiles: Tensor, items: ItemBatch, source: Tensor | None
+    ) -> Tensor:
+        if self.keep is None or not items.cards:
+            return branch.encode(index, tiles, source)
+        # The last bits depend on what else is in a call. What is kept shall depend on its item alone, so that a
+        # run that goes on, or shares a folder with others, has the numbers of one that did not.
+        pieces = tiles.split(list(items.tiles))
+        return torch.cat([branch.encode(index, piece, source) for piece in pieces])
 
     def _side(self, side: str, tiles: int) -> Tensor:
         vector: Tensor = self.frame[side]

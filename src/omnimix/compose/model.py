@@ -31,7 +31,7 @@ from omnimix.compose.recipe import Recipe
 from omnimix.compose.running import Running
 from omnimix.compose.splice import splice
 from omnimix.disk import writing
-from omnimix.errors import OmnimixError, SpliceError
+from omnimix.errors import CheckpointError, OmnimixError, SpliceError
 from omnimix.language import packed
 from omnimix.language.forms import Form
 
@@ -82,7 +82,9 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
                         module.set_attn_implementation(asked)
         self._allowed: set[Form] = set()
         adapters.inject(self, self.recipe.adapters, self.get_output_embeddings())
+        self._stands = False
         self.post_init()
+        self._stands = True
         if built is not None:
             built(self)
 
@@ -188,6 +190,30 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
         restore: Any = getattr(module, "init_non_persistent_buffers", None)
         if restore is not None:
             restore()
+
+    def initialize_weights(self) -> None:
+        """As in transformers, also for modalities of a loaded model: what no file filled is bare memory until then."""
+        super().initialize_weights()
+        for name in self.modalities if self._stands else ():
+            self._fill_missing(name)
+
+    def _fill_missing(self, name: str) -> None:
+        """Give what no file filled the values that it has in a fresh model.
+
+        Raises:
+            CheckpointError: an adapter, which is no part of a fresh model.
+        """
+        parameters = self.modality(name).named_parameters()
+        missing = {key: p for key, p in parameters if not _transformers.is_loaded(p)}
+        if not missing:
+            return
+        with torch.device("cpu"):
+            fresh = modality.build(self.recipe.modalities, self.width)[name].state_dict()
+        for key, parameter in missing.items():
+            value = fresh.get(key.replace(".base_layer.", "."))
+            if value is None:
+                raise CheckpointError(f"the weights {name}.{key} are missing")
+            parameter.data.copy_(value)
 
     def encode(self, items: Mapping[str, ItemBatch]) -> dict[str, Encoded]:
         """What the modalities give for all items, in the recipe's order.

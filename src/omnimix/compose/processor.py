@@ -71,7 +71,10 @@ class Processor(Conversing):
     def with_recipe(self, recipe: Recipe) -> Processor:
         """The same with other words that change neither the weights nor the number of tokens."""
         weave = self.weave
-        return type(self)(recipe, weave.tokenizer, weave.tokens_per_tile, weave.folders)
+        made = type(self)(recipe, weave.tokenizer, weave.tokens_per_tile, weave.folders)
+        if recipe.modalities == self.recipe.modalities:
+            made.weave.features = weave.features
+        return made
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:

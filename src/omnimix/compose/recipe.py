@@ -241,16 +241,17 @@ def _completed(recipe: Recipe) -> dict[str, Any]:
 
 
 def _bare(recipe: Recipe) -> dict[str, Any]:
-    plain: Recipe = config.mapped(recipe, _without_weights)
+    plain: Recipe = config.mapped(recipe, _as_made)
     words = {key: value for key, value in plain.dump().items() if key not in _NAMES}
     if isinstance(words.get("tokenizer"), dict):
         words["tokenizer"].pop("path", None)
     return words
 
 
-def _without_weights(spec: Spec) -> Spec:
-    begins = getattr(spec, "weights", None) is not None
-    return spec.model_copy(update={"weights": None}) if begins else spec
+def _as_made(spec: Spec) -> Spec:
+    """The part without where it began and how a run holds it."""
+    said = [word for word in ("weights", "dtype") if getattr(spec, word, None) is not None]
+    return spec.model_copy(update=dict.fromkeys(said)) if said else spec
 
 
 def _differs(a: Any, b: Any, place: str, called: tuple[str, str]) -> str | None:

@@ -63,6 +63,8 @@ def saved(recipe: Recipe) -> Recipe:
             return spec.model_copy(update={"path": tokenizer_name(spec)})
         if isinstance(spec, Step) and spec.files():
             return spec.renamed(files)
+        if getattr(spec, "dtype", None) is not None:  # says how a run holds the part
+            spec = spec.model_copy(update={"dtype": None})
         weights = getattr(spec, "weights", None)
         if isinstance(weights, str) and Path(weights).is_absolute():
             return spec.model_copy(update={"weights": None})

@@ -29,6 +29,9 @@ class Item:
         size: width and height of the original in pixels.
         frame: where the original lies in the first tile.
         on: index of the item it lies on, among the sequence's items of the modality looked at.
+        key: what its features are kept under (`omnimix.compose.features`); None where they are not.
+        encoded: whether `inputs` are the features of each encoder instead.
+        tile: width and height of the first tile, where `inputs` do not show them.
     """
 
     inputs: tuple[Tensor, ...]
@@ -37,6 +40,9 @@ class Item:
     frame: Frame = field(default_factory=lambda: Frame(1.0, 1.0))
     grid: tuple[int, int] = (0, 0)
     on: int = -1
+    key: str | None = None
+    encoded: bool = False
+    tile: tuple[int, int] | None = None
 
     @property
     def tiles(self) -> int:
@@ -45,7 +51,7 @@ class Item:
     def view(self) -> View:
         """How the model sees a picture."""
         height, width = self.inputs[0].shape[-2:]
-        return View(self.size, self.frame, (int(width), int(height)))
+        return View(self.size, self.frame, self.tile or (int(width), int(height)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +97,9 @@ class Sequence:
         for name, items in self.items.items():
             for item in items:
                 found.update(f"{name} {item.tokens} {item.size} {item.on}".encode())
-                for tensor in item.inputs:
+                # Of an item whose features are kept its key says the same before and after it was encoded.
+                found.update((item.key or "").encode())
+                for tensor in () if item.key else item.inputs:
                     found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
                     found.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return found.hexdigest()

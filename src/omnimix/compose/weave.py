@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence as Many
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby, takewhile
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,8 +29,19 @@ _STRETCH = 1 << 15
 """Characters of a text that are tokenized at a time to measure it."""
 
 
+class KeptFeatures(Protocol):
+    """What was encoded before (`omnimix.compose.features`)."""
+
+    def key(self, name: str, media: Media) -> str | None: ...
+
+    def find(self, name: str, key: str) -> Item | None: ...
+
+
 class Weaver:
     """Turns samples of one recipe into sequences. Picklable; holds no weights.
+
+    Attributes:
+        features: of items that frozen encoders have seen; None keeps none.
 
     Args:
         recipe: template, modalities and coordinates.
@@ -52,6 +64,7 @@ class Weaver:
         self.tokens_per_tile = dict(tokens_per_tile)
         self.context = context
         self.folders = tuple(folders)
+        self.features: KeptFeatures | None = None
         self.owner = {name: k for k, name in enumerate(recipe.modalities, start=1)}
 
     def __call__(
@@ -188,7 +201,18 @@ class Weaver:
             )
 
     def prepare(self, name: str, media: Media) -> Item:
-        """One item of a modality, opened and prepared."""
+        """One item of a modality, opened and prepared; or what its encoders gave for it before."""
+        key = None if self.features is None else self.features.key(name, media)
+        if (
+            self.features is not None
+            and key is not None
+            and (kept := self.features.find(name, key))
+        ):
+            return kept
+        item = self._fresh(name, media)
+        return item if key is None else replace(item, key=key)
+
+    def _fresh(self, name: str, media: Media) -> Item:
         with looking_in(self.folders):
             return prepare(self.recipe.modalities[name], media, self.tokens_per_tile[name])
 

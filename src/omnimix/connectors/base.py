@@ -7,7 +7,7 @@ import abc
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from omnimix.config import Spec
+from omnimix.config import Held, Spec
 
 
 class Connector(nn.Module, abc.ABC):
@@ -32,10 +32,13 @@ class ConnectorSpec(Spec):
     Attributes:
         weights: where it begins in training: a hub id, a folder in the hub's layout or one file; None
             begins with fresh weights.
+        dtype: the type that its weights are held in while they are frozen in training, `bfloat16` for half the
+            memory; what learns is held in float32.
     """
 
     kind: str
     weights: str | None = None
+    dtype: Held | None = None
 
     @abc.abstractmethod
     def build(self, tokens_in: int, width_in: int, width_out: int) -> Connector: ...

@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from pydantic import SerializeAsAny
 from torch import Tensor, nn
 
-from omnimix.config import Spec, part
+from omnimix.config import Held, Spec, part
 from omnimix.media.tiles import Step
 from omnimix.registry import FINISHES, STEPS
 
@@ -100,12 +100,15 @@ class EncoderSpec(Spec):
         finish: finishing steps on its features, in order.
         weights: where it begins in training: a hub id, a folder in the hub's layout or one file; what the
             files say of the encoder need not be said again. None begins with fresh weights.
+        dtype: the type that its weights are held in while they are frozen in training, `bfloat16` for half the
+            memory; what learns is held in float32.
     """
 
     kind: str
     steps: tuple[Annotated[SerializeAsAny[Step], part(STEPS)], ...] = ()
     finish: tuple[Annotated[SerializeAsAny[Finish], part(FINISHES)], ...] = ()
     weights: str | None = None
+    dtype: Held | None = None
     looks_at: ClassVar[bool] = False
     """Whether the encoder reads another modality's feature map (named by its word `source`)."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from omnimix.checkpoints.base import Parts
+from omnimix.compose import features
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.pointing import readable
@@ -117,6 +118,25 @@ class Assistant:
         self.processor = processor
         self.process_group = process_group or ProcessGroup()
         self.decoder = Decoder(model, self.process_group)
+
+    def keep_features(
+        self,
+        folder: str | Path,
+        max_size: str = "50GB",
+        modalities: Sequence[str] | None = None,
+    ) -> None:
+        """Keep what the encoders give in a folder: an item that was asked about before is not encoded again.
+
+        Args:
+            folder, max_size, modalities: as the words of `FeatureCacheSpec`.
+
+        Raises:
+            OmnimixError: a modality that prepares its items by chance.
+        """
+        words = features.FeatureCacheSpec(
+            folder=str(folder), max_size=max_size, modalities=modalities and tuple(modalities)
+        )
+        features.keep(self.model, self.processor, words)
 
     @property
     def device(self) -> torch.device:

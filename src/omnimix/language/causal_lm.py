@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from omnimix import _transformers
-from omnimix.config import Spec
+from omnimix.config import Held, Spec
 from omnimix.errors import RecipeError, first_of
 from omnimix.hf_config import OF_FILES, known, make, unknown
 from omnimix.hub import read_json
@@ -28,6 +28,8 @@ class CausalLM(Spec):
             `config`, the tokenizer and, by `template: tokenizer`, the style of its chat template.
         attn_implementation: `sdpa` knows packed batches, windows, soft caps and sinks; any other name is
             handed to transformers.
+        dtype: the type that its weights are held in while they are frozen in training, `bfloat16` for half the
+            memory; what learns is held in float32.
         head: what sets the output head apart: a bias, fewer logits than rows.
     """
 
@@ -36,6 +38,7 @@ class CausalLM(Spec):
     weights: str | None = None
     # A name with a place in it makes transformers fetch a kernel and run it.
     attn_implementation: Annotated[str, Field(pattern=r"^[\w-]+$")] = "sdpa"
+    dtype: Held | None = None
     head: HeadSpec | None = None
 
     def hf_config(self) -> Any:

@@ -10,7 +10,8 @@ form the window is in the mask already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import repeat
@@ -85,6 +86,11 @@ def attention(
         ]
         return torch.cat(pieces, dim=2).transpose(1, 2), None
     if cu_seq_lens_q is not None:
+        plain = not seen and softcap is None and s_aux is None and not dropout and causal
+        longest = words.get("max_length_q")
+        if plain and longest is not None and (kernel := _varlen(query)) is not None:
+            given = (query, key, value, cu_seq_lens_q, longest, scaling, sliding_window)
+            return kernel(*given), None
         # One split a tensor: the gradient of many slices would be many tensors of full size.
         lengths = cu_seq_lens_q.diff().tolist()
         parts = (x.split(lengths, dim=2) for x in (query, key, value))
@@ -118,6 +124,42 @@ def _go_on(query: Tensor, key: Tensor, value: Tensor, window: int | None, *own: 
         query.view(1, key.shape[1], -1, query.shape[3]), key, value, scale=scaling
     )
     return found.reshape(1, query.shape[1], 1, -1)
+
+
+def _varlen(query: Tensor) -> Callable[..., Tensor] | None:
+    """torch's attention over samples of many lengths, where it runs: CUDA in 16 bits, up to 256 numbers a head."""
+    if query.device.type != "cuda" or query.shape[0] != 1 or query.shape[3] > 256:
+        return None
+    half = (torch.bfloat16, torch.float16)
+    kind = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    return functools.partial(_one_kernel, kind) if kind in half else None
+
+
+def _one_kernel(
+    kind: torch.dtype,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    borders: Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """`[1, tokens, heads, head_dim]`; no host waits for the borders, and every sample runs at once."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    # Positions are turned in float32 under autocast, which knows nothing of this kernel.
+    q, k, v = (x[0].transpose(0, 1).to(kind) for x in (query, key, value))
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+    # A window of n tokens counts the token itself: n - 1 before it.
+    seen = (-1 if window is None else window - 1, 0)
+    found = varlen_attn(
+        q, k, v, borders, borders, longest, longest, scale=scaling, window_size=seen
+    )
+    assert isinstance(found, Tensor)
+    return found[None]
 
 
 def _mask(query: Tensor, distance: Tensor | None, window: int | None) -> Tensor | None:

@@ -35,6 +35,11 @@ class Opener(Spec):
         """The kinds of media that it opens."""
         return (self.kind,)
 
+    @property
+    def random(self) -> bool:
+        """As of a step."""
+        return False
+
     def every(self) -> tuple[Step, ...]:
         """Steps that it takes itself."""
         return ()

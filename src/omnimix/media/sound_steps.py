@@ -120,6 +120,10 @@ class ClapMel(SoundStep):
     fusion: bool = True
     seed: int = 0
 
+    @property
+    def random(self) -> bool:
+        return True
+
     def hear(self, sound: Sound) -> Float[Tensor, "1 channels frames bins"]:
         samples = resampled(sound.mono(), sound.rate, self.sampling_rate)
         most = self.max_length_s * self.sampling_rate

@@ -151,6 +151,11 @@ class Step(Spec):
 
     works_on: ClassVar[Literal["picture", "tensor", "raw"]] = "picture"
 
+    @property
+    def random(self) -> bool:
+        """Whether it leaves anything to chance; features of such items are not kept."""
+        return False
+
     @abc.abstractmethod
     def __call__(self, tiles: Tiles) -> Tiles: ...
 

@@ -76,6 +76,10 @@ class VideoOpener(MediaOpener):
     max_pixels: Annotated[int, Gt(0)] = 2**28
     max_pictures: Annotated[int, Gt(0)] = 100_000
 
+    @property
+    def random(self) -> bool:
+        return self.sampling == "window" and self.end is None
+
     def open(self, media: Media) -> list[Image.Image]:
         """The frames in order, RGB, of one size.
 

@@ -20,7 +20,7 @@ from omnimix.generate.decoding import Options
 from omnimix.serve import bodies, opening, page, wires
 from omnimix.serve.answers import Refused, refusal, said
 from omnimix.serve.desk import Desk
-from omnimix.serve.engine import Engine
+from omnimix.serve.engine import Engine, Unavailable
 from omnimix.serve.gate import Drain, Gate
 from omnimix.serve.items import Forbidden
 from omnimix.serve.keys import KeyCheck
@@ -178,6 +178,8 @@ def _explain(app: FastAPI, posts: Sequence[str], gets: Sequence[str]) -> None:
 
     async def wrong(_: Request, error: Exception) -> Response:
         assert isinstance(error, OmnimixError)
+        if isinstance(error, Unavailable):
+            return said(429 if error.busy else 503, error, Retry_After="5")
         code = "unknown_item" if isinstance(error, Forgotten) else None
         return said(403 if isinstance(error, Forbidden) else 400, error, code)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -38,6 +38,16 @@ class Piece:
     answer: Answer | None = None
 
 
+class Unavailable(OmnimixError):
+    """No fault of what was asked: the engine is full, broken or ending. Asked later, or elsewhere, it may be answered.
+
+    Attributes:
+        busy: it is full, and nothing else.
+    """
+
+    busy = False
+
+
 class Engine(Protocol):
     """Answers conversations.
 
@@ -55,7 +65,7 @@ class Engine(Protocol):
         """The answer to the last turn while it is written; `aclose` ends the writing.
 
         Raises:
-            OmnimixError: as `generate` does, with the first piece.
+            Unavailable, OmnimixError: as `generate` does, with the first piece.
         """
         ...
 
@@ -63,6 +73,7 @@ class Engine(Protocol):
         """The answer to the last turn.
 
         Raises:
+            Unavailable: it cannot answer now, whatever is asked.
             OmnimixError: the sample cannot be used (an item that is broken, too long a conversation ...).
         """
         ...
@@ -163,28 +174,29 @@ async def whole(pieces: AsyncGenerator[Piece, None]) -> Answer:
     raise OmnimixError("the answer broke off", hint="ask again")
 
 
-def limited(assistant: Assistant, max_pixels: int | None) -> Assistant:
-    """The same assistant, whose openers take no picture of more pixels.
+def limited(assistant: Assistant, **most: float | None) -> Assistant:
+    """The same assistant, whose openers take no more than that.
 
-    An opener whose own limit is lower keeps it.
+    Args:
+        most: `max_pixels`, `max_seconds`, `max_pages`; None, or an opener's own limit that is lower, changes nothing.
     """
-    if max_pixels is None:
+    limits = {name: value for name, value in most.items() if value is not None}
+    if not limits:
         return assistant
     recipe = assistant.processor.recipe
     modalities = {}
     for name, spec in recipe.modalities.items():
-        modalities[name] = spec.model_copy(update={"opens": _capped(spec.opens, max_pixels)})
+        modalities[name] = spec.model_copy(update={"opens": _capped(spec.opens, limits)})
     held = assistant.processor.with_recipe(recipe.model_copy(update={"modalities": modalities}))
     return Assistant(assistant.model, held, assistant.process_group)
 
 
-def _capped(opens: Opener, most: int) -> Opener:
+def _capped(opens: Opener, limits: Mapping[str, float]) -> Opener:
     if isinstance(opens, Several):
         rows = {
-            kind: row.model_copy(update={"opens": _capped(row.opens, most)})
+            kind: row.model_copy(update={"opens": _capped(row.opens, limits)})
             for kind, row in opens.kinds.items()
         }
         return opens.model_copy(update={"kinds": rows})
-    if getattr(opens, "max_pixels", most) > most:
-        return opens.model_copy(update={"max_pixels": most})
-    return opens
+    lower = {name: most for name, most in limits.items() if getattr(opens, name, most) > most}
+    return opens.model_copy(update=lower) if lower else opens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -26,10 +26,16 @@ class Facts(Collector):
         self.facts = facts
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        for name, value in self.facts().items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                told = name.replace("_", " ")
-                yield GaugeMetricFamily(f"omnimix_engine_{name}", f"engine: {told}", value)
+        for name, value in _numbers(self.facts(), "omnimix_engine"):
+            yield GaugeMetricFamily(name, "as the engine says it in /health", value)
+
+
+def _numbers(facts: Mapping[str, Any], name: str) -> Iterator[tuple[str, float]]:
+    for word, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{name}_{word}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{name}_{word}", value
 
 
 class Metrics:

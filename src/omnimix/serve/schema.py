@@ -16,6 +16,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     ValidationError,
     field_validator,
@@ -135,7 +136,9 @@ class Message(Asked):
     """
 
     role: Literal["system", "user", "assistant"]
-    content: Annotated[list[Annotated[Part, BeforeValidator(_part)]], BeforeValidator(_content)]
+    content: Annotated[
+        list[Annotated[Part, BeforeValidator(_part)]], FailFast(), BeforeValidator(_content)
+    ]
 
     @field_validator("content")
     @classmethod
@@ -196,7 +199,7 @@ class Request(Asked):
         options: how the answer is written.
     """
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], FailFast()] = Field(min_length=1)
     options: Choices = Choices()
 
     def items(self) -> Iterator[MediaPart | ItemPart | RegionPart]:

@@ -18,7 +18,7 @@ from omnimix.disk import writing
 from omnimix.language import forms
 from omnimix.language.forms import Form
 from omnimix.parallel.process_group import ProcessGroup
-from omnimix.train import checkpoint, optim, start
+from omnimix.train import checkpoint, held, optim, start
 from omnimix.train.ranks import fingerprint
 from omnimix.train.settings import Training
 from omnimix.train.stopping import Stop, Stopped
@@ -82,6 +82,8 @@ class Begun:
         if training.quantization is None:
             self.model.to(self.device)
         self.learned = self._learned()
+        for line in held.hold(self.model, self.learned[-1], training.quantization):
+            self.tell(line)
         # What each stage's checkpoints leave out, before anything has moved.
         self.stands = [checkpoint.foundation(self.model, names) for names in self.learned]
 

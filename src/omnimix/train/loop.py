@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from omnimix import _transformers
-from omnimix.compose import adapters
+from omnimix.compose import adapters, features
 from omnimix.compose.batch import Batch
 from omnimix.data.check.style import style_faults
 from omnimix.data.mixture import Read, loader
@@ -82,6 +82,17 @@ class Loop:
         self.optimizer.register_step_pre_hook(lambda *_: run.stop.hold())
         self.optimizer.register_step_post_hook(self._has_moved)
         with run.process_group.agreed():
+            features.keep(
+                run.model,
+                run.processor,
+                self.stage.feature_cache,
+                run.folder,
+                "bf16" if self.stage.bf16 and quick_bf16(run.device) else "",
+                learns=True,
+                writers=run.process_group.size,
+                tell=run.tell,
+                where=f"stages.{number}.feature_cache",
+            )
             self.plan = plan(
                 run.training,
                 number,

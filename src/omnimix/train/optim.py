@@ -19,6 +19,9 @@ PARTS = {
 }
 """Words that name the same parts in every recipe, beside patterns on names."""
 
+FUSED = ("cuda", "cpu")
+"""Devices with an AdamW in one kernel."""
+
 
 def fits(name: str, pattern: str) -> bool:
     """Whether a parameter's name is meant: by a word of `PARTS`, by the part it lies in, or by its name."""
@@ -134,7 +137,7 @@ def adamw(model: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
         lr=spec.lr,
         betas=spec.betas,
         eps=spec.eps,
-        fused=device.type == "cuda",
+        fused=device.type in FUSED,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnimix.compose import features
 from omnimix.compose.processor import Processor
 from omnimix.data.mixture import loader
 from omnimix.errors import TrainError
@@ -29,6 +30,7 @@ class _Replay:
     def __init__(self, training: Training, folder: Path, number: int) -> None:
         recipe, recipe_folder = training.model(folder)
         self.processor = Processor.from_recipe(recipe, recipe_folder)
+        features.keys(self.processor, training.stages[number].feature_cache)
         self.training, self.folder, self.number = training, folder, number
         self.parts = training.stages[number].gradient_accumulation_steps
 

@@ -12,7 +12,7 @@ from omnimix.data.mixture import Dropped
 from omnimix.disk import whole_folder, writing
 from omnimix.errors import TrainError
 from omnimix.parallel import process_group as process_groups
-from omnimix.train import checkpoint, folder as folders, settings, start
+from omnimix.train import checkpoint, folder as folders, held, settings, start
 from omnimix.train.begun import METRICS, Begun
 from omnimix.train.loop import Loop
 from omnimix.train.plots import plot_losses
@@ -171,6 +171,7 @@ class Run(Begun):
         if words.quantization is not None and words.initial_checkpoint is not None:
             begun = start.opened(self.folder, words.initial_checkpoint)
             model = start.made_whole(model, begun, model.recipe)
+        held.release(model)
         with _transformers.quiet(), whole_folder(place) as draft:
             model.save_pretrained(draft)
             self.processor.save_pretrained(draft)

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from omnimix import config
+from omnimix.checkpoints import releases
 from omnimix.compose import recipe as recipes
+from omnimix.compose.features import FeatureCacheSpec
 from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec, part
 from omnimix.data.mixture import DataWords, MixturePart
@@ -19,7 +21,7 @@ from omnimix.data.packing import PackingSpec
 from omnimix.data.sources import Source
 from omnimix.errors import RecipeError
 from omnimix.prompts.template import Template, by_name
-from omnimix.registry import DATASETS, MEASURES, OBJECTIVES, did_you_mean
+from omnimix.registry import CHECKPOINTS, DATASETS, MEASURES, OBJECTIVES, did_you_mean
 from omnimix.train import start
 from omnimix.train.objectives import Objective
 
@@ -115,6 +117,13 @@ class ValidateSpec(Spec):
         return self
 
 
+def _kept(value: Any) -> Any:
+    """`true` and a folder are short for words of a feature cache."""
+    if isinstance(value, bool):
+        return {} if value else None
+    return {"folder": value} if isinstance(value, str) else value
+
+
 class Stage(Spec):
     """What learns, from which mixture, for how long, under which objective.
 
@@ -146,6 +155,8 @@ class Stage(Spec):
         max_dropped: share of the records that may be left out since they cannot be used; beyond it the run
             stops. A single record always may.
         validate: records that are not learned from, looked at on the way.
+        feature_cache: keep what frozen encoders give and read it in place of pictures: `true`, a folder, or
+            `{folder, max_size, modalities}`; the numbers are the same.
         gradient_checkpointing: activations are computed again in the backward pass instead of kept: less
             memory, more time, the same numbers.
         objective: what is minimised: `sft`, the cross-entropy of the answers, by default.
@@ -177,6 +188,7 @@ class Stage(Spec):
     max_dropped: float = Field(default=0.01, ge=0, le=1)
     validate: ValidateSpec | None = None  # type: ignore[assignment]
     gradient_checkpointing: bool = False
+    feature_cache: Annotated[FeatureCacheSpec | None, BeforeValidator(_kept)] = None
 
     @model_validator(mode="after")
     def _length(self) -> Self:
@@ -228,7 +240,8 @@ class Training(Spec):
 
     Attributes:
         name: what the run is called.
-        recipe: the model, by shipped name or file; left out, that of `initial_checkpoint`.
+        recipe: the model, by shipped name or file, or by the id of a released one, for the pretrained parts that
+            it was made from; left out, that of `initial_checkpoint`.
         set: dotted overrides of the recipe.
         initial_checkpoint: folder of a model to begin with, or the name of a shipped or released one: what
             fits by name and shape is taken from it. None begins with the weights that the recipe names.
@@ -268,6 +281,11 @@ class Training(Spec):
         if self.recipe is None:
             assert self.initial_checkpoint is not None
             return start.opened(folder, self.initial_checkpoint).recipe(self.set, folder)
+        if (release := releases.lookup(self.recipe)) is not None:
+            family = CHECKPOINTS.load(release.about.reader or release.family)()
+            parts = (*release.ids, release.connector, release.resize or "")
+            words = family.untrained(*parts)
+            return recipes.parse(words, self.recipe, self.set, [folder]), folder
         beside = folder / self.recipe
         name = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else self.recipe
         path = recipes.find(name)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from omnimix.compose.features import without
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.disk import writing
@@ -25,6 +26,7 @@ from omnimix.registry import MEASURES
 from omnimix.train.begun import Begun
 from omnimix.train.rows import DatasetFacts, looked_at
 from omnimix.train.settings import Stage, ValidateSpec
+from omnimix.train.step import quick_bf16
 from omnimix.types import Media, Sample
 
 LOSS = "loss"
@@ -133,7 +135,9 @@ class Validation:
             measures: dict[str, float] = {}
             with self.run.first_alone() as first:
                 if first:
-                    measures = self._answers(processor, step)
+                    # Answers are computed without autocast, which made what is kept where there is one.
+                    exact = not self.stage.bf16 or not quick_bf16(self.run.device)
+                    measures = self._answers(processor if exact else without(processor), step)
             measures = self.run.process_group.gather("measures", measures)[0]
         if failed and not self.told:
             self.told = True

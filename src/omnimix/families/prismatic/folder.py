@@ -77,6 +77,9 @@ class Prismatic(Family[RunFolder, Words]):
     part_names = ("llm", *dict.fromkeys(part for _, parts in VISION.values() for part in parts))
     known_words = ("image_size", "vision")
 
+    def untrained(self, encoder: str, language: str, connector: str, resize: str) -> dict[str, Any]:
+        return recipes.untrained(encoder, language, connector, resize)
+
     def recognise(self, path: Path) -> RunFolder | None:
         root, chosen = path, None
         if path.is_file() and path.suffix == ".pt" and path.parent.name == "checkpoints":

@@ -6,6 +6,7 @@ Facts, numbers and quirks: golden/specs/prismatic.md. What timm knows of an enco
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -155,6 +156,35 @@ def recipe(words: Words) -> Recipe:
         "model_max_length": words.llm_max_length + words.patches,
     }
     return config.validate(Recipe, data, "config.json: model")
+
+
+def untrained(vision: str, language: str, arch: str, resize: str) -> dict[str, Any]:
+    """The recipe over pretrained parts that a run of these words begins with."""
+    llm, size = LLMS[language], VISION[vision][0]
+    timm = VISION[vision][1].values()
+    # Their patches have 14 pixels, but for one id's 16.
+    patches = (size // min(map(_patch, timm))) ** 2
+    words = Words("", vision, language, arch, resize, 2048, {}, 0, False, patches)
+    encoders = [
+        {**encoder, "weights": name} for encoder, name in zip(_encoders(words), timm, strict=True)
+    ]
+    branch = {"encoders": encoders, "connector": {"kind": PROJECTORS[projector_of(arch)]}}
+    image = {"opens": "image", "place": "second", "limit": 1, "branches": [branch]}
+    # The trainer's pad token makes Llama's 32000 rows longer; Phi has more than enough.
+    rows = {"config": {"vocab_size": 500 * MULTIPLE + MULTIPLE}} if llm.own_begin else {}
+    return {
+        "name": f"{vision}+{language}",
+        "language": {"kind": "causal_lm", "weights": llm.hub, **rows},
+        "template": llm.template,
+        "modalities": {"image": image},
+        "model_max_length": words.llm_max_length + patches,
+    }
+
+
+def _patch(timm: str) -> int:
+    found = re.search(r"patch(\d+)", timm)
+    assert found is not None
+    return int(found[1])
 
 
 def plain(llm: Mapping[str, Any]) -> dict[str, Any]:

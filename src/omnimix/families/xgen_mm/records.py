@@ -34,7 +34,8 @@ class XgenSft(SourceSpec):
 
     Attributes:
         data_path: for each file how many records are taken: drawn again and again where that is more than
-            the file has, else without repeating; the number of all shuffles them.
+            the file has, else without repeating; the number of all (or null, where it is not known beforehand)
+            shuffles them.
         image_folders: where pictures lie: the first key that occurs in a path is replaced wherever it
             occurs. Without any, paths are relative to the training file.
         seed: of the draw, begun afresh for every file.
@@ -45,7 +46,7 @@ class XgenSft(SourceSpec):
     """
 
     kind: Literal["xgen_sft"] = "xgen_sft"
-    data_path: dict[str, int]
+    data_path: dict[str, int | None]
     image_folders: dict[str, str] = {}
     seed: int = 42
     most: int = 4
@@ -68,7 +69,8 @@ class _XgenSft(Source):
         self.records: list[dict[str, Any]] = []
         for name, count in spec.data_path.items():
             rows = JsonRows(folder / name)
-            self.records += [kept(rows, i) for i in drawn(len(rows), count, spec.seed)]
+            many = len(rows) if count is None else count
+            self.records += [kept(rows, i) for i in drawn(len(rows), many, spec.seed)]
         self.max_length = spec.max_length
         self.length = len(self.records)
         if not self.length:

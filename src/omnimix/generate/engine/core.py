@@ -202,8 +202,13 @@ class Core:
             with torch.inference_mode():
                 self._leave()
 
-    def _over(self, request: Request) -> None:
-        request.listen(request)
+    def fail(self, error: BaseException) -> None:
+        """Give up all requests."""
+        with self._lock:
+            left = [*self._waiting, *(one.request for one in self._running)]
+            self._waiting.clear()
+        for request in left:
+            self._fail(request, error)
 
     def _leave(self) -> None:
         """Requests that nobody waits for, or that came too late, go."""
@@ -215,13 +220,13 @@ class Core:
                 continue
             if request._left:
                 request.reason = "cancelled"
-                self._over(request)
+                request.listen(request)
             elif request.deadline is not None and now > request.deadline:
                 request.error = OmnimixError(
                     "the answer was not written in the time that was given",
                     hint="ask for a shorter answer, or ask again when fewer others do",
                 )
-                self._over(request)
+                request.listen(request)
         with self._lock:
             self._waiting = deque(one for one in self._waiting if not one.over)
         self._running = [one for one in self._running if not one.request.over]
@@ -270,7 +275,7 @@ class Core:
     def _fail(self, request: Request, error: BaseException) -> None:
         request.error = error
         self._running = [one for one in self._running if one.request is not request]
-        self._over(request)
+        request.listen(request)
 
     def _plan(self) -> tuple[list[_Running], list[Tensor]]:
         """Who takes part in this step, and the embeddings of their new tokens."""
@@ -283,7 +288,7 @@ class Core:
         left = self.limits.prefill_chunk if writing else max(IDLE_CHUNK, self.limits.prefill_chunk)
         for one in reading:
             count = len(one.unread) if self.runner.whole else min(len(one.unread), left)
-            if count <= 0 or (left <= 0):
+            if left <= 0:
                 break
             writing.append(one)
             new.append(one.unread[:count])
@@ -330,9 +335,14 @@ class Core:
             if not right:
                 self._fail(request, astray(self.model))
                 continue
-            if not request.sampler.plain:
-                token, likely = request.sampler.choose(row)
-            self._took(one, token, likely)
+            try:
+                if not request.sampler.plain:
+                    token, likely = request.sampler.choose(row)
+                self._took(one, token, likely)
+            except Exception as error:
+                if self.ranks:
+                    raise
+                self._fail(request, error)
 
     def _took(self, one: _Running, token: int, likely: Likely | None) -> None:
         request = one.request

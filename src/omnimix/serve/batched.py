@@ -1,0 +1,184 @@
+"""The engine of the server: many answers at once (`omnimix.generate.engine`), on a thread of its own.
+
+Conversations are woven and their items hashed on threads beside it, so that a damaged item hurts nobody else and the
+model never waits for a picture to be opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from omnimix.compose.sequence import Sequence as Woven
+from omnimix.errors import OmnimixError
+from omnimix.generate.answers import Answer, Closing
+from omnimix.generate.assistant import Assistant
+from omnimix.generate.decoding import Options, request
+from omnimix.generate.engine.core import Core, Limits, Request
+from omnimix.generate.engine.prompts import prompt
+from omnimix.serve.engine import Piece, whole
+from omnimix.types import Sample
+
+ITEMS = 2**28
+"""Bytes of encoded items that are kept."""
+
+
+def limits(max_batch: int = 32, cache_memory: int = 2048, prefill_chunk: int = 256) -> Limits:
+    """What a server takes.
+
+    Args:
+        cache_memory: MiB for running answers; half as many again keep beginnings of prompts.
+    """
+    memory = cache_memory * 2**20
+    return Limits(max_batch, memory, prefill_chunk, prefix_memory=memory // 2, item_memory=ITEMS)
+
+
+class Batched:
+    """Answers that are written together; each is what it would be alone.
+
+    Args:
+        assistant: who answers. Its weights are not to be changed while the engine runs.
+        name: of the model.
+        most: how many at once, and how much memory for what.
+    """
+
+    def __init__(self, assistant: Assistant, name: str, most: Limits | None = None) -> None:
+        self.name = name
+        self.processor = assistant.processor
+        self.recipe = assistant.processor.recipe
+        self._assistant = assistant
+        self._core = Core(assistant.model, most or limits(), assistant.decoder.runner)
+        self._weaving = ThreadPoolExecutor(2, thread_name_prefix="omnimix-weave")
+        self._work = threading.Condition()
+        self._closing = self._closed = False
+        self._broken: BaseException | None = None
+        self._asked = self._answered = 0
+        self._thread = threading.Thread(target=self._run, name="omnimix-engine", daemon=True)
+        self._thread.start()
+
+    async def stream(self, sample: Sample, options: Options) -> AsyncGenerator[Piece, None]:
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+
+        def listen(_: Request) -> None:
+            loop.call_soon_threadsafe(news.set)
+
+        if self._closing:
+            raise OmnimixError("the engine is being closed", hint="ask again in a moment")
+        self._asked += 1
+        asked: Request | None = None
+        try:
+            woven, asked = await loop.run_in_executor(self._weaving, self._begin, sample, options)
+            asked.listen = listen
+            self._add(asked)
+            pieces = _Pieces(self._assistant, woven, asked, options)
+            while True:
+                await news.wait()
+                news.clear()
+                over = asked.over
+                if asked.error is not None:
+                    raise asked.error
+                piece = pieces.next(over)
+                if over:
+                    self._answered += 1
+                if over or piece.text or piece.regions or piece.logprobs:
+                    yield piece
+                if over:
+                    return
+        finally:
+            self._asked -= 1
+            if asked is not None and not asked.over:
+                asked.cancel()
+
+    async def generate(self, sample: Sample, options: Options) -> Answer:
+        return await whole(self.stream(sample, options))
+
+    def health(self) -> dict[str, Any]:
+        core, items, prefixes = self._core, self._core.items, self._core.prefixes
+        return {
+            "waiting": self._asked,
+            "answered": self._answered,
+            "queued": core.waiting,
+            "running": core.running,
+            "max_batch": core.limits.max_batch,
+            "tokens": core.tokens,
+            "steps": core.steps,
+            "cache": {"used": core.held, "most": core.limits.cache_memory},
+            "items": {"hits": items.hits, "misses": items.misses, "bytes": items.bytes},
+            "prefixes": {"hits": prefixes.hits, "misses": prefixes.misses, "bytes": prefixes.bytes},
+        }
+
+    async def close(self) -> None:
+        self._closing = True
+        while self._asked:
+            await asyncio.sleep(0.02)
+        self._weaving.shutdown()
+        with self._work:
+            self._closed = True
+            self._work.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    def _begin(self, sample: Sample, options: Options) -> tuple[Woven, Request]:
+        woven = self._assistant.weave(sample, options)
+        endings = self._assistant.endings(options)
+        given = prompt(woven, self._assistant.model)
+        return woven, request(given, self._assistant.model, options, endings)
+
+    def _add(self, asked: Request) -> None:
+        with self._work:
+            if self._broken is not None:
+                raise OmnimixError(
+                    f"the engine broke down ({self._broken})", hint="start the server again"
+                ) from self._broken
+            self._core.add(asked)
+            self._work.notify()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._work:
+                    while not (self._core.waiting or self._core.running):
+                        if self._closed:
+                            return
+                        self._work.wait()
+                self._core.step()
+        except BaseException as error:  # told to everybody who waits
+            self._broken = error
+            self._core.fail(error)
+            raise
+
+
+class _Pieces:
+    """What a request has grown by, piece after piece."""
+
+    def __init__(
+        self, assistant: Assistant, woven: Woven, asked: Request, options: Options
+    ) -> None:
+        self.assistant, self.woven, self.asked = assistant, woven, asked
+        self.stops = assistant.stops(options)
+        self.closing = Closing()
+        self.sent, self.told = "", 0
+
+    def next(self, over: bool) -> Piece:
+        """What there is since the last call.
+
+        Args:
+            over: nothing will follow.
+        """
+        logprobs = self.assistant.logprobs(self.asked, self.told) if self.asked.likely else ()
+        self.told += len(logprobs)
+        if over:
+            answer = self.assistant.answer_of(self.asked, self.woven, self.stops)
+            text = answer.text[len(self.sent) :]
+            return Piece(text, self.closing.of(answer, done=True), logprobs, answer)
+        text = self.assistant.settled(self.asked.ids[:], self.stops)[len(self.sent) :]
+        if not text:
+            return Piece("", (), logprobs)
+        self.sent += text
+        return Piece(
+            text,
+            self.closing.of(self.assistant.answer_of(self.asked, self.woven, self.stops)),
+            logprobs,
+        )
