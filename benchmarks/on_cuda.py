@@ -109,7 +109,7 @@ def checks() -> dict[str, Callable[[], str]]:
 
     def fused() -> str:
         for model in (cpu, gpu):
-            optimizer = optim.adamw(model, OptimizerSpec(lr=1e-3))
+            optimizer = optim.optimizer(model, OptimizerSpec(lr=1e-3))
             taught(model, False)
             optimizer.step()
             assert optimizer.defaults["fused"]

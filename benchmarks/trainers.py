@@ -104,7 +104,7 @@ class Ours:
             packing=self.pack,
         )
         optim.set_trainable(model, stage.trainable)
-        optimizer = optim.adamw(model, stage.optimizer)
+        optimizer = optim.optimizer(model, stage.optimizer)
 
         def autocast() -> Any:
             on = work.bf16

@@ -236,3 +236,13 @@ def test_outlines_have_an_end() -> None:
         from_json({kind: [list(point) for point in points[1:]]})
     with pytest.raises(RegionError, match="at most 4096"):
         check_region(Polygon(points), 640, 480)
+
+
+def test_a_mask_may_be_as_large_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 3), 255).save(buffer, "PNG")
+    content = buffer.getvalue()
+    monkeypatch.setattr(masks, "MOST_BYTES", len(content))
+    assert masks.from_png(content, None).all()
+    with pytest.raises(RegionError, match="more than"):
+        masks.from_png(content + b"\0", None)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 from omnimix.errors import CheckpointError, kind_of
@@ -52,6 +52,16 @@ def offline() -> bool:
 def is_id(name: str) -> bool:
     """Whether a name may be one of the hub's (`owner/model`)."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name stays below the folder that it is looked up in."""
+    path = PurePath(name)
+    windows = PureWindowsPath(name)  # a model is carried from one system to another
+    parts = {*path.parts, *windows.parts}
+    return not (
+        path.is_absolute() or windows.drive or windows.root or ".." in parts or "\0" in name
+    )
 
 
 def located(

@@ -81,9 +81,10 @@ def glance(model: MultimodalLM, batch: Batch, encoded: dict[str, Encoded]) -> Te
 
 
 def firsts(batch: Batch, name: str) -> Int[Tensor, "items"]:
-    """For each item of a modality where it begins in the flattened `[batch * tokens]` ids."""
+    """For each item of a modality where it begins in the flattened `[batch * tokens]` ids; -1 where nowhere."""
     places = batch.item_places.flatten()
-    found = places.new_zeros(1 + sum(sum(one.tokens) for one in batch["items"].values()))
+    count = 1 + sum(sum(one.tokens) for one in batch["items"].values())
+    found = places.new_full((count,), -1)
     found.scatter_(0, places, torch.arange(len(places), device=places.device))
     return found[torch.tensor(batch["items"].numbers(name), device=places.device)]
 
@@ -106,14 +107,15 @@ def bags(
 ) -> tuple[Int[Tensor, "words"], Int[Tensor, "words"]]:
     """The words of the answer that follows each item: (which item, token id) pairs.
 
-    Of several items in front of one answer the last has it.
+    Of several items in front of one answer the last has it, and one that stands nowhere has none.
     """
     flat = labels.flatten()
     learned = flat != IGNORE
     before = torch.cat([learned.new_zeros(1), learned[:-1]])
     run = (learned & ~before).cumsum(0)  # number of the answer that a learned token belongs to
     owner = torch.full((int(run[-1]) + 2,), -1, device=labels.device)
-    owner[run[places] + 1] = torch.arange(len(places), device=labels.device)
+    shown = (places >= 0).nonzero().flatten()
+    owner[run[places[shown]] + 1] = shown
     who = owner[run]
     taught = learned & (who >= 0)
     return who[taught], flat[taught]

@@ -336,7 +336,7 @@ def test_other_ends(
     def broken(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("omnimix.cli.models.written", broken)
+    monkeypatch.setattr("omnimix.cli.counts_written.written", broken)
     result = run("show", "nano")
     assert result.exit_code == code
     assert said in result.stderr

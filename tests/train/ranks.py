@@ -1,6 +1,6 @@
 """What each process of a test does: train files, and keep what gradients and batches were.
 
-Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "kill", "broken", "spoiled"}]`. Each process
+Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "kill", "broken", "spoiled", "burst"}]`. Each process
 writes `NAME/rankN.json` and its gradients.
 """
 
@@ -19,11 +19,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from omnimix.compose.adapters import whole
 from omnimix.compose.batch import Batch
 from omnimix.data.sources import JsonlSource, Source
 from omnimix.errors import OmnimixError, SampleError
 from omnimix.parallel import process_group
 from omnimix.train import loop, plan, run, step
+from omnimix.train.watcher import Watcher
 from omnimix.types import Media, Sample, Turn
 
 COLOURS = ("red", "green", "blue", "white")
@@ -74,12 +76,27 @@ class InTurn(plan.Mixture):
         return self.sources[0][place % 8]
 
 
+def _burst(*_: Any) -> None:
+    raise MemoryError("no memory is left")
+
+
+class Told(Watcher):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def tell(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
 class Kept:
     """Gradients of every step by name, as they are before they are clipped, and who saw what."""
 
     def __init__(self) -> None:
         self.gradients: dict[str, Tensor] = {}
         self.senses: list[list[str]] = []
+        self.bursts = False
 
     def optimizer_step(self, model: Any, *words: Any, **more: Any) -> Any:
         batches: list[Batch | None] = words[4]
@@ -87,13 +104,15 @@ class Kept:
         number = words[2]
 
         inner = more.pop("look", None)
+        if self.bursts and number == 1:
+            model.language.model.norm.register_forward_pre_hook(_burst)
 
         def look() -> None:
             if inner is not None:
                 inner()
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
-                    self.gradients[f"{number}/{name}"] = parameter.grad.clone()
+                    self.gradients[f"{number}/{name}"] = whole(parameter.grad).clone()
 
         return step.optimizer_step(model, *words, **more, look=look)
 
@@ -112,20 +131,24 @@ def trained(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     source = Broken() if words.get("broken") == rank else OneSense()
     if words.get("spoiled"):
         source = Spoiled()
+    kept.bursts = words.get("burst") == rank
+    watcher = Told()
     with (
         mock.patch.object(JsonlSource, "open", lambda self, folder: source),
         mock.patch.object(plan, "Mixture", InTurn),
         mock.patch.object(loop, "optimizer_step", kept.optimizer_step),
     ):
         try:
-            result = run.train(words["file"], words["overrides"], words["out"], listener=listen)
+            result = run.train(
+                words["file"], words["overrides"], words["out"], listener=listen, watcher=watcher
+            )
             found |= {"finished": result.finished, "steps": result.steps}
             found |= {"dropped": result.dropped.count, "signal": result.signal}
         except OmnimixError as error:
             found["error"] = error.sentence()
         except MemoryError as error:
             found["error"] = str(error)
-    found["senses"] = kept.senses
+    found["senses"], found["told"] = kept.senses, watcher.said
     return found, kept.gradients
 
 

@@ -55,7 +55,7 @@ def test_it_is_learned_and_answered(language: str, template: str) -> None:
         schedule={"warmup_steps": 1},
     )
     optim.set_trainable(model, stage.trainable)
-    optimizer = optim.adamw(model, stage.optimizer)
+    optimizer = optim.optimizer(model, stage.optimizer)
     model.train()
     losses = [
         float(optimizer_step(model, optimizer, stage, step, 12, [batch]).loss) for step in range(12)

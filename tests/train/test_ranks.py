@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,37 @@ CASES: dict[str, tuple[str, ...]] = {
         "stages.0.validate={data: {kind: jsonl, path: none.jsonl}, every: 2, answers: 1, max_new_tokens: 2}",
     ),
 }
+UNCUT = ("set=['adapters=[]']", "stages.0.trainable=['*']")
+"""Layers that tensor parallelism may cut."""
+
+PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "fully": (
+        CASES["packed"],
+        ("parallel.shard=full", "stages.0.gradient_checkpointing=true"),
+    ),
+    "fully-clipped": (CASES["clipped"], ("parallel.shard=full",)),
+    "fully-connectors": (CASES["connectors"], ("parallel.shard=full",)),
+    "fully-validated": (CASES["validated"], ("parallel.shard=full", "parallel.offload=cpu")),
+    "grad": ((), ("parallel.shard=grad",)),
+    "hybrid": (CASES["full"], ("parallel.shard=hybrid", "parallel.replicate=2")),
+    "tensor": (UNCUT, ("parallel.tensor=2",)),
+}
+"""Words of a run, and how the model lies over two processes in it."""
+
+REFUSED = {
+    "three": ("parallel.replicate=3", "shard: none, replicate: 3 makes no mesh of 2 processes"),
+    "four": ("parallel={shard: full, tensor: 4}", "tensor: 4 makes no mesh of 2 processes"),
+    "adapted": ("parallel.tensor=2", "parallel.tensor: layers with adapters are not cut"),
+    "heads": (
+        "parallel.tensor=2;set=['adapters=[]','language.config.num_key_value_heads=1']",
+        "num_key_value_heads is 1, which 2 processes cannot share evenly",
+    ),
+    "few bits": (
+        "parallel.shard=full;quantization=nf4;initial_checkpoint=nano",
+        "quantized weights stay whole in every process",
+    ),
+}
+
 DROPOUT = "set=['language.config.attention_dropout=0.2']"
 
 
@@ -137,6 +169,18 @@ def two(file: Path) -> dict[str, Ran]:
         return {"name": name, "file": str(file), "out": place, "overrides": overrides, **more}
 
     runs = [words(name, *overrides) for name, overrides in CASES.items()]
+    runs += [words(name, *case, *plan) for name, (case, plan) in PLANS.items()]
+    runs += [words(name, *overrides.split(";")) for name, (overrides, _) in REFUSED.items()]
+    full, none = "parallel.shard=full", "parallel.shard=none"
+    # One process trains two steps, and two go on; two train two, and go on otherwise or alone.
+    trained(words("grown", press=2))
+    runs += [
+        words("grown", full),
+        words("shrunk", full, press=2),
+        words("turned", full, press=2),
+        words("turned on", none, out="turned"),
+        words("finished", full, f"initial_checkpoint={folder / 'two' / 'plain' / 'model'}"),
+    ]
     runs += [
         words("straight", DROPOUT),
         words("cut", DROPOUT, press=2),
@@ -147,6 +191,7 @@ def two(file: Path) -> dict[str, Ran]:
         words("raised", "stages.0.max_dropped=0.9", out="spoiled", spoiled=True),
         words("small", "stages.0.batch_size=1"),
         words("broken", broken=1),
+        words("burst", full, burst=1),
     ]
     plan = folder / "plan.json"
     plan.write_text(json.dumps(runs))
@@ -162,13 +207,25 @@ def two(file: Path) -> dict[str, Ran]:
     }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_processes_learn_what_one_learns(
-    file: Path, two: dict[str, Ran], name: str, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def one(file: Path) -> Callable[[tuple[str, ...]], tuple[Path, dict[str, Any], dict[str, Tensor]]]:
+    """Trains with some words in one process, once."""
+    done: dict[tuple[str, ...], tuple[Path, dict[str, Any], dict[str, Tensor]]] = {}
+
+    def run(overrides: tuple[str, ...]) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
+        if overrides not in done:
+            out = file.parent / "one" / str(len(done))
+            words = {"file": str(file), "out": str(out), "overrides": overrides}
+            done[overrides] = (out, *trained(words))
+        return done[overrides]
+
+    return run
+
+
+@pytest.mark.parametrize("name", [*CASES, *PLANS])
+def test_two_processes_learn_what_one_learns(two: dict[str, Ran], one: Any, name: str) -> None:
     pair = two[name]
-    words = {"file": str(file), "out": str(tmp_path), "overrides": CASES[name]}
-    alone, expected = trained(words)
+    place, alone, expected = one(CASES[name] if name in CASES else PLANS[name][0])
     assert alone["size"] == 1 and [said["size"] for said in pair.said] == [2, 2]
     assert all(said["finished"] for said in pair.said)
     assert [said["dropped"] for said in pair.said] == [alone["dropped"]] * 2
@@ -176,13 +233,13 @@ def test_two_processes_learn_what_one_learns(
         assert gradients.keys() == expected.keys() and expected
         for key, gradient in expected.items():
             torch.testing.assert_close(gradients[key], gradient, atol=1e-6, rtol=1e-5)
-    left, right = weights(tmp_path), weights(pair.out)
+    left, right = weights(place), weights(pair.out)
     assert left.keys() == right.keys()
     for key, tensor in left.items():
         torch.testing.assert_close(right[key], tensor, atol=2e-6, rtol=1e-5)
-    for mine, theirs in zip(metrics(pair.out), metrics(tmp_path), strict=True):
+    for mine, theirs in zip(metrics(pair.out), metrics(place), strict=True):
         assert mine == pytest.approx(theirs, abs=2e-4)
-    for mine, theirs in zip(looks(pair.out), looks(tmp_path), strict=True):
+    for mine, theirs in zip(looks(pair.out), looks(place), strict=True):
         assert mine["step"] == theirs["step"] and mine["left_out"] == theirs["left_out"] == 1
         assert mine["validation"] == pytest.approx(theirs["validation"], abs=1e-4)
 
@@ -205,6 +262,39 @@ def test_a_stopped_run_goes_on_exactly(two: dict[str, Ran]) -> None:
     assert [(said["finished"], said["steps"]) for said in resumed.said] == [(True, 2)] * 2
     same_weights(two["straight"].out, resumed.out)
     assert metrics(two["straight"].out) == metrics(resumed.out)
+
+
+@pytest.mark.parametrize("name", ["grown", "shrunk", "turned"])
+def test_a_run_goes_on_with_another_plan_and_other_processes(
+    file: Path, two: dict[str, Ran], one: Any, name: str
+) -> None:
+    if name == "shrunk":
+        rest, _ = trained({"file": str(file), "out": str(two[name].out), "overrides": ()})
+        assert rest["finished"] and rest["steps"] == 2
+    left, right = weights(one(())[0]), weights(two[name].out)
+    assert left.keys() == right.keys()
+    for key, tensor in left.items():
+        torch.testing.assert_close(right[key], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_a_model_is_read_in_pieces_onto_the_mesh(two: dict[str, Ran], one: Any) -> None:
+    place, *_ = one((f"initial_checkpoint={two['plain'].out / 'model'}",))
+    left, right = weights(place), weights(two["finished"].out)
+    for key, tensor in left.items():
+        torch.testing.assert_close(right[key], tensor, atol=1e-6, rtol=1e-5)
+    assert not any("makes the whole model" in said for said in two["finished"].said[0]["told"])
+    assert any("makes the whole model" in said for said in two["fully"].said[0]["told"])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_plan_that_does_not_fit_is_refused_by_all(two: dict[str, Ran], name: str) -> None:
+    assert all(REFUSED[name][1] in said["error"] for said in two[name].said), two[name].said
+
+
+def test_an_error_inside_a_sharded_pass_ends_all(two: dict[str, Ran]) -> None:
+    first, second = two["burst"].said
+    assert second["error"] == "no memory is left"
+    assert first["error"] == "rank 1 failed: no memory is left."
 
 
 def test_both_end_together_by_a_signal_and_by_what_is_refused(two: dict[str, Ran]) -> None:

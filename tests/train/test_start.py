@@ -121,3 +121,18 @@ def test_another_language_model_is_refused(write: Write, tmp_path: Path) -> None
     Processor.from_recipe(recipe).save_pretrained(tmp_path / "other")
     with pytest.raises(TrainError, match=r"do not fit the model .*same language model"):
         train(write(), ["initial_checkpoint=other"])
+
+
+def test_the_start_names_what_check_would_find(write: Write) -> None:
+    def row(part: object, answer: str = "red") -> str:
+        asked = {"role": "user", "content": [{"image": "a.png"}, "In ", part]}
+        return json.dumps({"turns": [asked, {"role": "assistant", "content": [answer]}]})
+
+    rows = [row("what?"), row({"box": [1, 1, 1.2, 9]}), row({"box": [0.1, 0.1, 0.4, 0.9]})]
+    heard = Heard()
+    words = [ONE_STEP, "stages.0.max_dropped=1"]
+    train(write([*rows, row("what?", " ")]), words, watcher=heard)
+    warned = "\n".join(line for line in heard.said if line.startswith("warning"))
+    assert "talks.jsonl: line 2: region 1 (1, 1, 1.2, 9) is smaller than a pixel" in warned
+    assert "are these shares of the picture?" in warned
+    assert "line 4: turn 2 is an empty answer" in warned

@@ -110,7 +110,7 @@ class _Step:
         if "trainable_parameters" in facts:
             yield same("what learns", self.name, names, sorted(facts["trainable_parameters"]))
         yield from self._logits()
-        optimizer = optim.adamw(model, self.stage.optimizer)
+        optimizer = optim.optimizer(model, self.stage.optimizer)
         grads: dict[str, Tensor] = {}
 
         def look() -> None:

@@ -129,7 +129,7 @@ class _Run:
         model, processor = self._model()
         yield from self._start(model)
         optim.set_trainable(model, self.stage.trainable)
-        optimizer = optim.adamw(model, self.stage.optimizer)
+        optimizer = optim.optimizer(model, self.stage.optimizer)
         yield from self._optimizer(model, optimizer)
         if self.stage.template is not None:
             processor = processor.with_template(self.stage.template)
@@ -206,7 +206,7 @@ class _Run:
             found = stored.get(name)
             yield close("start", f"{self.name}: projector.{name}", found, expected, tolerance)
 
-    def _optimizer(self, model: MultimodalLM, optimizer: torch.optim.AdamW) -> Iterator[Check]:
+    def _optimizer(self, model: MultimodalLM, optimizer: torch.optim.Optimizer) -> Iterator[Check]:
         """Groups with their decay, AdamW's own numbers, and the rate before the first step."""
         names = {id(p): name for name, p in model.named_parameters()}
         found = {
@@ -240,7 +240,7 @@ class _Run:
     def _steps(
         self,
         model: MultimodalLM,
-        optimizer: torch.optim.AdamW,
+        optimizer: torch.optim.Optimizer,
         rounds: Rounds,
         batches: RoundBatches,
     ) -> Iterator[Check]:

@@ -128,7 +128,7 @@ def step(
     learns = [n for n, p in model.named_parameters() if p.requires_grad]
     ours = reading.foreign_names(learns)
     yield same("what learns", name, sorted(ours), sorted(facts["trainable"]))
-    optimizer = optim.adamw(model, stage.optimizer)
+    optimizer = optim.optimizer(model, stage.optimizer)
     if "no_weight_decay" in facts:
         # With a decay of its own, since a stage's may be zero for everything.
         groups = optim.groups(model, stage.optimizer.model_copy(update={"weight_decay": 1.0}))
@@ -136,7 +136,7 @@ def step(
             id(p)
             for group in groups
             if not group["weight_decay"]
-            for p in group["params"]  # type: ignore[attr-defined]
+            for p in group["params"]
         }
         names = [n for n, p in model.named_parameters() if id(p) in spared]
         found = sorted(reading.foreign_names(names))

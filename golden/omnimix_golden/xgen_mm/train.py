@@ -244,7 +244,7 @@ def run(reading: XGenCase) -> Iterator[Check]:
     loaded, processor = reading.loaded()
     model = copy.deepcopy(loaded).train()
     optim.set_trainable(model, stage.trainable)
-    optimizer = optim.adamw(model, stage.optimizer)
+    optimizer = optim.optimizer(model, stage.optimizer)
     yield from _groups(model, optimizer, facts)
     source = stage.mixture[0].data.open(reading.case.folder)
     assert hasattr(source, "records")
@@ -261,7 +261,7 @@ def run(reading: XGenCase) -> Iterator[Check]:
 
 
 def _groups(
-    model: MultimodalLM, optimizer: torch.optim.AdamW, facts: Mapping[str, Any]
+    model: MultimodalLM, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any]
 ) -> Iterator[Check]:
     """Every weight decays, the norms and biases too."""
     decays = sorted({group["weight_decay"] for group in optimizer.param_groups})
@@ -275,7 +275,7 @@ def _steps(
     facts: Mapping[str, Any],
     stage: Stage,
     model: MultimodalLM,
-    optimizer: torch.optim.AdamW,
+    optimizer: torch.optim.Optimizer,
     rounds: Rounds,
     planned: int,
     given: RoundBatches,

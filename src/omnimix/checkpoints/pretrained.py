@@ -131,6 +131,11 @@ def fill_from(
     return report
 
 
+def all_filled(model: MultimodalLM, called: str) -> list[FilledPart]:
+    """The report on a model all of whose weights came from one place."""
+    return [FilledPart(part, called, len(names)) for part, names in _pieces(model)]
+
+
 def _tied(model: MultimodalLM) -> set[str]:
     from omnimix import _transformers
 

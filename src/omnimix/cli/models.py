@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omnimix.cli.counts_written import COUNTS, written
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 PACKAGE = Path(__file__).parent.parent
-COUNTS = PACKAGE / "recipes" / "counts.json"
-"""Parameters and tokens of the shipped recipes, and what `omnimix show` says of them. Counting anew takes many
-seconds and needs torch, so they are written down; a test counts and compares."""
 
 
 def command(
@@ -43,12 +42,6 @@ def command(
 
 def _has(row: dict[str, Any], grep: str | None) -> bool:
     return not grep or grep.lower() in " ".join(map(str, row.values())).lower()
-
-
-def written() -> dict[str, Any]:
-    """What `COUNTS` holds, by the recipe's name."""
-    found: dict[str, Any] = json.loads(COUNTS.read_text(encoding="utf-8"))
-    return found
 
 
 def rows_of() -> list[dict[str, Any]]:

@@ -158,6 +158,8 @@ def command(
 
 def _run(asked: SimpleNamespace) -> None:
     """Load a model and serve it, as the words of the command say."""
+    if asked.engine not in ("batched", "one"):
+        raise OmnimixError(f"there is no engine {asked.engine!r}", hint="known are batched and one")
     if asked.root is None and asked.host in _HOME:
         asked.root = Path()
     if asked.engine not in ("batched", "one"):

@@ -42,9 +42,9 @@ def command(
 ) -> None:
     """Show a recipe: its parts, the tokens of an item, the parameters of each part."""
     if recipe and not (schema or override or sample is not None or Path(recipe).exists()):
-        from omnimix.cli import models
+        from omnimix.cli import counts_written
 
-        known = models.written().get(recipe)
+        known = counts_written.written().get(recipe)
         if known is not None:
             _print(known["data"], lambda: grown(known["tree"]), as_json)
             return

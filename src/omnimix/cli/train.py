@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
     from omnimix.train.run import Result
@@ -35,6 +35,13 @@ def command(
             help="Where the newest checkpoint is damaged, go on from the whole one before it.",
         ),
     ] = False,
+    parallel: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD=VALUE,...", help="Lay the model over processes: shard=full."),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Start so many processes here, as torchrun does.")
+    ] = 1,
     prove_resume: Annotated[
         bool,
         typer.Option(
@@ -55,14 +62,15 @@ def command(
         typer.echo(json.dumps(settings.schema(), indent=2))
         return
     if file is None:
-        shipped = ", ".join(sorted(path.name for path in settings.FOLDER.glob("*.train.yaml")))
-        raise OmnimixError("no training file is named", hint=f"shipped are {shipped}")
+        raise settings.unnamed()
+    if processes > 1 and "RANK" not in os.environ:
+        _launch(processes)
+    words = [
+        *(override or []),
+        *(f"parallel.{w}" for one in parallel or () for w in one.split(",")),
+    ]
     if prove_resume:
-        from omnimix.train.proving import prove
-
-        if not prove(file, override or [], out, typer.echo):
-            raise typer.Exit(1)
-        return
+        return _prove(file, words, out)
     from omnimix.train.run import train
     from omnimix.train.stopping import Stopped
 
@@ -70,7 +78,7 @@ def command(
     try:
         result = train(
             file,
-            override or [],
+            words,
             out,
             resume,
             watcher=watching,
@@ -85,6 +93,19 @@ def command(
         _end(result, watching)
     if result.signal is not None:
         raise typer.Exit(128 + result.signal)
+
+
+def _prove(file: Path, words: list[str], out: Path | None) -> None:
+    from omnimix.train.proving import prove
+
+    if not prove(file, words, out, typer.echo):
+        raise typer.Exit(1)
+
+
+def _launch(processes: int) -> None:
+    """Become the launcher of torch, which runs this very command in every process."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    os.execv(sys.executable, [sys.executable, *launch, "-m", "omnimix", *sys.argv[1:]])  # noqa: S606
 
 
 def _end(result: Result, watching: Watcher) -> None:

@@ -161,7 +161,7 @@ def rest(model: nn.Module) -> None:
         own = [p for each in layer.adapter_layer_names for p in getattr(layer, each).parameters()]
         # DoRA divides by a length and multiplies by it again, which is not the same to the last bit.
         idle = not any(p.requires_grad for p in own) and not any(layer.use_dora.values())
-        idle = idle and not any(_whole(b.weight).any() for b in layer.lora_B.values())
+        idle = idle and not any(whole(b.weight).any() for b in layer.lora_B.values())
         if idle != layer.disable_adapters:
             learns = [p.requires_grad for p in own]
             layer.enable_adapters(not idle)  # it sets who learns as well
@@ -169,7 +169,7 @@ def rest(model: nn.Module) -> None:
                 parameter.requires_grad_(learned)
 
 
-def _whole(weight: Tensor) -> Tensor:
+def whole(weight: Tensor) -> Tensor:
     """All of a weight of which every process may hold a part."""
     gather = getattr(weight, "full_tensor", None)
     return weight if gather is None else gather()

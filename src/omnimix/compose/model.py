@@ -51,6 +51,9 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
     _supports_flash_attn = True
     _no_split_modules: list[str] = []
 
+    runs_on: torch.device | None = None
+    """Where it computes, if its weights rest elsewhere in between."""
+
     def __init__(
         self, config: OmnimixConfig, built: Callable[[MultimodalLM], None] | None = None
     ) -> None:
@@ -129,6 +132,11 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
     def tokens_per_tile(self) -> dict[str, int]:  # type: ignore[override]
         """For each modality, the places one tile takes; what a `Weaver` needs."""
         return {name: self.modality(name).tokens_per_tile for name in self.modalities}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.runs_on or super().device
 
     @property
     def vocab_size(self) -> int:

@@ -6,7 +6,7 @@ written (`coordinates`). `way` is the one place where that is decided; a caller 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -53,11 +53,13 @@ class Pointed:
         sample: with marks on its pictures and names in its text, where the model needs them.
         asked: the regions of its questions in reading order.
         way: how they reach the model.
+        on: the picture of each of them, counted from 0.
     """
 
     sample: Sample
     asked: tuple[Region, ...]
     way: Way
+    on: tuple[int, ...] = ()
 
 
 def point(recipe: Recipe, sample: Sample, wish: str | None = None) -> Pointed:
@@ -77,16 +79,25 @@ def point(recipe: Recipe, sample: Sample, wish: str | None = None) -> Pointed:
     regions = tuple(media.data for media in asked)
     if not regions:
         return Pointed(sample, (), chosen)
+    on = tuple(_pictures_of(sample, asked))
     if chosen == "marks":
         marks = recipe.marks or Marks()
         drawn = _drawn(recipe, marks, sample, asked)
         numbers = {media: marks.called(i) for i, media in enumerate(asked, start=1)}
-        return Pointed(_named(drawn, numbers, drop=True), regions, chosen)
+        return Pointed(_named(drawn, numbers, drop=True), regions, chosen, on)
     names = recipe.coordinates.names(regions) if chosen == "tokens" else None
     if names is not None:
         called = {media: name for media, name in zip(asked, names, strict=True)}
         sample = _named(sample, called, drop=False)
-    return Pointed(sample, regions, chosen)
+    return Pointed(sample, regions, chosen, on)
+
+
+def _pictures_of(sample: Sample, asked: list[Media]) -> Iterator[int]:
+    pictures = 0
+    for media in sample.media():
+        pictures += media.kind == "image"
+        if media in asked:
+            yield which(media, pictures)
 
 
 def _named(sample: Sample, names: dict[Media, str], drop: bool) -> Sample:

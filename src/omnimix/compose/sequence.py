@@ -66,6 +66,7 @@ class Sequence:
         id: of the sample, for messages.
         pictures: how the model sees every picture in the sample, for reading coordinates back.
         asked: regions of the questions in reading order, for answers that name them by number.
+        on: the picture of each of them, counted from 0.
         way: how those reach the model (`omnimix.compose.pointing`).
         branches: 0 for what all rounds share, k for the k-th round, where rounds do not see one another
             (`omnimix.compose.rounds`); None for an ordinary conversation.
@@ -80,6 +81,7 @@ class Sequence:
     asked: tuple[Region, ...] = ()
     way: str = "tokens"
     branches: Int[np.ndarray, "n"] | None = None
+    on: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

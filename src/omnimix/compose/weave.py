@@ -336,6 +336,7 @@ class _Weaving:
             tuple(self.items.pictures),
             self.pointed.asked,
             self.pointed.way,
+            on=self.pointed.on,
         )
 
 

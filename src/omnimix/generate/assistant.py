@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,7 @@ class Assistant:
             OmnimixError: a modality that prepares its items by chance.
         """
         words = features.FeatureCacheSpec(
-            folder=str(folder), max_size=max_size, modalities=modalities and tuple(modalities)
+            folder=str(folder), max_size=max_size, modalities=None if modalities is None else tuple(modalities)
         )
         features.keep(self.model, self.processor, words)
 
@@ -296,11 +297,7 @@ class Assistant:
         full = self.processor.recipe.coordinates.tokens
         written = self.processor.weave.tokenizer.decode(ids, specials=True) if full else text
         found = self._reading(written, woven)
-        last = len(woven.pictures) - 1
-        placed = tuple(
-            Placed(i, region, *span, last)
-            for i, (region, span) in enumerate(zip(found.regions, found.spans, strict=True))
-        )
+        placed = tuple(self._placed(found, woven, ids, text))
         return Answer(
             text,
             found.regions,
@@ -312,6 +309,26 @@ class Assistant:
             prompt_tokens=len(woven),
             finish_reason="stop" if finished else "length",
         )
+
+    def _placed(
+        self, found: ParsedRegions, woven: Woven, ids: Sequence[int], text: str
+    ) -> Iterator[Placed]:
+        """The regions of an answer with their places in its text."""
+        last = len(woven.pictures) - 1
+        rows = zip(found.regions, found.spans, found.numbers, strict=True)
+        for i, (region, span, number) in enumerate(rows):
+            on = last if number is None or number > len(woven.on) else woven.on[number - 1]
+            if self.processor.recipe.coordinates.tokens:
+                first, behind = (min(self._shown(ids, place), len(text)) for place in span)
+                span = (first, behind)
+            yield Placed(i, region, *span, on)
+
+    def _shown(self, ids: Sequence[int], place: int) -> int:
+        """How much of a text with its special tokens, up to a place, is shown without them."""
+        decode = self.processor.weave.tokenizer.decode
+        whole = range(len(ids) + 1)
+        count = bisect_left(whole, place, key=lambda k: len(decode(ids[:k], specials=True)))
+        return len(decode(ids[:count]).lstrip())
 
     def _reading(self, text: str, woven: Woven) -> ParsedRegions:
         if not woven.pictures:

@@ -51,9 +51,10 @@ def look(name_or_folder: str | Path) -> tuple[Path, Recognised | None]:
         return path, recognised
     if not path.exists():
         known = [*shipped(), *releases.available()]
-        raise RegistryError(
-            f"unknown model {name!r}, and there is no such folder", hint=did_you_mean(name, known)
-        )
+        hint = did_you_mean(name, known)
+        if "/" in name and not hint.startswith("did"):
+            hint = "check the path; `omnimix models` lists the names"
+        raise RegistryError(f"unknown model {name!r}, and there is no such folder", hint=hint)
     _check(path)
     return path, None
 

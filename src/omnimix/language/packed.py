@@ -100,8 +100,8 @@ def attention(
         ]
         return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
     if softcap is None and s_aux is None and not output_attentions:
-        given = (module, query, key, value, attention_mask)
-        return _transformers.sdpa(*given, scaling=scaling, dropout=dropout, **words)
+        asked = (module, query, key, value, attention_mask)
+        return _transformers.sdpa(*asked, scaling=scaling, dropout=dropout, **words)
     found, weights = _written_out(query, key, value, attention_mask, causal, *own)
     return found.transpose(1, 2).contiguous(), weights if output_attentions else None
 

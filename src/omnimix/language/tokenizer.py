@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkabl
 
 from omnimix.config import Spec
 from omnimix.errors import RecipeError
+from omnimix.hub import is_inside
 from omnimix.language import llama_bpe
-from omnimix.media.files import is_inside
 
 Span: TypeAlias = tuple[int, int]
 

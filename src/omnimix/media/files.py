@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path, PurePath, PureWindowsPath
+from pathlib import Path
 from typing import TypeAlias
 
 from omnimix.errors import RecipeError
+from omnimix.hub import is_inside
 
 Place: TypeAlias = Path | Mapping[str, Path]
 """A folder, or a table from a file's name to where it lies."""
@@ -28,16 +29,6 @@ def looking_in(folders: Sequence[Place]) -> Iterator[None]:
         yield
     finally:
         _FOLDERS.reset(before)
-
-
-def is_inside(name: str) -> bool:
-    """Whether a name stays below the folder that it is looked up in."""
-    path = PurePath(name)
-    windows = PureWindowsPath(name)  # a model is carried from one system to another
-    parts = {*path.parts, *windows.parts}
-    return not (
-        path.is_absolute() or windows.drive or windows.root or ".." in parts or "\0" in name
-    )
 
 
 def found(name: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import threading
 import time
@@ -248,6 +249,7 @@ def join(group: Any = None) -> ProcessGroup:
     if group is not None:
         _process_group = _met()
         return _process_group
+    _take_slurm()
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         _process_group = ProcessGroup()
@@ -264,6 +266,37 @@ def join(group: Any = None) -> ProcessGroup:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     _process_group = _met()
     return _process_group
+
+
+_SLURM = {
+    "WORLD_SIZE": "SLURM_NTASKS",
+    "RANK": "SLURM_PROCID",
+    "LOCAL_RANK": "SLURM_LOCALID",
+}
+
+
+def _take_slurm() -> None:
+    """What `srun` says of its tasks, under the names that torchrun has for it.
+
+    Raises:
+        ParallelError: several tasks, and nothing that says where the first of them runs.
+    """
+    here = os.environ
+    # A batch script sees the number of tasks as well, without being one of them.
+    task = "SLURM_STEP_ID" in here or "MASTER_ADDR" in here
+    several = task and "SLURM_PROCID" in here and int(here.get("SLURM_NTASKS", "1")) > 1
+    if "WORLD_SIZE" in here or not several:
+        return
+    if "MASTER_ADDR" not in here:
+        raise ParallelError(
+            f"srun started {here['SLURM_NTASKS']} tasks, and MASTER_ADDR does not say where they meet",
+            hint='export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        )
+    here |= {ours: here[theirs] for ours, theirs in _SLURM.items() if theirs in here}
+    here.setdefault("MASTER_PORT", "29500")
+    each = here.get("SLURM_STEP_TASKS_PER_NODE", here.get("SLURM_TASKS_PER_NODE", ""))
+    if number := re.match(r"\d+", each):  # 8(x2),4: eight on each of the first two
+        here.setdefault("LOCAL_WORLD_SIZE", number[0])
 
 
 def _met() -> Ranks:

@@ -8,11 +8,20 @@ of the pictures.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, distributed as dist, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
 
 from omnimix import _transformers
 from omnimix.compose.holding import Holding
@@ -98,6 +107,48 @@ def plan(recipe: Recipe, size: int) -> dict[str, str]:
             found |= {name: "replicate" for name in found if name.endswith(".embed_tokens")}
     _check(model, found, size)
     return found
+
+
+_TRAINED: dict[str, Callable[[], ParallelStyle]] = {
+    "colwise": ColwiseParallel,
+    "rowwise": RowwiseParallel,
+    "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
+    "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
+    # One norm for all heads, of which every process has some: its gradient is the sum of theirs.
+    "replicated_with_grad_allreduce": lambda: SequenceParallel(
+        sequence_dim=2, use_local_output=True
+    ),
+}
+"""Styles of transformers' plans, as torch's own."""
+
+
+def trained(recipe: Recipe, size: int) -> dict[str, str]:
+    """As `plan`, of the layers that are cut in training; tables and heads stay whole.
+
+    Raises:
+        ParallelError: it cannot be cut so, or has adapters.
+    """
+    found = {name: s for name, s in plan(recipe, size).items() if ".layers." in name}
+    odd = next(((name, style) for name, style in found.items() if style not in _TRAINED), None)
+    if recipe.adapters or odd:
+        what = (
+            "layers with adapters are not cut"
+            if odd is None
+            else f"{odd[0]} learns uncut ({odd[1]})"
+        )
+        raise ParallelError(
+            what, where="parallel.tensor", hint="leave tensor out; shard: full spreads it as well"
+        )
+    return found
+
+
+def cut(model: MultimodalLM, mesh: DeviceMesh, found: Mapping[str, str]) -> None:
+    """Cut the layers of a language model that learns, in place, as `trained` says."""
+    for name, module in model.language.named_modules(prefix="language"):
+        style = found.get(re.sub(r"\.\d+(?=\.|$)", ".*", name))
+        if style is not None:
+            # Every process has the same weights already, and takes its part of them in its own time.
+            parallelize_module(module, mesh, _TRAINED[style](), src_data_rank=None)
 
 
 def _check(model: MultimodalLM, found: dict[str, str], size: int) -> None:

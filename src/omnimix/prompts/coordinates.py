@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from omnimix.config import Spec
 from omnimix.media.tiles import Frame, View
@@ -37,6 +37,7 @@ class Candidate:
         why: why it cannot be used, where that is plain already.
         region: the region itself, where the text names one that was asked about.
         end: behind its last character, where `text` does not stand there as it is.
+        number: which region of the question it names, counted from 1.
     """
 
     start: int
@@ -46,6 +47,7 @@ class Candidate:
     why: str = ""
     region: Region | None = None
     end: int | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,14 @@ class ParsedRegions:
 
     Attributes:
         spans: where each region stands in the text: its first character, and the one behind its last.
+        numbers: which region of the question each of them is, counted from 1; None where it is one of the
+            answer's own.
     """
 
     regions: tuple[Region, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     spans: tuple[tuple[int, int], ...] = ()
+    numbers: tuple[int | None, ...] = ()
 
 
 class Codec(Spec):
@@ -129,6 +134,7 @@ class Codec(Spec):
         regions: list[Region] = []
         skipped: list[Skipped] = []
         spans: list[tuple[int, int]] = []
+        numbers: list[int | None] = []
         all_found = [*self.find(text, view, asked), *others]
         for found in sorted(all_found, key=lambda found: found.start):
             made = found.why or found.region or self._region(found, view)
@@ -138,7 +144,8 @@ class Codec(Spec):
                 regions.append(made)
                 end = found.start + len(found.text) if found.end is None else found.end
                 spans.append((found.start, end))
-        return ParsedRegions(tuple(regions), tuple(skipped), tuple(spans))
+                numbers.append(found.number)
+        return ParsedRegions(tuple(regions), tuple(skipped), tuple(spans), tuple(numbers))
 
     def names(self, regions: Sequence[Region]) -> list[str] | None:
         """What a question calls regions that reach the model as tokens of their own; None: nothing."""
@@ -231,8 +238,10 @@ def named(text: str, pattern: re.Pattern[str], asked: Sequence[Region]) -> Itera
         known = first.get(number)
         if known is None or (said and not known.label):
             start = match.start() if known is None else known.start
+            end = match.end() if known is None else known.end
             region = replace(asked[number - 1], label=said)
-            first[number] = Candidate(start, match.group(), label=said, region=region)
+            words: dict[str, Any] = {"label": said, "region": region, "end": end, "number": number}
+            first[number] = Candidate(start, match.group(), **words)
     yield from first.values()
 
 
@@ -281,9 +290,9 @@ class Coordinates(Codec):
 
     def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _BRACKET.finditer(text):
-            yield from self.groups(match[1], match.start())
+            yield from self.groups(match[1], match)
 
-    def groups(self, inside: str, start: int, label: str = "") -> Iterator[Candidate]:
+    def groups(self, inside: str, match: re.Match[str], label: str = "") -> Iterator[Candidate]:
         """The regions of one bracket; words and single numbers in brackets are none."""
         if not _NUMERIC.fullmatch(inside) or not (";" in inside or "," in inside):
             return
@@ -294,10 +303,10 @@ class Coordinates(Codec):
             try:
                 numbers = tuple(float(word) / self.scale for word in group.split(","))
             except ValueError:
-                yield Candidate(start, shown, why="it is not made of numbers")
+                yield Candidate(match.start(), shown, why="it is not made of numbers")
                 continue
             why = "" if len(numbers) in (2, 4) else f"{len(numbers)} numbers are no box or point"
-            yield Candidate(start, shown, numbers, label, why)
+            yield Candidate(match.start(), shown, numbers, label, why, end=match.end())
 
     def counts(self, group: str) -> bool:
         """Whether a group of numbers is meant as a region at all."""

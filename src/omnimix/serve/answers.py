@@ -29,7 +29,6 @@ CODES = {
     415: "unsupported_media_type",
     429: "too_many_requests",
     500: "internal_error",
-    501: "not_available",
     503: "unavailable",
     504: "deadline_exceeded",
 }

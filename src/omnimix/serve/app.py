@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from omnimix.errors import OmnimixError
 from omnimix.generate.decoding import Options
-from omnimix.serve import bodies, opening, page, wires
+from omnimix.serve import bodies, described, opening, page, wires
 from omnimix.serve.answers import Refused, refusal, said
 from omnimix.serve.desk import Desk
 from omnimix.serve.engine import Engine, Unavailable
@@ -57,6 +57,8 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
         app.post(path)(route)
     for path, route in gets.items():
         app.get(path)(route)
+    gets["/openapi.json"] = _description(desk, list(posts), list(gets))
+    app.get("/openapi.json")(gets["/openapi.json"])
     for path, route in page.files(chosen.page).items():
         app.add_route(path, route, methods=["GET"])
     _guard(app, desk, drain, [*posts, *gets])
@@ -98,6 +100,15 @@ def _gets(desk: Desk, drain: Drain, paths: Sequence[str]) -> dict[str, Route]:
         "/ready": ready,
         "/metrics": metrics,
     }
+
+
+def _description(desk: Desk, posts: Sequence[str], gets: Sequence[str]) -> Route:
+    words = described.openapi(posts, gets, bool(desk.settings.keys))
+
+    async def route(_: Request) -> Response:
+        return JSONResponse(words)
+
+    return route
 
 
 def _guard(app: FastAPI, desk: Desk, drain: Drain, paths: Sequence[str]) -> None:

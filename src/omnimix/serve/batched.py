@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from omnimix.compose.sequence import Sequence as Woven
-from omnimix.errors import OmnimixError
 from omnimix.generate.answers import Answer, Closing
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options, request
 from omnimix.generate.engine.core import Core, Limits, Request
 from omnimix.generate.engine.prompts import prompt
-from omnimix.serve.engine import Piece, whole
+from omnimix.serve.engine import Piece, Unavailable, whole
 from omnimix.types import Sample
 
 ITEMS = 2**28
@@ -66,11 +65,12 @@ class Batched:
             loop.call_soon_threadsafe(news.set)
 
         if self._closing:
-            raise OmnimixError("the engine is being closed", hint="ask again in a moment")
+            raise Unavailable("the engine is being closed", hint="ask again in a moment")
         self._asked += 1
         asked: Request | None = None
         try:
-            woven, asked = await loop.run_in_executor(self._weaving, self._begin, sample, options)
+            begun = await loop.run_in_executor(self._weaving, self._begin, sample, options)
+            woven, asked = begun
             asked.listen = listen
             self._add(asked)
             pieces = _Pieces(self._assistant, woven, asked, options)
@@ -129,7 +129,7 @@ class Batched:
     def _add(self, asked: Request) -> None:
         with self._work:
             if self._broken is not None:
-                raise OmnimixError(
+                raise Unavailable(
                     f"the engine broke down ({self._broken})", hint="start the server again"
                 ) from self._broken
             self._core.add(asked)

@@ -151,6 +151,10 @@ def _write(
     """Write an answer piece by piece until it is done or nobody listens any more."""
     try:
         closing = Closing()
+        if options.logprobs is not None:  # which a stream of text has not
+            answer = assistant.reply(sample, options)
+            put(Piece(answer.text, closing.of(answer, done=True), answer.logprobs, answer))
+            return
         written = assistant.stream(sample, options=options)
         try:
             for text in written:

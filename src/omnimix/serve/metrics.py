@@ -15,7 +15,7 @@ from omnimix.serve.engine import Piece
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
-class Facts(Collector):
+class EngineFacts(Collector):
     """The numbers that an engine says about itself, each as a gauge.
 
     Args:
@@ -65,7 +65,7 @@ class Metrics:
 
     def watch(self, facts: Callable[[], Mapping[str, Any]]) -> None:
         """Show what an engine says about itself too."""
-        self.registry.register(Facts(facts))
+        self.registry.register(EngineFacts(facts))
 
     def text(self) -> bytes:
         """All of it as Prometheus reads it."""

@@ -13,7 +13,7 @@ from omnimix.generate.folder import FOLDER as SHIPPED
 from omnimix.registry import FAMILIES
 
 
-class Prompt(Spec):
+class ReadyPrompt(Spec):
     """A ready prompt.
 
     Attributes:
@@ -39,7 +39,7 @@ class Ready(Spec):
     templates: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
     regions: bool | None = None
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[ReadyPrompt, ...]
 
 
 @cache
@@ -49,7 +49,7 @@ def _all() -> list[Ready]:
     return [row for file in files for row in check(read_yaml(file))]
 
 
-def prompts(recipe: Recipe) -> list[Prompt]:
+def prompts(recipe: Recipe) -> list[ReadyPrompt]:
     """The ready prompts of a model, by the style that it is asked in."""
     marked = recipe.modality_for("region") is not None
     fits = [

@@ -17,10 +17,12 @@ from omnimix.data.mixture import Dropped
 from omnimix.disk import writing
 from omnimix.language import forms
 from omnimix.language.forms import Form
+from omnimix.parallel.layout import lay
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import checkpoint, held, optim, start
 from omnimix.train.ranks import fingerprint
 from omnimix.train.settings import Training
+from omnimix.train.step import quick_bf16
 from omnimix.train.stopping import Stop, Stopped
 from omnimix.train.watcher import Watcher
 
@@ -55,37 +57,85 @@ class Begun:
         self.stop = stop
         self.dropped = Dropped()
         with process_group.agreed():
-            self._build()
+            self._read()
         # Ranks that differ here would train on without an error, each towards another model.
         process_group.same("training files", training.dump())
-        if process_group.size > 1:
-            process_group.same("starting weights", fingerprint(self.model))
+        self.layout = lay(training.parallel, process_group, self.device, self.processor.recipe)
+        self._make()
+        for line in pretrained.lines(self.filled):
+            self.tell(line)
 
-    def _build(self) -> None:
-        training = self.training
-        recipe, recipe_folder = training.model(self.folder)
-        _check_forms(training, recipe)
-        # The seed alone decides which weights are drawn, whatever happened in this process before.
-        torch.manual_seed(training.seed)
+    def _make(self) -> None:
+        """The model, distributed over the ranks."""
+        words, group = self.training, self.process_group
+        found = None
+        with group.agreed():
+            if self.layout.cuts:
+                found = start.in_pieces(
+                    words.initial_checkpoint, self.folder, self.processor.recipe
+                )
+        if found is not None:
+            self.model, pieces = found
+            group.same("starting weights", [(n, f.stat().st_size) for n, f in pieces.files.items()])
+            with group.agreed():
+                self._place()
+                pieces.fill(self.model)
+            self.filled = pretrained.all_filled(self.model, pieces.place.name)
+            with group.together():
+                self.stands = self._stands()
+            return
+        if self.layout.cuts:
+            self.tell("each rank of a machine in turn makes the whole model and keeps its part")
+        for mine in self.layout.turns():
+            with group.agreed():
+                if mine:
+                    self._build()
+        if group.size > 1:
+            group.same("starting weights", self.fingerprint)
+
+    def _read(self) -> None:
+        recipe, recipe_folder = self.training.model(self.folder)
+        _check_forms(self.training, recipe)
         # Of several ranks each has the GPU that `join` chose for it.
         cuda = torch.cuda.is_available()
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         )
         self.processor = Processor.from_recipe(recipe, recipe_folder)
+
+    def _build(self) -> None:
+        training = self.training
+        # The seed alone decides which weights are drawn, whatever happened in this process before.
+        torch.manual_seed(training.seed)
         self.model, self.filled = start.begun(
-            training.initial_checkpoint, self.folder, recipe, self.device, training.quantization
+            training.initial_checkpoint,
+            self.folder,
+            self.processor.recipe,
+            self.device,
+            training.quantization,
         )
-        for line in pretrained.lines(self.filled):
-            self.tell(line)
-        # Weights in few bits were made on their device and cannot leave it.
-        if training.quantization is None:
-            self.model.to(self.device)
+        self.fingerprint = fingerprint(self.model)
+        self._place(whole=True)
+
+    def _stands(self) -> list[str]:
+        """What each stage's checkpoints leave out, before anything has moved."""
+        return [checkpoint.foundation(self.model, names) for names in self.learned]
+
+    def _place(self, whole: bool = False) -> None:
+        words = self.training
         self.learned = self._learned()
-        for line in held.hold(self.model, self.learned[-1], training.quantization):
+        for line in held.hold(self.model, self.learned[-1], words.quantization):
             self.tell(line)
-        # What each stage's checkpoints leave out, before anything has moved.
-        self.stands = [checkpoint.foundation(self.model, names) for names in self.learned]
+        if whole:
+            self.stands = self._stands()
+        bf16 = all(stage.bf16 for stage in words.stages) and quick_bf16(self.device)
+        # Who finds the features of its items kept does not call the encoder, for which others would wait.
+        kept = any(stage.feature_cache for stage in words.stages)
+        frozen = {n for n, _ in self.model.named_parameters()} - self.learned[-1]
+        self.layout.place(self.model, bf16, [n for n in frozen if kept and ".encoders." in n])
+        # Weights in few bits were made on their device and cannot leave it; what is offloaded rests elsewhere.
+        if words.quantization is None and words.parallel.offload is None:
+            self.model.to(self.device)
 
     def _learned(self) -> list[set[str]]:
         """For each stage, what has learned by its end."""

@@ -5,23 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omnimix import _transformers
+from omnimix.compose.adapters import whole
 from omnimix.compose.model import MultimodalLM
 from omnimix.disk import HINT, sync, writing
 from omnimix.errors import TrainError
+from omnimix.parallel.layout import own_part
+from omnimix.parallel.process_group import ProcessGroup
+from omnimix.train import shards
 
 WEIGHTS = "model.safetensors"
 SUMS = "checksums.json"
 BEST = "best"
+CHANCE = "chance.pt"
 RESUMED = "train into another folder, or use the recipe this run began with"
 
 
@@ -42,22 +48,76 @@ def save(
     Raises:
         TrainError: weights that are not numbers, a full disk, a missing permission.
     """
-    name = f"stage-{state['stage']:02d}-step-{state['step']:07d}"
-    first, *others = chance
-    kept = {"optimizer": optimizer.state_dict(), "rng": {**first, "others": others}}
-    place = _write(folder, name, weights, state, kept)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = {"optimizer": optimizer.state_dict(), "rng": {**chance[0], "others": list(chance[1:])}}
+    place = _write(folder, name_of(state), weights, state, kept)
+    _drop_old(folder, keep)
     return place
 
 
-def save_best(folder: Path, weights: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+def name_of(state: Mapping[str, Any]) -> str:
+    """What the folder of a checkpoint is called."""
+    return f"stage-{state['stage']:02d}-step-{state['step']:07d}"
+
+
+def _drop_old(folder: Path, keep: int) -> None:
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def save_together(
+    folder: Path,
+    name: str,
+    kept: Mapping[str, Any],
+    state: dict[str, Any],
+    chance: Sequence[dict[str, Tensor]],
+    group: ProcessGroup,
+    keep: int = 2,
+) -> Path:
+    """As `save`, by every process that holds a part of the model; all of them have to call it.
+
+    Args:
+        kept: of `shards.entries`.
+    """
+    draft, place, first = folder / f".{name}.part", folder / name, group.rank == 0
+    try:
+        with group.agreed(), written(place):
+            check_finite({n: t for n, t in kept.items() if n.startswith(shards.MODEL)}, place)
+            if first:
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir(parents=True)
+        with group.agreed(), written(place):
+            shards.write(draft, kept)
+            own = {file.name: digest(file) for file in draft.glob(f"__{group.rank}_*")}
+        sums = {file: told for one in group.gather("sums", own) for file, told in one.items()}
+        with group.agreed(), written(place):
+            if first:
+                if chance:
+                    rng = {**chance[0], "others": list(chance[1:])}
+                    torch.save({"rng": rng}, draft / CHANCE)
+                _finish(draft, place, state, sums)
+                _drop_old(folder, keep)
+    finally:
+        if first:
+            shutil.rmtree(draft, ignore_errors=True)
+    return place
+
+
+def _finish(draft: Path, place: Path, state: dict[str, Any], sums: Mapping[str, str]) -> None:
+    """Give what was written its state, its checksums and its name."""
+    (draft / "state.json").write_text(json.dumps(state))
+    seal(draft, sums)
+    shutil.rmtree(place, ignore_errors=True)
+    draft.replace(place)
+    sync(place.parent)
+
+
+def save_best(folder: Path, weights: Mapping[str, Tensor], state: dict[str, Any]) -> Path:
     """Keep what has learned so far in the folder `best`, in place of what lies there.
 
     Raises:
         TrainError: as `save`.
     """
-    _write(folder, BEST, weights, state)
+    return _write(folder, BEST, weights, state)
 
 
 def _write(
@@ -69,32 +129,36 @@ def _write(
 ) -> Path:
     """A folder that is there whole or not at all."""
     draft, place = folder / f".{name}.part", folder / name
-    _check_finite(weights, place)
+    check_finite(weights, place)
     try:
-        with writing(place, _older(folder)):
+        with written(place):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             save_file(dict(weights), draft / WEIGHTS)
             if kept is not None:
                 torch.save(kept, draft / "optimizer.pt")
-            (draft / "state.json").write_text(json.dumps(state))
-            _seal(draft)
-            shutil.rmtree(place, ignore_errors=True)
-            draft.replace(place)
-            sync(folder)
+            _finish(draft, place, state, {})
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return place
 
 
-def _older(folder: Path) -> str:
-    done = checkpoints(folder)
-    on = f"; the run goes on from {done[-1].name}" if done else ""
-    return f"{HINT}{on}"
+@contextmanager
+def written(place: Path) -> Iterator[None]:
+    """As `writing`; the hint names the checkpoint before."""
+    done = checkpoints(place.parent)
+    with writing(place, f"{HINT}; the run goes on from {done[-1].name}" if done else HINT):
+        yield
 
 
-def _check_finite(weights: Mapping[str, Tensor], place: Path) -> None:
+def check_finite(weights: Mapping[str, Tensor], place: Path) -> None:
+    """Refuse what is not to be saved; each process looks at its own parts.
+
+    Raises:
+        TrainError: names the weight.
+    """
     for name, tensor in weights.items():
+        tensor = own_part(tensor)[0]
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise TrainError(
                 f"{name} holds values that are not finite, and is not saved",
@@ -103,15 +167,21 @@ def _check_finite(weights: Mapping[str, Tensor], place: Path) -> None:
             )
 
 
-def _seal(folder: Path) -> None:
-    """Put checksums beside the files, and all of it on the disk before it gets its name."""
-    sums = {path.name: _sum(path) for path in sorted(folder.iterdir())}
+def seal(folder: Path, known: Mapping[str, str]) -> None:
+    """Put checksums beside the files, and all of it on the disk before it gets its name.
+
+    Args:
+        known: checksums that others have made.
+    """
+    files = sorted(folder.iterdir())
+    sums = {path.name: known.get(path.name) or digest(path) for path in files}
     (folder / SUMS).write_text(json.dumps(sums, indent=1))
     for path in (*folder.iterdir(), folder):
         sync(path)
 
 
-def _sum(path: Path) -> str:
+def digest(path: Path) -> str:
+    """The checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -172,7 +242,7 @@ def damage(place: Path) -> str | None:
         for name, told in sums.items():
             if not (place / name).is_file():
                 return f"{name} is missing"
-            if _sum(place / name) != told:
+            if digest(place / name) != told:
                 return f"{name} has another checksum than was written"
     except FileNotFoundError:
         return f"{SUMS} is missing"
@@ -220,7 +290,7 @@ def foundation(model: MultimodalLM, names: Collection[str]) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if name not in names:
-            some = parameter.detach().flatten()[:64].cpu().contiguous().view(torch.uint8)
+            some = whole(parameter.detach()).flatten()[:64].cpu().contiguous().view(torch.uint8)
             digest.update(f"{name} {tuple(parameter.shape)}".encode() + some.numpy().tobytes())
     return digest.hexdigest()
 
@@ -238,48 +308,50 @@ def load_learned(place: Path, model: MultimodalLM, names: Collection[str]) -> No
             where=str(place),
             hint="bring back the model or the weights it began with, or train into another folder",
         )
+    every = model.state_dict()
     try:
-        found = model.load_state_dict(load_file(place / WEIGHTS), strict=False)
-        if wrong := [
-            *found.unexpected_keys,
-            *(n for n in found.missing_keys if n in learnable(model, names)),
-        ]:
+        if shards.is_ours(place):
+            found = shards.weights(place, every)
+        else:
+            stored = load_file(place / WEIGHTS)
+            found = {n: shards.spread(t, every[n]) if n in every else t for n, t in stored.items()}
+        wrong = [n for n in (*found, *learnable(model, names)) if n not in found or n not in every]
+        if wrong:
             raise RuntimeError(f"other names: {wrong[0]}")
+        model.load_state_dict(found, strict=False)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise _unfit(error, place, RESUMED) from None
+        raise _unfit(error, place) from None
 
 
-def load_weights(place: Path, model: MultimodalLM, hint: str = RESUMED) -> None:
-    """Fill the model, strictly; quantized weights stay as they are."""
-    held = tuple(f"{name}." for name in quantized(model))
-    try:
-        if not held:
-            load_model(model, str(place / WEIGHTS))
-            return
-        found = model.load_state_dict(load_file(place / WEIGHTS), strict=False)
-        shared = _transformers.tied_names(model)
-        missing = [n for n in found.missing_keys if not n.startswith(held) and n not in shared]
-        if missing or found.unexpected_keys:
-            raise RuntimeError(f"other names: {(missing or found.unexpected_keys)[0]}")
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise _unfit(error, place, hint) from None
-
-
-def _unfit(error: Exception, place: Path, hint: str) -> TrainError:
+def _unfit(error: Exception, place: Path) -> TrainError:
     line = str(error).splitlines()[0].rstrip(":.")
-    return TrainError(f"the weights do not fit the model ({line})", where=str(place), hint=hint)
+    return TrainError(f"the weights do not fit the model ({line})", where=str(place), hint=RESUMED)
 
 
-def load_optimizer(place: Path, optimizer: torch.optim.Optimizer, rank: int = 0) -> None:
+def load_optimizer(
+    place: Path, optimizer: torch.optim.Optimizer, model: nn.Module, rank: int = 0
+) -> None:
     """Fill the optimizer and put the random states back; a rank that was not there keeps its own.
 
     Raises:
         TrainError: made for other parameters.
     """
-    stored = torch.load(place / "optimizer.pt", weights_only=True, map_location="cpu")
+    learned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    words = optimizer.state_dict()["param_groups"]
     try:
-        optimizer.load_state_dict(stored["optimizer"])
-    except ValueError as error:
+        if shards.is_ours(place):
+            stored = torch.load(place / CHANCE, weights_only=True, map_location="cpu")
+            known = {parameter: name for name, parameter in model.named_parameters()}
+            names = [known[parameter] for parameter in learned]
+            found = shards.optimizer_state(place, dict(zip(names, learned, strict=True)))
+            state = {i: found[name] for i, name in enumerate(names) if name in found}
+        else:
+            stored = torch.load(place / "optimizer.pt", weights_only=True, map_location="cpu")
+            words, state = stored["optimizer"]["param_groups"], stored["optimizer"]["state"]
+            for i, values in state.items() if len(words) == len(optimizer.param_groups) else ():
+                state[i] = {w: shards.spread(value, learned[i]) for w, value in values.items()}
+        optimizer.load_state_dict({"state": state, "param_groups": words})
+    except (ValueError, IndexError) as error:
         raise TrainError(
             f"the optimizer does not fit ({error})", where=str(place), hint=RESUMED
         ) from None

@@ -17,7 +17,7 @@ from omnimix.errors import RecipeError, TrainError
 from omnimix.train.records import describe_run
 from omnimix.train.settings import Training
 
-FREE = ("name", "num_workers", "output_dir", "trackers")
+FREE = ("name", "num_workers", "output_dir", "parallel", "trackers")
 """Words of a run that may change on the way, for they change nothing that is learned."""
 
 FREE_OF_STAGE = (

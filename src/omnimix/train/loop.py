@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from signal import SIGINT
@@ -21,7 +21,7 @@ from omnimix.compose.batch import Batch
 from omnimix.data.check.style import style_faults
 from omnimix.data.mixture import Read, loader
 from omnimix.errors import DroppedError
-from omnimix.train import checkpoint, optim
+from omnimix.train import checkpoint, optim, shards
 from omnimix.train.begun import Begun
 from omnimix.train.meter import Meter
 from omnimix.train.plan import plan
@@ -77,7 +77,7 @@ class Loop:
         if any(stage.gradient_checkpointing for stage in run.training.stages):
             recompute(run.model, self.stage.gradient_checkpointing)
         # A new optimizer for every stage: moments of parameters that learned differently would mislead.
-        self.optimizer = optim.adamw(run.model, self.stage.optimizer)
+        self.optimizer = optim.optimizer(run.model, self.stage.optimizer)
         # From where weights begin to move up to the next look nothing is cut off.
         self.optimizer.register_step_pre_hook(lambda *_: run.stop.hold())
         self.optimizer.register_step_post_hook(self._has_moved)
@@ -99,7 +99,7 @@ class Loop:
                 self.first,
                 run.folder,
                 run.processor,
-                run.process_group,
+                run.layout.data,
                 self.state.get("data", {}).get("state"),
                 run.tell,
             )
@@ -121,6 +121,8 @@ class Loop:
             if first and self.first < self.plan.steps:
                 for k, facts in enumerate(self.plan.look(self.number, stage)):
                     run.tell(f"stage {stage.name}: dataset {k + 1} has {facts.line()}")
+                    for said in facts.faults:
+                        run.tell(f"warning: {said} (omnimix check looks at all rows)")
                 processor = self.plan.batches.processor
                 for fault in style_faults(processor.recipe.template, processor.weave.tokenizer):
                     run.tell(f"warning: {fault}")
@@ -153,10 +155,12 @@ class Loop:
         # Opening a loader draws a random number, so the random state is set after it.
         parts = loader(self.plan.batches, self._workers(), pin=run.device.type == "cuda")
         # Ranks drop out each for itself.
-        torch.manual_seed(run.training.seed + self.number + APART * run.process_group.rank)
+        torch.manual_seed(run.training.seed + self.number + APART * run.layout.data[0])
         if self.resumed is not None:
             with run.process_group.agreed():
-                checkpoint.load_optimizer(self.resumed, self.optimizer, run.process_group.rank)
+                checkpoint.load_optimizer(
+                    self.resumed, self.optimizer, run.model, run.process_group.rank
+                )
         run.model.train()
         meter = Meter(self.number, self.stage, self.plan.steps, self.learned, self.before, run.note)
         step, held = self.first, self._held()
@@ -198,9 +202,8 @@ class Loop:
             line, better = looks.look(step, self._autocast)
             run.note({**meter.head(step), **line})
             if better:
-                with run.stop.held(), run.first_alone() as first:
-                    if first:
-                        checkpoint.save_best(run.out, self._weights(), self._state(step))
+                with run.stop.held():
+                    self._write(checkpoint.BEST, self._state(step))
             if looks.over() and step < self.plan.steps:
                 run.tell(f"no better since step {looks.best.step}: stage {self.stage.name} ends")
                 return True
@@ -257,7 +260,7 @@ class Loop:
                 dropped += left_out
         self.proof.take(step, before, batches)
         own = len(dropped) + sum(len(batch.ids) for batch in batches if batch is not None)
-        said = group.gather("dropped", (dropped, own))
+        said = group.gather("dropped", (dropped, own) if self.run.layout.speaks else ([], 0))
         everywhere = [sentence for sentences, _ in said for sentence in sentences]
         self.left_out.take(everywhere, sum(read for _, read in said), step)
         return batches
@@ -277,7 +280,7 @@ class Loop:
                 batches,
                 self._autocast,
                 look=self._look if due else None,
-                process_group=run.process_group,
+                layout=run.layout,
             )
         except NothingLearned:
             return None
@@ -331,15 +334,24 @@ class Loop:
     def _save(self, step: int, over: bool = False) -> None:
         """Write a checkpoint; `over` where the stage ends before all its steps are taken."""
         run = self.run
-        # Weights are the same on all ranks, random states are not: each rank resumes with its own.
+        # Each rank resumes with its own random state.
         chance = run.process_group.gather("chance", checkpoint.chance())
-        data = self.proof.state(step, run.process_group)
-        place = run.out / f"stage-{self.number:02d}-step-{step:07d}"
-        with run.stop.held(), run.first_alone() as first:
-            if first:
-                state = {**self._state(step, over), "data": data}
-                checkpoint.save(run.out, self._weights(), self.optimizer, state, chance)
-        self.saved = place
+        state = {**self._state(step, over), "data": self.proof.state(step, run.layout)}
+        with run.stop.held():
+            self.saved = self._write(checkpoint.name_of(state), state, chance)
+
+    def _write(
+        self, name: str, state: dict[str, Any], chance: Sequence[dict[str, Tensor]] = ()
+    ) -> Path:
+        """A checkpoint, or with no random state the weights alone; together where ranks hold parts."""
+        run, weights = self.run, self._weights()
+        if run.layout.sharded:
+            kept = shards.entries(weights, self.optimizer if chance else None, run.model)
+            group = run.process_group
+            return checkpoint.save_together(run.out, name, kept, state, chance, group)
+        if not chance:
+            return checkpoint.save_best(run.out, weights, state)
+        return checkpoint.save(run.out, weights, self.optimizer, state, chance)
 
 
 def recompute(model: Any, on: bool) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from omnimix.compose.adapters import whole
 from omnimix.errors import TrainError
+from omnimix.train import optimizers
 from omnimix.train.settings import OptimizerSpec, ScheduleSpec
 
 PARTS = {
@@ -18,9 +21,6 @@ PARTS = {
     "encoders": ("*.branches.*.encoders.*", "*.branches.*.finishes.*"),
 }
 """Words that name the same parts in every recipe, beside patterns on names."""
-
-FUSED = ("cuda", "cpu")
-"""Devices with an AdamW in one kernel."""
 
 
 def fits(name: str, pattern: str) -> bool:
@@ -85,7 +85,30 @@ def norms(model: nn.Module) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             found.setdefault(part_of(name), []).append(parameter.grad)
-    return {part: nn.utils.get_total_norm(grads) for part, grads in found.items()}
+    return {part: total_norm(grads) for part, grads in found.items()}
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm of all gradients together, of which every process may hold a part."""
+    norms = [whole(nn.utils.get_total_norm(some)) for some in _by_mesh(gradients)]
+    return norms[0] if len(norms) == 1 else nn.utils.get_total_norm(norms)
+
+
+def clip(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+    """Make the gradients no longer than `most`, all together; returns how long they were."""
+    used = [p for p in parameters if p.grad is not None]
+    norm = total_norm([p.grad for p in used if p.grad is not None])
+    for some in _by_mesh(used):
+        nn.utils.clip_grads_with_norm_(some, most, norm)
+    return norm
+
+
+def _by_mesh(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Those apart that are cut over different processes: torch takes them together for one kind only."""
+    found: dict[Any, list[Tensor]] = {}
+    for one in tensors:
+        found.setdefault(getattr(one, "device_mesh", None), []).append(one)
+    return list(found.values()) or [[]]
 
 
 def sizes(model: nn.Module) -> dict[str, int]:
@@ -105,7 +128,7 @@ def _unmatched(model: nn.Module, pattern: str) -> TrainError:
     return TrainError(f"the pattern {pattern!r} matches no parameter", where="trainable", hint=hint)
 
 
-def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
+def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, Any]]:
     """Parameter groups: matrices decay, vectors do not, embeddings as `no_weight_decay` says; rates by name."""
     table: dict[tuple[float, float], list[nn.Parameter]] = {}
     embeddings = {
@@ -129,16 +152,15 @@ def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, object]]:
     ]
 
 
-def adamw(model: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
-    """The optimizer over what learns."""
+def optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
+    """The optimizer over what learns.
+
+    Raises:
+        OmnimixError: one that cannot run here.
+    """
+    words = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps}
     device = next(model.parameters()).device
-    return torch.optim.AdamW(
-        groups(model, spec),
-        lr=spec.lr,
-        betas=spec.betas,
-        eps=spec.eps,
-        fused=device.type in FUSED,
-    )
+    return optimizers.made(spec.name, groups(model, spec), words, optimizers.tables(model), device)
 
 
 def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:

@@ -18,7 +18,6 @@ from omnimix.data.packing import PackingSpec
 from omnimix.data.sources import Source
 from omnimix.data.streams import StreamSource
 from omnimix.errors import TrainError
-from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train.rows import DatasetFacts, looked_at
 from omnimix.train.settings import Stage, Training
 
@@ -66,7 +65,7 @@ def plan(
     first: int,
     folder: Path,
     processor: Processor,
-    process_group: ProcessGroup,
+    share: Share,
     begin: dict[str, Any] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> StagePlan:
@@ -76,6 +75,7 @@ def plan(
         number: of the stage.
         first: step it goes on with.
         folder: that relative paths start from.
+        share: of the records that this process reads.
         begin: what stands before that step (`Batches.state`).
         tell: hears what takes long.
 
@@ -91,15 +91,14 @@ def plan(
             where=f"stages.{number}",
             hint="make batch_size a multiple of gradient_accumulation_steps",
         )
-    if size < process_group.size:
+    if size < share[1]:
         raise TrainError(
-            f"{size} records at a time cannot be shared by {process_group.size} processes",
+            f"{size} records at a time cannot be shared by {share[1]} processes",
             where=f"stages.{number}",
             hint="make batch_size larger or gradient_accumulation_steps smaller",
         )
     if stage.template is not None:
         processor = processor.with_template(stage.template)
-    share = (process_group.rank, process_group.size)
     done, pack, most = first * parts, bool(stage.packing), stage.max_length
     if stage.order == "mixture":
         assert stage.max_steps is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 from omnimix.compose.batch import Batch
 from omnimix.data.mixture import Batches
-from omnimix.parallel.process_group import ProcessGroup
+from omnimix.parallel.layout import ModelLayout
 
 KEPT = 4
 """Steps whose hashes a checkpoint keeps."""
@@ -32,10 +32,11 @@ class Proof:
         self.kept = [one for one in self.kept if one[0] != step][-KEPT + 1 :]
         self.kept.append((step, before, digests))
 
-    def state(self, step: int, group: ProcessGroup) -> dict[str, Any]:
+    def state(self, step: int, layout: ModelLayout) -> dict[str, Any]:
         """For a checkpoint behind `step` steps: where the data stands, and the hashes of all ranks together."""
         kept = [one for one in self.kept if one[0] < step]
-        said = group.gather("batches", [digests for _, _, digests in kept])
+        own = [digests for _, _, digests in kept] if layout.speaks else None
+        said = [one for one in layout.process_group.gather("batches", own) if one is not None]
         sums = {
             str(number): combined([rank[i] for rank in said])
             for i, (number, _, _) in enumerate(kept)

@@ -10,18 +10,10 @@ from omnimix.compose import features
 from omnimix.compose.processor import Processor
 from omnimix.data.mixture import loader
 from omnimix.errors import TrainError
-from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import checkpoint, settings
 from omnimix.train.plan import StagePlan, plan
 from omnimix.train.proof import KEPT, combined
 from omnimix.train.settings import Training
-
-
-class _Rank(ProcessGroup):
-    """One of several ranks, for what it reads."""
-
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
 
 
 class _Replay:
@@ -36,7 +28,7 @@ class _Replay:
 
     def plan(self, step: int, state: dict[str, Any], rank: int = 0, world: int = 1) -> StagePlan:
         return plan(
-            self.training, self.number, step, self.folder, self.processor, _Rank(rank, world), state
+            self.training, self.number, step, self.folder, self.processor, (rank, world), state
         )
 
     def sums(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import weave_apart
+from omnimix.data.check.rows import region_faults, text_faults
 from omnimix.data.mixture import Dropped, drawn
 from omnimix.data.sources import Source
 from omnimix.disk import writing
@@ -36,11 +37,13 @@ class DatasetFacts:
     Attributes:
         rows: None where it has no end.
         tokens, learned: of a record, on the average.
+        faults: what `omnimix check` finds in the records looked at, of each kind the first, with its place.
     """
 
     rows: int | None
     tokens: float
     learned: float
+    faults: tuple[str, ...] = ()
 
     def line(self) -> str:
         """In words."""
@@ -63,9 +66,11 @@ def looked_at(
     step = 1 if source.length is None else source.length / many
     most = source.max_length if max_length is None else max_length
     found, refused, empty = [], [], 0
+    faults: dict[str, str] = {}
     for i in range(many):
+        place = int(i * step)
         try:
-            sample = drawn(source[int(i * step)], 0)
+            sample = drawn(source[place], 0)
             woven = (
                 weave_apart(processor.weave, sample)
                 if apart
@@ -73,17 +78,20 @@ def looked_at(
             )
         except OmnimixError as error:
             refused.append(error.sentence())
+            faults.setdefault("unusable", error.sentence())
             continue
+        for fault in (*text_faults(sample), *region_faults(sample, woven)):
+            faults.setdefault(fault.code, f"{source.where(place)}: {fault.said}")
         if not _answers(sample):
             empty += 1
             continue
         found.append((len(woven), woven.targets))
         if len(found) == ENOUGH:
             break
-    if not found:
+    if not any(learned for _, learned in found):
         raise _unusable(refused, empty, many, where)
     tokens, learned = (sum(column) / len(found) for column in zip(*found, strict=True))
-    return DatasetFacts(source.length, tokens, learned)
+    return DatasetFacts(source.length, tokens, learned, tuple(faults.values()))
 
 
 def _answers(sample: Sample) -> bool:
@@ -94,8 +102,9 @@ def _answers(sample: Sample) -> bool:
 
 def _unusable(refused: Sequence[str], empty: int, many: int, where: str) -> SampleError:
     if not refused:
+        why = "every answer is empty" if empty else "no token of them is learned"
         return SampleError(
-            f"nothing can be learned from the {many} records looked at: every answer is empty",
+            f"nothing can be learned from the {many} records looked at: {why}",
             where=where,
             hint="look at how the answers are named in the file",
         )

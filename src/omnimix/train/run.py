@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from omnimix.data.mixture import Dropped
 from omnimix.disk import whole_folder, writing
 from omnimix.errors import TrainError
 from omnimix.parallel import process_group as process_groups
-from omnimix.train import checkpoint, folder as folders, held, settings, start
+from omnimix.train import checkpoint, folder as folders, held, settings, shards, start
 from omnimix.train.begun import METRICS, Begun
 from omnimix.train.loop import Loop
 from omnimix.train.plots import plot_losses
@@ -156,25 +157,35 @@ class Run(Begun):
     def _finish(self) -> None:
         self.model.eval()
         place = self.out / "model"
-        with self.stop.held(), self.first_alone() as first:
-            if first:
-                self._write_model(place)
-                plot_losses([self.out], self.out / "loss.png")
-                self._write_best()
+        with self.stop.held():
+            self._write_model(place)
+            with self.first_alone() as first:
+                if first:
+                    plot_losses([self.out], self.out / "loss.png")
+            self._write_best()
         if self.dropped.count:
             self.tell(f"{self.dropped.count} times a record was left out; dropped.jsonl names them")
         self.tell(f"the model lies in {place}")
 
     def _write_model(self, place: Path) -> None:
-        model, words = self.model, self.training
+        """The model as a folder; of several ranks each brings what it holds."""
+        model, words, first = self.model, self.training, self.process_group.rank == 0
         # Rounding is never saved: what learned beside the few bits is put on the weights as they were.
-        if words.quantization is not None and words.initial_checkpoint is not None:
-            begun = start.opened(self.folder, words.initial_checkpoint)
-            model = start.made_whole(model, begun, model.recipe)
-        held.release(model)
-        with _transformers.quiet(), whole_folder(place) as draft:
-            model.save_pretrained(draft)
-            self.processor.save_pretrained(draft)
+        quantized = words.quantization is not None and words.initial_checkpoint is not None
+        together = self.layout.sharded and not quantized
+        with self.process_group.together(), _transformers.quiet():
+            learned = start.learned(model) if quantized else {}
+            with whole_folder(place) if first else nullcontext(place) as draft:
+                if first and quantized:
+                    begun = start.opened(self.folder, str(words.initial_checkpoint))
+                    model = start.made_whole(learned, begun, model.recipe)
+                if not together:
+                    held.release(model)
+                if first:
+                    model.save_pretrained(draft, **({"state_dict": {}} if together else {}))
+                    self.processor.save_pretrained(draft)
+                if together:
+                    shards.write_model(model, draft if first else None)
 
     def _write_best(self) -> None:
         """The best weights of the last stage as a model of their own, where they are not the last."""

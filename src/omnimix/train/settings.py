@@ -19,20 +19,26 @@ from omnimix.data.mixture import DataWords, MixturePart
 from omnimix.data.ordered import Order, Rounds
 from omnimix.data.packing import PackingSpec
 from omnimix.data.sources import Source
-from omnimix.errors import RecipeError
+from omnimix.errors import OmnimixError, RecipeError
+from omnimix.parallel.layout import ParallelSpec
 from omnimix.prompts.template import Template, by_name
 from omnimix.registry import CHECKPOINTS, DATASETS, MEASURES, OBJECTIVES, did_you_mean
 from omnimix.train import start
 from omnimix.train.objectives import Objective
+from omnimix.train.optimizers import Name
 
 # pydantic's own `validate` is an old name of `model_validate`, which nobody calls here.
 warnings.filterwarnings("ignore", 'Field name "validate" in "Stage" shadows', UserWarning)
 
 
 class OptimizerSpec(Spec):
-    """AdamW (Loshchilov and Hutter 2019).
+    """How weights move.
 
     Attributes:
+        name: `adamw` (Loshchilov and Hutter 2019); `adamw_8bit` and `paged_adamw_8bit`, the same with moments in
+            8 bits, and these in memory that the GPU may give back to the CPU (bitsandbytes); `adafactor`, which
+            keeps rows and columns of the second moment alone and turns a rate above one over the root of the
+            step down to it; `muon` for matrices, with AdamW for tables, vectors and kernels.
         lr: peak learning rate; AdamW moves every weight by about as much at a step, so it is never above 1.
         lr_scale: factors on the learning rate by name pattern, first match counts.
         weight_decay: of matrices.
@@ -45,6 +51,7 @@ class OptimizerSpec(Spec):
         eps: added to the root of the running mean of the square.
     """
 
+    name: Name = "adamw"
     lr: float = Field(default=1e-3, gt=0, le=1)
     lr_scale: dict[str, float] = {}
     betas: tuple[float, float] = (0.9, 0.95)
@@ -53,6 +60,14 @@ class OptimizerSpec(Spec):
     no_weight_decay: Literal["embeddings", "vectors", "nothing"] | tuple[str, ...] = "embeddings"
     max_grad_norm: float | None = 1.0
     clip_micro_batches: bool = False
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        fields = type(self).model_fields
+        own = [word for word in ("betas", "eps") if getattr(self, word) != fields[word].default]
+        if self.name == "adafactor" and own:
+            raise ValueError(f"adafactor has no {own[0]}; leave it out")
+        return self
 
 
 class ScheduleSpec(Spec):
@@ -160,7 +175,7 @@ class Stage(Spec):
         gradient_checkpointing: activations are computed again in the backward pass instead of kept: less
             memory, more time, the same numbers.
         objective: what is minimised: `sft`, the cross-entropy of the answers, by default.
-        optimizer: words of AdamW.
+        optimizer: which one, and its words.
         schedule: how the learning rate rises and falls.
     """
 
@@ -247,6 +262,7 @@ class Training(Spec):
             fits by name and shape is taken from it. None begins with the weights that the recipe names.
         quantization: hold the language model of `initial_checkpoint` quantized (`nf4`, `int8`) and frozen,
             with trainable adapters beside it (QLoRA); the finished model has its weights whole again.
+        parallel: how the model lies over the processes of a run, see `omnimix.parallel.layout`.
         seed: of weights and mixture.
         num_workers: processes that prepare batches; None takes one per core.
         output_dir: folder of the run.
@@ -260,6 +276,7 @@ class Training(Spec):
     set: tuple[str, ...] = ()
     initial_checkpoint: str | None = None
     quantization: Literal["nf4", "int8"] | None = None
+    parallel: ParallelSpec = ParallelSpec()
     seed: int = 0
     num_workers: int | None = Field(default=None, ge=0)
     output_dir: str
@@ -271,6 +288,10 @@ class Training(Spec):
         if self.quantization is not None and self.initial_checkpoint is None:
             raise ValueError(
                 "quantization needs initial_checkpoint: quantized weights cannot begin from nothing"
+            )
+        if self.quantization is not None and self.parallel != ParallelSpec():
+            raise ValueError(
+                "quantized weights stay whole in every process: leave the word parallel out"
             )
         if self.recipe is None and self.initial_checkpoint is None:
             raise ValueError("give recipe, initial_checkpoint, or both")
@@ -304,6 +325,15 @@ def schema() -> dict[str, Any]:
     return whole
 
 
+def _shipped() -> str:
+    return ", ".join(sorted(path.name for path in FOLDER.glob("*.train.yaml")))
+
+
+def unnamed() -> OmnimixError:
+    """The error about a command without a training file."""
+    return OmnimixError("no training file is named", hint=f"shipped are {_shipped()}")
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Path]:
     """A training file and the folder that its relative paths start from.
 
@@ -316,9 +346,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Pat
     if not file.is_file():
         shipped = FOLDER / file.name
         if not shipped.is_file():
-            known = ", ".join(sorted(p.name for p in FOLDER.glob("*.train.yaml")))
             raise RecipeError(
-                "there is no such training file", where=str(path), hint=f"shipped are: {known}"
+                "there is no such training file", where=str(path), hint=f"shipped are: {_shipped()}"
             )
         file = shipped
     data: Any = config.read_yaml(file)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
+from omnimix._transformers import tied_names
 from omnimix.checkpoints import base, pretrained, reading, releases
 from omnimix.checkpoints.base import Parts, Release
 from omnimix.checkpoints.parts import weight_files
 from omnimix.checkpoints.pretrained import FilledPart
 from omnimix.compose import recipe as recipes
-from omnimix.compose.adapters import names_adapters
+from omnimix.compose.adapters import names_adapters, whole
 from omnimix.compose.holding import Quantized
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import TrainError
 from omnimix.generate import folder as folders
+from omnimix.parallel.layout import own_part
 from omnimix.train.checkpoint import WEIGHTS, learnable
 
 STARTED = "start from a model of the same recipe, or of one with the same language model, or leave 'initial_checkpoint' out to begin with fresh weights"
@@ -61,6 +65,73 @@ class StartModel:
         words = self.release.recipe.dump(defaults=True)
         looked = [self.release.folder, folder]
         return recipes.parse(words, self.release.recipe.name, overrides, looked), looked[0]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The weights of a model folder of ours, of which every process reads what it holds.
+
+    Attributes:
+        place: the folder.
+        files: where each tensor lies, by name.
+    """
+
+    place: Path
+    files: dict[str, Path]
+
+    @classmethod
+    def of(cls, place: Path) -> Pieces:
+        """What the files of a folder hold; their heads alone are read."""
+        files: dict[str, Path] = {}
+        for file in weight_files(place, "model to start from"):
+            with safe_open(file, "pt") as found:
+                files |= dict.fromkeys(found.keys(), file)
+        return cls(place, files)
+
+    def fit(self, model: MultimodalLM) -> bool:
+        """Whether they are all weights of a model, and no others."""
+        shared = tied_names(model)
+        own = {n: list(t.shape) for n, t in model.state_dict().items() if n not in shared}
+        return own.keys() == self.files.keys() and all(
+            self._slices(file, lambda name, one: own[name] == one.get_shape())
+            for file in set(self.files.values())
+        )
+
+    def _slices(self, file: Path, look: Callable[[str, Any], bool]) -> bool:
+        with safe_open(file, "pt") as found:
+            return all([look(name, found.get_slice(name)) for name in found.keys()])  # noqa: SIM118
+
+    def fill(self, model: MultimodalLM) -> None:
+        """Fill what this process holds of a model."""
+        own = model.state_dict()
+
+        def put(name: str, one: Any) -> bool:
+            local, where = own_part(own[name].detach())
+            local.copy_(one[where or ...])
+            return True
+
+        for file in set(self.files.values()):
+            self._slices(file, put)
+
+
+def in_pieces(
+    checkpoint: str | None, folder: Path, recipe: Recipe
+) -> tuple[MultimodalLM, Pieces] | None:
+    """A model on the meta device and where its weights lie; None where they have to be read as a whole.
+
+    Args:
+        checkpoint, folder: as in `begun`.
+    """
+    start = None if checkpoint is None else opened(folder, checkpoint)
+    if start is None or start.release is not None:
+        return None
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = MultimodalLM.from_recipe(recipe)
+    model.tie_weights()  # every parameter became one of its own there
+    pieces = Pieces.of(start.place)
+    return (model, pieces) if pieces.fit(model) else None
 
 
 def opened(folder: Path, words: str) -> StartModel:
@@ -179,10 +250,15 @@ def quantized(place: Path, recipe: Recipe, scheme: str, device: torch.device) ->
     return model if had.adapters else model.adapt(recipe)
 
 
-def made_whole(model: MultimodalLM, start: StartModel, recipe: Recipe) -> MultimodalLM:
+def learned(model: MultimodalLM) -> dict[str, Tensor]:
+    """What learned beside quantized weights; ranks that hold parts of it all have to ask."""
+    return {name: whole(tensor) for name, tensor in learnable(model).items()}
+
+
+def made_whole(learned: Mapping[str, Tensor], start: StartModel, recipe: Recipe) -> MultimodalLM:
     """What was learned beside quantized weights, on the whole weights of the start."""
-    whole, _ = started(start, recipe)
-    whole.eval()
-    found = whole.load_state_dict(learnable(model), strict=False)
+    model, _ = started(start, recipe)
+    model.eval()
+    found = model.load_state_dict(learned, strict=False)
     assert not found.unexpected_keys
-    return whole
+    return model

@@ -14,11 +14,11 @@ from torch import Tensor
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import TrainError
-from omnimix.parallel.process_group import ProcessGroup
+from omnimix.parallel.layout import ModelLayout
 from omnimix.train import optim, ranks
 from omnimix.train.settings import Stage
 
-ALONE = ProcessGroup()
+ALONE = ModelLayout()
 
 LEARNED = 1e-3
 """A loss below which a gradient may round to nothing."""
@@ -61,7 +61,7 @@ def optimizer_step(
     batches: Sequence[Batch | None],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     look: Callable[[], None] | None = None,
-    process_group: ProcessGroup = ALONE,
+    layout: ModelLayout = ALONE,
 ) -> Stepped:
     """Gradients of all parts, clip, and one move of the weights.
 
@@ -71,41 +71,36 @@ def optimizer_step(
         batches: parts of the step's batch, on any device; of several ranks this one's share, None where
             it has no record.
         look: called when the gradients are whole and not clipped yet.
-        process_group: the ranks that take the step together. What is divided by, clipped and reported is the
-            whole batch's, so that the number of ranks changes nothing.
+        layout: the ranks that take the step together. What is divided by, clipped and reported is the whole
+            batch's, so that the number of ranks changes nothing.
 
     Raises:
         TrainError: no learned token in the whole step, a loss or gradient that is not finite, or a gradient of
             nothing but zeros; the weights have not moved.
     """
-    targets, seen = _counts(process_group, batches, step)
+    targets, seen, said = _counts(layout, batches, step)
     rate = _rated(optimizer, stage, step, horizon)
     losses: list[Tensor] = []
     norms: list[Tensor] = []
-    # In the order of the optimizer on every rank: gradients are added up by their place in it.
     learned = [p for group in optimizer.param_groups for p in group["params"]]
     most = stage.optimizer.max_grad_norm or float("inf")
     counts = stage.objective.counts(targets)
-    for batch, count in zip(batches, counts, strict=True):
-        losses.append(_backward(model, batch, stage, count, autocast, process_group))
+    shared = ranks.even(layout, batches, said, model.modalities)
+    for (batch, share), count in zip(shared, counts, strict=True):
+        losses.append(_backward(model, batch, stage, count, autocast, layout, share))
         if stage.optimizer.clip_micro_batches and len(losses) < len(batches):
-            ranks.add_gradients(process_group, learned)
-            norms.append(torch.nn.utils.clip_grad_norm_(learned, most))
-            # The first rank alone carries the sum on, or it would be added up again.
-            if process_group.rank:
-                optimizer.zero_grad(set_to_none=True)
-    ranks.add_gradients(process_group, learned)
+            norms.append(optim.clip(learned, most))
     if look is not None:
         look()
-    norms.append(torch.nn.utils.clip_grad_norm_(learned, most))
-    whole = ranks.added(process_group, torch.stack(losses))
+    norms.append(optim.clip(learned, most))
+    whole = ranks.added(layout, torch.stack(losses))
     touched = sum(parameter.grad is not None for parameter in learned)
     try:
         _check(step, whole.sum(), norms, touched, batches)
         optimizer.step()
     finally:
         optimizer.zero_grad(set_to_none=True)
-    ranks.level_statistics(process_group, model)
+    ranks.level_statistics(layout.process_group, model)
     parts = [
         loss * (count / max(own, 1))
         for loss, count, own in zip(whole, counts, targets, strict=True)
@@ -158,16 +153,17 @@ def _backward(
     stage: Stage,
     count: int,
     autocast: Callable[[], AbstractContextManager[Any]],
-    process_group: ProcessGroup,
+    layout: ModelLayout,
+    share: float,
 ) -> Tensor:
     """The loss of one part of a batch, its gradients added to those that are there; zero without a part."""
-    device = next(model.parameters()).device
+    device = layout.device or next(model.parameters()).device
     if batch is None:
         return torch.zeros((), device=device)
-    with process_group.together():
+    with layout.process_group.together():
         moved = batch.to(device, non_blocking=True)
         with autocast():
-            loss = stage.objective.loss(model, moved, count)
+            loss = layout.run(lambda: stage.objective.loss(model, moved, count) * share)
         # Nothing to learn from where only an image's connector learns, and the part holds no image.
         if loss.requires_grad:
             loss.backward()
@@ -175,24 +171,27 @@ def _backward(
 
 
 def _counts(
-    process_group: ProcessGroup, batches: Sequence[Batch | None], step: int
-) -> tuple[list[int], int]:
-    """Learned tokens of each part, and records of all parts, on all ranks together.
+    layout: ModelLayout, batches: Sequence[Batch | None], step: int
+) -> tuple[list[int], int, list[list[ranks.Needs]]]:
+    """Learned tokens of each part and records of all parts, on all ranks together, and what each rank needs.
 
     Raises:
         NothingLearned: there is no such token.
     """
     own = [0 if batch is None else batch.targets for batch in batches]
     seen = sum(len(batch.ids) for batch in batches if batch is not None)
-    said = process_group.gather("counts", (own, seen))
-    targets = [sum(column) for column in zip(*(one for one, _ in said), strict=True)]
+    if not layout.speaks:
+        own, seen = [0] * len(own), 0
+    asked = [ranks.needs(batch) for batch in batches]
+    said = layout.process_group.gather("counts", (own, seen, asked))
+    targets = [sum(column) for column in zip(*(one for one, _, _ in said), strict=True)]
     if not sum(targets):
         raise NothingLearned(
             f"step {step + 1} has no learned token",
             where=_named(batches),
             hint="look at a record with `omnimix show RECIPE --sample FILE`",
         )
-    return targets, sum(many for _, many in said)
+    return targets, sum(many for _, many, _ in said), [needs for _, _, needs in said]
 
 
 def _named(batches: Sequence[Batch | None]) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from omnimix.compose.batch import Batch
 from omnimix.compose.features import without
 from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
@@ -23,6 +25,7 @@ from omnimix.generate.decoding import Options
 from omnimix.generate.drawing import draw
 from omnimix.media.opening import MediaOpener
 from omnimix.registry import MEASURES
+from omnimix.train import ranks
 from omnimix.train.begun import Begun
 from omnimix.train.rows import DatasetFacts, looked_at
 from omnimix.train.settings import Stage, ValidateSpec
@@ -133,10 +136,11 @@ class Validation:
         with resting(self.run):
             loss, failed = self._loss(processor, autocast)
             measures: dict[str, float] = {}
-            with self.run.first_alone() as first:
-                if first:
-                    # Answers are computed without autocast, which made what is kept where there is one.
-                    exact = not self.stage.bf16 or not quick_bf16(self.run.device)
+            # Answers are computed without autocast, which made what is kept where there is one.
+            exact = not self.stage.bf16 or not quick_bf16(self.run.device)
+            with self.run.process_group.agreed():
+                # Ranks that hold parts of the model all have to write every answer.
+                if self.run.process_group.rank == 0 or self.run.layout.sharded:
                     measures = self._answers(processor if exact else without(processor), step)
             measures = self.run.process_group.gather("measures", measures)[0]
         if failed and not self.told:
@@ -154,29 +158,30 @@ class Validation:
     def _loss(self, processor: Processor, autocast: Any) -> tuple[float, list[str]]:
         """Cross entropy of a learned token, over all ranks, and why records are left out."""
         run, group = self.run, self.run.process_group
-        own = list(self.rows)[group.rank :: group.size]
-        size = max(1, self.stage.batch_size // self.stage.gradient_accumulation_steps // group.size)
+        rank, many = run.layout.data
+        model: Any = run.model
+        own = list(self.rows)[rank::many]
+        size = max(1, self.stage.batch_size // self.stage.gradient_accumulation_steps // many)
         total, tokens = 0.0, 0
         failed: list[str] = []
-        with group.agreed():
-            for start in range(0, len(own), size):
-                woven: list[Woven] = []
-                for row in own[start : start + size]:
-                    try:
-                        woven.append(processor.weave(self.source[row]))
-                    except OmnimixError as error:
-                        failed.append(error.sentence())
-                if not woven:
-                    continue
-                pack = bool(self.stage.packing)
-                batch = processor.batch(woven, pack=pack, multiple=1 if pack else 16)
-                moved = batch.to(run.device)
-                with autocast():
-                    inputs = moved.inputs(mask=False) | {"labels": moved.labels}
-                    found = run.model(**inputs, num_items_in_batch=1, skip_logits=True)
-                total += float(found.loss)
-                tokens += batch.targets
-        said = group.gather("validation", (total, tokens, failed))
+        # Every rank looks as often as the first, which has the most.
+        for start in range(0, -(-len(self.rows) // many), size):
+            with group.agreed():
+                batch = self._batch(processor, own[start : start + size], failed)
+            said = group.gather("needs", [ranks.needs(batch)])
+            [(even, share)] = ranks.even(run.layout, [batch], said, run.model.modalities)
+            if even is None:
+                continue
+            with group.together(), autocast():
+                moved = even.to(run.device)
+                inputs = moved.inputs(mask=False) | {"labels": moved.labels}
+                found = run.layout.run(
+                    partial(model, **inputs, num_items_in_batch=1, skip_logits=True)
+                )
+            total += float(found.loss) * share
+            tokens += batch.targets if batch is not None else 0
+        mine = (total, tokens, failed) if run.layout.speaks else (0.0, 0, [])
+        said = group.gather("validation", mine)
         failed = [one for _, _, some in said for one in some]
         count = sum(some for _, some, _ in said)
         if not count:
@@ -193,6 +198,17 @@ class Validation:
             )
         return loss, failed
 
+    def _batch(self, processor: Processor, rows: Sequence[int], failed: list[str]) -> Batch | None:
+        """Some records; why one cannot be used is put to what failed."""
+        woven: list[Woven] = []
+        for row in rows:
+            try:
+                woven.append(processor.weave(self.source[row]))
+            except OmnimixError as error:
+                failed.append(error.sentence())
+        pack = bool(self.stage.packing)
+        return processor.batch(woven, pack=pack, multiple=1 if pack else 16) if woven else None
+
     def _answers(self, processor: Processor, step: int) -> dict[str, float]:
         """Answer the records that are measured or written down; the measures."""
         many = len(self.rows) if self.words.measures else self.words.answers
@@ -208,7 +224,10 @@ class Validation:
                 asked.append((row, sample, assistant.weave(question, options)))
             except OmnimixError:
                 continue  # counted where the loss is
-        answers = assistant.write_many([woven for _, _, woven in asked], options=options)
+        questions = [woven for _, _, woven in asked]
+        answers = self.run.layout.run(lambda: assistant.write_many(questions, options=options))
+        if self.run.process_group.rank:
+            return {}
         self._write(step, asked[: self.words.answers], answers)
         samples = [sample for _, sample, _ in asked]
         sizes = [woven.pictures[-1].size if woven.pictures else (0, 0) for _, _, woven in asked]

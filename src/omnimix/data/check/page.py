@@ -14,7 +14,7 @@ from PIL import Image
 from omnimix.compose.pointing import which
 from omnimix.compose.sequence import Item, Sequence
 from omnimix.compose.spans import spans
-from omnimix.data.check.rows import Checker
+from omnimix.data.check.rows import Checker, Fault
 from omnimix.data.check.survey import Survey
 from omnimix.errors import OmnimixError
 from omnimix.media.drawing import draw
@@ -39,7 +39,9 @@ figure{margin:0}figcaption{font-size:13px;opacity:.7}img{display:block;max-width
 .tiles{display:flex;gap:4px;flex-wrap:wrap}.tiles img{width:112px}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.6 ui-monospace,monospace;margin:1rem 0 0}
 .learned{color:var(--learned);font-weight:600}.item{color:var(--item);font-weight:600}
-svg text{font:12px system-ui,sans-serif;fill:currentColor}
+svg{display:block;width:100%;max-width:800px}svg text{font:12px system-ui,sans-serif;fill:currentColor}
+.numbers{width:auto;min-width:20rem}.pictures{margin-top:.6rem}.row p{margin:.3rem 0 0}
+@media(prefers-color-scheme:dark){:root{--learned:#3fb950;--item:#b794f6;--bad:#ff7b72}}
 """
 
 
@@ -55,6 +57,7 @@ def page(found: Many[tuple[Survey, Checker]]) -> str:
 
 
 def _dataset(survey: Survey, check: Checker) -> str:
+    wrong = {row.index: row.faults for row in survey.failed}
     return "".join(
         (
             f"<section><h2>{_text(survey.name)}</h2>",
@@ -62,9 +65,9 @@ def _dataset(survey: Survey, check: Checker) -> str:
             _faults(survey),
             "<h3>Tokens of a row</h3>" + histogram(survey.tokens, survey.context),
             "<h3>Rows as the model sees them</h3>",
-            '<p class="dim">What is learned is <span class="learned">green</span>, items are '
+            '<p>What is learned is <span class="learned">green</span>, items are '
             '<span class="item">violet</span> with the number of their tokens.</p>',
-            *(_row(check, index) for index in chosen(survey)),
+            *(_row(check, index, wrong.get(index, ())) for index in chosen(survey)),
             "</section>",
         )
     )
@@ -88,7 +91,7 @@ def _numbers(survey: Survey) -> str:
         ("rows a second", f"{data['rows_per_second']:,}"),
     ]
     rows = "".join(f'<tr><th>{_text(n)}</th><td class="num">{v}</td></tr>' for n, v in cells)
-    return f"<table>{rows}</table>"
+    return f'<table class="numbers">{rows}</table>'
 
 
 def _faults(survey: Survey) -> str:
@@ -153,7 +156,7 @@ def chosen(survey: Survey) -> list[int]:
     return sorted({*faulty, *(survey.places[int(order[rank])] for rank in ranks)})
 
 
-def _row(check: Checker, index: int) -> str:
+def _row(check: Checker, index: int, faults: Many[Fault]) -> str:
     where = f"row {index + 1}"
     try:
         where = check.source.where(index)
@@ -165,9 +168,10 @@ def _row(check: Checker, index: int) -> str:
         f'<span class="{span.kind}">{_text(span.text)}</span>'
         for span in spans(check.processor, sequence)
     )
+    bad = "".join(f'<p class="bad">{_text(fault.said)}</p>' for fault in faults)
     sizes = f"{len(sequence)} tokens, {sequence.targets} of them learned"
     return (
-        f'<div class="row"><b>{_text(where)}</b> <span class="dim">{_text(sample.id)}: {sizes}</span>'
+        f'<div class="row"><b>{_text(where)}</b> <span class="dim">{_text(sample.id)}: {sizes}</span>{bad}'
         f'<div class="pictures">{"".join(_pictures(check, sample))}{"".join(_tiles(sequence))}</div>'
         f"<pre>{words}</pre></div>"
     )
@@ -192,7 +196,7 @@ def _pictures(check: Checker, sample: Sample) -> Iterator[str]:
         regions = [region.data for region in on.get(number, ())]
         size = f"{opened.width} x {opened.height}"
         shown = draw(opened, regions) if regions else opened
-        told = f"{size}, {len(regions)} regions" if regions else size
+        told = f"{size}, {len(regions)} region{'s' if regions[1:] else ''}" if regions else size
         yield f"<figure>{_img(_small(shown, 360), told)}<figcaption>{told}</figcaption></figure>"
 
 

@@ -137,7 +137,7 @@ class Checker:
         id = "" if sample is None else sample.id
         if isinstance(error, OmnimixError):
             code, said = CODES.get(type(error), "row"), error.sentence()
-            if isinstance(error, RegionError) and sample is not None:
+            if isinstance(error, RegionError) and sample is not None and "shares" not in said:
                 said += unit_guess([bounds(m) for m in sample.media("region")])
         else:
             code, said = "row", f"{where}: {reason(error)}"
@@ -220,7 +220,8 @@ def region_faults(sample: Sample, sequence: Sequence) -> Iterator[Fault]:
                 f"{width} x {height}{unit_guess([box])}",
             )
         elif type(media.data).__name__ == "Box" and min(x2 - x1, y2 - y1) < 1:
-            yield Fault("region", f"region {number} ({shown}) is smaller than a pixel")
+            guess = unit_guess([box])
+            yield Fault("region", f"region {number} ({shown}) is smaller than a pixel{guess}")
 
 
 def unit_guess(boxes: list[tuple[float, float, float, float]]) -> str:

@@ -21,6 +21,10 @@ NOT_HEARD = frozenset({"id", "temperature", "max_new_tokens"})
 the other two are the server's to decide."""
 
 
+_MOST = 10_000
+"""Items of a list: each is made into a part of some hundred bytes before the server's own limit is asked."""
+
+
 class Generate(Wire):
     """Placeholders in the text, and one list of items for each modality."""
 
@@ -71,6 +75,9 @@ def _check_words(body: Mapping[str, Any], recipe: Recipe) -> None:
     own = {published(name).key for name in recipe.modalities}
     others = {row.key for row in PUBLISHED} - own
     for word, value in body.items():
+        if isinstance(value, list) and len(value) > _MOST:
+            what = f"{word} holds {len(value)} items, and at most {_MOST} are read"
+            raise SampleError(what, where="request", hint="send fewer at once")
         if word in others and value:
             raise _no_place(f"the model takes no {word}", "request", recipe)
         if word not in own | others | NOT_HEARD | {"messages"}:

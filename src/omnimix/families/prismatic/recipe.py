@@ -166,7 +166,8 @@ def untrained(vision: str, language: str, arch: str, resize: str) -> dict[str, A
     patches = (size // min(map(_patch, timm))) ** 2
     words = Words("", vision, language, arch, resize, 2048, {}, 0, False, patches)
     encoders = [
-        {**encoder, "weights": name} for encoder, name in zip(_encoders(words), timm, strict=True)
+        {**encoder, "weights": _tag(name)}
+        for encoder, name in zip(_encoders(words), timm, strict=True)
     ]
     branch = {"encoders": encoders, "connector": {"kind": PROJECTORS[projector_of(arch)]}}
     image = {"opens": "image", "place": "second", "limit": 1, "branches": [branch]}
@@ -179,6 +180,13 @@ def untrained(vision: str, language: str, arch: str, resize: str) -> dict[str, A
         "modalities": {"image": image},
         "model_max_length": words.llm_max_length + patches,
     }
+
+
+def _tag(name: str) -> str:
+    import timm
+
+    known = timm.models.get_pretrained_cfg(name)
+    return f"{known.architecture}.{known.tag}"
 
 
 def _patch(timm: str) -> int:

@@ -32,7 +32,7 @@ class SphinxCoordinates(Coordinates):
 
     def find(self, text: str, view: View, asked: Sequence[Region]) -> Iterator[Candidate]:
         for match in _NAMED_BRACKET.finditer(text):
-            yield from self.groups(match[2], match.start(), (match[1] or "").strip())
+            yield from self.groups(match[2], match, (match[1] or "").strip())
 
     def counts(self, group: str) -> bool:
         return "." in group

@@ -49,9 +49,9 @@ class Qwen2VL(Codec):
             pairs = _PAIR.findall(match[2])
             numbers = tuple(int(n[:9]) / 1000 for pair in pairs for n in pair)
             why = "" if len(pairs) in (1, 2) else f"{len(pairs)} pairs are no box or point"
-            yield Candidate(
-                match.start(), match.group().strip(), numbers, (match[1] or "").strip(), why
-            )
+            label = (match[1] or "").strip()
+            shown = match.group().strip()
+            yield Candidate(match.start(), shown, numbers, label, why, end=match.end())
 
 
 class Qwen25VL(Codec):

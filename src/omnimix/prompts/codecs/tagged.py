@@ -52,7 +52,8 @@ class InternVL(Codec):
                     yield Candidate(match.start(), shown, why="it is not made of numbers")
                     continue
                 why = "" if len(numbers) == 4 else f"{len(numbers)} numbers are no box"
-                yield Candidate(match.start(), shown, numbers, (match[1] or "").strip(), why)
+                label = (match[1] or "").strip()
+                yield Candidate(match.start(), shown, numbers, label, why, end=match.end())
 
 
 class Molmo(Codec):
@@ -97,6 +98,7 @@ class Molmo(Codec):
         x, y = words[f"x{place}"], words.get(f"y{place}", "nothing")
         shown = f"x={x} y={y}"
         try:
-            return Candidate(match.start(), shown, (float(x) / 100, float(y) / 100), label)
+            spot = (float(x) / 100, float(y) / 100)
+            return Candidate(match.start(), shown, spot, label, end=match.end())
         except ValueError:
             return Candidate(match.start(), shown, why="it is not made of numbers")

@@ -65,7 +65,9 @@ class Kosmos2(Codec):
                 elif max(indices) >= self.side**2:
                     yield Candidate(match.start(), shown, why=f"there is no patch {max(indices)}")
                 else:
-                    yield Candidate(match.start(), shown, self._corners(*indices), label)
+                    yield Candidate(
+                        match.start(), shown, self._corners(*indices), label, end=match.end()
+                    )
 
     def _corners(self, first: int, second: int) -> Numbers:
         (y1, x1), (y2, x2) = divmod(first, self.side), divmod(second, self.side)
@@ -110,7 +112,7 @@ class PaliGemma(Codec):
                     yield Candidate(match.start(), shown, why=f"{len(four)} locations are no box")
                     continue
                 y1, x1, y2, x2 = (n / self.steps if n < self.steps else math.inf for n in four)
-                yield Candidate(match.start(), shown, (x1, y1, x2, y2), label)
+                yield Candidate(match.start(), shown, (x1, y1, x2, y2), label, end=match.end())
 
 
 class Florence2(Codec):
@@ -146,17 +148,17 @@ class Florence2(Codec):
                 bins = [int(n[:9]) for n in _PLACE.findall(part)]
                 values = tuple((n + 0.5) / self.steps for n in bins)
                 if bins:
-                    yield from self._regions(match.start(), part, values, label, outline)
+                    yield from self._regions(match, part, values, label, outline)
 
     def _regions(
-        self, start: int, shown: str, values: Numbers, label: str, outline: bool
+        self, match: re.Match[str], shown: str, values: Numbers, label: str, outline: bool
     ) -> Iterator[Candidate]:
         if outline:
             whole = len(values) >= 6 and len(values) % 2 == 0
             why = "" if whole else f"{len(values)} locations are no outline"
-            yield Candidate(start, shown, values, label, why)
+            yield Candidate(match.start(), shown, values, label, why, end=match.end())
             return
         for i in range(0, len(values), 4):
             four = values[i : i + 4]
             why = "" if len(four) == 4 else f"{len(four)} locations are no box"
-            yield Candidate(start, shown, four, label, why)
+            yield Candidate(match.start(), shown, four, label, why, end=match.end())

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from omnimix.errors import OmnimixError
 from omnimix.generate.answers import Answer
+from omnimix.generate.stopping import cut
+from omnimix.language.tokenizer import end_tokens
 from omnimix.serve import bodies
 from omnimix.serve.answers import Refused, said, told
 from omnimix.serve.desk import Desk, Late, several
@@ -19,7 +22,7 @@ from omnimix.serve.engine import Piece
 from omnimix.serve.keys import owner
 from omnimix.serve.openai import requests
 from omnimix.serve.openai.reading import Reader
-from omnimix.serve.openai.requests import Message, Sampling
+from omnimix.serve.openai.requests import ChatMessage, Sampling
 from omnimix.serve.openai.writing import DONE, Writer, event, usage
 from omnimix.types import Sample
 
@@ -35,7 +38,7 @@ def chat(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
     """The route of conversations."""
 
     async def route(request: Request) -> Response:
-        asked = requests.read(requests.Chat, await bodies.body(request, CHAT))
+        asked = requests.read(requests.ChatBody, await bodies.body(request, CHAT))
         check_model(desk, asked.model)
         sample = await read(desk, request, asked.messages)
         return await _answer(desk, request, asked, sample, plain=False)
@@ -47,9 +50,9 @@ def completions(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
     """The route of single texts."""
 
     async def route(request: Request) -> Response:
-        asked = requests.read(requests.Completion, await bodies.body(request, COMPLETION))
+        asked = requests.read(requests.CompletionBody, await bodies.body(request, COMPLETION))
         check_model(desk, asked.model)
-        message = Message.model_validate({"role": "user", "content": asked.prompt})
+        message = ChatMessage.model_validate({"role": "user", "content": asked.prompt})
         sample = await read(desk, request, [message])
         return await _answer(desk, request, asked, sample, plain=True)
 
@@ -69,7 +72,7 @@ def check_model(desk: Desk, name: str | None) -> None:
         raise Refused(said(404, error, code="model_not_found"))
 
 
-async def read(desk: Desk, request: Request, messages: list[Message]) -> Sample:
+async def read(desk: Desk, request: Request, messages: list[ChatMessage]) -> Sample:
     """The conversation of some messages; may wait for the network."""
     settings = desk.settings
     reader = Reader(
@@ -87,17 +90,50 @@ async def _answer(
     desk: Desk, request: Request, asked: Sampling, sample: Sample, plain: bool
 ) -> Response:
     many = several(asked.options(desk.settings.options), asked.n or 1)
-    writer = Writer(desk.engine.name, asked.region_format == "raw", plain)
+    raw = asked.region_format == "raw"
+    writer = Writer(desk.engine.name, raw, plain)
     if not asked.stream:
         if asked.stream_options is not None:
             raise OmnimixError(
                 "stream_options needs stream", where="stream_options", hint='add "stream": true'
             )
-        return JSONResponse(writer.whole(await desk.answers(request, sample, many)))
+        answers = await desk.answers(request, sample, many)
+        return JSONResponse(writer.whole(unparsed(desk, answers) if raw else answers))
     counted = asked.stream_options is not None and asked.stream_options.include_usage
     pieces = await desk.stream(request, sample, many)
+    if raw:
+        pieces = raw_pieces(desk, pieces)
     events = guarded(_chunks(writer, pieces, len(many), counted))
     return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
+
+
+def unparsed(desk: Desk, answers: Sequence[Answer]) -> list[Answer]:
+    """The answers with the text that the model wrote, special tokens included."""
+    recipe, tokenizer = desk.engine.recipe, desk.engine.processor.weave.tokenizer
+    if not recipe.coordinates.tokens:
+        return list(answers)
+    stops = recipe.template.stop_strings
+    ends = end_tokens(tokenizer, stops)
+    texts = []
+    for answer in answers:
+        ids = answer.ids[:-1] if answer.ids and answer.ids[-1] in ends else answer.ids
+        texts.append(cut(tokenizer.decode(ids, specials=True), stops)[0].strip())
+    return [replace(answer, text=text) for answer, text in zip(answers, texts, strict=True)]
+
+
+async def raw_pieces(
+    desk: Desk, pieces: AsyncGenerator[tuple[int, Piece], None]
+) -> AsyncGenerator[tuple[int, Piece], None]:
+    """Pieces of what the model wrote. Special tokens do not come in pieces, so that with them an answer comes whole."""
+    async with aclosing(pieces):
+        async for number, piece in pieces:
+            if not desk.engine.recipe.coordinates.tokens:
+                yield number, piece
+            elif piece.answer is not None:
+                (answer,) = unparsed(desk, [piece.answer])
+                yield number, replace(piece, text=answer.text)
+            elif piece.logprobs:
+                yield number, replace(piece, text="")
 
 
 async def _chunks(

@@ -45,7 +45,7 @@ Place: TypeAlias = Annotated[
 ]
 
 
-class Sound(Asked):
+class InputAudio(Asked):
     """A sound in the request.
 
     Attributes:
@@ -57,7 +57,7 @@ class Sound(Asked):
     format: str = ""
 
 
-class File(Asked):
+class InputFile(Asked):
     """A document in the request.
 
     Attributes:
@@ -71,7 +71,7 @@ class File(Asked):
     filename: str = Field(default="", max_length=200)
 
 
-class Item(Asked):
+class ContentItem(Asked):
     """An item of a message; `regions` and `uuid` may stand here or in its address.
 
     Attributes:
@@ -87,8 +87,8 @@ class Item(Asked):
     image_url: Place = None
     audio_url: Place = None
     video_url: Place = None
-    input_audio: Sound | None = None
-    file: File | None = None
+    input_audio: InputAudio | None = None
+    file: InputFile | None = None
     regions: Regions = []
     uuid: Uuid | None = None
 
@@ -104,9 +104,9 @@ class Item(Asked):
         regions, uuid, url = self.regions, self.uuid, None
         if isinstance(given, Address):
             regions, uuid, url = [*given.regions, *regions], uuid or given.uuid, given.url
-        elif isinstance(given, Sound):
+        elif isinstance(given, InputAudio):
             url = _inline(given.data, f"audio/{given.format or 'wav'}")
-        elif isinstance(given, File):
+        elif isinstance(given, InputFile):
             held = given.file_data
             url = given.file_url if held is None else _inline(held, "application/octet-stream")
         return Address.model_construct(url=url, regions=regions, uuid=uuid)
@@ -124,11 +124,11 @@ KINDS = {
     "file": "document",
 }
 
-Part: TypeAlias = TextPart | Item | ItemPart | RegionPart
+Part: TypeAlias = TextPart | ContentItem | ItemPart | RegionPart
 
 PARTS: dict[str, type[Asked]] = {
     "text": TextPart,
-    **dict.fromkeys(KINDS, Item),
+    **dict.fromkeys(KINDS, ContentItem),
     "item": ItemPart,
     "region": RegionPart,
 }
@@ -148,7 +148,7 @@ def part(value: Any) -> Any:
     except ValidationError as error:
         path, message = first_error(error)
         raise PydanticCustomError("part", "{message}", {"message": message, "path": path}) from None
-    if isinstance(found, Item):
+    if isinstance(found, ContentItem):
         odd = [name for name in KINDS if name != kind and getattr(found, name) is not None]
         address = found.address
         if odd or (address.url is None and address.uuid is None):

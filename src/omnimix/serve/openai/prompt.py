@@ -21,7 +21,7 @@ def prompt(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
     """The route of token maps; its body is that of a conversation."""
 
     async def route(request: Request) -> Response:
-        asked = requests.read(requests.Chat, await bodies.body(request, chat.CHAT))
+        asked = requests.read(requests.ChatBody, await bodies.body(request, chat.CHAT))
         chat.check_model(desk, asked.model)
         options = asked.options(desk.settings.options)
         sample = await chat.read(desk, request, asked.messages)

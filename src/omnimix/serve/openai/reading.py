@@ -20,8 +20,8 @@ from omnimix.prompts.questions import question
 from omnimix.regions import from_json
 from omnimix.serve import opening
 from omnimix.serve.items import SCHEME, ItemReader
-from omnimix.serve.openai.parts import Address, Item
-from omnimix.serve.openai.requests import Message
+from omnimix.serve.openai.parts import Address, ContentItem
+from omnimix.serve.openai.requests import ChatMessage
 from omnimix.serve.openai.uuids import Uuids
 from omnimix.serve.schema import MediaPart, TextPart
 from omnimix.types import Media, Part, Sample, Turn
@@ -51,7 +51,7 @@ class Reader:
     characters: int
     pictures: int = field(default=0, init=False)
 
-    def sample(self, messages: Sequence[Message]) -> Sample:
+    def sample(self, messages: Sequence[ChatMessage]) -> Sample:
         """The conversation. May wait for the network.
 
         Raises:
@@ -65,10 +65,10 @@ class Reader:
             )
         return Sample(tuple(turns), "request")
 
-    def _measure(self, messages: Sequence[Message]) -> None:
+    def _measure(self, messages: Sequence[ChatMessage]) -> None:
         parts = [part for message in messages for part in message.content]
         given = [part for part in parts if not isinstance(part, TextPart)]
-        addresses = [part.address for part in given if isinstance(part, Item)]
+        addresses = [part.address for part in given if isinstance(part, ContentItem)]
         count = len(given) + sum(len(address.regions) for address in addresses)
         count += sum(len(message.regions) for message in messages if message.role == "user")
         if count > self.most:
@@ -85,7 +85,7 @@ class Reader:
                 hint="shorten them",
             )
 
-    def _turn(self, message: Message, where: str) -> Turn:
+    def _turn(self, message: ChatMessage, where: str) -> Turn:
         role = "system" if message.role == "developer" else message.role
         parts: list[Part] = []
         regions: list[Media] = []
@@ -93,7 +93,7 @@ class Reader:
             place = f"{where}.content[{i}]"
             if isinstance(part, TextPart):
                 parts.append(part.text)
-            elif isinstance(part, Item):
+            elif isinstance(part, ContentItem):
                 address = part.address
                 parts.append(self._item(part.kind, address, place))
                 marks = [
@@ -153,7 +153,9 @@ def _in_order(content: Sequence[Any]) -> Iterator[tuple[int, Any]]:
     if first is None:
         return iter(parts)
     marked = [
-        pair for pair in parts[first:] if isinstance(pair[1], Item) and pair[1].address.regions
+        pair
+        for pair in parts[first:]
+        if isinstance(pair[1], ContentItem) and pair[1].address.regions
     ]
     rest = [pair for pair in parts[first:] if pair not in marked]
     return iter([*parts[:first], *marked, *rest])

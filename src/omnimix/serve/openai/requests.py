@@ -27,9 +27,9 @@ def _or_string(schema: dict[str, Any]) -> None:
 
 
 Strings: TypeAlias = Annotated[
-    list[Annotated[str, Field(min_length=1)]] | None,
+    Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)] | None,
     BeforeValidator(_strings),
-    Field(max_length=16, json_schema_extra=_or_string),
+    Field(json_schema_extra=_or_string),
 ]
 
 
@@ -158,7 +158,7 @@ _SAME = (
 """Words that `Options` has too."""
 
 
-class Message(Asked):
+class ChatMessage(Asked):
     """A turn of a conversation.
 
     Attributes:
@@ -182,7 +182,7 @@ class Message(Asked):
     skipped: Any = None
 
 
-class Chat(Sampling):
+class ChatBody(Sampling):
     """The body of `POST /v1/chat/completions`.
 
     Attributes:
@@ -196,7 +196,7 @@ class Chat(Sampling):
         parallel_tool_calls, reasoning_effort, verbosity: mean nothing here.
     """
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
@@ -222,7 +222,7 @@ class Chat(Sampling):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class Completion(Sampling):
+class CompletionBody(Sampling):
     """The body of `POST /v1/completions`: the text is a user's turn, as the model was trained to see it.
 
     Attributes:

@@ -19,7 +19,7 @@ from omnimix.serve import bodies
 from omnimix.serve.desk import Desk
 from omnimix.serve.engine import Piece
 from omnimix.serve.openai import chat, requests
-from omnimix.serve.openai.requests import Chat
+from omnimix.serve.openai.requests import ChatBody
 from omnimix.serve.openai.writing import Writer, event, regions
 from omnimix.serve.schema import Asked
 
@@ -38,7 +38,7 @@ class TextFormat(Asked):
     verbosity: Any = None
 
 
-class Responses(Asked):
+class ResponsesBody(Asked):
     """The body of `POST /v1/responses`.
 
     Attributes:
@@ -79,7 +79,7 @@ class Responses(Asked):
     safety_identifier: Any = None
     prompt_cache_key: Any = None
 
-    def chat(self) -> Chat:
+    def chat(self) -> ChatBody:
         """The same as a request of `chat.completions`.
 
         Raises:
@@ -93,7 +93,7 @@ class Responses(Asked):
         names = ("model", "temperature", "top_p", "stream", "region_format", "regions_as")
         words = {name: getattr(self, name) for name in names}
         words |= {"messages": messages, "max_tokens": self.max_output_tokens}
-        return requests.read(Chat, words)
+        return requests.read(ChatBody, words)
 
 
 _TEXTS = ("input_text", "output_text")
@@ -138,15 +138,18 @@ def responses(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
     """The route."""
 
     async def route(request: Request) -> Response:
-        asked = requests.read(Responses, await bodies.body(request, EXAMPLE)).chat()
+        asked = requests.read(ResponsesBody, await bodies.body(request, EXAMPLE)).chat()
         chat.check_model(desk, asked.model)
         options = [asked.options(desk.settings.options)]
         sample = await chat.read(desk, request, asked.messages)
         telling = Telling(desk.engine.name, asked.region_format == "raw")
         if not asked.stream:
-            (answer,) = await desk.answers(request, sample, options)
+            answers = await desk.answers(request, sample, options)
+            (answer,) = chat.unparsed(desk, answers) if telling.raw else answers
             return JSONResponse(telling.whole(answer))
         pieces = await desk.stream(request, sample, options)
+        if telling.raw:
+            pieces = chat.raw_pieces(desk, pieces)
         events = chat.guarded(telling.events(pieces))
         return StreamingResponse(events, media_type="text/event-stream", headers=chat.HEADERS)
 

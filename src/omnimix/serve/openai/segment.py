@@ -26,7 +26,7 @@ from omnimix.types import Region
 EXAMPLE = '{"image": {"url": "data:image/png;base64,..."}, "regions": [{"point": [x, y]}]}'
 
 
-class Segment(Asked):
+class SegmentBody(Asked):
     """The body of `POST /v1/segment`.
 
     Attributes:
@@ -45,14 +45,14 @@ def segment(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
     turn = asyncio.Lock()
 
     async def route(request: Request) -> Response:
-        asked = requests.read(Segment, await bodies.body(request, EXAMPLE))
+        asked = requests.read(SegmentBody, await bodies.body(request, EXAMPLE))
         segmenter = desk.settings.segmenter
         if segmenter is None:
             error = OmnimixError(
                 "this server makes no masks",
                 hint="start it with --segment and weights of SAM's family",
             )
-            raise Refused(said(501, error))
+            raise Refused(said(404, error, code="not_available"))
         if len(asked.regions) > desk.settings.max_items:
             raise OmnimixError(
                 f"{len(asked.regions)} regions, and this server takes {desk.settings.max_items}",
@@ -69,7 +69,7 @@ def segment(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _masks(
-    desk: Desk, segmenter: Segmenter, asked: Segment, regions: list[Region], who: str
+    desk: Desk, segmenter: Segmenter, asked: SegmentBody, regions: list[Region], who: str
 ) -> dict[str, Any]:
     recipe, place = desk.engine.recipe, asked.image
     name = recipe.modality_for("image")
