@@ -95,9 +95,11 @@ class Served(uvicorn.Server):
 
 
 def served(engine: Any, port: int = 0, **settings: Any) -> Served:
-    app = create_app(engine, Settings(**settings))
-    words = {"timeout_graceful_shutdown": 1, "log_level": "error"}
-    return Served(uvicorn.Config(app, port=port, **words))
+    return Served(config(create_app(engine, Settings(**settings)), port))
+
+
+def config(app: Any, port: int = 0) -> uvicorn.Config:
+    return uvicorn.Config(app, port=port, timeout_graceful_shutdown=1, log_level="error")
 
 
 @pytest.fixture(scope="package")

@@ -37,7 +37,8 @@ def seen(name: str) -> tuple[int, int]:
 
 def surface(page: Page, name: str) -> Locator:
     page.set_input_files(
-        "input[type=file]", {"name": f"{name}.jpg", "mimeType": "image/jpeg", "buffer": picture(name)}
+        "input[type=file]",
+        {"name": f"{name}.jpg", "mimeType": "image/jpeg", "buffer": picture(name)},
     )
     svg = page.get_by_role("application")
     svg.wait_for()
@@ -152,8 +153,7 @@ def test_a_drawing_arrives_within_a_pixel(
 
 def test_the_keyboard_draws_every_kind(page: Page, words: Told) -> None:
     svg = surface(page, "wide")
-    made = 0
-    for tool, keys in {
+    tools = {
         "Point": ["Enter"],
         "Box": ["Enter", *["Shift+ArrowRight"] * 4, *["ArrowDown"] * 4, "Enter"],
         "Outline": [
@@ -167,12 +167,12 @@ def test_the_keyboard_draws_every_kind(page: Page, words: Told) -> None:
             "Enter",
         ],
         "Free-hand": ["Enter", *["ArrowLeft"] * 6, "Enter"],
-    }.items():
+    }
+    for made, (tool, keys) in enumerate(tools.items(), 1):
         page.get_by_role("button", name=tool, exact=True).click()
         svg.focus()
         for key in keys:
             page.keyboard.press(key)
-        made += 1
         assert page.locator("g.mark").count() == made, tool
     page.get_by_role("button", name="Move and pan").click()
     mark = page.locator("g.mark").nth(1)

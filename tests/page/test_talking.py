@@ -5,19 +5,17 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-import omnimix
 from omnimix.generate.answers import Placed
 from omnimix.generate.assistant import Assistant
 from omnimix.regions import Box, Mask
 from omnimix.types import Media
-from tests.page.conftest import FLAGS, Scripted, Told, served
+from tests.page.conftest import Scripted, Told, served
 
 SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
 AXE = Path(__file__).parents[2] / "page" / "node_modules" / "axe-core" / "axe.min.js"
@@ -73,8 +71,11 @@ def test_a_place_in_the_answer_is_drawn_and_linked_with_its_words(page: Page, wo
     rect = svg.locator("g.answer rect.shape")
     place = rect.evaluate("r => [r.x, r.y, r.width, r.height].map((v) => v.baseVal.value)")
     assert place == pytest.approx([134.5, 30, 101.5, 102], abs=0.01)
-    box, on = rect.bounding_box(), svg.evaluate(
-        "s => { const a = new DOMPoint(134.5, 30).matrixTransform(s.getScreenCTM()); return [a.x, a.y]; }"
+    box, on = (
+        rect.bounding_box(),
+        svg.evaluate(
+            "s => { const a = new DOMPoint(134.5, 30).matrixTransform(s.getScreenCTM()); return [a.x, a.y]; }"
+        ),
     )
     assert box is not None
     assert [box["x"], box["y"]] == pytest.approx(on, abs=2)
@@ -162,9 +163,7 @@ def test_what_is_kept_comes_back(page: Page, words: Told, tmp_path: Path) -> Non
     expect(page.get_by_text("bad.json is no saved conversation: it is no table.")).to_be_visible()
 
 
-def test_rows_of_the_page_are_read_for_training(
-    page: Page, words: Told, tmp_path: Path
-) -> None:
+def test_rows_of_the_page_are_read_for_training(page: Page, words: Told, tmp_path: Path) -> None:
     page.set_input_files("input[type=file]", SCENE)
     svg = page.get_by_role("application")
     svg.wait_for()
@@ -242,7 +241,7 @@ def test_text_of_others_stays_text(page: Page, words: Told) -> None:
     page.on("dialog", lambda dialog: pytest.fail(dialog.message))
     out = io.BytesIO()
     Image.new("RGB", (40, 30)).save(out, "PNG")
-    name = '<img src=x onerror=alert(4)>.png'
+    name = "<img src=x onerror=alert(4)>.png"
     page.set_input_files(
         "input[type=file]", {"name": name, "mimeType": "image/png", "buffer": out.getvalue()}
     )
