@@ -19,7 +19,7 @@ DRAWING := demo.png
 MUTANTS := 20
 SEED := 0
 
-.PHONY: help install demo test peers page page-check test-newest test-oldest pins check docs reference mutate format clean
+.PHONY: help install demo test peers page page-check test-newest test-oldest pins check docs reference mutate format clean shards bench-train bench-serve
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,8 @@ help:
 	@echo "make test    install with everything for tests, then run them"
 	@echo "make peers   the tests that transformers runs over its own models, over ours"
 	@echo "make page    build the page of omnimix serve (needs Node 20 or later)"
+	@echo "make shards  20 steps of tiny recipes by every plan over two processes, against one"
+	@echo "make bench-train  training steps beside Trainer and TRL (BENCH='--bf16 --size 135m')"
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
 	@echo "make reference  write docs/reference/ from the docstrings"
@@ -85,6 +87,12 @@ page-check: page/node_modules/.made
 peers: .venv/.full
 	$(BIN)/python -m tests.peers.transformers_common
 
+shards: .venv/.full
+	$(BIN)/python -m tests.train.matrix
+
+bench-train: .venv/.full
+	nice $(BIN)/python -W ignore -m benchmarks.train --memory $(BENCH)
+
 test-newest test-oldest: test-%: .venv-%/.full
 	.venv-$*/bin/omnimix env
 	.venv-$*/bin/python -m pytest
@@ -99,6 +107,9 @@ check: .venv/.full
 	$(BIN)/mypy
 	$(BIN)/mypy tests/user_script.py
 	$(BIN)/python -m pytest -n 0 tests/test_imports.py
+
+bench-serve: .venv/.full
+	$(BIN)/python -m benchmarks.serve --out benchmarks/results
 
 docs: .venv/.full
 	$(BIN)/python -m pytest -n 0 -s tests/test_docs.py
