@@ -19,13 +19,14 @@ DRAWING := demo.png
 MUTANTS := 20
 SEED := 0
 
-.PHONY: help install demo test peers shards test-newest test-oldest pins check docs reference mutate format clean bench-train bench-serve
+.PHONY: help install demo test peers page page-check test-newest test-oldest pins check docs reference mutate format clean shards bench-train bench-serve
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install, then answer a question about a shipped picture"
 	@echo "make test    install with everything for tests, then run them"
 	@echo "make peers   the tests that transformers runs over its own models, over ours"
+	@echo "make page    build the page of omnimix serve (needs Node 20 or later)"
 	@echo "make shards  20 steps of tiny recipes by every plan over two processes, against one"
 	@echo "make bench-train  training steps beside Trainer and TRL (BENCH='--bf16 --size 135m')"
 	@echo "make check   lint, format, types, direction of imports"
@@ -69,6 +70,19 @@ demo: .venv/.plain
 
 test: .venv/.full
 	$(BIN)/python -m pytest
+
+page/node_modules/.made: page/package-lock.json
+	cd page && npm ci --no-audit --no-fund
+	@touch $@
+
+page: page/node_modules/.made
+	cd page && npm run build
+
+# What lies in the package is what the sources give.
+page-check: page/node_modules/.made
+	cd page && npm run check && npm test
+	cd page && npm run build -- --outDir node_modules/.built
+	diff -rq page/node_modules/.built src/omnimix/serve/page
 
 peers: .venv/.full
 	$(BIN)/python -m tests.peers.transformers_common
