@@ -235,7 +235,7 @@ def logits(*values: float) -> torch.Tensor:
 
 def chosen(
     options: Options, numbers: torch.Tensor, written: list[int] = [], prompt: tuple[int, ...] = ()
-) -> int:  # noqa: B006
+) -> int:
     sampler = Sampler(options, torch.tensor(prompt, dtype=torch.long), [3], len(numbers))
     for token in written:
         sampler.note(token)

@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnimix.cli import options
+from omnimix.cli import official, options
 from omnimix.cli.guard import say
 from omnimix.disk import write_text
 from omnimix.errors import OmnimixError
@@ -32,9 +32,12 @@ def _list(wanted: bool) -> None:
     from rich.table import Table
 
     from omnimix.cli.show import wide
+    from omnimix.evaluate.benchmark import table as benchmarks
     from omnimix.registry import BENCHMARKS, MEASURES
 
     shown = Table("", "name", "what it measures", box=box.SIMPLE_HEAD)
+    for name, spec in sorted(benchmarks().items()):
+        shown.add_row("--folder", name, f"{spec.title}; {spec.licence}")
     for kind, rows in (("benchmark", BENCHMARKS), ("metric", MEASURES)):
         for name in sorted(rows):
             about = (rows.load(name).__doc__ or "").strip().partition("\n")[0]
@@ -75,6 +78,15 @@ def command(
     ] = None,
     device: options.Device = None,
     feature_cache: options.FeatureCache = None,
+    folder: official.Folder = None,
+    named: official.Named = None,
+    answers: official.Answers = None,
+    items: official.Items = None,
+    style: official.Style = "default",
+    server: official.ServerUrl = None,
+    judge: official.JudgeUrl = None,
+    judge_model: official.JudgeModel = "",
+    overwrite: official.Overwrite = False,
     _: Annotated[
         bool,
         typer.Option(
@@ -90,8 +102,18 @@ def command(
 
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
+    benchmark = named or benchmark
+    opened = partial(_opened, model, device, feature_cache, server)
+    if folder is not None:
+        _alone(
+            {"--data": data, "--metric": metric, "--tasks": tasks, "--swap-pictures": swap_pictures}
+        )
+        judging = official.judge_at(judge, judge_model)
+        files = (folder, str(benchmark), answers, items, style, limit, rows)
+        asked_files = official.Asked(*files, batch_size, overwrite, judging)
+        official.show(official.evaluate(asked_files, opened), model, as_json, out)
+        return
     _one_of(benchmark, data, metric, tasks, max_new_tokens)
-    opened = partial(_opened, model, device, feature_cache)
     failed: tuple[str, ...] = ()
     if data is not None:
         asked = (data, rows, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
@@ -152,9 +174,22 @@ def _one_of(
             )
 
 
-def _opened(model: str, device: str | None, feature_cache: Path | None) -> Assistant:
+def _alone(others: dict[str, object]) -> None:
+    """With official files, what concerns one's own records has no meaning."""
+    for option, given in others.items():
+        if given:
+            raise OmnimixError(f"{option} does not go with --folder", hint="leave one of them out")
+
+
+def _opened(
+    model: str, device: str | None, feature_cache: Path | None, server: str | None = None
+) -> Any:
     from omnimix.generate.assistant import load
 
+    if server is not None:
+        from omnimix.evaluate.server import Server, checked
+
+        return Server(checked(server), model)
     assistant = load(model, device)
     if feature_cache is not None:
         assistant.keep_features(feature_cache)
@@ -177,6 +212,12 @@ def _benchmark(
             "this is a file of records",
             where=name,
             hint=f"ask it with --data {name} --metric exact",
+        )
+    from omnimix.evaluate.benchmark import table as official_ones
+
+    if name in official_ones():
+        raise OmnimixError(
+            "nothing says where its official files lie", where=name, hint="name them: --folder DIR"
         )
     bench = BENCHMARKS.load(name)()
     bench.check(tasks or ())

@@ -77,7 +77,9 @@ class Circular(Worded):
         rights = [right for right, _ in worst.values()]
         groups = grouped(rights, [one for _, one in worst.values()])
         plain = fmean(each) if each else 0.0
-        return Score(fmean(rights) if rights else 0.0, each, groups, numbers=(("each order", plain),))
+        return Score(
+            fmean(rights) if rights else 0.0, each, groups, numbers=(("each order", plain),)
+        )
 
 
 class Pope(Worded):
