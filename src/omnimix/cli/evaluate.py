@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -46,6 +46,14 @@ def _list(wanted: bool) -> None:
     raise typer.Exit
 
 
+_MostTokens: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="With --data, the most tokens of an answer; default what the metric needs.", min=1
+    ),
+]
+
+
 def command(
     model: options.Model,
     benchmark: Annotated[
@@ -70,23 +78,10 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered together.", min=1)] = 32,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="With --data, the most tokens of an answer; default what the metric needs.", min=1
-        ),
-    ] = None,
+    max_new_tokens: _MostTokens = None,
     device: options.Device = None,
     feature_cache: options.FeatureCache = None,
-    folder: official.Folder = None,
-    named: official.Named = None,
-    answers: official.Answers = None,
-    items: official.Items = None,
-    style: official.Style = "default",
     server: official.ServerUrl = None,
-    judge: official.JudgeUrl = None,
-    judge_model: official.JudgeModel = "",
-    overwrite: official.Overwrite = False,
     _: Annotated[
         bool,
         typer.Option(
@@ -98,22 +93,10 @@ def command(
 
     Ends with exit code 1 where records could not be asked; they are named and left out of the score.
     """
-    from rich.console import Console
-
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
-    benchmark = named or benchmark
-    opened = partial(_opened, model, device, feature_cache, server)
-    if folder is not None:
-        _alone(
-            {"--data": data, "--metric": metric, "--tasks": tasks, "--swap-pictures": swap_pictures}
-        )
-        judging = official.judge_at(judge, judge_model)
-        files = (folder, str(benchmark), answers, items, style, limit, rows)
-        asked_files = official.Asked(*files, batch_size, overwrite, judging)
-        official.show(official.evaluate(asked_files, opened), model, as_json, out)
-        return
     _one_of(benchmark, data, metric, tasks, max_new_tokens)
+    opened = partial(official.opened, model, device, feature_cache, server)
     failed: tuple[str, ...] = ()
     if data is not None:
         asked = (data, rows, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
@@ -127,13 +110,19 @@ def command(
         report, shown = {**scores.to_dict(), "model": model}, table(scores, model)
     if out is not None:
         write_text(out, json.dumps(report, indent=2) + "\n")
-    if as_json:
-        typer.echo(json.dumps(report))
-    else:
-        Console(highlight=False).print(shown)
+    _print(report if as_json else shown)
     if failed:
         say(f"{len(failed)} records are not in the score; the first: {failed[0]}")
         raise typer.Exit(1)
+
+
+def _print(report: dict[str, Any] | Table) -> None:
+    from rich.console import Console
+
+    if isinstance(report, dict):
+        typer.echo(json.dumps(report))
+    else:
+        Console(highlight=False).print(report)
 
 
 def _one_of(
@@ -172,28 +161,6 @@ def _one_of(
             raise OmnimixError(
                 f"{option} does not go with --data", hint=f"leave {option} or --data out"
             )
-
-
-def _alone(others: dict[str, object]) -> None:
-    """With official files, what concerns one's own records has no meaning."""
-    for option, given in others.items():
-        if given:
-            raise OmnimixError(f"{option} does not go with --folder", hint="leave one of them out")
-
-
-def _opened(
-    model: str, device: str | None, feature_cache: Path | None, server: str | None = None
-) -> Any:
-    from omnimix.generate.assistant import load
-
-    if server is not None:
-        from omnimix.evaluate.server import Server, checked
-
-        return Server(checked(server), model)
-    assistant = load(model, device)
-    if feature_cache is not None:
-        assistant.keep_features(feature_cache)
-    return assistant
 
 
 def _benchmark(

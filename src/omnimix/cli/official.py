@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -46,55 +48,99 @@ AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the repor
 Out: TypeAlias = Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What `evaluate` was told about an official benchmark."""
+def opened(
+    model: str, device: str | None, feature_cache: Path | None, server: str | None = None
+) -> Any:
+    """The assistant, or the server that stands in its place."""
+    from omnimix.evaluate.server import Server, checked
+    from omnimix.generate.assistant import load
 
-    folder: Path
-    name: str
-    answers: Path | None
-    items: Path | None
-    style: str
-    limit: int | None
-    rows: str
-    batch_size: int
-    overwrite: bool
-    judge: Server | None
+    if server is not None:
+        return Server(checked(server), model)
+    assistant = load(model, device)
+    if feature_cache is not None:
+        assistant.keep_features(feature_cache)
+    return assistant
 
 
-def evaluate(asked: Asked, opened: Any) -> BenchmarkResult:
-    """Answer, score, and have judged what needs a judge.
+def from_files(
+    given: dict[str, Any],
+    folder: Folder = None,
+    named: Named = None,
+    answers: Answers = None,
+    items: Items = None,
+    style: Style = "default",
+    judge: JudgeUrl = None,
+    judge_model: JudgeModel = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """Answer a benchmark's official files, score, and have judged what needs a judge.
 
     Args:
-        opened: gives the assistant, once it is known that the files are there.
+        given: the other options of `evaluate`.
     """
     from omnimix.cli.evaluate import bars
     from omnimix.evaluate.answers import run, write_items
-    from omnimix.evaluate.benchmark import named, opened as opened_benchmark
+    from omnimix.evaluate.benchmark import opened as official_rows
     from omnimix.evaluate.judges import judged
 
-    spec = named(asked.name)
-    opened_benchmark(asked.name, asked.folder, asked.style)
-    if spec.judge is not None and asked.answers is None:
+    assert folder is not None
+    for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens"):
+        if given.get(option):
+            shown = "--" + option.replace("_", "-")
+            raise OmnimixError(f"{shown} does not go with --folder", hint="leave one of them out")
+    name = named or given["benchmark"]
+    if name is None:
+        raise OmnimixError("nothing says which benchmark it is", hint="name it; --list names all")
+    spec, _ = official_rows(name, folder, style)
+    if spec.judge is not None and answers is None:
         raise OmnimixError("judged answers have to stay", hint="say where: --answers FILE.jsonl")
+    judging = judge_at(judge, judge_model)
+    words = (given[word] for word in ("model", "device", "feature_cache", "server"))
+    assistant = opened(*words)
     with bars() as step:
         found = run(
-            opened(),
-            asked.name,
-            asked.folder,
-            asked.answers,
-            asked.style,
-            asked.batch_size,
-            asked.limit,
-            asked.overwrite,
-            lambda done, total: step(asked.name, done, total),
-            rows=asked.rows,
+            assistant,
+            name,
+            folder,
+            answers,
+            style,
+            given["batch_size"],
+            given["limit"],
+            overwrite,
+            lambda done, total: step(name, done, total),
+            rows=given["rows"],
         )
-    if spec.judge is not None and asked.answers is not None:
-        found = judged(found, spec, asked.answers, asked.judge)
-    if asked.items is not None:
-        write_items(found, asked.items)
-    return found
+    if spec.judge is not None and answers is not None:
+        found = judged(found, spec, answers, judging)
+    if items is not None:
+        write_items(found, items)
+    show(found, given["model"], given["as_json"], given["out"])
+
+
+def with_files(command: Callable[..., None]) -> Callable[..., None]:
+    """`evaluate` with the options of official files beside its own; they mean something with `--folder` alone."""
+    own, more = (inspect.signature(one, eval_str=True).parameters for one in (command, from_files))
+    added = [one for one in more.values() if one.name != "given"]
+
+    @functools.wraps(command)
+    def joined(**words: Any) -> None:
+        files = {one.name: words.pop(one.name) for one in added}
+        if files["folder"] is not None:
+            return from_files(words, **files)
+        odd = [one.name for one in added if files[one.name] != one.default and one.name != "named"]
+        if odd:
+            raise OmnimixError(
+                f"--{odd[0].replace('_', '-')} goes with --folder alone", hint="name it"
+            )
+        words["benchmark"] = files["named"] or words["benchmark"]
+        return command(**words)
+
+    whole = [*own.values(), *added]
+    joined.__signature__ = inspect.Signature(whole)  # type: ignore[attr-defined]
+    joined.__annotations__ = {one.name: one.annotation for one in whole}
+    del joined.__wrapped__  # type: ignore[attr-defined]
+    return joined
 
 
 def show(result: BenchmarkResult, title: str, as_json: bool, out: Path | None) -> None:

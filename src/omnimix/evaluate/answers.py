@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -352,4 +351,4 @@ def write_items(result: BenchmarkResult, out: Path) -> None:
     words = {"omnimix": json.dumps(result.pinned)}
     draft = out.with_name(f".{out.name}.part")
     pyarrow.parquet.write_table(table.replace_schema_metadata(words), draft)
-    os.replace(draft, out)
+    draft.replace(out)
