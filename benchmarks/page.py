@@ -65,7 +65,7 @@ def once(page: Page, address: str, photo: bytes) -> tuple[float, float, list[flo
     box = svg.bounding_box()
     assert box is not None
     for i in range(50):
-        x, y = box["x"] + 30 + (i % 10) * 60, box["y"] + 20 + (i // 10) * 60
+        x, y = box["x"] + box["width"] / 2 - 290 + (i % 10) * 60, box["y"] + 20 + (i // 10) * 60
         page.mouse.move(x, y)
         page.mouse.down()
         page.mouse.move(x + 40, y + 40)
