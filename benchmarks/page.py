@@ -18,10 +18,10 @@ import time
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from tests.page.conftest import FLAGS, served
 
 import omnimix
 from omnimix.serve.engine import OneAtATime
-from tests.page.conftest import FLAGS, served
 
 FOLLOWED = """async () => {
   const svg = document.querySelector('svg[role=application]');
@@ -79,7 +79,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     photo = picture()
-    with served(OneAtATime(omnimix.load("nano"), "nano")) as address, sync_playwright() as playwright:
+    with (
+        served(OneAtATime(omnimix.load("nano"), "nano")) as address,
+        sync_playwright() as playwright,
+    ):
         place = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=place, args=FLAGS)
         found = []
