@@ -15,6 +15,33 @@ if TYPE_CHECKING:
     from omnimix.train.watcher import Watcher
 
 
+AllowChanges = Annotated[
+    bool,
+    typer.Option("--allow-changes", help="Go on in a folder whose run began with other words."),
+]
+FallBack = Annotated[
+    bool,
+    typer.Option(
+        "--fall-back",
+        help="Where the newest checkpoint is damaged, go on from the whole one before it.",
+    ),
+]
+Parallel = Annotated[
+    list[str] | None,
+    typer.Option(metavar="WORD=VALUE,...", help="Lay the model over processes: shard=full."),
+]
+Processes = Annotated[
+    int, typer.Option(min=1, help="Start so many processes here, as torchrun does.")
+]
+ProveResume = Annotated[
+    bool,
+    typer.Option(
+        "--prove-resume",
+        help="Read the batches around the newest checkpoint again and compare their hashes; nothing is trained.",
+    ),
+]
+
+
 def command(
     file: Annotated[
         Path | None, typer.Argument(help="A training file, recipes/nano.train.yaml for one.")
@@ -24,31 +51,11 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on where the folder's run stopped.")] = True,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
-    allow_changes: Annotated[
-        bool,
-        typer.Option("--allow-changes", help="Go on in a folder whose run began with other words."),
-    ] = False,
-    fall_back: Annotated[
-        bool,
-        typer.Option(
-            "--fall-back",
-            help="Where the newest checkpoint is damaged, go on from the whole one before it.",
-        ),
-    ] = False,
-    parallel: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WORD=VALUE,...", help="Lay the model over processes: shard=full."),
-    ] = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Start so many processes here, as torchrun does.")
-    ] = 1,
-    prove_resume: Annotated[
-        bool,
-        typer.Option(
-            "--prove-resume",
-            help="Read the batches around the newest checkpoint again and compare their hashes; nothing is trained.",
-        ),
-    ] = False,
+    allow_changes: AllowChanges = False,
+    fall_back: FallBack = False,
+    parallel: Parallel = None,
+    processes: Processes = 1,
+    prove_resume: ProveResume = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the training files' JSON schema.")
     ] = False,

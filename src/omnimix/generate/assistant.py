@@ -135,7 +135,9 @@ class Assistant:
             OmnimixError: a modality that prepares its items by chance.
         """
         words = features.FeatureCacheSpec(
-            folder=str(folder), max_size=max_size, modalities=None if modalities is None else tuple(modalities)
+            folder=str(folder),
+            max_size=max_size,
+            modalities=None if modalities is None else tuple(modalities),
         )
         features.keep(self.model, self.processor, words)
 
