@@ -10,36 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from omnimix.cli import options
+
 if TYPE_CHECKING:
     from omnimix.train.run import Result
     from omnimix.train.watcher import Watcher
-
-
-AllowChanges = Annotated[
-    bool,
-    typer.Option("--allow-changes", help="Go on in a folder whose run began with other words."),
-]
-FallBack = Annotated[
-    bool,
-    typer.Option(
-        "--fall-back",
-        help="Where the newest checkpoint is damaged, go on from the whole one before it.",
-    ),
-]
-Parallel = Annotated[
-    list[str] | None,
-    typer.Option(metavar="WORD=VALUE,...", help="Lay the model over processes: shard=full."),
-]
-Processes = Annotated[
-    int, typer.Option(min=1, help="Start so many processes here, as torchrun does.")
-]
-ProveResume = Annotated[
-    bool,
-    typer.Option(
-        "--prove-resume",
-        help="Read the batches around the newest checkpoint again and compare their hashes; nothing is trained.",
-    ),
-]
 
 
 def command(
@@ -51,11 +26,11 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on where the folder's run stopped.")] = True,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
-    allow_changes: AllowChanges = False,
-    fall_back: FallBack = False,
-    parallel: Parallel = None,
-    processes: Processes = 1,
-    prove_resume: ProveResume = False,
+    allow_changes: options.AllowChanges = False,
+    fall_back: options.FallBack = False,
+    parallel: options.Plan = None,
+    processes: options.Processes = 1,
+    prove_resume: options.ProveResume = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the training files' JSON schema.")
     ] = False,

@@ -6,7 +6,7 @@ rows may be repeated, cut and padded as tensors are, and copies of a row share w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
@@ -44,6 +44,29 @@ class Bucket:
     inputs: tuple[Tensor, ...]
     encoded: bool = False
     lent: bool = False
+
+
+def bucketed(
+    items: Sequence[tuple[Tensor, ...]], encoded: Sequence[bool] | None = None
+) -> list[Bucket]:
+    """Items by the shapes and types of their tensors, in order of their first.
+
+    Args:
+        encoded: of each whether they are features; default all are.
+    """
+    rows: dict[tuple[object, ...], list[int]] = {}
+    kinds = [True] * len(items) if encoded is None else encoded
+    for row, (tensors, kind) in enumerate(zip(items, kinds, strict=True)):
+        key = (kind, *((tensor.shape[1:], tensor.dtype) for tensor in tensors))
+        rows.setdefault(key, []).append(row)
+    return [
+        Bucket(
+            tuple(own),
+            tuple(torch.cat(part) for part in zip(*(items[row] for row in own), strict=True)),
+            kinds[own[0]],
+        )
+        for own in rows.values()
+    ]
 
 
 @dataclass(frozen=True, eq=False)

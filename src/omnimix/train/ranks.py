@@ -122,7 +122,9 @@ def _lent(
         done[name] = _with(items.get(name), gifts.get(name), most[name] - has.get(name, 0))
         before, after = before + kept, after + sum(done[name].tokens)
     words = {**batch, "items": ItemBatches(done), "item_places": moved}
-    return Batch(words, ids=batch.ids, targets=batch.targets, right=batch.right)
+    found = Batch(words, ids=batch.ids, targets=batch.targets, right=batch.right)
+    found.pairs = batch.pairs
+    return found
 
 
 def _with(items: ItemBatch | None, lent: ItemBatch | None, calls: int) -> ItemBatch:
