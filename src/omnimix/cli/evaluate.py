@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -43,6 +43,14 @@ def _list(wanted: bool) -> None:
     raise typer.Exit
 
 
+_MostTokens: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="With --data, the most tokens of an answer; default what the metric needs.", min=1
+    ),
+]
+
+
 def command(
     model: options.Model,
     benchmark: Annotated[
@@ -67,12 +75,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered together.", min=1)] = 32,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="With --data, the most tokens of an answer; default what the metric needs.", min=1
-        ),
-    ] = None,
+    max_new_tokens: _MostTokens = None,
     device: options.Device = None,
     feature_cache: options.FeatureCache = None,
     _: Annotated[
@@ -86,8 +89,6 @@ def command(
 
     Ends with exit code 1 where records could not be asked; they are named and left out of the score.
     """
-    from rich.console import Console
-
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
     _one_of(benchmark, data, metric, tasks, max_new_tokens)
@@ -105,13 +106,19 @@ def command(
         report, shown = {**scores.to_dict(), "model": model}, table(scores, model)
     if out is not None:
         write_text(out, json.dumps(report, indent=2) + "\n")
-    if as_json:
-        typer.echo(json.dumps(report))
-    else:
-        Console(highlight=False).print(shown)
+    _print(report if as_json else shown)
     if failed:
         say(f"{len(failed)} records are not in the score; the first: {failed[0]}")
         raise typer.Exit(1)
+
+
+def _print(report: dict[str, Any] | Table) -> None:
+    from rich.console import Console
+
+    if isinstance(report, dict):
+        typer.echo(json.dumps(report))
+    else:
+        Console(highlight=False).print(report)
 
 
 def _one_of(

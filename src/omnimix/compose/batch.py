@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import BatchFeature
 
-from omnimix.compose.item_batch import Bucket, Card, ItemBatch, ItemBatches
+from omnimix.compose.item_batch import Card, ItemBatch, ItemBatches, bucketed
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence
 from omnimix.errors import SpliceError
@@ -268,7 +268,7 @@ def item_batch(items: list[Item], on: list[int]) -> ItemBatch:
         on: for each the row of the item that it looks at; -1 where none.
     """
     # Items of one shape go through an encoder in one call; only where shapes differ are they parted.
-    buckets = _buckets(items)
+    buckets = bucketed([item.inputs for item in items], [item.encoded for item in items])
     alone = len(buckets) == 1
     return ItemBatch(
         inputs=buckets[0].inputs if alone else (),
@@ -290,26 +290,6 @@ def _card(item: Item) -> Card | None:
     frame = item.frame
     numbers = (frame.scale_x, frame.scale_y, frame.shift_x, frame.shift_y)
     return Card(item.key, numbers, item.view().tile)
-
-
-def _buckets(items: list[Item]) -> list[Bucket]:
-    """The items by the shapes and types of what was prepared of them, in order of their first."""
-    rows: dict[tuple[object, ...], list[int]] = {}
-    for row, item in enumerate(items):
-        shapes = ((tensor.shape[1:], tensor.dtype) for tensor in item.inputs)
-        key = (item.encoded, *shapes)
-        rows.setdefault(key, []).append(row)
-    return [
-        Bucket(
-            tuple(own),
-            tuple(
-                torch.cat([items[row].inputs[i] for row in own])
-                for i in range(len(items[own[0]].inputs))
-            ),
-            items[own[0]].encoded,
-        )
-        for own in rows.values()
-    ]
 
 
 def _places(sequence: Sequence, k: int, name: str) -> np.ndarray:

@@ -71,7 +71,7 @@ def attention(
 ) -> tuple[Tensor, Tensor | None]:
     """SDPA; per segment where `cu_seq_lens_q` or `rows` are given. Shapes `[batch, heads, tokens, head_dim]`.
 
-    `rows` (`omnimix.language.ragged.Rows`) hold for each segment what it goes on from. Where `output_attentions` asks
+    `rows` (`omnimix.language.ragged.PassCache`) hold for each segment what it goes on from. Where `output_attentions` asks
     for them, the weights are given as well, `[batch, heads, tokens, tokens]`, and no kernel is used.
     `seen` holds for each segment `[tokens, tokens]`, how far before a token another stands, negative where
     it is not seen; without it a token sees all before it. `s_aux` holds for each head the logit of a sink.

@@ -89,7 +89,7 @@ class Loop:
             features.keep(
                 run.model,
                 run.processor,
-                self.stage.feature_cache,
+                self.stage.kept(),
                 run.folder,
                 "bf16" if self.stage.bf16 and quick_bf16(run.device) else "",
                 learns=True,

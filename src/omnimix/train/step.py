@@ -100,7 +100,6 @@ def optimizer_step(
         optimizer.step()
     finally:
         optimizer.zero_grad(set_to_none=True)
-    ranks.level_statistics(layout.process_group, model)
     parts = [
         loss * (count / (own or 1)) for loss, count, own in zip(whole, counts, targets, strict=True)
     ]
@@ -162,7 +161,7 @@ def _backward(
     with layout.process_group.together():
         moved = batch.to(device, non_blocking=True)
         with autocast():
-            loss = layout.run(lambda: stage.objective.loss(model, moved, count) * share)
+            loss = layout.run(lambda: stage.objective.loss(model, moved, count) * share, share > 0)
         # Nothing to learn from where only an image's connector learns, and the part holds no image.
         if loss.requires_grad:
             loss.backward()
