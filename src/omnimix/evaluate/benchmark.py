@@ -18,7 +18,14 @@ from omnimix.config import Spec, read_yaml, validate
 from omnimix.data.base import Source
 from omnimix.errors import OmnimixError, RegistryError, SampleError
 from omnimix.evaluate import parsing
-from omnimix.evaluate.official import Files, Join, OfficialRows, file_in, value_at, why
+from omnimix.evaluate.official import (
+    JoinedFiles,
+    OfficialFiles,
+    OfficialRows,
+    file_in,
+    value_at,
+    why,
+)
 from omnimix.prompts.questions import question
 from omnimix.registry import did_you_mean
 from omnimix.types import Box, Media, Part, Point, Sample, Turn
@@ -88,8 +95,8 @@ class BenchmarkSpec(Spec):
     source: str = ""
     differs: str = ""
     version: int = 1
-    rows: Files
-    join: tuple[Join, ...] = ()
+    rows: OfficialFiles
+    join: tuple[JoinedFiles, ...] = ()
     each: dict[str, str] = {}
     only: dict[str, tuple[Any, ...]] = {}
     id: str
@@ -179,6 +186,20 @@ class Official(Source):
         self.table = OfficialRows(folder, spec.rows, spec.join, spec.each, spec.only)
         self.length = len(self.table)
         self._others: dict[tuple[str, str], int] = {}
+
+    def cut(self, rows: str) -> None:
+        """Keep some rows, `start:end` as Python writes it.
+
+        Raises:
+            OmnimixError: another form, or none is left.
+        """
+        if not re.fullmatch(r"-?\d*:-?\d*", rows):
+            raise OmnimixError(
+                "this is no slice", where=rows, hint="write start:end, as :200 or -200:"
+            )
+        ends = [int(end) if end else None for end in rows.split(":")]
+        self.table.places = self.table.places[slice(*ends)]
+        self.length = len(self.table)
 
     def where(self, index: int) -> str:
         return self.table.where(index)
@@ -294,7 +315,10 @@ def _group(spec: BenchmarkSpec, row: Mapping[str, Any]) -> str:
     name = spec.group.format_map(row)
     if not spec.bins:
         return name
-    return next(bin for most, bin in sorted(spec.bins.items()) if float(name) <= most)
+    for most, bin_name in sorted(spec.bins.items()):
+        if float(name) <= most:
+            return bin_name
+    raise ValueError(f"{name} belongs to no part")
 
 
 def _letter(index: int, choices: Sequence[str]) -> str:
@@ -315,7 +339,9 @@ def _box(value: Any, form: str) -> Box:
 
 
 def _marks(value: Any, form: str) -> list[Box | Point]:
-    return [_box(one, form) if len(one) == 4 else Point(float(one[0]), float(one[1])) for one in value]
+    return [
+        _box(one, form) if len(one) == 4 else Point(float(one[0]), float(one[1])) for one in value
+    ]
 
 
 def opened(name: str, folder: Path, style: str = "default") -> tuple[BenchmarkSpec, Official]:
