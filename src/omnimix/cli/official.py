@@ -44,6 +44,9 @@ JudgeUrl: TypeAlias = Annotated[
 ]
 JudgeModel: TypeAlias = Annotated[str, typer.Option(help="The judge's name there.")]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Begin answers anew.")]
+Index: TypeAlias = Annotated[
+    Path | None, typer.Option(help="With --folder, the rows of an index file of data prepare.")
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Out: TypeAlias = Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")]
 
@@ -73,6 +76,7 @@ def from_files(
     judge: JudgeUrl = None,
     judge_model: JudgeModel = "",
     overwrite: Overwrite = False,
+    index: Index = None,
 ) -> None:
     """Answer a benchmark's official files, score, and have judged what needs a judge.
 
@@ -110,6 +114,7 @@ def from_files(
             overwrite,
             lambda done, total: step(name, done, total),
             rows=given["rows"],
+            index=index,
         )
     if spec.judge is not None and answers is not None:
         found = judged(found, spec, answers, judging)

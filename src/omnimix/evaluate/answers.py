@@ -169,6 +169,7 @@ def run(
     progress: Callable[[int, int], None] | None = None,
     options: Options | None = None,
     rows: str = ":",
+    index: Path | None = None,
 ) -> BenchmarkResult:
     """Ask a model a benchmark and score its answers.
 
@@ -180,14 +181,24 @@ def run(
         style: of the prompt.
         limit: the first so many rows.
         rows: some of them as Python writes it, `-200:`.
+        index: a file of `omnimix data prepare`: its rows, in its order.
 
     Raises:
         OmnimixError: as `predict`; a folder without the official files.
     """
     spec, source = opened(name, folder, style)
+    if index is not None:
+        source.choose(index)
     source.cut(rows)
     chosen = options or Options(max_new_tokens=spec.max_new_tokens)
-    pinned = {"benchmark": name, "data": _content(source), "slice": rows, **spec.pinned(style)}
+    pinned: dict[str, Any] = {
+        "benchmark": name,
+        "data": _content(source),
+        "slice": rows,
+        **spec.pinned(style),
+    }
+    if index is not None:
+        pinned["index"] = hashlib.sha256(index.read_bytes()).hexdigest()[:16]
     with tempfile.TemporaryDirectory() as scratch:
         place = out or Path(scratch) / "answers.jsonl"
         predict(
