@@ -362,7 +362,8 @@ def _box(value: Any, form: str) -> Box:
     numbers = [float(one) for one in (json.loads(value) if isinstance(value, str) else value)]
     if len(numbers) != 4:
         raise ValueError(f"a box has 4 numbers, not {len(numbers)}")
-    return Box.from_xywh(*numbers) if form == "xywh" else Box(*numbers)
+    a, b, c, d = numbers
+    return Box.from_xywh(a, b, c, d) if form == "xywh" else Box(a, b, c, d)
 
 
 def _marks(value: Any, form: str) -> list[Box | Point]:
