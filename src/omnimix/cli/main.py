@@ -20,6 +20,7 @@ from omnimix.cli import (
     merge,
     models,
     new,
+    plan,
     plot,
     predict,
     push,
@@ -27,6 +28,7 @@ from omnimix.cli import (
     serve,
     show,
     soup,
+    sweep,
     train,
     verify,
 )
@@ -50,6 +52,8 @@ app.command("evaluate")(evaluate.command)
 app.command("check")(check.command)
 app.command("predict")(predict.command)
 app.command("train")(train.command)
+app.command("plan")(plan.command)
+app.command("sweep")(sweep.command)
 app.command("plot")(plot.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)
