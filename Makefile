@@ -19,13 +19,16 @@ DRAWING := demo.png
 MUTANTS := 20
 SEED := 0
 
-.PHONY: help install demo test peers test-newest test-oldest pins check docs reference mutate format clean
+.PHONY: help install demo test peers page page-check test-newest test-oldest pins check docs reference mutate format clean shards bench-train bench-serve
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install, then answer a question about a shipped picture"
 	@echo "make test    install with everything for tests, then run them"
 	@echo "make peers   the tests that transformers runs over its own models, over ours"
+	@echo "make page    build the page of omnimix serve (needs Node 20 or later)"
+	@echo "make shards  20 steps of tiny recipes by every plan over two processes, against one"
+	@echo "make bench-train  training steps beside Trainer and TRL (BENCH='--bf16 --size 135m')"
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
 	@echo "make reference  write docs/reference/ from the docstrings"
@@ -68,8 +71,27 @@ demo: .venv/.plain
 test: .venv/.full
 	$(BIN)/python -m pytest
 
+page/node_modules/.made: page/package-lock.json
+	cd page && npm ci --no-audit --no-fund
+	@touch $@
+
+page: page/node_modules/.made
+	cd page && npm run build
+
+# What lies in the package is what the sources give.
+page-check: page/node_modules/.made
+	cd page && npm run check && npm test
+	cd page && npm run build -- --outDir node_modules/.built
+	diff -rq page/node_modules/.built src/omnimix/serve/page
+
 peers: .venv/.full
 	$(BIN)/python -m tests.peers.transformers_common
+
+shards: .venv/.full
+	$(BIN)/python -m tests.train.matrix
+
+bench-train: .venv/.full
+	nice $(BIN)/python -W ignore -m benchmarks.train --memory $(BENCH)
 
 test-newest test-oldest: test-%: .venv-%/.full
 	.venv-$*/bin/omnimix env
@@ -85,6 +107,9 @@ check: .venv/.full
 	$(BIN)/mypy
 	$(BIN)/mypy tests/user_script.py
 	$(BIN)/python -m pytest -n 0 tests/test_imports.py
+
+bench-serve: .venv/.full
+	$(BIN)/python -m benchmarks.serve --out benchmarks/results
 
 docs: .venv/.full
 	$(BIN)/python -m pytest -n 0 -s tests/test_docs.py

@@ -27,7 +27,7 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import request
-from omnimix.generate.engine.core import Core, Limits, Request
+from omnimix.generate.engine.core import Core, Generation, Limits
 from omnimix.generate.engine.prompts import prompt
 from omnimix.generate.options import Options
 from omnimix.serve.batched import Batched, limits
@@ -53,7 +53,7 @@ class Work:
     woven: list[Woven]
     options: Options
 
-    def requests(self, count: int) -> list[Request]:
+    def requests(self, count: int) -> list[Generation]:
         """The first questions, asked anew."""
         model, endings = self.assistant.model, self.assistant.endings(self.options)
         return [

@@ -100,7 +100,9 @@ def targets(statement: ast.stmt, modules: set[str], module: str, is_package: boo
 def imports(source: Path = SOURCE, of: tuple[str, ...] = ("omnimix",)) -> list[Import]:
     """All imports of these packages inside one, those in functions and for type checkers included."""
     # A model's folder holds a file that transformers runs; it is no module of the package.
-    paths = (path for path in sorted(source.rglob("*.py")) if (path.parent / "__init__.py").is_file())
+    paths = (
+        path for path in sorted(source.rglob("*.py")) if (path.parent / "__init__.py").is_file()
+    )
     files = {name_of(path, source): path for path in paths}
     found = []
     for module, path in files.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from omnimix.errors import SampleError
@@ -118,10 +118,14 @@ class Turn:
     Regions in an assistant turn are *answers*: they are written as text in the recipe's coordinate
     style. Regions in a user turn are *prompts*: they become tokens where the recipe has a region
     modality, text otherwise.
+
+    Attributes:
+        loss_scale: what the learned tokens of an assistant turn count for in the loss; 0 learns none of them.
     """
 
     role: str
     content: tuple[Part, ...]
+    loss_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -134,6 +138,11 @@ class Turn:
             if not isinstance(part, Media):
                 text_of(part, f"what the {self.role} says")
         object.__setattr__(self, "content", content)
+        scale: Any = self.loss_scale
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale < 1e6:
+            raise SampleError(
+                f"a loss_scale of {scale!r}", hint="it is a number from 0 on; 1 changes nothing"
+            )
 
     def text(self) -> str:
         """The text parts alone, joined."""
@@ -142,14 +151,26 @@ class Turn:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A conversation with an id (used in every message about it) and free notes."""
+    """A conversation with an id (used in every message about it) and free notes.
+
+    Attributes:
+        rejected: the same conversation with an answer that is worse than this one's, where there is one.
+    """
 
     turns: tuple[Turn, ...]
     id: str = "sample"
     meta: Mapping[str, Any] = field(default_factory=dict)
+    rejected: tuple[Turn, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "turns", tuple(self.turns))
+
+    def scaled(self, scale: float) -> Sample:
+        """The same, whose answers count for so many times as much in the loss."""
+        if scale == 1:
+            return self
+        turns = tuple(replace(turn, loss_scale=turn.loss_scale * scale) for turn in self.turns)
+        return replace(self, turns=turns)
 
     def media(self, kind: str | None = None) -> list[Media]:
         """All media in reading order, optionally of one kind."""

@@ -39,7 +39,7 @@ class Glance(Objective):
     weight: float = Field(default=1.0, gt=0)
     text: bool = False
 
-    def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
+    def loss(self, model: MultimodalLM, batch: Batch, count: float) -> Tensor:
         items = batch["items"].keeping()
         encoded = model.encode(items)
         helper = self.weight * glance(model, batch, encoded) * batch.targets / count

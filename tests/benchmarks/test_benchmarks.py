@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import harness, packing, preprocess, splicing, training
+from benchmarks import harness, packing, preprocess, serve, splicing, training
 from tests.conftest import TINY
 
 
@@ -59,3 +59,14 @@ def test_ratios_are_the_peers_time_over_ours(capsys: pytest.CaptureFixture[str])
     assert harness.spread([0.5, 1.0, 2.0]) == (0.75, 1.0, 1.5)
     assert "ratio  1.00 [0.75, 1.50]" in fixed.line()
     assert "ratio" in capsys.readouterr().out
+
+
+def test_all_ways_of_serving_write_the_same() -> None:
+    given = serve.work(TINY, count=3, tokens=4)
+    wanted = serve.by_generate(given, 3, together=False)
+    assert len({tuple(ids) for ids in wanted}) > 1
+    assert serve.by_engine(given, 3) == serve.by_server(given, 3) == wanted
+    assert serve.by_generate(given, 3, together=True) == wanted
+    lines = serve.measure(given, [2], rounds=1)
+    assert [one["equal"] for one in lines if "equal" in one] == ["2 of 2"] * 3
+    assert serve.table(lines).count("\n") == len(lines) + 2

@@ -19,7 +19,7 @@ from omnimix import cache
 from omnimix.compose.processor import Processor
 from omnimix.data import arranged, lengths
 from omnimix.data.arranged import ArrangedBatches, Shuffled
-from omnimix.data.lengths import Measure
+from omnimix.data.lengths import LengthMeasure
 from omnimix.data.mixture import Mixture, MixturePart, loader
 from omnimix.data.packing import PackingSpec
 from omnimix.data.rows import RowsSpec, read_rows
@@ -69,7 +69,7 @@ def batches(
     packing = words.pop("packing", None)
     sized: list[Any] = [None]
     if (packing or words.get("alike")) and mixture.sources[0].length is not None:
-        sized = [lengths.index(mixture.sources[0], Measure(processor.weave, None), None)]
+        sized = [lengths.index(mixture.sources[0], LengthMeasure(processor.weave, None), None)]
     first = words.pop("first", 0)
     return ArrangedBatches(
         mixture,
@@ -193,7 +193,7 @@ def test_a_record_longer_than_the_budget_is_left_out_and_named(
 
 def test_rounds_are_packed_to_their_end(folder: Path, tiny_processor: Processor) -> None:
     sources = [RowsSpec(path="rows.jsonl", media=str(folder)).open(folder)]
-    sized = [lengths.index(sources[0], Measure(tiny_processor.weave, None), None)]
+    sized = [lengths.index(sources[0], LengthMeasure(tiny_processor.weave, None), None)]
     made = ArrangedBatches(
         Shuffled(sources, 1), tiny_processor, 2, 0, 0, True, total=2 * ROWS,
         packing=PackingSpec(tokens=150), lengths=sized,
@@ -209,7 +209,7 @@ def test_lengths_are_those_of_weaving_and_are_kept(
 ) -> None:
     monkeypatch.setenv(cache.MOVED, str(tmp_path))
     source = RowsSpec(path="rows.jsonl", media=str(folder)).open(folder)
-    measure = Measure(tiny_processor.weave, None)
+    measure = LengthMeasure(tiny_processor.weave, None)
     key = lengths.key_of("words", source, tiny_processor.weave, None)
     found = lengths.index(source, measure, key)
     woven = [tiny_processor.weave(source[i]) for i in range(ROWS)]

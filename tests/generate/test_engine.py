@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import TINY
@@ -19,7 +20,7 @@ from omnimix.compose.sequence import Sequence as Woven
 from omnimix.errors import OmnimixError
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import request
-from omnimix.generate.engine.core import Core, Limits, Request
+from omnimix.generate.engine.core import Core, Generation, Limits
 from omnimix.generate.engine.prefixes import BLOCK
 from omnimix.generate.engine.prompts import prompt
 from omnimix.generate.engine.runners import OneByOne, Together
@@ -56,7 +57,7 @@ def assistant(tiny_model: MultimodalLM, tiny_processor: Processor) -> Assistant:
     return Assistant(tiny_model, tiny_processor)
 
 
-def asked(assistant: Assistant, woven: Woven, options: Options = LONG) -> Request:
+def asked(assistant: Assistant, woven: Woven, options: Options = LONG) -> Generation:
     given = prompt(woven, assistant.model)
     return request(given, assistant.model, options, assistant.endings(options))
 
@@ -200,6 +201,26 @@ def test_a_second_question_encodes_nothing_and_reads_its_own_words(
     assert again.ids == assistant.decoder.write([first], LONG, assistant.endings(LONG))[0].ids
 
 
+def test_a_second_turn_reads_its_own_words(assistant: Assistant, questions: list[Sample]) -> None:
+    options = Options(max_new_tokens=40, stop_strings=(), min_new_tokens=40)
+    first = assistant.weave(questions[0], options)
+    core = Core(assistant.model, Limits(prefix_memory=2**24, item_memory=2**24))
+    one = asked(assistant, first, options)
+    core.run([one])
+    written = np.array(one.ids)
+    second = replace(
+        first,
+        ids=np.concatenate([first.ids, written, first.ids[-3:]]),
+        labels=np.concatenate([first.labels, written, first.ids[-3:]]),
+        owner=np.concatenate([first.owner, np.zeros(len(written) + 3, dtype=np.int64)]),
+    )
+    before = core.prefixes.misses
+    again = asked(assistant, second)
+    core.run([again])
+    assert core.prefixes.misses - before <= BLOCK + 3 + 1
+    assert again.ids == assistant.decoder.write([second], LONG, assistant.endings(LONG))[0].ids
+
+
 def test_caches_keep_to_their_bytes(assistant: Assistant, questions: list[Sample]) -> None:
     limits = Limits(prefix_memory=4 * BLOCK * assistant.decoder.runner.token_bytes, item_memory=1)
     core = Core(assistant.model, limits)
@@ -234,8 +255,11 @@ def logits(*values: float) -> torch.Tensor:
 
 
 def chosen(
-    options: Options, numbers: torch.Tensor, written: list[int] = [], prompt: tuple[int, ...] = ()
-) -> int:  # noqa: B006
+    options: Options,
+    numbers: torch.Tensor,
+    written: tuple[int, ...] = (),
+    prompt: tuple[int, ...] = (),
+) -> int:
     sampler = Sampler(options, torch.tensor(prompt, dtype=torch.long), [3], len(numbers))
     for token in written:
         sampler.note(token)
@@ -246,12 +270,12 @@ def test_words_of_the_choice() -> None:
     numbers = logits(1.0, 3.0, 2.9, 4.0)
     assert chosen(Options(), numbers) == 3
     assert chosen(Options(min_new_tokens=1), numbers) == 1
-    assert chosen(Options(min_new_tokens=1), numbers, [0]) == 3
+    assert chosen(Options(min_new_tokens=1), numbers, (0,)) == 3
     assert chosen(Options(logit_bias={3: -100.0, 0: 3.0}), numbers) == 0
-    assert chosen(Options(presence_penalty=1.5), numbers, [3]) == 1
-    assert chosen(Options(frequency_penalty=0.6), numbers, [3]) == 3
-    assert chosen(Options(frequency_penalty=0.6), numbers, [3, 3]) == 1
-    assert chosen(Options(repetition_penalty=1.4), numbers, [3]) == 1
+    assert chosen(Options(presence_penalty=1.5), numbers, (3,)) == 1
+    assert chosen(Options(frequency_penalty=0.6), numbers, (3,)) == 3
+    assert chosen(Options(frequency_penalty=0.6), numbers, (3, 3)) == 1
+    assert chosen(Options(repetition_penalty=1.4), numbers, (3,)) == 1
     assert chosen(Options(repetition_penalty=1.4), numbers, prompt=(3, 1)) == 2
     assert {chosen(Options(temperature=9.0, top_k=2, seed=i), numbers) for i in range(30)} == {1, 3}
     assert {chosen(Options(temperature=1.0, top_p=0.5, seed=i), numbers) for i in range(9)} == {3}

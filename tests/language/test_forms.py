@@ -47,7 +47,7 @@ def test_the_same_logits_in_every_form_or_a_refusal(name: str) -> None:
 
 def test_nobody_leaves_the_list_unseen() -> None:
     assert not set(EXPECTED["refused"]) & set(EXPECTED["unmade"])
-    assert len(EXPECTED["refused"]) + len(EXPECTED["unmade"]) < len(names()) / 2 + 1
+    assert len(EXPECTED["refused"]) + len(EXPECTED["unmade"]) < 0.6 * len(names())
 
 
 @pytest.fixture

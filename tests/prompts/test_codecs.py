@@ -345,3 +345,15 @@ def test_reading_takes_time_in_proportion_to_the_text(row: str) -> None:
         for end in ("]", ">"):
             for found in made.read(text + end, HUNDRED).regions:
                 assert all(0 <= value <= 100 for value in found.bounds())
+
+
+@pytest.mark.parametrize("row", CODECS)
+def test_a_region_says_where_it_stands(row: str) -> None:
+    made, view = codec(row), seen("pad" if "pad" in STRATEGIES else next(iter(STRATEGIES)), 640, 480)
+    regions = [Box(40, 60, 200, 220, label="cup"), Box(300, 100, 500, 400, label="hut")]
+    written = made.write(regions, view)
+    found = made.read(f"Here: {written}\nand no more", view)
+    assert len(found.spans) == len(found.numbers) == len(found.regions) == 2
+    for start, end in found.spans:
+        assert len("Here: ") <= start < end <= len("Here: ") + len(written) + 1
+    assert set(found.numbers) == {None}

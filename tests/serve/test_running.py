@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,42 @@ def test_a_server_answers_and_ends_when_all_is_answered(server: Running) -> None
     assert (code, said) == (0, "")
     with pytest.raises(ConnectionRefusedError):
         server.ask(BODY)
+
+
+def test_streams_come_to_their_end_while_newcomers_are_sent_away(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    made = Running(tiny_folder, tmp_path, "--max-new-tokens", "300", "--access-log")
+    body = {"messages": [{"role": "user", "content": "my secret"}], "stream": True}
+    path = "/v1/chat/completions"
+    words = {"min_tokens": 300, "max_tokens": 300, "stop": "never said"}
+    told = json.dumps({**body, **words})
+    begun = threading.Barrier(17)
+
+    def stream() -> bytes:
+        line = http.client.HTTPConnection("127.0.0.1", made.port, timeout=120)
+        with contextlib.closing(line):
+            line.request("POST", path, told, {"Content-Type": "application/json"})
+            answer = line.getresponse()
+            assert answer.status == 200
+            first = answer.readline()
+            begun.wait(60)
+            return first + answer.read()
+
+    with ThreadPoolExecutor(16) as clients:
+        streams = [clients.submit(stream) for _ in range(16)]
+        begun.wait(60)
+        made.process.send_signal(signal.SIGTERM)
+        late = 200
+        while late == 200:  # until the signal has arrived
+            late, said = made.ask({**body, "max_tokens": 1, "stream": False}, path=path)
+        answers = [one.result() for one in streams]
+    assert late == 503 and said["error"]["code"] == "unavailable"
+    assert all(answer.endswith(b"data: [DONE]\n\n") for answer in answers)
+    assert all(b'"finish_reason":"length"' in answer for answer in answers)
+    _, lines = made.process.communicate(timeout=60)
+    assert made.process.returncode == 0
+    assert lines.count(f"POST {path} 200") >= 16 and "secret" not in lines
 
 
 def test_a_port_that_is_taken(tiny_folder: Path) -> None:

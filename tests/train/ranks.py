@@ -1,6 +1,6 @@
 """What each process of a test does: train files, and keep what gradients and batches were.
 
-Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "kill", "broken", "spoiled", "burst"}]`. Each process
+Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "kill", "broken", "spoiled", "burst", "unlike"}]`. Each process
 writes `NAME/rankN.json` and its gradients.
 """
 
@@ -27,6 +27,7 @@ from omnimix.parallel import process_group
 from omnimix.train import loop, plan, run, step
 from omnimix.train.watcher import Watcher
 from omnimix.types import Media, Sample, Turn
+from tests.train.matrix import Unlike
 
 COLOURS = ("red", "green", "blue", "white")
 
@@ -73,7 +74,7 @@ class InTurn(plan.Mixture):
     """The records of a dataset one after another, so that each rank's sense is known."""
 
     def __getitem__(self, place: int) -> Sample:
-        return self.sources[0][place % 8]
+        return self.sources[0][place % (self.sources[0].length or 1)]
 
 
 def _burst(*_: Any) -> None:
@@ -128,9 +129,11 @@ def trained(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if line["step"] == words.get("kill"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    source = Broken() if words.get("broken") == rank else OneSense()
+    source: Source = Broken() if words.get("broken") == rank else OneSense()
     if words.get("spoiled"):
         source = Spoiled()
+    if words.get("unlike"):
+        source = Unlike(words["unlike"])
     kept.bursts = words.get("burst") == rank
     watcher = Told()
     with (

@@ -132,12 +132,7 @@ def step(
     if "no_weight_decay" in facts:
         # With a decay of its own, since a stage's may be zero for everything.
         groups = optim.groups(model, stage.optimizer.model_copy(update={"weight_decay": 1.0}))
-        spared = {
-            id(p)
-            for group in groups
-            if not group["weight_decay"]
-            for p in group["params"]
-        }
+        spared = {id(p) for group in groups if not group["weight_decay"] for p in group["params"]}
         names = [n for n, p in model.named_parameters() if id(p) in spared]
         found = sorted(reading.foreign_names(names))
         yield same("groups", f"{name}: no decay", found, sorted(facts["no_weight_decay"]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +22,11 @@ from omnimix.regions import to_json
 from omnimix.types import Box, Point, Region
 
 if TYPE_CHECKING:
+    from omnimix.cli.remote import Remote
     from omnimix.generate.answers import Answer
+    from omnimix.generate.assistant import Assistant
+
+DEFAULT = "nano"
 
 Items = Annotated[
     list[str] | None,
@@ -45,13 +51,20 @@ Questions = Annotated[
 Drawing = Annotated[
     Path | None, typer.Option(help="Where the picture with its regions goes; default answer.png.")
 ]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Ask a server that speaks OpenAI's API; its key is read from OMNIMIX_API_KEY or OPENAI_API_KEY.",
+    ),
+]
 Parallel = Annotated[
     str | None, typer.Option(help="tensor: share the model out over the processes of torchrun.")
 ]
 
 
 def command(
-    model: options.Model = "nano",
+    model: options.Model = DEFAULT,
     items: Items = None,
     box: options.Boxes = None,
     point: options.Points = None,
@@ -69,25 +82,23 @@ def command(
     word: options.Words = None,
     parallel: Parallel = None,
     quantization: options.Quantization = None,
+    server: Server = None,
 ) -> None:
     """Ask about pictures, sounds, videos, documents and regions drawn on pictures; without --ask, talk.
 
     Items stand in front of the first question in the order they are given, or where it names them:
     {image:2}, {audio:1}. Regions take the place of "the box", "the point" or {1}, {2} in it. Without any
-    item, a model that ships is asked about the picture that ships with it.
+    item, a model that ships is asked about the picture that ships with it. With --server, MODEL is one of that
+    server's, its first where left out.
     """
-    if not items and (picture := _demo_picture(model)) is not None:
+    if not items and server is None and (picture := _demo_picture(model)) is not None:
         typer.echo(f"no item is given: this is about the demo picture {picture}", err=True)
         items = [f"image={picture}"]
     regions = regions_from(box, point, region)
     pictures = [text for text in items or () if text.startswith("image=")]
     _check(regions, bool(pictures), ask, as_json, draw)
-    from omnimix.generate.assistant import load
-
-    places, facts = places_of(part or ()), words_of(word or ())
-    assistant = load(
-        model, device, parts=places, parallel=parallel, quantization=quantization, **facts
-    )
+    load = _loader(server, device, part, word, parallel, quantization)
+    assistant = load(model)
     if assistant.process_group.size > 1 and not ask:
         raise OmnimixError(
             "a conversation at the terminal needs a single process",
@@ -108,7 +119,35 @@ def command(
     if ask:
         _once(session, model, ask, draw, as_json)
     else:
-        Talk(session, model, draw).run()
+        Talk(session, getattr(assistant, "model_name", model), draw, load=load).run()
+
+
+def _loader(
+    server: str | None,
+    device: str | None,
+    part: list[str] | None,
+    word: list[str] | None,
+    parallel: str | None,
+    quantization: str | None,
+) -> Callable[[str], Assistant | Remote]:
+    """What gives a model by its name: of this machine, or of a server."""
+    if server is not None:
+        from omnimix.cli.remote import Remote
+
+        key = os.environ.get("OMNIMIX_API_KEY") or os.environ.get("OPENAI_API_KEY")
+
+        def asked(name: str) -> Remote:
+            remote = Remote(server, key)
+            if name in remote.models or name != DEFAULT:
+                remote.choose(name)
+            return remote
+
+        return asked
+    from omnimix.generate.assistant import load
+
+    places, facts = places_of(part or ()), words_of(word or ())
+    words = {"parts": places, "parallel": parallel, "quantization": quantization, **facts}
+    return lambda name: load(name, device, **words)
 
 
 def _demo_picture(model: str) -> Path | None:

@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from omnimix.cli import options
+from omnimix.cli import official, options
 from omnimix.cli.guard import say
 from omnimix.disk import write_text
 from omnimix.errors import OmnimixError
@@ -32,15 +32,26 @@ def _list(wanted: bool) -> None:
     from rich.table import Table
 
     from omnimix.cli.show import wide
+    from omnimix.evaluate.benchmark import table as benchmarks
     from omnimix.registry import BENCHMARKS, MEASURES
 
     shown = Table("", "name", "what it measures", box=box.SIMPLE_HEAD)
+    for name, spec in sorted(benchmarks().items()):
+        shown.add_row("--folder", name, f"{spec.title}; {spec.licence}")
     for kind, rows in (("benchmark", BENCHMARKS), ("metric", MEASURES)):
         for name in sorted(rows):
             about = (rows.load(name).__doc__ or "").strip().partition("\n")[0]
             shown.add_row(kind, name, about)
     wide().print(shown)
     raise typer.Exit
+
+
+_MostTokens: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="With --data, the most tokens of an answer; default what the metric needs.", min=1
+    ),
+]
 
 
 def command(
@@ -67,14 +78,10 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered together.", min=1)] = 32,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="With --data, the most tokens of an answer; default what the metric needs.", min=1
-        ),
-    ] = None,
+    max_new_tokens: _MostTokens = None,
     device: options.Device = None,
     feature_cache: options.FeatureCache = None,
+    server: official.ServerUrl = None,
     _: Annotated[
         bool,
         typer.Option(
@@ -86,12 +93,10 @@ def command(
 
     Ends with exit code 1 where records could not be asked; they are named and left out of the score.
     """
-    from rich.console import Console
-
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
     _one_of(benchmark, data, metric, tasks, max_new_tokens)
-    opened = partial(_opened, model, device, feature_cache)
+    opened = partial(official.opened, model, device, feature_cache, server)
     failed: tuple[str, ...] = ()
     if data is not None:
         asked = (data, rows, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
@@ -105,13 +110,19 @@ def command(
         report, shown = {**scores.to_dict(), "model": model}, table(scores, model)
     if out is not None:
         write_text(out, json.dumps(report, indent=2) + "\n")
-    if as_json:
-        typer.echo(json.dumps(report))
-    else:
-        Console(highlight=False).print(shown)
+    _print(report if as_json else shown)
     if failed:
         say(f"{len(failed)} records are not in the score; the first: {failed[0]}")
         raise typer.Exit(1)
+
+
+def _print(report: dict[str, Any] | Table) -> None:
+    from rich.console import Console
+
+    if isinstance(report, dict):
+        typer.echo(json.dumps(report))
+    else:
+        Console(highlight=False).print(report)
 
 
 def _one_of(
@@ -152,15 +163,6 @@ def _one_of(
             )
 
 
-def _opened(model: str, device: str | None, feature_cache: Path | None) -> Assistant:
-    from omnimix.generate.assistant import load
-
-    assistant = load(model, device)
-    if feature_cache is not None:
-        assistant.keep_features(feature_cache)
-    return assistant
-
-
 def _benchmark(
     opened: Callable[[], Assistant],
     name: str,
@@ -177,6 +179,12 @@ def _benchmark(
             "this is a file of records",
             where=name,
             hint=f"ask it with --data {name} --metric exact",
+        )
+    from omnimix.evaluate.benchmark import table as official_ones
+
+    if name in official_ones():
+        raise OmnimixError(
+            "nothing says where its official files lie", where=name, hint="name them: --folder DIR"
         )
     bench = BENCHMARKS.load(name)()
     bench.check(tasks or ())

@@ -20,6 +20,7 @@ from omnimix.cli import (
     merge,
     models,
     new,
+    official,
     plan,
     plot,
     predict,
@@ -48,7 +49,9 @@ app.command("show", cls=WordsJoined)(show.command)
 app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)
 app.command("new")(new.command)
-app.command("evaluate")(evaluate.command)
+app.command("evaluate")(official.with_files(evaluate.command))
+app.command("score")(official.score)
+app.command("compare")(official.compare)
 app.command("check")(check.command)
 app.command("predict")(predict.command)
 app.command("train")(train.command)

@@ -42,6 +42,31 @@ Words: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--word", metavar="NAME=VALUE", help="A fact that no file tells."),
 ]
+AllowChanges: TypeAlias = Annotated[
+    bool,
+    typer.Option("--allow-changes", help="Go on in a folder whose run began with other words."),
+]
+FallBack: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--fall-back",
+        help="Where the newest checkpoint is damaged, go on from the whole one before it.",
+    ),
+]
+Plan: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="WORD=VALUE,...", help="Lay the model over processes: shard=full."),
+]
+Processes: TypeAlias = Annotated[
+    int, typer.Option(min=1, help="Start so many processes here, as torchrun does.")
+]
+ProveResume: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--prove-resume",
+        help="Read the batches around the newest checkpoint again and compare their hashes; nothing is trained.",
+    ),
+]
 FeatureCache: TypeAlias = Annotated[
     Path | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from omnimix.types import Media, Region, Turn, check_region
 if TYPE_CHECKING:
     from PIL import Image
 
+    from omnimix.cli.remote import Remote
     from omnimix.generate.answers import Answer
     from omnimix.generate.assistant import Assistant
 
@@ -24,7 +26,7 @@ class Session:
     """One conversation. Every item is opened once, when it is added.
 
     Args:
-        assistant: who answers.
+        assistant: who answers, here or at a server.
         options: of the answers.
 
     Attributes:
@@ -34,9 +36,14 @@ class Session:
         answered: regions of its answer.
     """
 
-    def __init__(self, assistant: Assistant, options: dict[str, Any]) -> None:
+    def __init__(self, assistant: Assistant | Remote, options: dict[str, Any]) -> None:
         self.assistant = assistant
         self.options = options
+        self.forget()
+
+    def ask(self, assistant: Assistant | Remote) -> None:
+        """Go on with another model; what was opened for one is not what another opens, so it begins anew."""
+        self.assistant = assistant
         self.forget()
 
     def forget(self) -> None:
@@ -47,6 +54,7 @@ class Session:
         self.marked: list[Region] = []
         self.answered: list[Region] = []
         self._picture: tuple[Image.Image, str] | None = None
+        self._given: dict[Media, Media] = {}
 
     @property
     def has_picture(self) -> bool:
@@ -59,8 +67,19 @@ class Session:
         Raises:
             OmnimixError: the model has no place for it, or it cannot be opened.
         """
+        self.items.append(self._opened(item))
+
+    def _opened(self, item: Media) -> Media:
+        """The item as its model has it; what it was before is kept for `save`."""
+        from omnimix.cli.remote import Remote
+        from omnimix.media.image import ImageOpener
         from omnimix.media.opening import MediaOpener, Opened
 
+        if isinstance(self.assistant, Remote):
+            self.assistant.source = self.given
+            if item.kind == "image":
+                self._look(ImageOpener().open(item), item.label)
+            return item
         recipe = self.assistant.processor.recipe
         name = recipe.modality_for(item.kind)
         if name is None:
@@ -75,12 +94,91 @@ class Session:
             with self.assistant.process_group.agreed():
                 thing = opens.open(item)
             if item.kind == "image":
-                self._picture = (thing, item.label)
-                self.regions, self.marked = [], []
+                self._look(thing, item.label)
             # From here on the conversation holds what was opened: weaving it, turn after turn, and drawing on
             # it read no file again.
-            item = replace(item, data=Opened(thing))
-        self.items.append(item)
+            held = replace(item, data=Opened(thing))
+            self._given[held] = item
+            return held
+        return item
+
+    def _look(self, picture: Image.Image, label: str) -> None:
+        self._picture = (picture, label)
+        self.regions, self.marked = [], []
+
+    def given(self, item: Media) -> Media:
+        """An item as it was before it was opened."""
+        return self._given.get(item, item)
+
+    def undo(self) -> str:
+        """Take back the last region, item or question; says which.
+
+        Raises:
+            OmnimixError: there is nothing.
+        """
+        if self.regions:
+            self.regions.pop()
+            return "the last region is taken back"
+        if self.items:
+            gone = self.items.pop()
+            if gone.kind == "image":
+                self._picture = None
+                self._see_last()
+            return "the last item is taken back"
+        if not self.history:
+            raise OmnimixError("there is nothing to take back")
+        while self.history and self.history.pop().role != "user":
+            pass
+        self._picture = None
+        self._see_last()
+        return "the last question and its answer are taken back"
+
+    def _see_last(self) -> None:
+        """The last picture of what is left becomes the one that is marked."""
+        from omnimix.media.image import ImageOpener
+
+        parts = [part for turn in self.history for part in turn.content]
+        pictures = [p for p in (*parts, *self.items) if isinstance(p, Media) and p.kind == "image"]
+        if pictures:
+            self._look(ImageOpener().once(pictures[-1]), pictures[-1].label)
+        self.answered = []
+
+    def save(self, path: Path) -> None:
+        """Write the conversation with its items as messages of OpenAI's API.
+
+        Raises:
+            OmnimixError: an item that messages have no word for, or the file cannot be written.
+        """
+        from omnimix.cli import messages
+        from omnimix.disk import writing
+
+        data = {"messages": messages.written(self.history, self.given)}
+        with writing(path, "name a file in a folder that exists"):
+            path.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    def open(self, path: Path) -> None:
+        """Go on with a conversation that `save` wrote.
+
+        Raises:
+            OmnimixError: no such file, no conversation, or an item that the model has no place for.
+        """
+        from omnimix.cli import messages
+
+        turns = messages.read(path)
+        before = self.__dict__.copy()
+        self.forget()
+        try:
+            for turn in turns:
+                parts = [
+                    self._opened(part)
+                    if isinstance(part, Media) and part.kind != "region"
+                    else part
+                    for part in turn.content
+                ]
+                self.history.append(Turn(turn.role, tuple(parts)))
+        except OmnimixError:
+            self.__dict__.update(before)
+            raise
 
     def mark(self, region: Region) -> None:
         """Mark a region on the last picture, for the next question.

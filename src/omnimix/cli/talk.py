@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
+from omnimix.cli import inline
 from omnimix.cli.items import OTHER, WORDS, item
 from omnimix.cli.regions import box, described, point, regions_of
 from omnimix.cli.session import ANSWER_FILE, Session
 from omnimix.errors import OmnimixError
 from omnimix.types import Region
 
+if TYPE_CHECKING:
+    from omnimix.cli.remote import Remote
+    from omnimix.generate.assistant import Assistant
+
+_SHORT = {"doc": "document"}
+"""Commands by another name."""
+
 HELP = """\
 /image PATH           add a picture to the next question
-/audio PATH           add a sound; /video and /document likewise
+/audio PATH           add a sound; /video and /doc likewise
 /item NAME=PATH       add an item of any other modality
 /box X1 Y1 X2 Y2      mark a box on the last picture, in pixels
 /point X Y            mark a point
 /region JSON          mark any region: {"polygon": [[x, y], ...]}, {"png": "mask.png"} ...
+/undo                 take back the last region, item or question
 /draw PATH            save the last picture with its regions
+/save PATH            write the conversation with its items; /open PATH goes on with it
+/model NAME           ask another model
                       items stand before your words, or where you write {image:2}, {audio:1}
 /new                  forget the conversation
 /quit                 leave (or Ctrl-D); Ctrl-C cancels an answer"""
@@ -34,14 +48,21 @@ class Talk:
         session: with the items and regions of the first question.
         name: of the model, for the greeting.
         draw: a file to write after every answer that has boxes.
+        load: another model by its name.
     """
 
     def __init__(
-        self, session: Session, name: str, draw: Path | None, console: Console | None = None
+        self,
+        session: Session,
+        name: str,
+        draw: Path | None,
+        console: Console | None = None,
+        load: Callable[[str], Assistant | Remote] | None = None,
     ) -> None:
         self.session = session
         self.name = name
         self.draw_to = draw
+        self.load = load
         self.console = console or Console(highlight=False)
 
     def run(self) -> None:
@@ -73,7 +94,10 @@ class Talk:
 
     def _command(self, word: str, rest: str) -> None:
         rest = rest.strip()
-        if word == "help":
+        word = _SHORT.get(word, word)
+        if word in ("undo", "save", "open", "model"):
+            self._keep(word, rest)
+        elif word == "help":
             self.console.print(HELP, markup=False)
         elif word == "new":
             self.session.forget()
@@ -93,6 +117,24 @@ class Talk:
             self._draw(Path(rest or ANSWER_FILE))
         else:
             raise OmnimixError(f"unknown command '/{word}'", hint="/help lists the commands")
+
+    def _keep(self, word: str, rest: str) -> None:
+        if word == "undo":
+            self._note(self.session.undo())
+        elif not rest:
+            raise OmnimixError(f"/{word} needs a {'name' if word == 'model' else 'file'}")
+        elif word == "save":
+            self.session.save(Path(rest))
+            self._note(f"saved: {rest}")
+        elif word == "open":
+            self.session.open(Path(rest))
+            self._note(f"{len(self.session.history)} messages; go on")
+        elif self.load is None:
+            raise OmnimixError("another model cannot be asked from here", hint="start it anew")
+        else:
+            self.session.ask(self.load(rest))
+            self.name = rest
+            self._note(f"{rest} answers; a new conversation")
 
     def _add(self, text: str, what: str) -> None:
         self.session.add(item(text))
@@ -122,8 +164,20 @@ class Talk:
             self._note(described(region))
         for one in answer.skipped:
             self._note(f"left out {one.text}: {one.why}")
-        if self.draw_to is not None and answer.regions:
-            self._draw(self.draw_to)
+        if answer.regions and self.session.has_picture:
+            if self.draw_to is not None:
+                self._draw(self.draw_to)
+            self._show()
+
+    def _show(self) -> None:
+        """The picture with its regions in the terminal itself, where it can show one."""
+        how = inline.way() if self.console.is_terminal else None
+        if how is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "answer.png"
+                self.session.draw(file)
+                self.console.file.write(inline.shown(file, how))
+                self.console.file.flush()
 
     def _draw(self, path: Path) -> None:
         self.session.draw(path)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from omnimix.cli import options
+
 if TYPE_CHECKING:
     from omnimix.train.run import Result
     from omnimix.train.watcher import Watcher
@@ -24,31 +26,11 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on where the folder's run stopped.")] = True,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
-    allow_changes: Annotated[
-        bool,
-        typer.Option("--allow-changes", help="Go on in a folder whose run began with other words."),
-    ] = False,
-    fall_back: Annotated[
-        bool,
-        typer.Option(
-            "--fall-back",
-            help="Where the newest checkpoint is damaged, go on from the whole one before it.",
-        ),
-    ] = False,
-    parallel: Annotated[
-        list[str] | None,
-        typer.Option(metavar="WORD=VALUE,...", help="Lay the model over processes: shard=full."),
-    ] = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Start so many processes here, as torchrun does.")
-    ] = 1,
-    prove_resume: Annotated[
-        bool,
-        typer.Option(
-            "--prove-resume",
-            help="Read the batches around the newest checkpoint again and compare their hashes; nothing is trained.",
-        ),
-    ] = False,
+    allow_changes: options.AllowChanges = False,
+    fall_back: options.FallBack = False,
+    parallel: options.Plan = None,
+    processes: options.Processes = 1,
+    prove_resume: options.ProveResume = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the training files' JSON schema.")
     ] = False,

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import BatchFeature
 
-from omnimix.compose.item_batch import Bucket, Card, ItemBatch, ItemBatches
+from omnimix.compose.item_batch import Card, ItemBatch, ItemBatches, bucketed
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.sequence import IGNORE, Item, Sequence
 from omnimix.errors import SpliceError
@@ -31,12 +31,14 @@ class Batch(BatchFeature):  # type: ignore[misc]
         position_ids: restart at each sample of a packed batch.
         cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k: borders of the samples in a packed batch,
             and the longest of them.
+        loss_scale: what each label counts for; left out where all count for one.
         branches: in a packed batch, which round of its sample a token belongs to, 0 for what its rounds
             share; None where every sample is an ordinary conversation.
 
     Attributes:
         ids: of the samples.
-        targets: number of learned tokens that the loss sees.
+        targets: number of learned tokens that the loss sees, each by what it counts for.
+        pairs: how many of the rows are chosen answers, behind which as many rejected ones stand.
         right: whether padding stands on the right, where causal attention needs no mask.
         digest: of its records, where it is one of a training run (`omnimix.data.mixture.summed`).
     """
@@ -53,9 +55,11 @@ class Batch(BatchFeature):  # type: ignore[misc]
         data: dict[str, Any] | None = None,
         tensor_type: Any = None,
         ids: tuple[str, ...] = (),
-        targets: int = 0,
+        targets: float = 0,
         right: bool = True,
+        pairs: int = 0,
     ) -> None:
+        self.pairs = pairs
         self.ids, self.targets, self.right = ids, targets, right
         self.digest = 0
         super().__init__(data, tensor_type)
@@ -119,6 +123,8 @@ def collate(
         RecipeError: padding on the left in front of a language model that it would confuse.
     """
     assert sequences, "a batch needs at least one sequence"
+    ids = tuple(sequence.id for sequence in sequences)
+    sequences, pairs = _with_rejected(sequences)
     lengths = [len(sequence) for sequence in sequences]
     apart = any(sequence.branches is not None for sequence in sequences)
     _check_forms(sequences, recipe, side, pack, apart)
@@ -136,7 +142,9 @@ def collate(
             # Generation goes on at the right end of every row, so there padding stands on the left.
             rows.put(sequence, i, longest - lengths[i] if side == "left" else 0)
     # The loss predicts a label from the token before it, so a label in the first column is never seen.
-    targets = int((rows.labels[:, 1:] != IGNORE).sum())
+    seen = rows.labels[:, 1:] != IGNORE
+    scaled = any(sequence.scale is not None for sequence in sequences)
+    targets = float(rows.scale[:, 1:][seen].sum()) if scaled else int(seen.sum())
     items, places = _items(sequences, rows, recipe)
     words: dict[str, Any] = {"items": items, "item_places": torch.from_numpy(places)}
     words["input_ids"] = torch.from_numpy(rows.ids)
@@ -148,8 +156,26 @@ def collate(
         words["attention_mask"] = torch.from_numpy(rows.mask)
     if apart:
         words["branches"] = torch.from_numpy(rows.branches)
-    ids = tuple(sequence.id for sequence in sequences)
-    return Batch(words, ids=ids, targets=targets, right=side == "right")
+    if scaled:
+        words["loss_scale"] = torch.from_numpy(rows.scale)
+    return Batch(words, ids=ids, targets=targets, right=side == "right", pairs=pairs)
+
+
+def _with_rejected(sequences: Many[Sequence]) -> tuple[Many[Sequence], int]:
+    """The rejected ones behind the chosen ones, and how many; none where no sequence has one.
+
+    Raises:
+        SpliceError: some have one and some have none.
+    """
+    rejected = [sequence.rejected for sequence in sequences if sequence.rejected is not None]
+    if rejected and len(rejected) < len(sequences):
+        plain = next(sequence.id for sequence in sequences if sequence.rejected is None)
+        raise SpliceError(
+            "records with and without a rejected answer stand in one batch",
+            where=plain,
+            hint="put datasets of preferences into a stage of their own",
+        )
+    return [*sequences, *rejected], len(rejected)
 
 
 def _packed(rows: _Rows, lengths: list[int]) -> dict[str, Any]:
@@ -190,6 +216,7 @@ class _Rows:
         self.mask = np.zeros((rows, width), dtype=np.int64)
         self.positions = np.zeros((rows, width), dtype=np.int64)
         self.branches = np.zeros((rows, width), dtype=np.int64)
+        self.scale = np.ones((rows, width), dtype=np.float32)
         self.starts: list[int] = []
 
     def put(self, sequence: Sequence, row: int, column: int) -> None:
@@ -199,6 +226,8 @@ class _Rows:
         self.labels[row, here] = sequence.labels
         self.mask[row, here] = 1
         self.positions[row, here] = sequence.positions
+        if sequence.scale is not None:
+            self.scale[row, here] = sequence.scale
         if sequence.branches is not None:
             self.branches[row, here] = sequence.branches
         self.starts.append(row * self.ids.shape[1] + column)
@@ -239,7 +268,7 @@ def item_batch(items: list[Item], on: list[int]) -> ItemBatch:
         on: for each the row of the item that it looks at; -1 where none.
     """
     # Items of one shape go through an encoder in one call; only where shapes differ are they parted.
-    buckets = _buckets(items)
+    buckets = bucketed([item.inputs for item in items], [item.encoded for item in items])
     alone = len(buckets) == 1
     return ItemBatch(
         inputs=buckets[0].inputs if alone else (),
@@ -261,26 +290,6 @@ def _card(item: Item) -> Card | None:
     frame = item.frame
     numbers = (frame.scale_x, frame.scale_y, frame.shift_x, frame.shift_y)
     return Card(item.key, numbers, item.view().tile)
-
-
-def _buckets(items: list[Item]) -> list[Bucket]:
-    """The items by the shapes and types of what was prepared of them, in order of their first."""
-    rows: dict[tuple[object, ...], list[int]] = {}
-    for row, item in enumerate(items):
-        shapes = ((tensor.shape[1:], tensor.dtype) for tensor in item.inputs)
-        key = (item.encoded, *shapes)
-        rows.setdefault(key, []).append(row)
-    return [
-        Bucket(
-            tuple(own),
-            tuple(
-                torch.cat([items[row].inputs[i] for row in own])
-                for i in range(len(items[own[0]].inputs))
-            ),
-            items[own[0]].encoded,
-        )
-        for own in rows.values()
-    ]
 
 
 def _places(sequence: Sequence, k: int, name: str) -> np.ndarray:

@@ -6,7 +6,8 @@ rows may be repeated, cut and padded as tensors are, and copies of a row share w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
 from typing import Any, NamedTuple, overload
@@ -24,6 +25,10 @@ class Card(NamedTuple):
     tile: tuple[int, int]
 
 
+lent: ContextVar[bool] = ContextVar("lent", default=False)
+"""Whether what is encoded right now belongs to another process, so that no statistic counts it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Bucket:
     """Items of one shape among the items of a batch; they go through the encoders together.
@@ -32,11 +37,36 @@ class Bucket:
         rows: which items.
         inputs: for each distinct preparation `[tiles, ...]`, tiles of these items one after another.
         encoded: whether they are features that were kept, `[tiles, n, d]` for each encoder.
+        lent: whether they are another process's, encoded to keep step with it, and in no row.
     """
 
     rows: tuple[int, ...]
     inputs: tuple[Tensor, ...]
     encoded: bool = False
+    lent: bool = False
+
+
+def bucketed(
+    items: Sequence[tuple[Tensor, ...]], encoded: Sequence[bool] | None = None
+) -> list[Bucket]:
+    """Items by the shapes and types of their tensors, in order of their first.
+
+    Args:
+        encoded: of each whether they are features; default all are.
+    """
+    rows: dict[tuple[object, ...], list[int]] = {}
+    kinds = [True] * len(items) if encoded is None else encoded
+    for row, (tensors, kind) in enumerate(zip(items, kinds, strict=True)):
+        key = (kind, *((tensor.shape[1:], tensor.dtype) for tensor in tensors))
+        rows.setdefault(key, []).append(row)
+    return [
+        Bucket(
+            tuple(own),
+            tuple(torch.cat(part) for part in zip(*(items[row] for row in own), strict=True)),
+            kinds[own[0]],
+        )
+        for own in rows.values()
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +198,7 @@ class ItemBatches(Mapping[str, ItemBatch]):
 
 def _flat(batch: ItemBatch) -> tuple[list[Any], tuple[Any, ...]]:
     children = [batch.inputs, batch.on, tuple(bucket.inputs for bucket in batch.buckets)]
-    rows = tuple((bucket.rows, bucket.encoded) for bucket in batch.buckets)
+    rows = tuple((bucket.rows, bucket.encoded, bucket.lent) for bucket in batch.buckets)
     about = (batch.encoded, batch.cards)
     return children, (batch.tiles, batch.sizes, batch.grids, batch.tokens, rows, about)
 
@@ -176,7 +206,7 @@ def _flat(batch: ItemBatch) -> tuple[list[Any], tuple[Any, ...]]:
 def _whole(children: Any, words: Any) -> ItemBatch:
     (inputs, on, buckets), (tiles, sizes, grids, tokens, rows, about) = children, words
     parted = tuple(
-        Bucket(own, tensors, encoded) for (own, encoded), tensors in zip(rows, buckets, strict=True)
+        Bucket(own, tensors, *words) for (own, *words), tensors in zip(rows, buckets, strict=True)
     )
     return ItemBatch(inputs, tiles, sizes, grids, tokens, on, parted, *about)
 

@@ -31,9 +31,17 @@ def token_loss(
         loss_scale: what each label counts for, 1 without it; beside `shift_labels` shifted as they are.
     """
     places, target, scale = learned(labels, shift_labels, loss_scale)
-    # Nothing is copied where the last place alone is left out: it has no label.
-    total = _summed(logits.flatten(0, 1)[places].float(), target, scale)
-    return total / _count(count, target, scale)
+    return meaned(all_losses(logits, places, target), scale, count)
+
+
+def all_losses(
+    logits: Float[Tensor, "batch tokens vocab"],
+    places: Int[Tensor, "learned"],
+    target: Int[Tensor, "learned"],
+) -> Float[Tensor, "learned"]:
+    """Cross entropy of every learned place."""
+    chosen = logits.flatten(0, 1)[places.to(logits.device)].float()
+    return functional.cross_entropy(chosen, target.to(logits.device), reduction="none")
 
 
 def learned(
@@ -51,16 +59,14 @@ def learned(
     return places, flat[places], None if loss_scale is None else loss_scale.flatten()[places]
 
 
-def chosen_loss(
+def chosen_losses(
     head: Callable[[Tensor], Tensor],
     hidden: Float[Tensor, "batch tokens width"],
     places: Int[Tensor, "learned"],
     target: Int[Tensor, "learned"],
-    scale: Float[Tensor, "learned"] | None,
-    count: float | Tensor | None,
     vocabulary: int,
-) -> Float[Tensor, ""]:
-    """As `token_loss`, from what stands before the head, which runs at the learned places alone.
+) -> Float[Tensor, "learned"]:
+    """Cross entropy of every learned place from what stands before the head, which runs there alone.
 
     Args:
         head: logits `[1, places, vocab]` of hidden states `[1, places, width]`.
@@ -68,38 +74,23 @@ def chosen_loss(
     """
     chosen = hidden.flatten(0, 1)[places.to(hidden.device)]
     size = max(1, CHUNK // vocabulary)
-    parts = list(zip(chosen.split(size), target.split(size), strict=True))
-    scales = [None] * len(parts) if scale is None else scale.split(size)
+    parts = list(zip(chosen.split(size), target.to(hidden.device).split(size), strict=True))
 
-    def part(states: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
-        return _summed(head(states[None])[0].float(), wanted, weight)
+    def part(states: Tensor, wanted: Tensor) -> Tensor:
+        logits = head(states[None])[0].float()
+        return functional.cross_entropy(logits, wanted, reduction="none")
 
-    total = hidden.new_zeros((), dtype=torch.float32)
-    for (states, wanted), weight in zip(parts, scales, strict=True):
-        if len(parts) > 1 and torch.is_grad_enabled():
-            total = total + checkpoint(part, states, wanted, weight, use_reentrant=False)
-        else:
-            total = total + part(states, wanted, weight)
-    return total / _count(count, target, scale)
+    if len(parts) > 1 and torch.is_grad_enabled():
+        return torch.cat([checkpoint(part, *each, use_reentrant=False) for each in parts])
+    return torch.cat([part(*each) for each in parts])
 
 
-def _summed(
-    logits: Float[Tensor, "learned vocab"],
-    target: Int[Tensor, "learned"],
+def meaned(
+    losses: Float[Tensor, "learned"],
     scale: Float[Tensor, "learned"] | None,
-) -> Float[Tensor, ""]:
-    target = target.to(logits.device)
-    if scale is None:
-        return functional.cross_entropy(logits, target, reduction="sum")
-    each = functional.cross_entropy(logits, target, reduction="none")
-    return (each * scale.to(logits.device)).sum()
-
-
-def _count(
     count: float | Tensor | None,
-    target: Int[Tensor, "learned"],
-    scale: Float[Tensor, "learned"] | None,
-) -> float | Tensor:
-    if count is not None:
-        return count
-    return max(len(target), 1) if scale is None else scale.sum().clamp(min=1e-9)
+) -> Float[Tensor, ""]:
+    """What the losses add up to, each by its scale, divided by the scales' sum or what is given for it."""
+    if count is None:
+        count = max(len(losses), 1) if scale is None else scale.sum().clamp(min=1e-9)
+    return (losses if scale is None else losses * scale.to(losses.device)).sum() / count

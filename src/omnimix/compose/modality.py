@@ -9,7 +9,7 @@ Every family of checkpoints that is read is a setting of that line.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -18,7 +18,7 @@ from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omnimix.compose.item_batch import ItemBatch
+from omnimix.compose.item_batch import ItemBatch, bucketed, lent
 from omnimix.config import Spec, part
 from omnimix.connectors.arrange import Arrange
 from omnimix.connectors.base import Connector, ConnectorSpec
@@ -240,12 +240,16 @@ class Modality(nn.Module):
             items: what the workers prepared.
             source: for encoders that look at another modality, its map for each item.
         """
+        if self.keep is not None and not items.encoded:
+            items = self._kept(items, self.keep)
         if not items.buckets:
             return self._alike(items, source)
         tokens: dict[int, Tensor] = {}
         maps: dict[int, Tensor] = {}
-        for rows, alike in items.alike():
+        for bucket, (rows, alike) in zip(items.buckets, items.alike(), strict=True):
+            before = lent.set(bucket.lent)
             done = self._alike(alike, None if source is None else source[list(rows)])
+            lent.reset(before)
             sizes = [self.spec.groups(tiles) * self.tokens_per_tile for tiles in alike.tiles]
             tokens |= zip(rows, done.tokens.split(sizes), strict=True)
             if done.map is not None:
@@ -266,8 +270,7 @@ class Modality(nn.Module):
                 if items.encoded:
                     raws.append(items.inputs[len(raws)])
                 else:
-                    tiles = items.inputs[self.which[len(raws)]]
-                    raws.append(self._raw(branch, i, tiles, items, source))
+                    raws.append(branch.encode(i, items.inputs[self.which[len(raws)]], source))
                 mixed.append(branch.finishes[i](raws[-1]))
             features = torch.cat(mixed, dim=-1) if len(mixed) > 1 else mixed[0]
             features, mask = self._arranged(features, items)
@@ -278,19 +281,37 @@ class Modality(nn.Module):
         if "end" in self.frame:
             outputs.append(self._side("end", outputs[0].shape[0]))
         tokens = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
-        if self.keep is not None and items.cards:
-            self.keep(items, raws)
         return Encoded(tokens.flatten(0, 1), self._map(raws[0], items))
 
-    def _raw(
-        self, branch: Branch, index: int, tiles: Tensor, items: ItemBatch, source: Tensor | None
-    ) -> Tensor:
-        if self.keep is None or not items.cards:
-            return branch.encode(index, tiles, source)
-        # The last bits depend on what else is in a call. What is kept shall depend on its item alone, so that a
-        # run that goes on, or shares a folder with others, has the numbers of one that did not.
-        pieces = tiles.split(list(items.tiles))
-        return torch.cat([branch.encode(index, piece, source) for piece in pieces])
+    def _kept(self, items: ItemBatch, keep: Callable[[ItemBatch, list[Tensor]], None]) -> ItemBatch:
+        """The features of all items, as if all of them had been kept before.
+
+        The last bits of a number depend on what else is in a call. What is kept shall depend on its item alone, and
+        what is made of it not on whether it was there: so each item is encoded by itself, and from there on they go
+        together by the shapes of their features.
+        """
+        found: dict[int, tuple[Tensor, ...]] = {}
+        for rows, alike in items.alike() or [(tuple(range(len(items.tiles))), items)]:
+            raws = list(alike.inputs)
+            if not alike.encoded:
+                raws = self._each(alike)
+                if alike.cards:
+                    keep(alike, raws)
+            pieces = zip(*(raw.split(list(alike.tiles)) for raw in raws), strict=True)
+            found |= dict(zip(rows, pieces, strict=True))
+        buckets = tuple(bucketed([found[row] for row in range(len(items.tiles))]))
+        if len(buckets) == 1:
+            return replace(items, inputs=buckets[0].inputs, encoded=True, buckets=(), cards=())
+        return replace(items, inputs=(), buckets=buckets, cards=())
+
+    def _each(self, items: ItemBatch) -> list[Tensor]:
+        """What every encoder gives for items of one shape, one after another."""
+        raws: list[Tensor] = []
+        for branch in self._branches():
+            for i in range(len(branch.encoders)):
+                pieces = items.inputs[self.which[len(raws)]].split(list(items.tiles))
+                raws.append(torch.cat([branch.encode(i, piece, None) for piece in pieces]))
+        return raws
 
     def _side(self, side: str, tiles: int) -> Tensor:
         vector: Tensor = self.frame[side]

@@ -307,11 +307,12 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
         pixel_values: Tensor | None = None,
         mm_token_type_ids: Tensor | None = None,
         branches: Tensor | None = None,
-        num_items_in_batch: int | Tensor | None = None,
+        num_items_in_batch: float | Tensor | None = None,
         shift_labels: Tensor | None = None,
         loss_scale: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
+        token_losses: bool = False,
         cache: Any = None,
         output_attentions: bool | None = None,
         **words: Any,
@@ -333,6 +334,7 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
             shift_labels: for each place the label of the next, in place of `labels` (sequence parallelism).
             loss_scale: `[batch, tokens]`, what each label counts for.
             skip_logits: give the loss alone, for which the output head runs at the learned places only.
+            token_losses: so too, as `loss` those of the learned places `[learned]`, in their order.
             logits_to_keep: of how many last places, or of which, there are logits; 0 for all.
             cache: what went before; in transformers 5.23 its name is `past_key_values`.
             output_attentions: whether to give the weights of attention as well, which takes longer.
@@ -361,8 +363,9 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
             "branches": branches,
         }
         targets = (labels, shift_labels, loss_scale)
-        if skip_logits:
-            output = self.loss_alone(targets, num_items_in_batch, given | words)
+        if skip_logits or token_losses:
+            words = given | words
+            output = self.loss_alone(targets, num_items_in_batch, token_losses, words)
             return output if whole or whole is None else output.to_tuple()
         output = self.run(self.language, **given, **words)
         if labels is not None or shift_labels is not None:

@@ -119,7 +119,7 @@ def _named(sample: Sample, names: dict[Media, str], drop: bool) -> Sample:
                 parts.append(names[part])
             if not drop:
                 parts.append(part)
-        turns.append(Turn(turn.role, tuple(_joined(parts))))
+        turns.append(replace(turn, content=tuple(_joined(parts))))
     return replace(sample, turns=tuple(turns))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence as Many
 
 import numpy as np
+from jaxtyping import Float
 
 from omnimix.compose.sequence import IGNORE, Item, Sequence
 from omnimix.compose.weave import Weaver
@@ -27,6 +28,10 @@ def weave_apart(weaver: Weaver, sample: Sample) -> Sequence:
         SampleError: questions and answers do not alternate, a later question brings a picture of its own,
             or the pictures do not stand in front of everything in which the rounds differ.
     """
+    if sample.rejected is not None:
+        raise SampleError(
+            "a record with a rejected answer has no rounds", where=sample.id, hint=_HINT
+        )
     return shared(weaver.rounds(rounds_of(sample)), weaver.owner, sample.id)
 
 
@@ -120,7 +125,18 @@ def shared(rounds: Many[Sequence], owner: Mapping[str, int], id: str) -> Sequenc
         id=id,
         pictures=first.pictures,
         branches=np.concatenate([np.zeros(end, dtype=np.int64), *branches]),
+        scale=_scales(rounds, end),
     )
+
+
+def _scales(rounds: Many[Sequence], end: int) -> Float[np.ndarray, "n"] | None:
+    if all(each.scale is None for each in rounds):
+        return None
+    whole: list[np.ndarray] = [
+        np.ones(len(each), np.float32) if each.scale is None else each.scale for each in rounds
+    ]
+    found: np.ndarray = np.concatenate([whole[0][:end], *(each[end:] for each in whole)])
+    return found
 
 
 def _same(lists: list[list[Item]]) -> int:

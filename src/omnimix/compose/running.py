@@ -11,7 +11,7 @@ from omnimix import _transformers
 from omnimix.compose import pixels
 from omnimix.compose.body import Headless
 from omnimix.compose.generating import behind_prompt
-from omnimix.compose.loss import chosen_loss, learned, token_loss
+from omnimix.compose.loss import all_losses, chosen_losses, learned, meaned
 from omnimix.compose.recipe import Recipe
 from omnimix.encoders.base import device_dtype
 from omnimix.errors import OmnimixError
@@ -68,21 +68,25 @@ class Running:
             raise _no_attentions(self.language.config._attn_implementation)
         return output
 
-    def loss_alone(self, targets: Any, count: int | Tensor | None, given: dict[str, Any]) -> Any:
-        """The loss alone. Where a model's head cannot be parted from its body, logits are made for every place."""
-        labels, *others = targets
+    def loss_alone(
+        self, targets: Any, count: float | Tensor | None, each: bool, given: dict[str, Any]
+    ) -> Any:
+        """The loss alone, or that of each learned place.
+
+        Where a model's head cannot be parted from its body, logits are made for every place.
+        """
         if self._headed is None:
             spec = self.recipe.language
             self._headed = forms.headed(spec.hf_config(), spec.attn_implementation)
-        if not self._headed:
-            logits = self.run(self.language, **given).logits
-            return _transformers.loss_output(token_loss(logits, labels, count, *others))
         # Found before the body runs: on a device the host waits for the number of places.
-        places, target, scale = learned(labels, *others)
-        hidden = self.run(self.language.base_model, **given)[0]
-        head = functools.partial(_transformers.headed, self.language)
-        loss = chosen_loss(head, hidden, places, target, scale, count, self.vocab_size)
-        return _transformers.loss_output(loss)
+        places, target, scale = learned(*targets)
+        if self._headed:
+            hidden = self.run(self.language.base_model, **given)[0]
+            head = functools.partial(_transformers.headed, self.language)
+            losses = chosen_losses(head, hidden, places, target, self.vocab_size)
+        else:
+            losses = all_losses(self.run(self.language, **given).logits, places, target)
+        return _transformers.loss_output(losses if each else meaned(losses, scale, count))
 
     @property
     def base_model(self) -> Headless:

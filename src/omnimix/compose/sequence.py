@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from omnimix.errors import ContextError
@@ -70,6 +71,8 @@ class Sequence:
         way: how those reach the model (`omnimix.compose.pointing`).
         branches: 0 for what all rounds share, k for the k-th round, where rounds do not see one another
             (`omnimix.compose.rounds`); None for an ordinary conversation.
+        scale: what each label counts for in the loss; None where all count for one.
+        rejected: the same conversation with a worse answer, where preferences are learned.
     """
 
     ids: Int[np.ndarray, "n"]
@@ -82,6 +85,8 @@ class Sequence:
     way: str = "tokens"
     branches: Int[np.ndarray, "n"] | None = None
     on: tuple[int, ...] = ()
+    scale: Float[np.ndarray, "n"] | None = None
+    rejected: Sequence | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,10 +96,21 @@ class Sequence:
         """Number of learned tokens."""
         return int((self.labels != IGNORE).sum())
 
+    def taken(self, places: slice | Int[np.ndarray, "m"], **words: Any) -> Sequence:
+        """The sequence of these places alone."""
+        scale = None if self.scale is None else self.scale[places]
+        ids, labels, owner = (part[places] for part in (self.ids, self.labels, self.owner))
+        return replace(self, ids=ids, labels=labels, owner=owner, scale=scale, **words)
+
     def digest(self) -> str:
         """A hash of all that a model gets of it."""
         found = blake2b(digest_size=16)
-        for array in (self.ids, self.labels, self.owner):
+        for array in (
+            self.ids,
+            self.labels,
+            self.owner,
+            *([] if self.scale is None else [self.scale]),
+        ):
             found.update(np.ascontiguousarray(array).data)
         for name, items in self.items.items():
             for item in items:
@@ -104,6 +120,8 @@ class Sequence:
                 for tensor in () if item.key else item.inputs:
                     found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
                     found.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        if self.rejected is not None:
+            found.update(self.rejected.digest().encode())
         return found.hexdigest()
 
     @property
@@ -132,6 +150,9 @@ def behind_first(sequence: Sequence, block: Sequence) -> Sequence:
         ids=joined(sequence.ids, block.ids),
         labels=labels,
         owner=joined(sequence.owner, block.owner),
+        scale=None
+        if sequence.scale is None
+        else joined(sequence.scale, np.zeros(len(block), np.float32)),
     )
 
 
@@ -150,8 +171,7 @@ def cut_text(sequence: Sequence, most: int) -> Sequence:
             f"an item stands behind the first {most} text tokens, where the text is cut",
             hint="raise the limit or shorten the text before the item",
         )
-    ids, labels, owner = sequence.ids, sequence.labels, sequence.owner
-    return replace(sequence, ids=ids[:end], labels=labels[:end], owner=owner[:end])
+    return sequence.taken(slice(end))
 
 
 def cut_items(sequence: Sequence, most: int, names: Many[str]) -> Sequence:
@@ -175,11 +195,10 @@ def cut_items(sequence: Sequence, most: int, names: Many[str]) -> Sequence:
         # Two items of one modality may stand side by side, so it is their sizes that tell them apart.
         end += sizes[which][kept[which]]
         kept[which] += 1
-    ids, labels, owner = sequence.ids[:end], sequence.labels[:end], sequence.owner[:end]
     items = {
         name: sequence.items[name][:count] for name, count in zip(names, kept, strict=True) if count
     }
-    return replace(sequence, ids=ids, labels=labels, owner=owner, items=items)
+    return sequence.taken(slice(end), items=items)
 
 
 def keep_end(sequence: Sequence, most: int) -> Sequence:
@@ -202,5 +221,4 @@ def keep_end(sequence: Sequence, most: int) -> Sequence:
     # published models keep their pictures behind the first token all the same.
     kept = text[-most:]
     order = np.concatenate([kept[:1], np.flatnonzero(sequence.owner != 0), kept[1:]])
-    ids, labels, owner = (part[order] for part in (sequence.ids, sequence.labels, sequence.owner))
-    return replace(sequence, ids=ids, labels=labels, owner=owner)
+    return sequence.taken(order)

@@ -12,7 +12,7 @@ from omnimix.prompts.template import Text
 
 
 class Strip:
-    """Ids, labels and owners side by side; only grows.
+    """Ids, labels, owners and what labels count for side by side; only grows.
 
     Args:
         tokenizer: of the language model.
@@ -26,6 +26,7 @@ class Strip:
         self.ids: list[int] = []
         self.labels: list[int] = []
         self.owner: list[int] = []
+        self.scale: list[float] = []
         self._tokenizer = tokenizer
         self._unlearned = unlearned
         self._joined = joined
@@ -38,10 +39,10 @@ class Strip:
         if not self._joined:
             self.close()
 
-    def token(self, id: int, learned: bool) -> None:
+    def token(self, id: int, learned: float) -> None:
         """Lay down a single token."""
         self.close()
-        self._lay([id], [id if learned else IGNORE], 0)
+        self._lay([id], [id if learned else IGNORE], 0, [learned])
 
     def hole(self, owner: int, tokens: int) -> None:
         """Leave places for an item that stands apart from the text.
@@ -78,10 +79,13 @@ class Strip:
                 id if mark and id not in self._unlearned else IGNORE
                 for id, mark in zip(ids, learned, strict=True)
             ]
-            self._lay(ids, labels, 0)
+            self._lay(ids, labels, 0, learned)
         self._open = []
 
-    def _lay(self, ids: list[int], labels: list[int], owner: int) -> None:
+    def _lay(
+        self, ids: list[int], labels: list[int], owner: int, scale: list[float] | None = None
+    ) -> None:
         self.ids += ids
         self.labels += labels
         self.owner += [owner] * len(ids)
+        self.scale += scale or [0.0] * len(ids)

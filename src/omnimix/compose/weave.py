@@ -314,7 +314,7 @@ class _Weaving:
         answer = holes[0].answer
         view = self.items.under(holes[0].media)
         data = [hole.media.data for hole in holes]
-        strip.text(Text(written(self.recipe, data, view, answer), answer))
+        strip.text(Text(written(self.recipe, data, view, answer), answer * holes[0].scale))
 
     def _item(self, name: str, media: Media) -> Item:
         if media not in self.prepared:
@@ -337,7 +337,14 @@ class _Weaving:
             self.pointed.asked,
             self.pointed.way,
             on=self.pointed.on,
+            scale=_scale(strip),
         )
+
+
+def _scale(strip: Strip) -> np.ndarray | None:
+    """What labels count for; None where all count for one."""
+    scale = np.asarray(strip.scale, dtype=np.float32)
+    return None if np.isin(scale, (0, 1)).all() else scale
 
 
 def _is_begin(piece: Piece) -> bool:

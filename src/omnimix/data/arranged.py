@@ -21,7 +21,7 @@ from omnimix.compose.sequence import Sequence
 from omnimix.data import orders
 from omnimix.data.containers import reading
 from omnimix.data.joined import JoinedSources
-from omnimix.data.lengths import UNREAD, Measure
+from omnimix.data.lengths import UNREAD, LengthMeasure
 from omnimix.data.mixture import Batches, Read, Share, _begin, drawn
 from omnimix.data.packing import WINDOW, PackingSpec, Size, alike, packed
 from omnimix.data.sources import Source
@@ -135,7 +135,7 @@ class ArrangedBatches(Batches):
         self.alike = alike
         self.lengths = list(lengths)
         self.apart = list(apart)
-        self.measure = Measure(processor.weave, max_length)
+        self.measure = LengthMeasure(processor.weave, max_length)
         self.window = _window(entries.sources, alike)
         self.marks: dict[int, dict[str, Any]] = {0: begin or BEGIN}
 
@@ -286,9 +286,9 @@ class ArrangedBatches(Batches):
         with reading("a record"):
             sample = drawn(self._sample(entry), number)
         with reading(sample.id):
-            if any(self.apart[entry.which : entry.which + 1]):
-                return weave_apart(self.processor.weave, sample)
             source = self.entries.sources[entry.which]
+            if any(self.apart[entry.which : entry.which + 1]):
+                return weave_apart(self.processor.weave, sample.scaled(source.loss_scale))
             return self._woven_sample(sample, source)
 
 

@@ -14,6 +14,7 @@ class Source(abc.ABC):
 
     Attributes:
         max_length: most tokens of a record where the stage names no limit; None cuts nothing.
+        loss_scale: what every record of it counts for in the loss.
         cuts_items: where a record is cut, whether each item counts as one token and goes with the text
             behind the limit; else items do not count, and a record that would lose one is left out.
     """
@@ -21,6 +22,7 @@ class Source(abc.ABC):
     length: int | None = None
     max_length: int | None = None
     cuts_items: bool = False
+    loss_scale: float = 1.0
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Sample: ...

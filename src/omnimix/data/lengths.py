@@ -42,7 +42,7 @@ UNREAD = Size(1, 0)
 """Of a record that cannot be read: it takes next to nothing, and is left out and named when it is read."""
 
 
-class Measure:
+class LengthMeasure:
     """Measures records of one recipe.
 
     Args:
@@ -107,7 +107,7 @@ def _upright(picture: Image.Image, opener: ImageOpener) -> tuple[int, int]:
 
 
 class _Blocks(Dataset[np.ndarray]):
-    def __init__(self, source: Source, measure: Measure) -> None:
+    def __init__(self, source: Source, measure: LengthMeasure) -> None:
         self.source = source
         self.measure = measure
 
@@ -128,7 +128,7 @@ class _Blocks(Dataset[np.ndarray]):
 
 def index(
     source: Source,
-    measure: Measure,
+    measure: LengthMeasure,
     key: str | None,
     workers: int = 0,
     tell: Callable[[str], None] = lambda _: None,
@@ -160,7 +160,7 @@ def index(
 
 
 def _measured(
-    source: Source, measure: Measure, workers: int, tell: Callable[[str], None]
+    source: Source, measure: LengthMeasure, workers: int, tell: Callable[[str], None]
 ) -> np.ndarray:
     blocks = _Blocks(source, measure)
     # Starting processes takes longer than a few blocks do.

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -25,13 +26,13 @@ from torch.utils.data import DataLoader, Dataset
 from omnimix.compose.batch import Batch
 from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import weave_apart
-from omnimix.compose.sequence import Sequence
+from omnimix.compose.sequence import Item, Sequence
 from omnimix.config import Spec, part
 from omnimix.data.containers import reading
 from omnimix.data.sources import Source, SourceSpec
 from omnimix.errors import OmnimixError, RecipeError
 from omnimix.registry import DATASETS
-from omnimix.types import Sample
+from omnimix.types import Media, Sample, Turn
 
 
 def _rows(value: Any) -> Any:
@@ -52,11 +53,19 @@ class MixturePart(Spec):
         data: a dataset by its words; without `kind`, or as a path alone, rows whose format is found.
         apart: the questions of a conversation see its pictures and not one another; needs packed batches.
         weight: its share of the samples, in relation to the other weights; 1 by default.
+        loss_scale: what its learned tokens count for in the loss, beside those of other datasets; 1 by default.
     """
 
     data: DataWords
     weight: float = Field(default=1.0, gt=0)
     apart: bool = False
+    loss_scale: float = Field(default=1.0, gt=0)
+
+    def open(self, folder: Path) -> Source:
+        """The dataset; relative paths are looked up in `folder`."""
+        source = self.data.open(folder)
+        source.loss_scale = self.loss_scale
+        return source
 
 
 class Mixture:
@@ -66,7 +75,7 @@ class Mixture:
     """
 
     def __init__(self, parts: tuple[MixturePart, ...], folder: Path, seed: int) -> None:
-        self.sources: list[Source] = [words.data.open(folder) for words in parts]
+        self.sources: list[Source] = [words.open(folder) for words in parts]
         self.apart = [words.apart for words in parts]
         total = sum(words.weight for words in parts)
         self.weights = [words.weight / total for words in parts]
@@ -248,15 +257,26 @@ class Batches(Dataset[Read]):
             sample = drawn(self.mixture[place], draw)
         with reading(sample.id):
             if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
-                return weave_apart(self.processor.weave, sample)
+                scale = self.mixture.source(place).loss_scale
+                return weave_apart(self.processor.weave, sample.scaled(scale))
             return self._woven_sample(sample, self.mixture.source(place))
 
     def _woven_sample(self, sample: Sample, source: Source) -> Sequence:
         most = source.max_length if self.max_length is None else self.max_length
-        # Where text is cut, an answer may be cut away; its record then teaches nothing.
-        return self.processor.weave(
-            sample, max_length=most, target=most is None, cuts_items=source.cuts_items
+        sample = sample.scaled(source.loss_scale)
+        prepared: dict[Media, Item] = {}
+        weave = partial(
+            self.processor.weave,
+            max_length=most,
+            # Where text is cut, an answer may be cut away; its record then teaches nothing.
+            target=most is None,
+            cuts_items=source.cuts_items,
+            prepared=prepared,
         )
+        if sample.rejected is None:
+            return weave(sample)
+        rejected = weave(replace(sample, turns=sample.rejected))
+        return replace(weave(sample), rejected=rejected)
 
 
 def summed(digests: Iterable[str]) -> int:
@@ -267,18 +287,23 @@ def summed(digests: Iterable[str]) -> int:
 
 def drawn(sample: Sample, number: int) -> Sample:
     """The same sample, whose items have numbers for chance; one that stands in several turns stays one."""
+    other = () if sample.rejected is None else replace(sample, turns=sample.rejected).media()
     items = {
         id(item): replace(item, draw=crc32(f"{number}/{i}".encode()))
-        for i, item in enumerate(sample.media())
+        for i, item in enumerate({id(item): item for item in (*sample.media(), *other)}.values())
         if item.kind != "region" and item.draw is None
     }
     if not items:
         return sample
-    turns = (
-        replace(turn, content=tuple(items.get(id(one), one) for one in turn.content))
-        for turn in sample.turns
-    )
-    return replace(sample, turns=tuple(turns))
+
+    def put(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+        return tuple(
+            replace(turn, content=tuple(items.get(id(one), one) for one in turn.content))
+            for turn in turns
+        )
+
+    rejected = None if sample.rejected is None else put(sample.rejected)
+    return replace(sample, turns=put(sample.turns), rejected=rejected)
 
 
 def _first(values: list[Read]) -> Read:

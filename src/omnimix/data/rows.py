@@ -6,6 +6,7 @@ import abc
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,9 @@ _ITEM = re.compile(
     r"(?P<about>_?(path|file|url|name|filename|bytes)s?)?"
 )
 """Keys that other tools keep items under."""
+
+_TURNS = ("messages", "turns", "conversations")
+"""Keys that rows keep their turns under."""
 
 LOOKED = 16
 """Rows at the front of a file that its format is found by."""
@@ -64,11 +68,38 @@ class RowFormat(Spec, abc.ABC):
         if not isinstance(row, Mapping):
             raise SampleError("a row is a table of words", where=where)
         self.no_unread_items(row, where)
-        return self.sample(row, roots, where)
+        return _scaled(self.sample(row, roots, where), row, where)
 
     def no_unread_items(self, row: Mapping[str, Any], where: str) -> None:
         """Refuse items that would be left out without a word."""
         refuse_unread(row, self.reads(), f"the format {self.kind!r}", where)
+
+
+def _scaled(sample: Sample, row: Mapping[str, Any], where: str) -> Sample:
+    """What answers count for in the loss, as the row (`loss_scale`) and its turns say.
+
+    Raises:
+        SampleError: no number, or one of a turn that the row's format joins to another.
+    """
+    said = next((row[name] for name in _TURNS if isinstance(row.get(name), list | tuple)), ())
+    scales = [one.get("loss_scale") if isinstance(one, Mapping) else None for one in said]
+    try:
+        if any(scale is not None for scale in scales):
+            # A system turn that the row keeps elsewhere stands in front of them.
+            front = len(sample.turns) - len(scales)
+            if front < 0:
+                raise SampleError("loss_scale of a turn that is joined to another one")
+            each = [*[None] * front, *scales]
+            turns = zip(sample.turns, each, strict=True)
+            scaled = tuple(t if s is None else replace(t, loss_scale=s) for t, s in turns)
+            sample = replace(sample, turns=scaled)
+        whole = row.get("loss_scale")
+        if whole is not None:
+            replace(sample.turns[0], loss_scale=whole)  # says what is wrong with it
+            sample = sample.scaled(whole)
+    except SampleError as error:
+        raise error.at(where) from None
+    return sample
 
 
 def refuse_unread(row: Mapping[str, Any], known: frozenset[str], who: str, where: str) -> None:

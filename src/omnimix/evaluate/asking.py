@@ -117,15 +117,17 @@ def ask(
         woven = [one for _, one in read if one is not None]
         answers = iter(assistant.write_many(woven, batch_size, options))
         yield [
-            reply
-            if one is None
-            else replace(
-                reply,
-                answer=next(answers),
-                size=one.pictures[-1].size if one.pictures else (0, 0),
-            )
+            reply if one is None else _answered(reply, one, next(answers), source)
             for reply, one in read
         ]
+
+
+def _answered(reply: Reply, one: Woven, answer: Answer | OmnimixError, source: Source) -> Reply:
+    """A reply with its answer; a server may refuse a single one."""
+    size = one.pictures[-1].size if one.pictures else (0, 0)
+    if isinstance(answer, OmnimixError):
+        return replace(reply, size=size, error=placed(source, reply.row, answer.sentence()))
+    return replace(reply, answer=answer, size=size)
 
 
 def _read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from omnimix.errors import SampleError
 from omnimix.evaluate.measure import Each, Reference
@@ -39,18 +40,19 @@ def squared(box: Box, width: int, height: int) -> Box:
     return Box(box.x1 + right, box.y1 + down, box.x2 + right, box.y2 + down)
 
 
-def is_right(answer: str, box: Box, width: int, height: int) -> bool:
+def is_right(answer: str, box: Box, width: int, height: int, enough: float = ENOUGH) -> bool:
     """Whether the first box of an answer covers the true one.
 
     Args:
         answer: with fractions of the padded square.
         box: the true one in pixels of the picture.
         width, height: of the picture in pixels.
+        enough: overlap from which on it counts.
     """
     side = max(width, height)
     given = answered_box(answer)
     shown = Box(given.x1 * side, given.y1 * side, given.x2 * side, given.y2 * side)
-    return shown.iou(squared(box, width, height)) >= ENOUGH
+    return shown.iou(squared(box, width, height)) >= enough
 
 
 class _OneBox(Each):
@@ -72,13 +74,15 @@ class Referring(_OneBox):
     fractions of the padded square, half open ones too: so do the published scripts.
     """
 
+    enough: ClassVar[float] = ENOUGH
+
     def one(self, prediction: Answer, reference: Reference) -> float:
         self.check(reference)
         (true,) = reference.boxes
         for given in prediction.boxes:
             if isinstance(given, Box):
-                return float(given.iou(true) >= ENOUGH)
-        return float(is_right(prediction.text, true, *reference.size))
+                return float(given.iou(true) >= self.enough)
+        return float(is_right(prediction.text, true, *reference.size, self.enough))
 
 
 class Iou(_OneBox):

@@ -23,6 +23,8 @@ class Reference:
         size: width and height of that picture; (0, 0) where there is none.
         group: the part of the data set that the question belongs to; empty where there are none.
         name: of the record, for messages.
+        choices: what there was to choose from.
+        picture: names the picture; records of one picture do not vary by themselves.
     """
 
     texts: tuple[str, ...] = ()
@@ -30,6 +32,8 @@ class Reference:
     size: tuple[int, int] = (0, 0)
     group: str = ""
     name: str = ""
+    choices: tuple[str, ...] = ()
+    picture: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,14 @@ class Score:
         each: for every answer; empty where the measure gives no such numbers.
         groups: the same number for each group of the data set.
         ceiling: the value of answers that are all right; None where it is not bounded.
+        numbers: further ones that belong beside the value, by name.
     """
 
     value: float
     each: tuple[float, ...] = ()
     groups: tuple[tuple[str, float], ...] = ()
     ceiling: float | None = 1.0
+    numbers: tuple[tuple[str, float], ...] = ()
 
 
 class Measure(abc.ABC):
@@ -54,6 +60,9 @@ class Measure(abc.ABC):
 
     max_new_tokens: ClassVar[int] = 64
     """How long an answer it needs."""
+
+    version: ClassVar[int] = 1
+    """Goes up when the same answers would be scored otherwise."""
 
     def check(self, reference: Reference) -> None:  # noqa: B027 (most can compare with anything)
         """Refuse what this measure can make nothing of.
@@ -97,7 +106,18 @@ class Each(Measure):
     def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
         pairs = zip(predictions, references, strict=True)
         each = tuple(self.one(answer, reference) for answer, reference in pairs)
-        return Score(fmean(each) if each else 0.0, each)
+        return Score(fmean(each) if each else 0.0, each, grouped(each, references))
+
+
+def grouped(
+    each: Sequence[float], references: Sequence[Reference]
+) -> tuple[tuple[str, float], ...]:
+    """The mean of every group that records name."""
+    found: dict[str, list[float]] = {}
+    for score, reference in zip(each, references, strict=True):
+        if reference.group:
+            found.setdefault(reference.group, []).append(score)
+    return tuple((name, fmean(scores)) for name, scores in sorted(found.items()))
 
 
 def worded(reference: Reference) -> None:
@@ -141,4 +161,12 @@ def reference_of(sample: Sample, size: tuple[int, int] = (0, 0)) -> Reference:
         for part in answer.content
         if isinstance(part, Media) and isinstance(part.data, Box)
     )
-    return Reference(texts, boxes, size, str(sample.meta.get("group", "")), sample.id)
+    return Reference(
+        texts,
+        boxes,
+        size,
+        str(sample.meta.get("group", "")),
+        sample.id,
+        tuple(map(str, sample.meta.get("choices", ()))),
+        str(sample.meta.get("picture", "")),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ def predict(
     limit: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[Reply], dict[str, Any]] | None = None,
+    pinned: Mapping[str, Any] | None = None,
 ) -> Predicted:
     """Write the answers to all records, one JSON line each in their order.
 
@@ -65,6 +67,8 @@ def predict(
         out: where the answers go.
         limit: the first so many records; all by default.
         overwrite: begin anew where `out` holds answers of another run.
+        note: what else is written into a line.
+        pinned: what the answers and their scores depend on, in place of the content of `data`.
 
     Raises:
         OmnimixError: answers of another model, data set or other options lie in `out`, or no record is there.
@@ -73,12 +77,14 @@ def predict(
     total = min(source.length or 0, source.length or 0 if limit is None else limit)
     if total < 1:
         raise OmnimixError("there is no record to ask", where=str(data), hint="ask at least one")
-    run = _run(assistant, data, options, batch_size)
+    run = _run(assistant, data, options, batch_size, pinned)
     done = _begin(out, run, batch_size, overwrite)
     try:
         with out.open("a", encoding="utf-8", newline="\n") as file:
             for replies in ask(assistant, source, range(done, total), options, batch_size):
-                file.writelines(json.dumps(line_of(one)) + "\n" for one in replies)
+                file.writelines(
+                    json.dumps(line_of(one) | (note(one) if note else {})) + "\n" for one in replies
+                )
                 file.flush()
                 os.fsync(file.fileno())
                 if progress is not None:
@@ -116,19 +122,35 @@ def fingerprint(model: nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
-def _run(assistant: Assistant, data: Path, options: Options, batch_size: int) -> dict[str, Any]:
+def _run(
+    assistant: Assistant,
+    data: Path,
+    options: Options,
+    batch_size: int,
+    pinned: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What the answers depend on, as it is written beside them."""
-    recipe = recipes.dump(assistant.processor.recipe)
     words = asdict(options)
     return {
-        "model": assistant.processor.recipe.name,
-        "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
-        "weights": fingerprint(assistant.model),
-        "data": _content(data),
+        **identity(assistant),
+        **(pinned or {"data": _content(data)}),
         # The answers of a batch may differ in their last bits from those of another.
         "batch_size": batch_size,
         "options": {**words, "stop_strings": list(options.stop_strings or ())},
         "versions": {name: versions.version(name) for name in ("omnimix", "torch", "transformers")},
+    }
+
+
+def identity(assistant: Any) -> dict[str, Any]:
+    """Tells whom answers are of: a model and its weights, or what a stand-in says of itself."""
+    if hasattr(assistant, "identity"):
+        said: dict[str, Any] = assistant.identity()
+        return said
+    recipe = recipes.dump(assistant.processor.recipe)
+    return {
+        "model": assistant.processor.recipe.name,
+        "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
+        "weights": fingerprint(assistant.model),
     }
 
 

@@ -21,7 +21,7 @@ from omnimix.errors import OmnimixError
 from omnimix.generate import devices, folder, untrained
 from omnimix.generate.answers import Answer, Placed, Stream, TokenLogprob
 from omnimix.generate.decoding import Decoder, Options
-from omnimix.generate.engine.core import Request
+from omnimix.generate.engine.core import Generation
 from omnimix.generate.stopping import Endings, cut, end_tokens, settled
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import ParsedRegions
@@ -135,7 +135,9 @@ class Assistant:
             OmnimixError: a modality that prepares its items by chance.
         """
         words = features.FeatureCacheSpec(
-            folder=str(folder), max_size=max_size, modalities=None if modalities is None else tuple(modalities)
+            folder=str(folder),
+            max_size=max_size,
+            modalities=None if modalities is None else tuple(modalities),
         )
         features.keep(self.model, self.processor, words)
 
@@ -268,7 +270,7 @@ class Assistant:
         """The text of an answer's first tokens, as far as no later one can change it."""
         return settled(self.processor.weave.tokenizer.decode(ids), stops)
 
-    def answer_of(self, written: Request, woven: Woven, stops: Sequence[str]) -> Answer:
+    def answer_of(self, written: Generation, woven: Woven, stops: Sequence[str]) -> Answer:
         """The answer that an engine wrote, or what there is of it."""
         done = written.reason == "stop"
         found = self._answer(written.ids, woven, stops, done)
@@ -276,7 +278,7 @@ class Assistant:
             found = replace(found, finish_reason="cancelled")
         return replace(found, logprobs=self.logprobs(written)) if written.likely else found
 
-    def logprobs(self, written: Request, start: int = 0) -> tuple[TokenLogprob, ...]:
+    def logprobs(self, written: Generation, start: int = 0) -> tuple[TokenLogprob, ...]:
         """How likely tokens were, from one of them on."""
         decode = self.processor.weave.tokenizer.decode
         pairs = zip(written.ids[start:], written.likely[start:], strict=False)

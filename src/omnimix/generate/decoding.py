@@ -11,8 +11,8 @@ import torch
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.sequence import Sequence as Woven
-from omnimix.generate.engine.core import Core, Limits, Request
-from omnimix.generate.engine.prompts import Prompt, prompt
+from omnimix.generate.engine.core import Core, Generation, Limits
+from omnimix.generate.engine.prompts import NamedPrompt, prompt
 from omnimix.generate.engine.runners import Runner, runner
 from omnimix.generate.engine.sampling import Sampler
 from omnimix.generate.options import Options
@@ -26,8 +26,12 @@ ITEMS = 2**28
 
 
 def request(
-    given: Prompt, model: MultimodalLM, options: Options, endings: Endings, seed: int | None = None
-) -> Request:
+    given: NamedPrompt,
+    model: MultimodalLM,
+    options: Options,
+    endings: Endings,
+    seed: int | None = None,
+) -> Generation:
     """An answer to a prompt, asked for.
 
     Args:
@@ -38,7 +42,7 @@ def request(
     """
     read = torch.from_numpy(given.ids[given.owner == 0])
     sampler = Sampler(options, read, sorted(endings.ends), model.vocab_size, seed)
-    return Request(given, sampler, options.max_new_tokens, endings)
+    return Generation(given, sampler, options.max_new_tokens, endings)
 
 
 @dataclass
@@ -64,7 +68,7 @@ class Decoder:
 
     def write(
         self, woven: Sequence[Woven], options: Options, endings: Endings, batch_size: int = 32
-    ) -> list[Request]:
+    ) -> list[Generation]:
         """What was written behind each prompt.
 
         Args:
@@ -98,7 +102,7 @@ class Decoder:
 
     def _begin(
         self, woven: Sequence[Woven], options: Options, endings: Endings, batch_size: int
-    ) -> tuple[Core, list[Request]]:
+    ) -> tuple[Core, list[Generation]]:
         prompts = [prompt(one, self.model) for one in woven]
         seeds: list[int | None] = [None] * len(prompts)
         shared = self.process_group.size > 1

@@ -274,7 +274,7 @@ def _rows(model: Any, ids: list[Tensor]) -> list[Tensor]:
     """As answers run together: joining one after another, by one to three tokens; infinite where none are given."""
     texts = [_embedded(model, each)[0] for each in ids]
     layout = ragged.layout(model, texts[0][None, :1])
-    rows = [ragged.Row(layout, len(each)) for each in texts]
+    rows = [ragged.TextCache(layout, len(each)) for each in texts]
     found: list[list[Tensor]] = [[] for _ in ids]
     for step in range(sum(LENGTHS)):
         here = [i for i, row in enumerate(rows) if i <= step and row.length < row.room]

@@ -71,7 +71,7 @@ def attention(
 ) -> tuple[Tensor, Tensor | None]:
     """SDPA; per segment where `cu_seq_lens_q` or `rows` are given. Shapes `[batch, heads, tokens, head_dim]`.
 
-    `rows` (`omnimix.language.ragged.Rows`) hold for each segment what it goes on from. Where `output_attentions` asks
+    `rows` (`omnimix.language.ragged.PassCache`) hold for each segment what it goes on from. Where `output_attentions` asks
     for them, the weights are given as well, `[batch, heads, tokens, tokens]`, and no kernel is used.
     `seen` holds for each segment `[tokens, tokens]`, how far before a token another stands, negative where
     it is not seen; without it a token sees all before it. `s_aux` holds for each head the logit of a sink.
@@ -89,8 +89,8 @@ def attention(
         plain = not seen and softcap is None and s_aux is None and not dropout and causal
         longest = words.get("max_length_q")
         if plain and longest is not None and (kernel := _varlen(query)) is not None:
-            given = (query, key, value, cu_seq_lens_q, longest, scaling, sliding_window)
-            return kernel(*given), None
+            borders = (cu_seq_lens_q, longest)
+            return kernel(query, key, value, *borders, scaling, sliding_window), None
         # One split a tensor: the gradient of many slices would be many tensors of full size.
         lengths = cu_seq_lens_q.diff().tolist()
         parts = (x.split(lengths, dim=2) for x in (query, key, value))

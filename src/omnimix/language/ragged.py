@@ -1,13 +1,13 @@
 """Several texts in one pass, each going on from keys and values of its own: how running answers share a step.
 
 The tokens of all texts stand one after another in one row, as in a packed batch, and no text is padded. What a text
-saw before lies in its `Row`, which has room for all that it may come to, so that a step writes its few new keys and
-values in place and copies nothing. Attention (`packed.attention`) runs text by text over what its row keeps: it does
+saw before lies in its `TextCache`, so that a step writes its few new keys and values in place and copies nothing. Attention (`packed.attention`) runs text by text over what its row keeps: it does
 not depend on the others.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ from omnimix.language import packed
 
 
 @dataclass(frozen=True)
-class Layout:
+class CacheLayout:
     """The shapes of what a model keeps of a token, layer by layer.
 
     Attributes:
@@ -39,38 +39,48 @@ class Layout:
         return numbers * self.dtype.itemsize
 
 
-class Row:
+class TextCache:
     """Keys and values of one text.
 
     Attributes:
-        room: tokens that it may come to.
+        room: tokens that it may come to; memory is taken as it grows.
         length: tokens that it holds.
-        tables: all keys and values of one shape, `[tables, heads, room, width]`, by their shape.
+        tables: all keys and values of one shape, `[tables, heads, tokens, width]`, by their shape.
+        kept: by layer its keys and its values, `[heads, tokens, width]`, parts of the tables.
     """
 
-    def __init__(self, layout: Layout, room: int) -> None:
+    def __init__(self, layout: CacheLayout, room: int) -> None:
+        self.layout = layout
         self.room = room
-        self.length = 0
-        counts: dict[tuple[int, int], int] = {}
-        places = {}
-        for layer, shapes in layout.layers.items():
-            for side, shape in enumerate(shapes):
-                places[layer, side] = (shape, counts.get(shape, 0))
-                counts[shape] = counts.get(shape, 0) + 1
-        self.tables = {
-            (heads, width): torch.empty(
-                count, heads, room, width, dtype=layout.dtype, device=layout.device
-            )
-            for (heads, width), count in counts.items()
-        }
-        self.kept = {
-            layer: (self._table(places[layer, 0]), self._table(places[layer, 1]))
-            for layer in layout.layers
-        }
+        self.length = self._held = 0
+        self.tables: dict[tuple[int, int], Tensor] = {}
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def _table(self, place: tuple[tuple[int, int], int]) -> Tensor:
-        shape, number = place
-        return self.tables[shape][number]
+    def reserve(self, tokens: int) -> None:
+        """Take memory for so many tokens, and for more to come, so that few steps have to take any."""
+        if tokens <= self._held:
+            return
+        self._held = min(self.room, max(tokens, 2 * self._held) + 64)
+        before, layers = self.tables, self.layout.layers
+        counts = Counter(shape for shapes in layers.values() for shape in shapes)
+        self.tables = {
+            shape: torch.empty(
+                count,
+                shape[0],
+                self._held,
+                shape[1],
+                dtype=self.layout.dtype,
+                device=self.layout.device,
+            )
+            for shape, count in counts.items()
+        }
+        for shape, table in before.items():
+            self.tables[shape][:, :, : self.length] = table[:, :, : self.length]
+        single = {shape: iter(table) for shape, table in self.tables.items()}
+        self.kept = {
+            layer: (next(single[keys]), next(single[values]))
+            for layer, (keys, values) in layers.items()
+        }
 
     def cut(self, start: int, end: int) -> list[Tensor]:
         """A copy of what it keeps of some of its tokens."""
@@ -79,12 +89,13 @@ class Row:
     def put(self, pieces: Sequence[Tensor]) -> None:
         """Go on with what `cut` took from another row of the same model."""
         count = pieces[0].shape[2]
+        self.reserve(self.length + count)
         for table, piece in zip(self.tables.values(), pieces, strict=True):
             table[:, :, self.length : self.length + count] = piece
         self.length += count
 
 
-class Rows:
+class PassCache:
     """The cache of one pass: takes up keys and values of the texts in it, in place.
 
     Args:
@@ -92,7 +103,7 @@ class Rows:
         counts: of their new tokens.
     """
 
-    def __init__(self, rows: Sequence[Row], counts: Sequence[int]) -> None:
+    def __init__(self, rows: Sequence[TextCache], counts: Sequence[int]) -> None:
         self.rows = rows
         self.counts = list(counts)
         self.ends = [row.length + count for row, count in zip(rows, counts, strict=True)]
@@ -131,7 +142,7 @@ class Rows:
         return query_length, 0
 
 
-class _Looking(Rows):
+class _Looking(PassCache):
     """Finds out what a model keeps."""
 
     def __init__(self) -> None:
@@ -147,7 +158,7 @@ class _Looking(Rows):
         return keys, values
 
 
-def layout(model: Any, like: Float[Tensor, "1 1 width"]) -> Layout:
+def layout(model: Any, like: Float[Tensor, "1 1 width"]) -> CacheLayout:
     """What a language model keeps of a token, found by running one.
 
     Args:
@@ -156,10 +167,12 @@ def layout(model: Any, like: Float[Tensor, "1 1 width"]) -> Layout:
     looking = _Looking()
     _pass(model, like, torch.zeros(1, 1, dtype=torch.long, device=like.device), looking)
     assert looking.like is not None
-    return Layout(looking.found, looking.like.dtype, looking.like.device)
+    return CacheLayout(looking.found, looking.like.dtype, looking.like.device)
 
 
-def run(model: Any, rows: Sequence[Row], embeddings: Sequence[Tensor]) -> Float[Tensor, "rows v"]:
+def run(
+    model: Any, rows: Sequence[TextCache], embeddings: Sequence[Tensor]
+) -> Float[Tensor, "rows v"]:
     """Let every text go on by its new tokens; the logits behind the last of each.
 
     Args:
@@ -173,7 +186,9 @@ def run(model: Any, rows: Sequence[Row], embeddings: Sequence[Tensor]) -> Float[
         for row, count in zip(rows, counts, strict=True)
     ]
     lasts = torch.tensor(counts).cumsum(0) - 1
-    taken = Rows(rows, counts)
+    taken = PassCache(rows, counts)
+    for row, end in zip(rows, taken.ends, strict=True):
+        row.reserve(end)
     logits = _pass(
         model,
         torch.cat(list(embeddings))[None],
@@ -187,7 +202,7 @@ def run(model: Any, rows: Sequence[Row], embeddings: Sequence[Tensor]) -> Float[
 
 
 def _pass(
-    model: Any, embeddings: Tensor, places: Tensor, rows: Rows, lasts: Tensor | None = None
+    model: Any, embeddings: Tensor, places: Tensor, rows: PassCache, lasts: Tensor | None = None
 ) -> Tensor:
     words: dict[str, Any] = {cache_word(model): rows, "rows": rows}
     keeps = lasts is not None and _transformers.takes(model, "logits_to_keep")

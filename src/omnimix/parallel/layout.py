@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -23,12 +24,14 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
 from omnimix.config import Spec
 from omnimix.errors import ParallelError
 from omnimix.parallel import tensor
+from omnimix.parallel.norms import SharedNorms
 from omnimix.parallel.process_group import ProcessGroup
 
 T = TypeVar("T")
@@ -103,8 +106,12 @@ class ModelLayout:
     def place(self, model: MultimodalLM, bf16: bool = False, whole: Collection[str] = ()) -> None:
         """Distribute a model that was built whole, or on the meta device, over the processes."""
 
-    def run(self, work: Callable[[], T]) -> T:
-        """Do what calls the model; processes that share it all have to."""
+    def run(self, work: Callable[[], T], counts: bool = True) -> T:
+        """Do what calls the model; processes that share it all have to.
+
+        Args:
+            counts: whether the batch is this process's own.
+        """
         return work()
 
 
@@ -195,8 +202,12 @@ class Sharded(ModelLayout):
             if name in whole:
                 parameter.data = parameter.data.to(self.device)
 
-    def run(self, work: Callable[[], T]) -> T:
-        found: T = self.root(work)
+    def run(self, work: Callable[[], T], counts: bool = True) -> T:
+        several = self.process_group.size > 1 and any(
+            norm.training for norm in self.root.modules() if isinstance(norm, _BatchNorm)
+        )
+        with SharedNorms(counts, self.words.tensor) if several else nullcontext():
+            found: T = self.root(work)
         return found
 
 

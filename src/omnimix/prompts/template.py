@@ -7,7 +7,7 @@ are learned is recorded here, while the text is built; nobody re-tokenizes to fi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -27,21 +27,27 @@ class Text:
     """A stretch of characters.
 
     Attributes:
-        learned: whether the model is trained to write it.
+        learned: whether the model is trained to write it, and what that counts for in the loss.
         typed: whether it is a turn's content in which the name of a special token is text like any other.
     """
 
     text: str
-    learned: bool = False
+    learned: float = False
     typed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Hole:
-    """A place for an item; a key by itself, as `Media` is."""
+    """A place for an item; a key by itself, as `Media` is.
+
+    Attributes:
+        answer: whether it stands in an answer.
+        scale: what its text counts for in the loss, where it becomes text of an answer.
+    """
 
     media: Media
     answer: bool = False
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Token:
     """A single special token, named by its office."""
 
     name: Literal["bos", "eos"]
-    learned: bool = False
+    learned: float = False
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,7 @@ class Template(Spec):
                 )
             if turn.role == "assistant":
                 side.append(Text(self.assistant.before))
-                sides.append(list(self._answer(turn, apart)))
+                sides.append([_scaled(p, turn.loss_scale) for p in self._answer(turn, apart)])
             else:
                 if i:
                     sides.append([])
@@ -315,6 +321,15 @@ def _separated(parts: list[str | Media], separator: str) -> list[str | Media]:
                 return [*front[:-1], separator + part.lstrip(), *parts[place + 1 :]]
             return [*front, *parts[place:]]
     return front[:-1]
+
+
+def _scaled(piece: Piece, scale: float) -> Piece:
+    """What a piece counts for in the loss, times a number."""
+    if scale == 1 or isinstance(piece, Break):
+        return piece
+    if isinstance(piece, Hole):
+        return Hole(piece.media, piece.answer, scale)
+    return replace(piece, learned=piece.learned * scale)
 
 
 def _learned_until(end: str, pieces: list[Text | Hole]) -> Iterator[Text | Hole]:

@@ -16,7 +16,7 @@ from omnimix.compose.sequence import Sequence as Woven
 from omnimix.generate.answers import Answer, Closing
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options, request
-from omnimix.generate.engine.core import Core, Limits, Request
+from omnimix.generate.engine.core import Core, Generation, Limits
 from omnimix.generate.engine.prompts import prompt
 from omnimix.serve.engine import Piece, Unavailable, whole
 from omnimix.types import Sample
@@ -61,36 +61,34 @@ class Batched:
     async def stream(self, sample: Sample, options: Options) -> AsyncGenerator[Piece, None]:
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
-        def listen(_: Request) -> None:
+        def listen(_: Generation) -> None:
             loop.call_soon_threadsafe(news.set)
 
         if self._closing:
             raise Unavailable("the engine is being closed", hint="ask again in a moment")
         self._asked += 1
-        asked: Request | None = None
         try:
             begun = await loop.run_in_executor(self._weaving, self._begin, sample, options)
             woven, asked = begun
             asked.listen = listen
             self._add(asked)
             pieces = _Pieces(self._assistant, woven, asked, options)
-            while True:
-                await news.wait()
-                news.clear()
-                over = asked.over
-                if asked.error is not None:
-                    raise asked.error
-                piece = pieces.next(over)
-                if over:
-                    self._answered += 1
-                if over or piece.text or piece.regions or piece.logprobs:
-                    yield piece
-                if over:
-                    return
+            try:
+                over = False
+                while not over:
+                    await news.wait()
+                    news.clear()
+                    over = asked.over
+                    if asked.error is not None:
+                        raise asked.error
+                    piece = pieces.next(over)
+                    self._answered += over
+                    if over or piece.text or piece.regions or piece.logprobs:
+                        yield piece
+            finally:
+                asked.cancel()
         finally:
             self._asked -= 1
-            if asked is not None and not asked.over:
-                asked.cancel()
 
     async def generate(self, sample: Sample, options: Options) -> Answer:
         return await whole(self.stream(sample, options))
@@ -120,13 +118,13 @@ class Batched:
             self._work.notify()
         await asyncio.to_thread(self._thread.join)
 
-    def _begin(self, sample: Sample, options: Options) -> tuple[Woven, Request]:
+    def _begin(self, sample: Sample, options: Options) -> tuple[Woven, Generation]:
         woven = self._assistant.weave(sample, options)
         endings = self._assistant.endings(options)
         given = prompt(woven, self._assistant.model)
         return woven, request(given, self._assistant.model, options, endings)
 
-    def _add(self, asked: Request) -> None:
+    def _add(self, asked: Generation) -> None:
         with self._work:
             if self._broken is not None:
                 raise Unavailable(
@@ -154,7 +152,7 @@ class _Pieces:
     """What a request has grown by, piece after piece."""
 
     def __init__(
-        self, assistant: Assistant, woven: Woven, asked: Request, options: Options
+        self, assistant: Assistant, woven: Woven, asked: Generation, options: Options
     ) -> None:
         self.assistant, self.woven, self.asked = assistant, woven, asked
         self.stops = assistant.stops(options)

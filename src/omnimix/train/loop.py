@@ -69,6 +69,10 @@ class Loop:
         self.moved = False
         self.warned: dict[str, int] = {}
         self.norms: dict[str, Tensor] = {}
+        with run.process_group.agreed():
+            start = run.out / f"start-{number:02d}.safetensors"
+            first, names = run.process_group.rank == 0, run.learned[number]
+            self.stage.objective.begin(run.model, names, start, resumed is not None, first)
         if resumed is not None:
             with run.process_group.agreed():
                 checkpoint.load_learned(resumed, run.model, run.learned[number])
@@ -85,7 +89,7 @@ class Loop:
             features.keep(
                 run.model,
                 run.processor,
-                self.stage.feature_cache,
+                self.stage.kept(),
                 run.folder,
                 "bf16" if self.stage.bf16 and quick_bf16(run.device) else "",
                 learns=True,

@@ -45,7 +45,8 @@ class Meter:
     def _again(self) -> None:
         self.began = time.perf_counter()
         self.losses: list[Tensor] = []
-        self.samples = self.targets = self.skipped = 0
+        self.samples = self.skipped = 0
+        self.targets = 0.0
         self.waited = 0.0
 
     def head(self, step: int) -> dict[str, Any]:
@@ -82,7 +83,7 @@ class Meter:
                 "grad_norm": round(float(done.norm), 4) if done else None,
                 "grad_norms": {part: round(float(norm), 4) for part, norm in norms.items()},
                 "samples": self.samples,
-                "targets": self.targets,
+                "targets": _whole(self.targets),
                 "seconds": round(seconds, 3),
                 "samples_per_second": round(self.samples / seconds, 2),
                 "targets_per_second": round(self.targets / seconds, 1),
@@ -101,3 +102,8 @@ def memory() -> int:
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _whole(number: float) -> float:
+    """A count without a fraction, where it has none."""
+    return int(number) if number == int(number) else number

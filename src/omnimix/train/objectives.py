@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.config import Spec
+from omnimix.errors import TrainError
 
 
 class Objective(Spec):
@@ -19,23 +21,39 @@ class Objective(Spec):
     kind: str
 
     @abc.abstractmethod
-    def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
+    def loss(self, model: MultimodalLM, batch: Batch, count: float) -> Tensor:
         """The loss of one micro-batch of a step.
 
         Args:
             model: in training mode.
             batch: on the model's device.
-            count: what the sum over the learned tokens is divided by; see `counts`.
+            count: what the sum over the batch's amount is divided by; see `counts`.
         """
 
-    def counts(self, targets: Sequence[int]) -> list[int]:
+    def begin(
+        self, model: MultimodalLM, names: Collection[str], file: Path, resumed: bool, write: bool
+    ) -> None:
+        """Keep what is needed of the model that a stage begins with.
+
+        Args:
+            names: of the parameters that learn.
+            file: of the run's folder, for what a run that goes on needs again.
+            resumed: whether the stage goes on, so that the model is not yet or no longer that one.
+            write: whether this process writes the file.
+        """
+
+    def amount(self, batch: Batch) -> float:
+        """How much of what the mean is taken over a micro-batch holds: learned tokens, by what they count for."""
+        return batch.targets
+
+    def counts(self, targets: Sequence[float]) -> list[float]:
         """For each micro-batch of a step what its summed loss is divided by.
 
         Args:
-            targets: learned tokens of each micro-batch.
+            targets: the amount of each micro-batch.
 
         Returns:
-            The learned tokens of the whole step, so that micro-batches add up to the mean over tokens.
+            The amount of the whole step, so that micro-batches add up to the mean over tokens.
         """
         return [sum(targets)] * len(targets)
 
@@ -52,12 +70,18 @@ class Sft(Objective):
     kind: Literal["sft"] = "sft"
     average: Literal["step", "micro_batch"] = "step"
 
-    def counts(self, targets: Sequence[int]) -> list[int]:
+    def counts(self, targets: Sequence[float]) -> list[float]:
         if self.average == "micro_batch":
-            return [max(count, 1) * len(targets) for count in targets]
+            return [(count or 1) * len(targets) for count in targets]
         return super().counts(targets)
 
-    def loss(self, model: MultimodalLM, batch: Batch, count: int) -> Tensor:
+    def loss(self, model: MultimodalLM, batch: Batch, count: float) -> Tensor:
+        if batch.pairs:
+            raise TrainError(
+                "a record has a chosen and a rejected answer, and this stage learns from one",
+                where=batch.ids[0],
+                hint="set objective: dpo or ipo",
+            )
         inputs = batch.inputs(mask=False)
         output = model(**inputs, labels=batch.labels, num_items_in_batch=count, skip_logits=True)
         loss: Tensor | None = output.loss

@@ -11,7 +11,7 @@ from typing import Any
 from omnimix.compose.processor import Processor
 from omnimix.data.arranged import ArrangedBatches, Entries, Shuffled
 from omnimix.data.joined import JoinedSources
-from omnimix.data.lengths import Measure, index, key_of
+from omnimix.data.lengths import LengthMeasure, index, key_of
 from omnimix.data.mixture import Batches, Mixture, Share
 from omnimix.data.ordered import RoundBatches
 from omnimix.data.packing import PackingSpec
@@ -110,7 +110,7 @@ def plan(
         count = stage.max_steps * parts - done
         batches = Batches(mixture, processor, size, done, count, pack, most, share)
         return StagePlan(batches, stage.max_steps, stage.max_steps, mixture.sources)
-    sources = [words.data.open(folder) for words in stage.mixture]
+    sources = [words.open(folder) for words in stage.mixture]
     if is_arranged(stage, sources) and all(one.length is not None for one in sources):
         entries = Shuffled(sources, training.seed)
         return _arranged(training, number, first, folder, processor, share, entries, begin, tell)
@@ -144,7 +144,7 @@ def _arranged(
     lengths: list[Any] = [None] * len(entries.sources)
     if packing is not None or stage.group_by_length:
         workers = (os.cpu_count() or 1) if training.num_workers is None else training.num_workers
-        measure = Measure(processor.weave, stage.max_length)
+        measure = LengthMeasure(processor.weave, stage.max_length)
         for k, (words, source) in enumerate(zip(stage.mixture, entries.sources, strict=True)):
             if source.length is not None:
                 about = [words.data.dump(), str(folder.resolve())]

@@ -22,7 +22,7 @@ class _Replay:
     def __init__(self, training: Training, folder: Path, number: int) -> None:
         recipe, recipe_folder = training.model(folder)
         self.processor = Processor.from_recipe(recipe, recipe_folder)
-        features.keys(self.processor, training.stages[number].feature_cache)
+        features.keys(self.processor, training.stages[number].kept())
         self.training, self.folder, self.number = training, folder, number
         self.parts = training.stages[number].gradient_accumulation_steps
 

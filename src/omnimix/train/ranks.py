@@ -14,12 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed as dist, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from omnimix.compose.batch import Batch
 from omnimix.compose.item_batch import Bucket, ItemBatch, ItemBatches
 from omnimix.parallel.layout import ModelLayout
-from omnimix.parallel.process_group import ProcessGroup
 
 Needs = dict[str, int] | None
 """How often each modality's encoders are called for a batch; None where there is no batch."""
@@ -124,7 +122,9 @@ def _lent(
         done[name] = _with(items.get(name), gifts.get(name), most[name] - has.get(name, 0))
         before, after = before + kept, after + sum(done[name].tokens)
     words = {**batch, "items": ItemBatches(done), "item_places": moved}
-    return Batch(words, ids=batch.ids, targets=batch.targets, right=batch.right)
+    found = Batch(words, ids=batch.ids, targets=batch.targets, right=batch.right)
+    found.pairs = batch.pairs
+    return found
 
 
 def _with(items: ItemBatch | None, lent: ItemBatch | None, calls: int) -> ItemBatch:
@@ -137,7 +137,7 @@ def _with(items: ItemBatch | None, lent: ItemBatch | None, calls: int) -> ItemBa
     buckets = items.buckets if items is not None else ()
     if items is not None and not buckets:
         buckets = (Bucket(tuple(range(count)), items.inputs, items.encoded),)
-    buckets += tuple(Bucket((count + i,), lent.inputs, lent.encoded) for i in range(calls))
+    buckets += tuple(Bucket((count + i,), lent.inputs, lent.encoded, True) for i in range(calls))
     cards = (*items.cards, *[None] * calls) if items is not None and items.cards else ()
 
     def joined(word: str) -> Any:
@@ -163,28 +163,6 @@ def added(layout: ModelLayout, values: Tensor) -> Tensor:
         with layout.process_group.together():
             dist.all_reduce(values)
     return values
-
-
-def level_statistics(process_group: ProcessGroup, model: nn.Module) -> None:
-    """Running statistics of batch norms become the mean over the ranks, each of which saw its share alone."""
-    norms = (
-        [] if process_group.size == 1 else [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    )
-    found = [b for norm in norms for b in norm.buffers() if b.is_floating_point()]
-    counts = [b for norm in norms for b in norm.buffers() if not b.is_floating_point()]
-    if not found:
-        return
-    with process_group.together():
-        flat = torch.cat([buffer.flatten() for buffer in found])
-        dist.all_reduce(flat)
-        flat /= process_group.size
-        for buffer, piece in zip(found, flat.split([b.numel() for b in found]), strict=True):
-            buffer.copy_(piece.view_as(buffer))
-        if counts:
-            steps = torch.stack(counts)
-            dist.all_reduce(steps, dist.ReduceOp.MAX)
-            for buffer, step in zip(counts, steps, strict=True):
-                buffer.copy_(step)
 
 
 def fingerprint(model: nn.Module) -> list[float]:

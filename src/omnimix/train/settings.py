@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from omnimix import config
 from omnimix.checkpoints import releases
@@ -132,13 +132,6 @@ class ValidateSpec(Spec):
         return self
 
 
-def _kept(value: Any) -> Any:
-    """`true` and a folder are short for words of a feature cache."""
-    if isinstance(value, bool):
-        return {} if value else None
-    return {"folder": value} if isinstance(value, str) else value
-
-
 class Stage(Spec):
     """What learns, from which mixture, for how long, under which objective.
 
@@ -203,7 +196,7 @@ class Stage(Spec):
     max_dropped: float = Field(default=0.01, ge=0, le=1)
     validate: ValidateSpec | None = None  # type: ignore[assignment]
     gradient_checkpointing: bool = False
-    feature_cache: Annotated[FeatureCacheSpec | None, BeforeValidator(_kept)] = None
+    feature_cache: bool | str | FeatureCacheSpec = False
 
     @model_validator(mode="after")
     def _length(self) -> Self:
@@ -231,6 +224,13 @@ class Stage(Spec):
         if apart and own:
             raise ValueError("apart needs packing: true, without a budget or group_by_length")
         return self
+
+    def kept(self) -> FeatureCacheSpec | None:
+        """Where features are kept, whichever way it was said."""
+        said = self.feature_cache
+        if isinstance(said, bool):
+            return FeatureCacheSpec() if said else None
+        return FeatureCacheSpec(folder=said) if isinstance(said, str) else said
 
     def rounds(self, source: Source, seed: int) -> Rounds:
         """The rounds in which the stage reads a finite dataset.

@@ -34,7 +34,7 @@ class Stepped:
         norm: of the gradient before it was clipped for the last time.
         norms: of the gathered gradient at each clipping.
         rate: learning rate that was used.
-        samples, targets: how many records and learned tokens were seen.
+        samples, targets: how many records and learned tokens (of preferences: pairs) were seen.
         touched: parameters that had a gradient.
     """
 
@@ -44,7 +44,7 @@ class Stepped:
     norms: list[Tensor]
     rate: float
     samples: int
-    targets: int
+    targets: float
     touched: int = 0
 
 
@@ -78,7 +78,7 @@ def optimizer_step(
         TrainError: no learned token in the whole step, a loss or gradient that is not finite, or a gradient of
             nothing but zeros; the weights have not moved.
     """
-    targets, seen, said = _counts(layout, batches, step)
+    targets, seen, said = _counts(layout, stage, batches, step)
     rate = _rated(optimizer, stage, step, horizon)
     losses: list[Tensor] = []
     norms: list[Tensor] = []
@@ -100,10 +100,8 @@ def optimizer_step(
         optimizer.step()
     finally:
         optimizer.zero_grad(set_to_none=True)
-    ranks.level_statistics(layout.process_group, model)
     parts = [
-        loss * (count / max(own, 1))
-        for loss, count, own in zip(whole, counts, targets, strict=True)
+        loss * (count / (own or 1)) for loss, count, own in zip(whole, counts, targets, strict=True)
     ]
     return Stepped(whole.sum(), parts, norms[-1], norms, rate, seen, sum(targets), touched)
 
@@ -151,7 +149,7 @@ def _backward(
     model: MultimodalLM,
     batch: Batch | None,
     stage: Stage,
-    count: int,
+    count: float,
     autocast: Callable[[], AbstractContextManager[Any]],
     layout: ModelLayout,
     share: float,
@@ -163,7 +161,7 @@ def _backward(
     with layout.process_group.together():
         moved = batch.to(device, non_blocking=True)
         with autocast():
-            loss = layout.run(lambda: stage.objective.loss(model, moved, count) * share)
+            loss = layout.run(lambda: stage.objective.loss(model, moved, count) * share, share > 0)
         # Nothing to learn from where only an image's connector learns, and the part holds no image.
         if loss.requires_grad:
             loss.backward()
@@ -171,14 +169,14 @@ def _backward(
 
 
 def _counts(
-    layout: ModelLayout, batches: Sequence[Batch | None], step: int
-) -> tuple[list[int], int, list[list[ranks.Needs]]]:
+    layout: ModelLayout, stage: Stage, batches: Sequence[Batch | None], step: int
+) -> tuple[list[float], int, list[list[ranks.Needs]]]:
     """Learned tokens of each part and records of all parts, on all ranks together, and what each rank needs.
 
     Raises:
         NothingLearned: there is no such token.
     """
-    own = [0 if batch is None else batch.targets for batch in batches]
+    own = [0 if batch is None else stage.objective.amount(batch) for batch in batches]
     seen = sum(len(batch.ids) for batch in batches if batch is not None)
     if not layout.speaks:
         own, seen = [0] * len(own), 0

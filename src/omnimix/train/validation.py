@@ -162,7 +162,7 @@ class Validation:
         model: Any = run.model
         own = list(self.rows)[rank::many]
         size = max(1, self.stage.batch_size // self.stage.gradient_accumulation_steps // many)
-        total, tokens = 0.0, 0
+        total, tokens = 0.0, 0.0
         failed: list[str] = []
         # Every rank looks as often as the first, which has the most.
         for start in range(0, -(-len(self.rows) // many), size):

@@ -2,7 +2,7 @@
 
 A step runs the language model once: one token of every answer that is being written, and, up to a number of tokens,
 pieces of prompts that are still to be read. Nothing here knows threads: whoever calls `step` runs the model, and `add`
-and `Request.cancel` may come from anywhere.
+and `Generation.cancel` may come from anywhere.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import OmnimixError
 from omnimix.generate.engine.prefixes import PrefixCache
-from omnimix.generate.engine.prompts import ItemCache, Prompt
+from omnimix.generate.engine.prompts import ItemCache, NamedPrompt
 from omnimix.generate.engine.runners import Runner, runner
 from omnimix.generate.engine.sampling import Likely, Sampler
 
@@ -56,7 +57,7 @@ class Limits:
 
 
 @dataclass(eq=False)
-class Request:
+class Generation:
     """An answer that is asked for, and what has been written of it.
 
     Attributes:
@@ -73,11 +74,11 @@ class Request:
         began: when its first token was there, by `time.monotonic`.
     """
 
-    prompt: Prompt | Tensor
+    prompt: NamedPrompt | Tensor
     sampler: Sampler
     most: int
     ended: Callable[[list[int]], bool]
-    listen: Callable[[Request], None] = lambda _: None
+    listen: Callable[[Generation], None] = lambda _: None
     deadline: float | None = None
     ids: list[int] = field(default_factory=list)
     likely: list[Likely] = field(default_factory=list)
@@ -104,7 +105,7 @@ class Request:
 class _Running:
     """A request that has its place: what is kept of it, and what of its prompt is still to be read."""
 
-    def __init__(self, request: Request, text: Any, unread: Tensor) -> None:
+    def __init__(self, request: Generation, text: Any, unread: Tensor) -> None:
         self.request = request
         self.text = text
         self.unread = unread
@@ -138,7 +139,7 @@ class Core:
         self.prefixes = PrefixCache(self.runner, self.limits.prefix_memory)
         self.ranks = ranks
         self.tokens = self.steps = 0
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[Generation] = deque()
         self._running: list[_Running] = []
         self._lock = threading.Lock()
 
@@ -157,7 +158,7 @@ class Core:
         """Bytes for keys and values of running answers."""
         return self.runner.token_bytes * sum(one.request.room for one in self._running)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Generation) -> None:
         """Let a request wait for its place.
 
         Raises:
@@ -182,7 +183,7 @@ class Core:
                 self.steps += 1
         return bool(self._running or self._waiting)
 
-    def run(self, requests: Sequence[Request]) -> None:
+    def run(self, requests: Sequence[Generation]) -> None:
         """Write some answers to their end.
 
         Raises:
@@ -233,7 +234,7 @@ class Core:
 
     def _join(self) -> None:
         """Requests get their places, in the order in which they came, as long as there are any."""
-        joining: list[Request] = []
+        joining: list[Generation] = []
         held, most = self.held, self.limits.cache_memory
         with self._lock:
             while self._waiting and self.running + len(joining) < self.limits.max_batch:
@@ -246,16 +247,16 @@ class Core:
         if joining:
             self._open(joining)
 
-    def _open(self, joining: Sequence[Request]) -> None:
+    def _open(self, joining: Sequence[Generation]) -> None:
         try:
-            woven = [one.prompt for one in joining if isinstance(one.prompt, Prompt)]
+            woven = [one.prompt for one in joining if isinstance(one.prompt, NamedPrompt)]
             embedded = iter(self.items.embeddings(woven))
             for one in joining:
                 given = one.prompt
-                begins = next(embedded) if isinstance(given, Prompt) else given
+                begins = next(embedded) if isinstance(given, NamedPrompt) else given
                 text, known = self.runner.open(one.room), 0
                 if (
-                    isinstance(given, Prompt)
+                    isinstance(given, NamedPrompt)
                     and given.names is not None
                     and self.limits.prefix_memory
                 ):
@@ -272,7 +273,7 @@ class Core:
             for one in left:
                 self._open([one])
 
-    def _fail(self, request: Request, error: BaseException) -> None:
+    def _fail(self, request: Generation, error: BaseException) -> None:
         request.error = error
         self._running = [one for one in self._running if one.request is not request]
         request.listen(request)
@@ -312,15 +313,20 @@ class Core:
             if not one.writes:
                 one.unread = one.unread[len(each) :]
                 if one.writes:
-                    self._read(one)
+                    self._keep(one)
         chosen = [(one, row) for one, row in zip(who, logits, strict=True) if one.writes]
         self._choose(chosen)
 
-    def _read(self, one: _Running) -> None:
-        """A prompt is read to its end."""
+    def _keep(self, one: _Running) -> None:
+        """Keep what was read, the prompt and what is written so far, for those that begin so."""
         given = one.request.prompt
-        if isinstance(given, Prompt) and given.names is not None:
-            self.prefixes.keep(one.text, given.names)
+        if not self.limits.prefix_memory or not isinstance(given, NamedPrompt):
+            return
+        if given.names is not None:
+            # The last token is written and not read.
+            written = np.zeros((max(len(one.request.ids) - 1, 0), 3), dtype=np.int64)
+            written[:, 0] = one.request.ids[: len(written)]
+            self.prefixes.keep(one.text, np.concatenate([given.names, written]))
 
     def _choose(self, rows: list[tuple[_Running, Tensor]]) -> None:
         if not rows:
@@ -357,6 +363,7 @@ class Core:
         elif len(request.ids) >= request.most:
             request.reason = "length"
         if request.over:
+            self._keep(one)
             self._running.remove(one)
         request.listen(request)
 

@@ -58,7 +58,7 @@ class PrefixCache:
             names: of the tokens that it has read.
         """
         keys = []
-        for end, key in _keys(names) if self.most else ():
+        for end, key in _keys(names):
             if key not in self._blocks:
                 block = self.runner.cut(text, end - BLOCK, end)
                 if block is None:

@@ -25,7 +25,7 @@ Key = tuple[str, bytes]
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
+class NamedPrompt:
     """A woven conversation with names for what it holds.
 
     Attributes:
@@ -44,7 +44,7 @@ class Prompt:
         return len(self.ids)
 
 
-def prompt(woven: Woven, model: MultimodalLM) -> Prompt:
+def prompt(woven: Woven, model: MultimodalLM) -> NamedPrompt:
     """The prompt of a woven conversation; hashes its items, so that is best done beside the engine's thread."""
     names = np.zeros((len(woven), 3), dtype=np.int64)
     names[:, 0] = woven.ids
@@ -62,12 +62,14 @@ def prompt(woven: Woven, model: MultimodalLM) -> Prompt:
             names[here, :2] = np.frombuffer(key[1], dtype=np.int64)
             names[here, 2] = k + len(model.modalities) * np.arange(1, 1 + len(here))
             start += item.tokens
-    return Prompt(woven.ids, woven.owner, items, names)
+    return NamedPrompt(woven.ids, woven.owner, items, names)
 
 
 def _hash(item: Item, on: Key | None) -> bytes:
     digest = hashlib.blake2b(repr((item.size, item.grid, item.tokens, on)).encode(), digest_size=16)
-    for tensor in item.inputs:
+    # An item whose features are kept on disk has the same key before and after they were.
+    digest.update((item.key or "").encode())
+    for tensor in () if item.key else item.inputs:
         digest.update(repr((tensor.shape, tensor.dtype)).encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.digest()
@@ -93,12 +95,12 @@ class ItemCache:
         sources = {spec.source() for spec in model.recipe.modalities.values()}
         self._looked_at = sources - {None}
 
-    def missing(self, given: Prompt) -> int:
+    def missing(self, given: NamedPrompt) -> int:
         """Items of a prompt that have to be encoded."""
         keys = {one[0] for own in given.items.values() for one in own}
         return sum(key not in self._kept for key in keys)
 
-    def embeddings(self, prompts: Sequence[Prompt]) -> list[Float[Tensor, "n width"]]:
+    def embeddings(self, prompts: Sequence[NamedPrompt]) -> list[Float[Tensor, "n width"]]:
         """Embeddings of prompts with the items in their places."""
         for name in self.model.modalities:
             self._encode(name, [one for each in prompts for one in each.items.get(name, ())])
@@ -132,7 +134,7 @@ class ItemCache:
             self._kept[key] = one
             self.bytes += _size(one)
 
-    def _filled(self, given: Prompt) -> Tensor:
+    def _filled(self, given: NamedPrompt) -> Tensor:
         device = self.model.device
         table = self.model.get_input_embeddings()
         found: Tensor = table(torch.from_numpy(given.ids).to(device))

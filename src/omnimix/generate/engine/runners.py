@@ -62,16 +62,16 @@ class Together:
             self.layout = ragged.layout(model.language, like)
         self.token_bytes = self.layout.token_bytes
 
-    def open(self, room: int) -> ragged.Row:
-        return ragged.Row(self.layout, room)
+    def open(self, room: int) -> ragged.TextCache:
+        return ragged.TextCache(self.layout, room)
 
-    def run(self, texts: Sequence[ragged.Row], embeddings: Sequence[Tensor]) -> Tensor:
+    def run(self, texts: Sequence[ragged.TextCache], embeddings: Sequence[Tensor]) -> Tensor:
         return ragged.run(self.language, texts, [one.to(self.dtype) for one in embeddings])
 
-    def cut(self, text: ragged.Row, start: int, end: int) -> list[Tensor]:
+    def cut(self, text: ragged.TextCache, start: int, end: int) -> list[Tensor]:
         return text.cut(start, end)
 
-    def put(self, text: ragged.Row, pieces: Sequence[Tensor]) -> None:
+    def put(self, text: ragged.TextCache, pieces: Sequence[Tensor]) -> None:
         text.put(pieces)
 
 

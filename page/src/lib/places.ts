@@ -1,0 +1,25 @@
+/** What there are masks of: the marks of a question, and the places that its answer names. */
+
+import { itemsOf } from "./branches";
+import { fromJson, toJson, type RegionJson } from "./regions";
+import type { Item, Turn } from "./types";
+
+export interface Place {
+  item: Item;
+  region: RegionJson;
+  label: string;
+}
+
+/** Of a branch that ends with an answer. */
+export function placesOf(turns: readonly Turn[]): Place[] {
+  const items = Object.fromEntries(itemsOf(turns).map((item) => [item.id, item]));
+  const reply = turns.at(-1);
+  const answered = reply?.versions[reply.shown]?.regions ?? [];
+  return [
+    ...(turns.at(-2)?.marks ?? []).map(({ item, shape, number }) => ({ item, shape, label: `#${number}` })),
+    ...answered.map(({ item, region, label }) => ({ item: item ?? "", shape: fromJson(region), label })),
+  ].flatMap(({ item, shape, label }) => {
+    const on = items[item];
+    return on && shape ? [{ item: on, region: toJson(shape), label }] : [];
+  });
+}

@@ -1,0 +1,139 @@
+"""A judge behind a server: its prompt, model and raw replies stay beside the answers; without one nothing is scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from omnimix.errors import OmnimixError
+from omnimix.evaluate.answers import AnsweredLine, BenchmarkResult
+from omnimix.evaluate.benchmark import BenchmarkSpec, Judge
+from omnimix.evaluate.judging import UNREADABLE, marks, relative
+from omnimix.evaluate.measure import Score, grouped
+from omnimix.evaluate.server import Server
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def judged(
+    result: BenchmarkResult, spec: BenchmarkSpec, answers: Path, judge: Server | None
+) -> BenchmarkResult:
+    """The result with a judge's score in place of a rule's.
+
+    Replies are kept in `ANSWERS.judge.jsonl`; what was judged before, by the same prompt and model, is not asked
+    again. A reply that cannot be read leaves its answer out of the score, and is counted.
+
+    Args:
+        judge: None where there is none; a stored reply counts all the same.
+    """
+    assert spec.judge is not None
+    prompt = hashlib.sha256(spec.judge.prompt.encode()).hexdigest()[:12]
+    place = answers.with_name(answers.name + ".judge.jsonl")
+    known = _stored(place, prompt, judge.model if judge else None)
+    replies: list[tuple[AnsweredLine, str]] = []
+    why = "no judge is named (--judge URL --judge-model NAME)"
+    for item in result.items:
+        asked = _asked(spec.judge, item)
+        name = hashlib.sha256(asked.encode()).hexdigest()[:16]
+        if name not in known and judge is not None:
+            try:
+                known[name] = judge.ask(asked)
+            except OmnimixError as error:
+                why, judge = error.sentence(), None
+                continue
+            _keep(
+                place, {"prompt": prompt, "model": judge.model, "asked": name, "reply": known[name]}
+            )
+        if name in known:
+            replies.append((item, known[name]))
+    if len(replies) < len(result.items):
+        missing = (
+            f"{len(result.items) - len(replies)} of {len(result.items)} answers are not judged"
+        )
+        return replace(result, score=Score(0.0), measure="judge", skipped=f"{missing}: {why}")
+    return _summed(result, spec.judge, prompt, replies)
+
+
+def _summed(
+    result: BenchmarkResult, judge: Judge, prompt: str, replies: list[tuple[AnsweredLine, str]]
+) -> BenchmarkResult:
+    read = [(item, _read(judge, reply)) for item, reply in replies]
+    sound = [(item, mark) for item, mark in read if mark is not None]
+    failed = [
+        f"{item.line['id']}: the judge's reply cannot be read"
+        for item, mark in read
+        if mark is None
+    ]
+    pinned = result.pinned | {"measure": f"judge@{prompt}"}
+    found = replace(
+        result,
+        measure="judge",
+        items=tuple(item for item, _ in sound),
+        failed=(*result.failed, *failed),
+        pinned=pinned,
+    )
+    if not sound:
+        return replace(found, score=Score(0.0), skipped="no reply of the judge can be read")
+    references = [item.reference for item, _ in sound if item.reference is not None]
+    each = tuple(mark[1] / mark[0] if judge.reads == "pair" else mark[1] for _, mark in sound)
+    if judge.reads == "pair":
+        names = sorted({one.group for one in references})
+        groups = tuple(
+            (
+                name,
+                relative(
+                    [m for (_, m), one in zip(sound, references, strict=True) if one.group == name]
+                ),
+            )
+            for name in names
+        )
+        return replace(found, score=Score(relative([m for _, m in sound]), each, groups, None))
+    return replace(found, score=Score(fmean(each), each, grouped(each, references)))
+
+
+def _read(judge: Judge, reply: str) -> tuple[float, float] | None:
+    """The marks of reference and answer, as shares of the best."""
+    if judge.reads == "pair":
+        pair = marks(reply.strip())
+        return None if pair == UNREADABLE or pair[0] <= 0 else pair
+    found = _NUMBER.search(reply)
+    value = float(found[0]) / judge.most if found else -1.0
+    return (1.0, value) if 0 <= value <= 1 else None
+
+
+def _asked(judge: Judge, item: AnsweredLine) -> str:
+    line = item.line
+    words = {"question": line["question"], "answer": line["answer"]}
+    words["reference"] = "\n".join(line["references"])
+    # Curly brackets in the words themselves are no places.
+    return re.sub(r"\{(question|reference|answer)\}", lambda found: words[found[1]], judge.prompt)
+
+
+def _stored(place: Path, prompt: str, model: str | None) -> dict[str, str]:
+    try:
+        lines = place.read_text(encoding="utf-8").split("\n")
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        try:
+            said: dict[str, Any] = json.loads(line)
+            if said["prompt"] == prompt and model in (None, said["model"]):
+                found[str(said["asked"])] = str(said["reply"])
+        except (ValueError, KeyError, TypeError):
+            continue  # torn by a stop
+    return found
+
+
+def _keep(place: Path, said: dict[str, Any]) -> None:
+    torn = place.exists() and place.read_bytes()[-1:] not in (b"", b"\n")
+    with place.open("a", encoding="utf-8", newline="\n") as file:
+        file.write(("\n" if torn else "") + json.dumps(said) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,73 @@
+"""The COCO caption code's own scores, by the package pycocoevalcap."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from omnimix.errors import OmnimixError
+from omnimix.evaluate.captions import words
+from omnimix.evaluate.measure import Measure, Reference, Score, worded
+from omnimix.generate.answers import Answer
+
+
+class CocoCaptions(Measure):
+    """CIDEr of the COCO caption code, with BLEU and ROUGE-L beside it (METEOR and its tokenizer where Java is)."""
+
+    def check(self, reference: Reference) -> None:
+        worded(reference)
+
+    def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
+        package()
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
+
+        java = shutil.which("java") is not None
+        given = {i: [answer.text] for i, answer in enumerate(predictions)}
+        truths = {i: list(reference.texts) for i, reference in enumerate(references)}
+        given, truths = (_tokens(texts, java) for texts in (given, truths))
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints the lengths of what it compares
+            cider, each = Cider().compute_score(truths, given)
+            bleu, _ = Bleu(4).compute_score(truths, given, verbose=0)
+            rouge, _ = Rouge().compute_score(truths, given)
+        numbers = [
+            *((f"bleu-{n}", float(one)) for n, one in enumerate(bleu, 1)),
+            ("rouge-l", float(rouge)),
+        ]
+        if java:
+            from pycocoevalcap.meteor.meteor import Meteor
+
+            numbers.append(("meteor", float(Meteor().compute_score(truths, given)[0])))
+        return Score(
+            float(cider), tuple(map(float, each)), (), None, (*numbers, ("ptb tokens", float(java)))
+        )
+
+
+def package() -> None:
+    """Refuse by name where the package is missing.
+
+    Raises:
+        OmnimixError: says how it is installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        raise OmnimixError(
+            "this needs the package pycocoevalcap, which is not installed",
+            hint="install it with pip install 'omnimix[evaluate]', or score with cider",
+        )
+
+
+def _tokens(texts: dict[int, list[str]], java: bool) -> dict[int, list[str]]:
+    """As the Penn Treebank's tokenizer splits them where Java is there, else as `captions.words` does."""
+    if not java:
+        return {item: [" ".join(words(text)) for text in many] for item, many in texts.items()}
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    captions = {item: [{"caption": text} for text in many] for item, many in texts.items()}
+    found: Any = PTBTokenizer().tokenize(captions)
+    return {item: list(many) for item, many in found.items()}
