@@ -22,6 +22,7 @@ from omnimix.cli import (
     models,
     new,
     official,
+    plan,
     plot,
     predict,
     push,
@@ -29,6 +30,7 @@ from omnimix.cli import (
     serve,
     show,
     soup,
+    sweep,
     train,
     verify,
 )
@@ -55,6 +57,8 @@ app.command("compare")(official.compare)
 app.command("check")(check.command)
 app.command("predict")(predict.command)
 app.command("train")(train.command)
+app.command("plan")(plan.command)
+app.command("sweep")(sweep.command)
 app.command("plot")(plot.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)
