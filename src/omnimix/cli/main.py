@@ -23,6 +23,7 @@ from omnimix.cli import (
     models,
     new,
     official,
+    plan,
     plot,
     predict,
     push,
@@ -30,6 +31,7 @@ from omnimix.cli import (
     serve,
     show,
     soup,
+    sweep,
     train,
     verify,
 )
@@ -57,6 +59,8 @@ app.command("compare")(official.compare)
 app.command("check")(check.command)
 app.command("predict")(predict.command)
 app.command("train")(train.command)
+app.command("plan")(plan.command)
+app.command("sweep")(sweep.command)
 app.command("plot")(plot.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)
