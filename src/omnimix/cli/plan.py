@@ -51,9 +51,7 @@ def command(
     nearest = [stage.nearest() for stage in stages]
     if as_json:
         ways = [None if way is None else way.words(i) for i, way in enumerate(nearest)]
-        data = [
-            {**one.to_dict(), "nearest": way} for one, way in zip(stages, ways, strict=True)
-        ]
+        data = [{**one.to_dict(), "nearest": way} for one, way in zip(stages, ways, strict=True)]
         typer.echo(json.dumps({"machine": vars(machine), "stages": data}, indent=2))
     else:
         for stage, way in zip(stages, nearest, strict=True):
@@ -61,7 +59,9 @@ def command(
             if way is not None and stage.fits:
                 typer.echo(f"  smallest that fits   {way.words(stage.number)}")
     if any(not stage.fits for stage in stages):
-        raise _too_large(next(pair for pair in zip(stages, nearest, strict=True) if not pair[0].fits))
+        raise _too_large(
+            next(pair for pair in zip(stages, nearest, strict=True) if not pair[0].fits)
+        )
 
 
 def size(text: str) -> float:
