@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.conftest import TINY
 from typer.testing import CliRunner
 
 from omnimix import config
@@ -15,7 +16,6 @@ from omnimix.cli.sweeping import SweepSpec
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import OmnimixError, RecipeError
 from omnimix.train import settings
-from tests.conftest import TINY
 
 AXES = {"connector": {"mlp": (), "linear": ("recipe.x=1",)}, "rate": {"a": (), "b": ("seed=1",)}}
 
@@ -52,7 +52,9 @@ def test_the_report_pairs_question_by_question() -> None:
     assert (base["difference"], base["p"]) == (0.0, 1.0)
     assert other["score"] == 1.0
     assert other["difference"] == pytest.approx(0.8)
-    assert other["p"] == pytest.approx(2 / 2**8)  # eight questions changed, all of them for the better
+    assert other["p"] == pytest.approx(
+        2 / 2**8
+    )  # eight questions changed, all of them for the better
 
 
 @pytest.fixture(scope="module")

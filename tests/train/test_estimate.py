@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tools import scaling
 from typer.testing import CliRunner
 
 from benchmarks import memory
-from omnimix import config
 from omnimix.cli.main import app
 from omnimix.cli.plan import size
 from omnimix.compose import recipe as recipes
@@ -19,12 +19,10 @@ from omnimix.errors import OmnimixError
 from omnimix.parallel.layout import ParallelSpec
 from omnimix.train import optim, optimizers
 from omnimix.train.estimate import Estimator, Machine, Way, state, weights
-from omnimix.train.optim import learning
-from omnimix.train.planning import StageEstimate, longest, plan_file
+from omnimix.train.planning import longest, plan_file
 from omnimix.train.settings import OptimizerSpec, Stage
 from tests.conftest import TINY
 from tests.train.runs import Write
-from tools import scaling
 
 SMALL = (
     "language.config.num_hidden_layers=2",
@@ -103,9 +101,9 @@ def test_a_plan_that_does_not_fit_names_the_nearest_that_does(write: Write) -> N
     short = f"{stage['memory']['total'] / 1e6 - 1:.3f}MB"
     refused = CliRunner().invoke(app, ["plan", file, "--devices", "2", "--memory", short])
     assert refused.exit_code == 1
-    assert "the nearest that fits: --set parallel." in refused.stderr
+    assert "The nearest that fits: --set 'parallel={" in refused.stderr
     never = CliRunner().invoke(app, ["plan", file, "--devices", "2", "--memory", "1MB"])
-    assert never.exit_code == 1 and "no plan of these devices fits" in never.stderr
+    assert never.exit_code == 1 and "No plan of these devices fits" in never.stderr
 
 
 def test_rows_that_are_cut_are_counted(write: Write) -> None:

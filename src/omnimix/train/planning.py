@@ -231,7 +231,8 @@ def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> 
     read = [one for sequences, _ in found for one in sequences]
     if not read:
         row = longest(recipe, stage)
-        return Rows(row, len(row), row.targets, count=many, assumed="no record can be used")
+        cut = sum(cut for _, cut in found)
+        return Rows(row, len(row), row.targets, 0, cut, many, "no record can be used")
     weights = np.repeat([w.weight for w in stage.mixture], [len(one) for one, _ in found])
     tokens, learned = (
         float(np.average(column, weights=weights))
@@ -258,21 +259,25 @@ def _looked(
             if words.apart:
                 found.append(weave_apart(processor.weave, sample))
                 continue
-            woven = processor.weave(sample, max_length=most, cuts_items=source.cuts_items)
         except OmnimixError:
             continue
-        found.append(woven)
-        # At the limit only; whether it was longer is seen without one.
-        if most is not None and int((woven.owner == 0).sum()) >= most:
-            cut += _longer(processor, sample, len(woven))
+        woven = _woven(processor, sample, most, source.cuts_items)
+        if woven is not None:
+            found.append(woven)
+        # Below the limit nothing was cut. What the limit leaves nothing to learn of is cut as well.
+        if most is not None and (woven is None or int((woven.owner == 0).sum()) >= most):
+            whole = _woven(processor, sample, None, False)
+            cut += whole is not None and (woven is None or len(whole) > len(woven))
     return found, cut
 
 
-def _longer(processor: Processor, sample: Any, tokens: int) -> bool:
+def _woven(
+    processor: Processor, sample: Any, most: int | None, cuts_items: bool
+) -> Sequence | None:
     try:
-        return len(processor.weave(sample)) > tokens
-    except OmnimixError:  # longer than the model takes
-        return True
+        return processor.weave(sample, max_length=most, cuts_items=cuts_items)
+    except OmnimixError:
+        return None
 
 
 def longest(recipe: Recipe, stage: Stage) -> Sequence:
