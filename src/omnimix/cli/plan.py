@@ -18,7 +18,7 @@ UNITS = {"GB": 1e9, "GIB": 2**30, "MB": 1e6, "MIB": 2**20}
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="A training file, prismatic.train.yaml for one.")],
+    file: Annotated[Path, typer.Argument(help="A training file, nano.train.yaml for one.")],
     devices: Annotated[int, typer.Option(help="GPUs of all machines.", min=1)] = 8,
     memory: Annotated[str, typer.Option(help="Of one GPU: 80GB, 24GiB.")] = "80GB",
     nodes: Annotated[int, typer.Option(help="Machines they stand in.", min=1)] = 1,

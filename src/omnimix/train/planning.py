@@ -37,7 +37,7 @@ PICTURE = (640, 480)
 
 
 @dataclass(frozen=True)
-class Rows:
+class StageRows:
     """What a stage reads.
 
     Attributes:
@@ -63,7 +63,7 @@ class StageEstimate:
 
     stage: Stage
     number: int
-    rows: Rows
+    rows: StageRows
     estimator: Estimator
     machine: Machine
     way: Way
@@ -116,8 +116,13 @@ class StageEstimate:
     def _ways(self) -> Iterator[Way]:
         """All ways, cheapest first."""
         sizes = [t for t in (1, 2, 4, 8) if t <= self.machine.devices // self.machine.nodes]
-        shards = ["none", "grad", *(["hybrid"] if self.machine.nodes > 1 else []), "full"]
-        made = []
+        shards: list[Any] = [
+            "none",
+            "grad",
+            *(["hybrid"] if self.machine.nodes > 1 else []),
+            "full",
+        ]
+        made: list[tuple[bool, int, float, int, Way]] = []
         for recomputed, size, shard, parts in itertools.product(
             (False, True), sizes, shards, _divisors(self.stage.batch_size)
         ):
@@ -131,7 +136,7 @@ class StageEstimate:
             except ParallelError:  # no such mesh, or layers that are not cut so
                 continue
             made.append((recomputed, size, sent, len(made), way))
-        yield from (way for *_, way in sorted(made, key=lambda one: one[:4]))
+        yield from (one[-1] for one in sorted(made, key=lambda one: one[:4]))
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers as plain data."""
@@ -212,7 +217,7 @@ def _stage(
     return StageEstimate(stage, number, rows, estimator, machine, way)
 
 
-def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> Rows:
+def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> StageRows:
     """What a stage reads: a few records of every dataset, or the longest row that it allows."""
     try:
         processor = Processor.from_recipe(recipe, recipe_folder)
@@ -225,14 +230,14 @@ def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> 
         ]
     except OmnimixError as error:
         row = longest(recipe, stage)
-        return Rows(row, len(row), row.targets, assumed=reason(error))
+        return StageRows(row, len(row), row.targets, assumed=reason(error))
     counts = [source.length for source in sources]
     many = None if None in counts else sum(c for c in counts if c is not None)
     read = [one for sequences, _ in found for one in sequences]
     if not read:
         row = longest(recipe, stage)
         cut = sum(cut for _, cut in found)
-        return Rows(row, len(row), row.targets, 0, cut, many, "no record can be used")
+        return StageRows(row, len(row), row.targets, 0, cut, many, "no record can be used")
     weights = np.repeat([w.weight for w in stage.mixture], [len(one) for one, _ in found])
     tokens, learned = (
         float(np.average(column, weights=weights))
@@ -242,7 +247,7 @@ def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> 
     if isinstance(stage.packing, PackingSpec):
         row, fill = _stretched(row, stage.packing.tokens), stage.packing.tokens / tokens
         tokens, learned = float(stage.packing.tokens), learned * fill
-    return Rows(row, tokens, learned, len(read), sum(cut for _, cut in found), many)
+    return StageRows(row, tokens, learned, len(read), sum(cut for _, cut in found), many)
 
 
 def _looked(
