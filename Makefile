@@ -76,10 +76,11 @@ page/node_modules/.made: page/package-lock.json
 	@touch $@
 
 page: page/node_modules/.made
-	cd page && npm run build
+	cd page && npm run types -- -o src/lib/api.d.ts && npm run build
 
 # What lies in the package is what the sources give.
 page-check: page/node_modules/.made
+	cd page && npm run types -- -o node_modules/.api.d.ts && diff -q node_modules/.api.d.ts src/lib/api.d.ts
 	cd page && npm run check && npm test
 	cd page && npm run build -- --outDir node_modules/.built
 	diff -rq page/node_modules/.built src/omnimix/serve/page

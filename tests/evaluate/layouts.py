@@ -418,6 +418,18 @@ def marked(name: str, answer: str) -> Callable[[Path], None]:
     return make
 
 
+def without_answers(name: str, at: str, row: dict[str, Any], shown: str) -> Callable[[Path], None]:
+    """A set whose answers a server keeps."""
+
+    def make(folder: Path) -> None:
+        dump(folder / name, {at: [row]} if at else [row])
+        picture(folder / shown)
+
+    return make
+
+
+ASKED = {"question_id": 5, "questionId": 5, "question": "What?", "image_id": 7, "image": "7.jpg"}
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "vqav2": coco_vqa(
         "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"
@@ -454,4 +466,13 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "lvis-regions": marked("lvis_eval.json", "<Region 1>: cat"),
     "paco-regions": marked("paco_eval.json", "<Region 1>: mug:handle"),
     "regional-ocr": marked("cocotext_ocr_eval.json", "<Region 1>: STOP"),
+    "vqav2-test": without_answers(
+        "v2_OpenEnded_mscoco_test2015_questions.json",
+        "questions",
+        ASKED,
+        "test2015/COCO_test2015_000000000007.jpg",
+    ),
+    "vizwiz-test": without_answers("test.json", "", ASKED, "test/7.jpg"),
+    "textvqa-test": without_answers("TextVQA_0.5.1_test.json", "data", ASKED, "test_images/7.jpg"),
+    "docvqa-test": without_answers("test_v1.0.json", "data", ASKED, "7.jpg"),
 }

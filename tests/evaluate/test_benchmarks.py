@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.evaluate.layouts import MAKERS
+from typer.testing import CliRunner
 
+from omnimix.cli.main import app
 from omnimix.evaluate.answers import run
 from omnimix.evaluate.benchmark import Official, table
 from omnimix.generate.answers import Answer
@@ -111,6 +114,9 @@ EXPECTED: dict[str, tuple[list[str], float, int, int, str]] = {
     "regional-ocr": (["Region 1: stop\n", "Region 1: go\n"], 0.5, 2, 0, "Please name"),
 }
 
+for name in ("vqav2-test", "vizwiz-test", "textvqa-test", "docvqa-test"):
+    EXPECTED[name] = (["blue"], 0.0, 1, 0, "What?")
+
 
 def test_every_row_of_the_table_has_a_miniature() -> None:
     assert MAKERS.keys() == EXPECTED.keys() == table().keys()
@@ -142,3 +148,22 @@ def test_marks_lie_on_the_picture(tmp_path: Path) -> None:
     records = Official(table()["mdvp-bench"], tmp_path)
     box, point = (records[i].media("region")[0].data for i in (0, 1))
     assert (box.x1, box.y1, box.x2, box.y2) == (8, 6, 28, 26) and (point.x, point.y) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("vqav2-test", {"question_id": 5, "answer": "blue"}),
+        ("vizwiz-test", {"image": "7.jpg", "answer": "blue"}),
+        ("textvqa-test", {"question_id": 5, "answer": "blue"}),
+        ("docvqa-test", {"questionId": 5, "answer": "blue"}),
+    ],
+)
+def test_answers_for_an_official_server(name: str, line: dict[str, Any], tmp_path: Path) -> None:
+    MAKERS[name](tmp_path / "files")
+    out = tmp_path / "answers.jsonl"
+    found = run(Says(["blue"]), name, tmp_path / "files", out)  # type: ignore[arg-type]
+    assert found.to_dict()["score"] is None and "its server alone" in found.skipped
+    words = ["score", str(out), "--export", str(tmp_path / "sent.json")]
+    assert CliRunner().invoke(app, words).exit_code == 1  # there is no score
+    assert json.loads((tmp_path / "sent.json").read_text()) == [line]

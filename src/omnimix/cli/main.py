@@ -15,6 +15,7 @@ from omnimix.cli import (
     chat,
     check,
     convert,
+    data,
     env,
     evaluate,
     merge,
@@ -50,6 +51,7 @@ app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)
 app.command("new")(new.command)
 app.command("evaluate")(official.with_files(evaluate.command))
+app.add_typer(data.app, name="data")
 app.command("score")(official.score)
 app.command("compare")(official.compare)
 app.command("check")(check.command)

@@ -44,6 +44,9 @@ JudgeUrl: TypeAlias = Annotated[
 ]
 JudgeModel: TypeAlias = Annotated[str, typer.Option(help="The judge's name there.")]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Begin answers anew.")]
+Index: TypeAlias = Annotated[
+    Path | None, typer.Option(help="With --folder, the rows of an index file of data prepare.")
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Out: TypeAlias = Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")]
 
@@ -73,6 +76,7 @@ def from_files(
     judge: JudgeUrl = None,
     judge_model: JudgeModel = "",
     overwrite: Overwrite = False,
+    index: Index = None,
 ) -> None:
     """Answer a benchmark's official files, score, and have judged what needs a judge.
 
@@ -110,6 +114,7 @@ def from_files(
             overwrite,
             lambda done, total: step(name, done, total),
             rows=given["rows"],
+            index=index,
         )
     if spec.judge is not None and answers is not None:
         found = judged(found, spec, answers, judging)
@@ -139,7 +144,7 @@ def with_files(command: Callable[..., None]) -> Callable[..., None]:
     whole = [*own.values(), *added]
     joined.__signature__ = inspect.Signature(whole)  # type: ignore[attr-defined]
     joined.__annotations__ = {one.name: one.annotation for one in whole}
-    del joined.__wrapped__  # type: ignore[attr-defined]
+    del joined.__wrapped__
     return joined
 
 
@@ -189,18 +194,23 @@ def score(
     answers: Annotated[Path, typer.Argument(help="What evaluate --answers wrote.")],
     metric: Annotated[str | None, typer.Option(help="Another measure.")] = None,
     items: Items = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Answers in the form of the official server, as JSON.")
+    ] = None,
     judge: JudgeUrl = None,
     judge_model: JudgeModel = "",
     as_json: AsJson = False,
     out: Out = None,
 ) -> None:
     """Score stored answers again, without the model and without the benchmark's files."""
-    from omnimix.evaluate.answers import score as scored, write_items
+    from omnimix.evaluate.answers import exported, score as scored, write_items
     from omnimix.evaluate.benchmark import named
     from omnimix.evaluate.judges import judged
 
     found = scored(answers, None, metric)
     spec = named(found.benchmark)
+    if export is not None:
+        write_text(export, json.dumps(exported(found, spec.export)) + "\n")
     if spec.judge is not None and metric is None:
         found = judged(found, spec, answers, judge_at(judge, judge_model))
     if items is not None:

@@ -169,6 +169,7 @@ def run(
     progress: Callable[[int, int], None] | None = None,
     options: Options | None = None,
     rows: str = ":",
+    index: Path | None = None,
 ) -> BenchmarkResult:
     """Ask a model a benchmark and score its answers.
 
@@ -180,14 +181,24 @@ def run(
         style: of the prompt.
         limit: the first so many rows.
         rows: some of them as Python writes it, `-200:`.
+        index: a file of `omnimix data prepare`: its rows, in its order.
 
     Raises:
         OmnimixError: as `predict`; a folder without the official files.
     """
     spec, source = opened(name, folder, style)
+    if index is not None:
+        source.choose(index)
     source.cut(rows)
     chosen = options or Options(max_new_tokens=spec.max_new_tokens)
-    pinned = {"benchmark": name, "data": _content(source), "slice": rows, **spec.pinned(style)}
+    pinned: dict[str, Any] = {
+        "benchmark": name,
+        "data": _content(source),
+        "slice": rows,
+        **spec.pinned(style),
+    }
+    if index is not None:
+        pinned["index"] = hashlib.sha256(index.read_bytes()).hexdigest()[:16]
     with tempfile.TemporaryDirectory() as scratch:
         place = out or Path(scratch) / "answers.jsonl"
         predict(
@@ -295,6 +306,19 @@ def score(
     items, failed = read_items(path, spec.parser)
     name = metric or spec.measure
     pinned["measure"] = f"{name}@{MEASURES.load(name).version}"
+    if spec.export and not spec.answers and items:
+        why = (
+            f"what is right is known to its server alone, see {spec.home} (omnimix score --export)"
+        )
+        return BenchmarkResult(
+            str(pinned.get("benchmark", "")),
+            name,
+            Score(0.0),
+            tuple(items),
+            tuple(failed),
+            pinned,
+            why,
+        )
     return _scored(pinned, name, MEASURES.load(name)(), items, failed, path)
 
 
@@ -325,6 +349,35 @@ def _scored(
     found = measure.score(answers, [item.reference for item in sound if item.reference])
     benchmark = str(pinned.get("benchmark", ""))
     return BenchmarkResult(benchmark, name, found, tuple(sound), tuple(failed), pinned)
+
+
+EXPORTS = {
+    "vqa": ("question_id", True),
+    "textvqa": ("question_id", True),
+    "docvqa": ("questionId", True),
+    "vizwiz": ("image", False),
+}
+"""Official servers: what they call a question's name, and whether it is a number."""
+
+
+def exported(result: BenchmarkResult, form: str) -> list[dict[str, Any]]:
+    """Answers in the form that the benchmark's official server takes.
+
+    Raises:
+        OmnimixError: the benchmark has no such server.
+    """
+    if form not in EXPORTS:
+        raise OmnimixError(
+            f"{result.benchmark} has no server that takes answers", hint="score it here"
+        )
+    word, is_number = EXPORTS[form]
+    return [
+        {
+            word: int(item.line["id"]) if is_number else item.line["id"],
+            "answer": item.line["answer"],
+        }
+        for item in result.items
+    ]
 
 
 def write_items(result: BenchmarkResult, out: Path) -> None:

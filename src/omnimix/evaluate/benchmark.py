@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -16,7 +17,7 @@ import yaml
 
 from omnimix.config import Spec, read_yaml, validate
 from omnimix.data.base import Source
-from omnimix.errors import OmnimixError, RegistryError, SampleError
+from omnimix.errors import OmnimixError, RegistryError, SampleError, reason
 from omnimix.evaluate import parsing
 from omnimix.evaluate.official import (
     JoinedFiles,
@@ -201,6 +202,32 @@ class Official(Source):
         self.table.places = self.table.places[slice(*ends)]
         self.length = len(self.table)
 
+    def choose(self, index: Path) -> None:
+        """Keep the rows of an index file (`omnimix data prepare`), in its order.
+
+        Raises:
+            OmnimixError: the file cannot be read, or names a row that is not there.
+        """
+        try:
+            names = list(json.loads(index.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise OmnimixError(
+                f"cannot read the index ({reason(error)})", where=str(index)
+            ) from None
+        known = {}
+        for at, place in enumerate(self.table.places):
+            with contextlib.suppress(OmnimixError, LookupError, ValueError, TypeError):
+                known[self.spec.id.format_map(self.table[at])] = place
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise OmnimixError(
+                f"{len(missing)} rows of the index are not there; the first: {missing[0]}",
+                where=str(index),
+                hint="prepare it again from these files",
+            )
+        self.table.places = [known[name] for name in names]
+        self.length = len(names)
+
     def where(self, index: int) -> str:
         return self.table.where(index)
 
@@ -335,7 +362,8 @@ def _box(value: Any, form: str) -> Box:
     numbers = [float(one) for one in (json.loads(value) if isinstance(value, str) else value)]
     if len(numbers) != 4:
         raise ValueError(f"a box has 4 numbers, not {len(numbers)}")
-    return Box.from_xywh(*numbers) if form == "xywh" else Box(*numbers)
+    a, b, c, d = numbers
+    return Box.from_xywh(a, b, c, d) if form == "xywh" else Box(a, b, c, d)
 
 
 def _marks(value: Any, form: str) -> list[Box | Point]:

@@ -108,7 +108,7 @@ def mcnemar(better: int, worse: int) -> float:
         from math import erfc, sqrt
 
         return erfc(max(abs(better - worse) - 1, 0) / sqrt(2 * n))
-    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
+    return float(min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n))
 
 
 def z_table(scores: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -59,7 +59,7 @@ def letter(text: str, choices: Sequence[str]) -> str:
     # `A man ...` is a sentence, `A` and `A. man` are answers.
     if first and not (first[1] in "AaIi" and re.match(r"^[AI] [a-z]", said)):
         return first[1].upper() if first[1].upper() <= most else ""
-    inside = {(a or b).upper() for a, b in _INSIDE.findall(said)}
+    inside: set[str] = {(a or b).upper() for a, b in _INSIDE.findall(said)}
     inside = {one for one in inside if one <= most}
     if len(inside) == 1:
         return inside.pop()
@@ -77,7 +77,7 @@ def number(text: str) -> str:
     words = (
         str(_WORDS.index(word)) for word in re.findall("[a-z]+", text.lower()) if word in _WORDS
     )
-    return found[0].replace(",", "") if found else next(words, "")
+    return str(found[0]).replace(",", "") if found else next(words, "")
 
 
 def true_false(text: str) -> str:

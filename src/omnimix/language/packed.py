@@ -79,6 +79,8 @@ def attention(
     causal = words.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     own = (scaling, dropout, softcap, s_aux)
+    if rows is not None and hasattr(rows, "attend"):
+        return rows.attend(module, query, key, value, sliding_window, *own), None
     if rows is not None and rows.rows:
         pieces = [
             _go_on(q, *rows.of(module.layer_idx, i, sliding_window), sliding_window, *own)

@@ -165,7 +165,7 @@ def layout(model: Any, like: Float[Tensor, "1 1 width"]) -> CacheLayout:
         like: the embedding of any token.
     """
     looking = _Looking()
-    _pass(model, like, torch.zeros(1, 1, dtype=torch.long, device=like.device), looking)
+    run_pass(model, like, torch.zeros(1, 1, dtype=torch.long, device=like.device), looking)
     assert looking.like is not None
     return CacheLayout(looking.found, looking.like.dtype, looking.like.device)
 
@@ -189,7 +189,7 @@ def run(
     taken = PassCache(rows, counts)
     for row, end in zip(rows, taken.ends, strict=True):
         row.reserve(end)
-    logits = _pass(
+    logits = run_pass(
         model,
         torch.cat(list(embeddings))[None],
         torch.cat(places)[None].to(device),
@@ -201,7 +201,7 @@ def run(
     return logits
 
 
-def _pass(
+def run_pass(
     model: Any, embeddings: Tensor, places: Tensor, rows: PassCache, lasts: Tensor | None = None
 ) -> Tensor:
     words: dict[str, Any] = {cache_word(model): rows, "rows": rows}
