@@ -16,6 +16,7 @@ from omnimix.cli import (
     check,
     convert,
     data,
+    diff,
     env,
     evaluate,
     merge,
@@ -52,6 +53,7 @@ app.command("models")(models.command)
 app.command("new")(new.command)
 app.command("evaluate")(official.with_files(evaluate.command))
 app.add_typer(data.app, name="data")
+app.command("diff")(diff.command)
 app.command("score")(official.score)
 app.command("compare")(official.compare)
 app.command("check")(check.command)
