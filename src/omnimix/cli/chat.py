@@ -78,6 +78,9 @@ def command(
     top_p: options.TopP = 1.0,
     seed: options.Seed = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
+    backend: options.Backend = "torch",
+    weights: options.Weights = "16",
     part: options.Parts = None,
     word: options.Words = None,
     parallel: Parallel = None,
@@ -97,7 +100,8 @@ def command(
     regions = regions_from(box, point, region)
     pictures = [text for text in items or () if text.startswith("image=")]
     _check(regions, bool(pictures), ask, as_json, draw)
-    load = _loader(server, device, part, word, parallel, quantization)
+    running_on = (device, dtype, backend, weights, options.note)
+    load = _loader(server, running_on, part, word, parallel, quantization)
     assistant = load(model)
     if assistant.process_group.size > 1 and not ask:
         raise OmnimixError(
@@ -124,7 +128,7 @@ def command(
 
 def _loader(
     server: str | None,
-    device: str | None,
+    running_on: tuple[Any, ...],
     part: list[str] | None,
     word: list[str] | None,
     parallel: str | None,
@@ -143,11 +147,11 @@ def _loader(
             return remote
 
         return asked
-    from omnimix.generate.assistant import load
+    from omnimix.generate.opening import open_model
 
     places, facts = places_of(part or ()), words_of(word or ())
     words = {"parts": places, "parallel": parallel, "quantization": quantization, **facts}
-    return lambda name: load(name, device, **words)
+    return lambda name: open_model(name, *running_on, **words)
 
 
 def _demo_picture(model: str) -> Path | None:

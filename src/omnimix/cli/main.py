@@ -19,6 +19,7 @@ from omnimix.cli import (
     diff,
     env,
     evaluate,
+    export,
     merge,
     models,
     new,
@@ -65,6 +66,7 @@ app.command("plot")(plot.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)
 app.command("merge")(merge.command)
+app.command("export")(export.command)
 app.command("soup")(soup.command)
 app.command("serve")(serve.command)
 app.command("push")(push.command)
