@@ -107,8 +107,9 @@ class _Traced(ragged.PassCache):
         if sinks is not None:
             given.append(sinks.float().view(1, -1, 1, 1))
         scaling = query.shape[3] ** -0.5 if scaling is None else scaling
-        found = torch.ops.omnimix.paged(given, heads * width, scaling, window or 0)
-        return found.unflatten(1, (heads, width))[None]
+        found: Tensor = torch.ops.omnimix.paged(given, heads * width, scaling, window or 0)
+        apart: Tensor = found.unflatten(1, (heads, width))[None]
+        return apart
 
 
 class _Graph(nn.Module):
@@ -296,7 +297,10 @@ class Paged:
         if lacks > len(self._free):
             held = len(self.pools[0])
             more = max(lacks, held, 16)
-            self.pools = [np.concatenate([p, np.zeros_like(p, shape=(more, *p.shape[1:]))]) for p in self.pools]
+            self.pools = [
+                np.concatenate([p, np.zeros_like(p, shape=(more, *p.shape[1:]))])
+                for p in self.pools
+            ]
             self._free.extend(range(held, held + more))
         text.pages.extend(self._free.pop() for _ in range(lacks))
 
