@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.generate.test_engine import of_kind
-from tests.peers import engines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from omnimix.compose.processor import Processor
 from omnimix.convert import exporting
 from omnimix.errors import OmnimixError
+from tests.generate.test_engine import of_kind
+from tests.peers import engines
 
 
 def test_a_folder_answers_as_the_model_does(tiny_processor: Processor, tmp_path: Path) -> None:
@@ -22,11 +22,16 @@ def test_a_folder_answers_as_the_model_does(tiny_processor: Processor, tmp_path:
     read = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     given = exporting.probes(assistant.model.language)[0]
     wanted = exporting.greedy(assistant.model.language, given)
-    ids = read.generate(inputs_embeds=given, max_new_tokens=len(wanted), do_sample=False, eos_token_id=None)
+    ids = read.generate(
+        inputs_embeds=given, max_new_tokens=len(wanted), do_sample=False, eos_token_id=None
+    )
     assert ids[0].tolist() == wanted and len(set(wanted)) > 1
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     words = "Where is the star?"
-    assert tokenizer.encode(words, add_special_tokens=False) == tiny_processor.weave.tokenizer.encode(words)[0]
+    assert (
+        tokenizer.encode(words, add_special_tokens=False)
+        == tiny_processor.weave.tokenizer.encode(words)[0]
+    )
     with pytest.raises(OmnimixError, match="there already"):
         exporting.write_folder(assistant, tmp_path / "out")
 

@@ -86,7 +86,8 @@ def test_four_bits_are_measured(tiny_processor: Processor, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [("gemma2", "soft cap"), ("lfm2", "confuse texts"), ("gpt_oss", "cannot run gpt_oss")]
+    ("kind", "why"),
+    [("gemma2", "soft cap"), ("lfm2", "confuse texts"), ("gpt_oss", "cannot run gpt_oss")],
 )
 def test_what_it_cannot_run_is_refused(kind: str, why: str, tiny_processor: Processor) -> None:
     with pytest.raises(OmnimixError, match=why):
@@ -114,7 +115,10 @@ def test_words_that_do_not_fit() -> None:
         ({"backend": "openvino", "weights": "8"}, "unknown weights"),
         ({"weights": "int8"}, "torch holds no weights in int8"),
         ({"dtype": "bf16"}, "unknown dtype"),
-        ({"backend": "openvino", "dtype": "bfloat16"}, "OpenVINO takes the language model in float32"),
+        (
+            {"backend": "openvino", "dtype": "bfloat16"},
+            "OpenVINO takes the language model in float32",
+        ),
         ({"dtype": "auto", "quantization": "nf4"}, "a type of their own"),
     ):
         with pytest.raises(OmnimixError, match=why):

@@ -18,7 +18,8 @@ def command(
         typer.Option(help="A new folder that vLLM and transformers' AutoModelForCausalLM open."),
     ] = None,
     gguf: Annotated[
-        Path | None, typer.Option(help="A new file for llama.cpp, in float16; of llama's shape alone.")
+        Path | None,
+        typer.Option(help="A new file for llama.cpp, in float16; of llama's shape alone."),
     ] = None,
 ) -> None:
     """Write a model's language model alone, for an engine that takes our prompts as embeddings."""

@@ -67,7 +67,9 @@ def open_model(
         raise OmnimixError("quantized weights have a type of their own", hint="leave --dtype out")
     assistant = load(name, device, dtype=DTYPES.get(dtype or ""), **words)
     if dtype == "auto":
-        took = {one: seconds(assistant.model.language, DTYPES[one]) for one in ("float32", "bfloat16")}
+        took = {
+            one: seconds(assistant.model.language, DTYPES[one]) for one in ("float32", "bfloat16")
+        }
         best = min(took, key=lambda one: sum(took[one]))
         listed = "; ".join(f"{one} {a:.2g} s and {b:.2g} s" for one, (a, b) in took.items())
         say(f"number type {best} (products of {READ} tokens in and {WRITTEN} out: {listed})")
@@ -124,4 +126,6 @@ def agreement(assistant: Assistant, prompts: Sequence[str] = PROMPTS) -> str:
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )

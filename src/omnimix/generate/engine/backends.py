@@ -52,7 +52,7 @@ def measured(model: MultimodalLM, ours: Runner, theirs: Runner) -> Measured:
     The texts are tokens of the vocabulary, and between them embeddings that no token has, as items bring them.
     """
     chance = torch.Generator().manual_seed(0)
-    table = model.get_input_embeddings()
+    table: Any = model.get_input_embeddings()
     with torch.inference_mode():
         deviation = table.weight.float().std()
         texts = []
@@ -121,7 +121,11 @@ def _openvino(model: MultimodalLM, weights: Weights, say: Callable[[str], None])
     kind = model.language.config.model_type
     ours = runner(model)
     if not isinstance(ours, Together) or model.device.type != "cpu":
-        why = "its layers confuse texts in one pass" if model.device.type == "cpu" else "it is not on the CPU"
+        why = (
+            "its layers confuse texts in one pass"
+            if model.device.type == "cpu"
+            else "it is not on the CPU"
+        )
         raise OmnimixError(f"OpenVINO cannot run {kind}: {why}", hint="leave --backend out")
     if any(not p.is_floating_point() for p in model.language.parameters()):
         raise OmnimixError(

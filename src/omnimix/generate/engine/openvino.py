@@ -107,7 +107,7 @@ class _Traced(ragged.PassCache):
         if sinks is not None:
             given.append(sinks.float().view(1, -1, 1, 1))
         scaling = query.shape[3] ** -0.5 if scaling is None else scaling
-        found = torch.ops.omnimix.paged(given, heads * width, scaling, window or 0)
+        found: Tensor = torch.ops.omnimix.paged(given, heads * width, scaling, window or 0)
         return found.unflatten(1, (heads, width))[None]
 
 
@@ -132,7 +132,9 @@ class _Graph(nn.Module):
 def traced(language: Any, layout: ragged.CacheLayout, width: int) -> Any:
     """OpenVINO's graph of a language model, its weights in float32."""
     import openvino as ov
+    from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch import ConversionExtension
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     pools = [(heads, PAGE, size) for pair in layout.layers.values() for heads, size in pair]
     integers = [torch.tensor(x, dtype=torch.int32) for x in ([0, 0], [0, 2, 5], [0, 1], [0, 1, 2])]
@@ -146,11 +148,11 @@ def traced(language: Any, layout: ragged.CacheLayout, width: int) -> Any:
     )
     with torch.no_grad(), _transformers.quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whether what was traced is right is found by comparing
-        made = ov.convert_model(
-            _Graph(language).eval(),
-            example_input=like,
-            extension=[ConversionExtension(OPERATION, _operation)],
-        )
+        # Not by `convert_model`, which tells its makers what is converted.
+        reader = FrontEndManager().load_by_framework("pytorch")
+        reader.add_extension(ConversionExtension(OPERATION, _operation))
+        decoder = TorchScriptPythonDecoder(_Graph(language).eval(), example_input=like)
+        made = reader.convert(reader.load(decoder))
     shapes = [(-1, width), *[(-1,)] * 6, (), *((-1, *one) for one in pools)]
     names = [*NAMES, *(f"pool.{i}" for i in range(len(pools)))]
     for port, shape, name in zip(made.inputs, shapes, names, strict=True):
@@ -296,7 +298,10 @@ class Paged:
         if lacks > len(self._free):
             held = len(self.pools[0])
             more = max(lacks, held, 16)
-            self.pools = [np.concatenate([p, np.zeros_like(p, shape=(more, *p.shape[1:]))]) for p in self.pools]
+            self.pools = [
+                np.concatenate([p, np.zeros_like(p, shape=(more, *p.shape[1:]))])
+                for p in self.pools
+            ]
             self._free.extend(range(held, held + more))
         text.pages.extend(self._free.pop() for _ in range(lacks))
 
