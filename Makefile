@@ -3,7 +3,7 @@
 
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 python,\
   $(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
-EXTRAS := train,media,serve,quantize,data,dev
+EXTRAS := train,media,serve,quantize,data,evaluate,openvino,gguf,dev
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 # The golden cases are a package of their own, of the test set-up alone.
@@ -76,10 +76,11 @@ page/node_modules/.made: page/package-lock.json
 	@touch $@
 
 page: page/node_modules/.made
-	cd page && npm run build
+	cd page && npm run types -- -o src/lib/api.d.ts && npm run build
 
 # What lies in the package is what the sources give.
 page-check: page/node_modules/.made
+	cd page && npm run types -- -o node_modules/.api.d.ts && diff -q node_modules/.api.d.ts src/lib/api.d.ts
 	cd page && npm run check && npm test
 	cd page && npm run build -- --outDir node_modules/.built
 	diff -rq page/node_modules/.built src/omnimix/serve/page

@@ -71,7 +71,7 @@ class Side:
         )
         optim.set_trainable(self.model, (learns,))
         self.model.train()
-        self.optimizer = optim.adamw(self.model, OptimizerSpec(lr=1e-4))
+        self.optimizer = optim.optimizer(self.model, OptimizerSpec(lr=1e-4))
         self.pack, self.cache, self.folder = pack, cache, folder / f"{learns}-{cache}"
         if cache is not None:
             words = features.FeatureCacheSpec(folder=str(self.folder))

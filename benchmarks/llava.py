@@ -6,7 +6,7 @@ Rows are made here, ids, learned places and pictures alike for all, so that what
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -160,11 +160,13 @@ class Row:
     labels: np.ndarray
     picture: Tensor
 
-    @property
-    def sequence(self) -> Sequence:
-        """As our weaver gives it."""
+    def sequence(self, features: Tensor | None = None) -> Sequence:
+        """As our weaver gives it, or with what the tower gave for the picture before."""
         holes = self.ids == HOLE
-        item = Item((self.picture[None],), int(holes.sum()), tuple(self.picture.shape[-2:]))
+        size = (self.picture.shape[-1], self.picture.shape[-2])
+        item = Item((self.picture[None],), int(holes.sum()), size)
+        if features is not None:
+            item = replace(item, inputs=(features,), encoded=True, tile=size)
         return Sequence(
             np.where(holes, 0, self.ids), self.labels, holes.astype(np.int64), {"image": [item]}
         )
@@ -188,10 +190,22 @@ def rows(size: Size, count: int, alike: bool, seed: int = 0) -> list[Row]:
     return made
 
 
-def our_batch(chosen: Many[Row], whole: Recipe, pack: bool) -> Batch:
-    """As the training loop makes it."""
+def our_batch(
+    chosen: Many[Row], whole: Recipe, pack: bool, warm: dict[int, Tensor] | None = None
+) -> Batch:
+    """As the training loop makes it; `warm` holds features by the `id` of their row."""
     multiple = 1 if pack else 16
-    return collate([row.sequence for row in chosen], whole, 0, pack=pack, multiple=multiple)
+    woven = [row.sequence((warm or {}).get(id(row))) for row in chosen]
+    return collate(woven, whole, 0, pack=pack, multiple=multiple)
+
+
+@torch.no_grad()
+def features(model: MultimodalLM, many: Many[Row]) -> dict[int, Tensor]:
+    """What the tower gives for every row, as a feature cache keeps it."""
+    branch = model.image.branches[0]
+    return {
+        id(row): branch.encode(0, row.picture[None].to(model.device), None).cpu() for row in many
+    }
 
 
 def peer_batch(chosen: Many[Row]) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ SCENARIOS = (
     Scenario("full, like lengths", True, "full", ("packed", "padded", "trainer", "trl")),
     Scenario("lora, mixed lengths", False, "lora", ("packed", "padded", "trainer", "trl")),
     Scenario("lora, like lengths", True, "lora", ("packed", "padded", "trainer")),
-    Scenario("connector, mixed lengths", False, "connector", ("packed", "trainer", "trl")),
+    Scenario("connector, mixed lengths", False, "connector", ("packed", "warm", "trainer", "trl")),
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def sides(size: llava.Size, learns: str, out: Path, theirs: Any) -> dict[str, An
     return {
         "packed": Ours(own, pack=True),
         "padded": Ours(own, pack=False),
+        "warm": Ours(own, pack=True, warm=True),
         **{kind: Peer(theirs, kind, out) for kind in ("trainer", "trl", "trl_keeps")},
     }
 

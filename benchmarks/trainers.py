@@ -80,10 +80,10 @@ def held(others: int, device: torch.device) -> int:
 
 
 class Ours:
-    """Our model under our step, packed or padded."""
+    """Our model under our step, packed or padded, and with the tower's features at hand where it is `warm`."""
 
-    def __init__(self, model: Any, pack: bool) -> None:
-        self.model, self.pack = model, pack
+    def __init__(self, model: Any, pack: bool, warm: bool = False) -> None:
+        self.model, self.pack, self.warm = model, pack, warm
 
     def __call__(self, work: Work, steps: int) -> Taken:
         others = begun(self.model, work.device)
@@ -111,10 +111,11 @@ class Ours:
             return torch.autocast(work.device.type, torch.bfloat16) if on else nullcontext()
 
         taken = Taken()
+        known = llava.features(model, work.rows) if self.warm else None
         settle(work.device)
         last = time.perf_counter()
         for step in range(steps):
-            batch = llava.our_batch(work.part(step), model.recipe, self.pack)
+            batch = llava.our_batch(work.part(step), model.recipe, self.pack, known)
             taken.waited += time.perf_counter() - last
             done = optimizer_step(model, optimizer, stage, step, steps, [batch], autocast)
             settle(work.device)

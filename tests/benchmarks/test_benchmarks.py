@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from benchmarks import harness, packing, preprocess, serve, splicing, training
+from benchmarks import (
+    harness,
+    llava,
+    packing,
+    preprocess,
+    serve,
+    splicing,
+    train,
+    trainers,
+    training,
+)
 from tests.conftest import TINY
 
 
@@ -59,6 +71,31 @@ def test_ratios_are_the_peers_time_over_ours(capsys: pytest.CaptureFixture[str])
     assert harness.spread([0.5, 1.0, 2.0]) == (0.75, 1.0, 1.5)
     assert "ratio  1.00 [0.75, 1.50]" in fixed.line()
     assert "ratio" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("learns", "names"),
+    [
+        ("full", ("packed", "trl")),
+        ("lora", ("padded", "trainer")),
+        ("connector", ("warm", "trainer")),
+    ],
+)
+def test_all_sides_take_the_same_steps(learns: str, names: tuple[str, str], tmp_path: Path) -> None:
+    """Equal losses before the first step and behind it: the same weights, rows and gradients."""
+    size = llava.SIZES["tiny"]
+    torch.manual_seed(0)
+    theirs = llava.peer(size)
+    rows = llava.rows(size, 2 * size.batch, alike=False)
+    work = trainers.Work(size, rows, learns, False, torch.device("cpu"))
+    found = {}
+    for name in names:
+        side = train.sides(size, learns, tmp_path, theirs)[name]
+        before = train.state(theirs)
+        found[name] = side(work, 2).losses
+        theirs.load_state_dict(before)
+    assert found[names[0]] == pytest.approx(found[names[1]], abs=2e-4)
+    assert 0 < train.operations(work, [0]) < 1e12
 
 
 def test_all_ways_of_serving_write_the_same() -> None:

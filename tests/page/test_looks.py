@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +41,20 @@ def answered(page: Page, words: Told) -> None:
     said = "The **circle** is purple and striped, the cross is white with dots; the star below is green."
     words.pieces = [said]
     cross = Polygon(
-        ((56, 47), (83, 53), (78, 78), (109, 90), (104, 121), (73, 118))
-        + ((66, 147), (35, 139), (43, 109), (11, 102), (18, 72), (49, 78))
+        (
+            (56, 47),
+            (83, 53),
+            (78, 78),
+            (109, 90),
+            (104, 121),
+            (73, 118),
+            (66, 147),
+            (35, 139),
+            (43, 109),
+            (11, 102),
+            (18, 72),
+            (49, 78),
+        )
     )
     outline = ((160, 155), (171, 183), (205, 189), (184, 203), (189, 239), (161, 223))
     outline += ((133, 239), (138, 203), (116, 189), (150, 183))
@@ -94,6 +108,15 @@ def test_a_state_is_pictured(page: Page, words: Told, state: str, tmp_path: Path
 def test_the_script_is_small() -> None:
     sizes = [len(gzip.compress(path.read_bytes())) for path in BUILT.glob("*.js")]
     assert 0 < sum(sizes) <= 120 * 1024
+
+
+def test_the_types_are_of_the_server_as_it_is() -> None:
+    spec = importlib.util.spec_from_file_location("openapi", ROOT / "tools" / "openapi.py")
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    stored = json.loads(tool.PLACE.read_text(encoding="utf-8"))
+    assert stored == json.loads(tool.written()), "run tools/openapi.py, then `make page`"
 
 
 def test_the_page_works_below_a_prefix(browser: Browser, assistant: Assistant, words: Told) -> None:

@@ -128,6 +128,9 @@ CASES: dict[str, tuple[str, ...]] = {
 UNCUT = ("set=['adapters=[]']", "stages.0.trainable=['*']")
 """Layers that tensor parallelism may cut."""
 
+KEPT = ("stages.0.trainable=[connectors, language]", "stages.0.feature_cache={folder: kept}")
+"""What frozen encoders give is kept, so that they are not always called."""
+
 PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fully": (
         CASES["packed"],
@@ -139,6 +142,7 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "grad": ((), ("parallel.shard=grad",)),
     "hybrid": (CASES["full"], ("parallel.shard=hybrid", "parallel.replicate=2")),
     "tensor": (UNCUT, ("parallel.tensor=2",)),
+    "kept": (KEPT, ("parallel.shard=full",)),
 }
 """Words of a run, and how the model lies over two processes in it."""
 
@@ -150,6 +154,11 @@ REFUSED = {
         "parallel.tensor=2;set=['adapters=[]','language.config.num_key_value_heads=1']",
         "num_key_value_heads is 1, which 2 processes cannot share evenly",
     ),
+    "adafactor": (
+        "stages.0.optimizer={name: adafactor}",
+        "adafactor does not work on weights that lie over several processes",
+    ),
+    "muon": ("parallel.shard=full;stages.0.optimizer.name=muon", "muon does not work on weights"),
     "few bits": (
         "parallel.shard=full;quantization=nf4;initial_checkpoint=nano",
         "quantized weights stay whole in every process",

@@ -1,6 +1,6 @@
 /** The present request, to be sent from elsewhere. Files stand as names, since their data would fill pages. */
 
-import type { Message } from "./messages";
+import type { Body, Message } from "./messages";
 
 function named(messages: readonly Message[]): Message[] {
   const short = (value: unknown): unknown => {
@@ -14,8 +14,8 @@ function named(messages: readonly Message[]): Message[] {
 
 const KEY = "$OMNIMIX_API_KEY";
 
-export function curl(base: string, body: Record<string, unknown>, key: boolean): string {
-  const words = { ...body, messages: named(body["messages"] as Message[]) };
+export function curl(base: string, body: Body, key: boolean): string {
+  const words = { ...body, messages: named(body.messages) };
   const json = JSON.stringify(words, null, 2).replaceAll("'", "'\\''");
   const auth = key ? ` \\\n  -H "Authorization: Bearer ${KEY}"` : "";
   return `curl ${base}v1/chat/completions \\\n  -H 'Content-Type: application/json'${auth} \\\n  -d '${json}'`;
@@ -40,8 +40,8 @@ function python(value: unknown, deep = 1): string {
 /** Words that the `openai` package knows; others go through `extra_body`. */
 const KNOWN = ["model", "messages", "temperature", "top_p", "max_tokens", "seed", "n"];
 
-export function pythonCode(base: string, body: Record<string, unknown>, key: boolean): string {
-  const words = { ...body, messages: named(body["messages"] as Message[]) };
+export function pythonCode(base: string, body: Body, key: boolean): string {
+  const words = { ...body, messages: named(body.messages) };
   const known = Object.entries(words).filter(([name]) => KNOWN.includes(name));
   const extra = Object.fromEntries(Object.entries(words).filter(([name]) => !KNOWN.includes(name)));
   const lines = known.map(([name, value]) => `    ${name}=${python(value, 2)},`);

@@ -1,17 +1,16 @@
 /** A branch of a conversation in the words of `POST /v1/chat/completions`. */
 
+import type { components } from "./api";
 import { dataUrl } from "./files";
 import { toJson } from "./regions";
 import { pieces, type Piece } from "./pieces";
 import type { Item, Settings, Turn } from "./types";
 
-export type Part = Record<string, unknown>;
-export interface Message {
-  role: "system" | "user" | "assistant";
-  content: string | Part[];
-}
-
-const WORDS = { image: "image_url", audio: "audio_url", video: "video_url" } as const;
+type Schemas = components["schemas"];
+export type Message = Pick<Schemas["ChatMessage"], "role" | "content">;
+export type Part = Exclude<NonNullable<Message["content"]>, string>[number];
+/** The words of the server's own description (`make page`), those that the page uses. */
+export type Body = Partial<Omit<Schemas["ChatBody"], "messages">> & { messages: Message[] };
 
 async function part(piece: Piece, pictures: readonly string[]): Promise<Part> {
   if (piece.kind === "text") return { type: "text", text: piece.text };
@@ -24,8 +23,16 @@ async function part(piece: Piece, pictures: readonly string[]): Promise<Part> {
 
 async function itemPart(item: Item): Promise<Part> {
   const url = await dataUrl(item.blob);
-  if (item.kind === "document") return { type: "file", file: { file_data: url, filename: item.name } };
-  return { type: WORDS[item.kind], [WORDS[item.kind]]: { url } };
+  switch (item.kind) {
+    case "image":
+      return { type: "image_url", image_url: { url } };
+    case "audio":
+      return { type: "audio_url", audio_url: { url } };
+    case "video":
+      return { type: "video_url", video_url: { url } };
+    case "document":
+      return { type: "file", file: { file_data: url, filename: item.name } };
+  }
 }
 
 /** The pictures of a branch by their items' names; regions are counted on these. */
@@ -54,7 +61,7 @@ export async function messagesOf(turns: readonly Turn[], system: string): Promis
 }
 
 /** What is left at its standard is left out: the server's choice holds. */
-export function bodyOf(messages: Message[], settings: Settings): Record<string, unknown> {
+export function bodyOf(messages: Message[], settings: Settings): Body {
   const { model, temperature, top_p, max_tokens, seed, n, regions_as } = settings;
   return {
     model,

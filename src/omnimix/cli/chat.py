@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,8 +100,8 @@ def command(
     regions = regions_from(box, point, region)
     pictures = [text for text in items or () if text.startswith("image=")]
     _check(regions, bool(pictures), ask, as_json, draw)
-    running_on = (device, dtype, backend, weights, options.note)
-    load = _loader(server, running_on, part, word, parallel, quantization)
+    on = (device, dtype, backend, weights, options.note)
+    load = _loader(server, on, part, word, parallel, quantization)
     assistant = load(model)
     if assistant.process_group.size > 1 and not ask:
         raise OmnimixError(
@@ -116,14 +116,18 @@ def command(
         "pointing": regions_as,
     }
     session = Session(assistant, writing)
-    for media in map(item, items or ()):
-        session.add(media)
-    for one in regions:
-        session.mark(one)
+    _put(session, items, regions)
     if ask:
         _once(session, model, ask, draw, as_json)
     else:
         Talk(session, getattr(assistant, "model_name", model), draw, load=load).run()
+
+
+def _put(session: Session, items: Sequence[str] | None, regions: Sequence[Region]) -> None:
+    for media in map(item, items or ()):
+        session.add(media)
+    for one in regions:
+        session.mark(one)
 
 
 def _loader(

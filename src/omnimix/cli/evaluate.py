@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from omnimix.cli import options
+from omnimix.cli import official, options
+from omnimix.cli.bars import bars
 from omnimix.cli.guard import say
 from omnimix.disk import write_text
 from omnimix.errors import OmnimixError
@@ -32,9 +32,12 @@ def _list(wanted: bool) -> None:
     from rich.table import Table
 
     from omnimix.cli.show import wide
+    from omnimix.evaluate.benchmark import table as benchmarks
     from omnimix.registry import BENCHMARKS, MEASURES
 
     shown = Table("", "name", "what it measures", box=box.SIMPLE_HEAD)
+    for name, spec in sorted(benchmarks().items()):
+        shown.add_row("--folder", name, f"{spec.title}; {spec.licence}")
     for kind, rows in (("benchmark", BENCHMARKS), ("metric", MEASURES)):
         for name in sorted(rows):
             about = (rows.load(name).__doc__ or "").strip().partition("\n")[0]
@@ -78,6 +81,7 @@ def command(
     max_new_tokens: _MostTokens = None,
     device: options.Device = None,
     feature_cache: options.FeatureCache = None,
+    server: official.ServerUrl = None,
     _: Annotated[
         bool,
         typer.Option(
@@ -92,7 +96,7 @@ def command(
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
     _one_of(benchmark, data, metric, tasks, max_new_tokens)
-    opened = partial(_opened, model, device, feature_cache)
+    opened = partial(official.opened, model, device, feature_cache, server)
     failed: tuple[str, ...] = ()
     if data is not None:
         asked = (data, rows, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
@@ -159,15 +163,6 @@ def _one_of(
             )
 
 
-def _opened(model: str, device: str | None, feature_cache: Path | None) -> Assistant:
-    from omnimix.generate.assistant import load
-
-    assistant = load(model, device)
-    if feature_cache is not None:
-        assistant.keep_features(feature_cache)
-    return assistant
-
-
 def _benchmark(
     opened: Callable[[], Assistant],
     name: str,
@@ -184,6 +179,12 @@ def _benchmark(
             "this is a file of records",
             where=name,
             hint=f"ask it with --data {name} --metric exact",
+        )
+    from omnimix.evaluate.benchmark import table as official_ones
+
+    if name in official_ones():
+        raise OmnimixError(
+            "nothing says where its official files lie", where=name, hint="name them: --folder DIR"
         )
     bench = BENCHMARKS.load(name)()
     bench.check(tasks or ())
@@ -220,25 +221,6 @@ def _file(
             step(path.name, done, total)
 
         return score_records(assistant, source, measure, name, limit, batch_size, progress, chosen)
-
-
-@contextlib.contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each task, on stderr, so that the report alone is on stdout."""
-    from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bars = {}
-
-        def step(task: str, done: int, total: int) -> None:
-            if task not in bars:
-                bars[task] = progress.add_task(task, total=total)
-            progress.update(bars[task], completed=done)
-
-        yield step
 
 
 def records_table(scored: Scored, model: str) -> Table:

@@ -15,12 +15,16 @@ from omnimix.cli import (
     chat,
     check,
     convert,
+    data,
+    diff,
     env,
     evaluate,
     export,
     merge,
     models,
     new,
+    official,
+    plan,
     plot,
     predict,
     push,
@@ -28,6 +32,7 @@ from omnimix.cli import (
     serve,
     show,
     soup,
+    sweep,
     train,
     verify,
 )
@@ -47,10 +52,16 @@ app.command("show", cls=WordsJoined)(show.command)
 app.command("segment", cls=WordsJoined)(segment.command)
 app.command("models")(models.command)
 app.command("new")(new.command)
-app.command("evaluate")(evaluate.command)
+app.command("evaluate")(official.with_files(evaluate.command))
+app.add_typer(data.app, name="data")
+app.command("diff")(diff.command)
+app.command("score")(official.score)
+app.command("compare")(official.compare)
 app.command("check")(check.command)
 app.command("predict")(predict.command)
 app.command("train")(train.command)
+app.command("plan")(plan.command)
+app.command("sweep")(sweep.command)
 app.command("plot")(plot.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from omnimix.cli import options
-from omnimix.cli.evaluate import bars
+from omnimix.cli.bars import bars
 from omnimix.cli.guard import say
 
 

@@ -35,6 +35,14 @@ from omnimix.errors import CheckpointError, OmnimixError, SpliceError
 from omnimix.language import packed
 from omnimix.language.forms import Form
 
+GIVEN = (
+    *("input_ids", "attention_mask", "position_ids", "inputs_embeds", "items", "item_places"),
+    *("pixel_values", "mm_token_type_ids", "branches"),
+)
+"""Words of the forward that `run` takes."""
+SAID = ("cache", "output_attentions")
+"""Those that are handed on where they are given."""
+
 
 class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: ignore[misc]
     """Modalities, splice, language model. Parameter names: `image.branches.0...`, `language...`.
@@ -344,34 +352,28 @@ class MultimodalLM(Running, ItemGenerationMixin, PreTrainedModel):  # type: igno
             The language model's own output, which carries the cache under the name of the installed
             transformers; `loss` and `logits` are ours.
         """
-        whole = words.pop("return_dict", None)
+        said = locals()
+        words |= {name: said[name] for name in GIVEN}
+        words |= {name: said[name] for name in SAID if said[name] is not None}
         if not isinstance(logits_to_keep, int) or logits_to_keep:
             words["logits_to_keep"] = logits_to_keep
-        if cache is not None:
-            words["cache"] = cache
-        if output_attentions is not None:
-            words["output_attentions"] = output_attentions
-        given: dict[str, Any] = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-            "items": items,
-            "item_places": item_places,
-            "pixel_values": pixel_values,
-            "mm_token_type_ids": mm_token_type_ids,
-            "branches": branches,
-        }
-        targets = (labels, shift_labels, loss_scale)
-        if skip_logits or token_losses:
-            words = given | words
-            output = self.loss_alone(targets, num_items_in_batch, token_losses, words)
-            return output if whole or whole is None else output.to_tuple()
-        output = self.run(self.language, **given, **words)
-        if labels is not None or shift_labels is not None:
-            loss = token_loss(output.logits, labels, num_items_in_batch, *targets[1:])
-            output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
+        alone = "each" if token_losses else "mean" if skip_logits else None
+        return self._output((labels, shift_labels, loss_scale), num_items_in_batch, alone, words)
+
+    def _output(
+        self, targets: Any, count: float | Tensor | None, alone: str | None, words: dict[str, Any]
+    ) -> Any:
+        """The output of the language model, or the loss alone: its mean, or that of each place."""
+        whole = words.pop("return_dict", None)
         whole = self.config.return_dict if whole is None else whole
+        if alone is not None:
+            output = self.loss_alone(targets, count, alone == "each", words)
+            return output if whole else output.to_tuple()
+        output = self.run(self.language, **words)
+        labels, shift_labels, loss_scale = targets
+        if labels is not None or shift_labels is not None:
+            loss = token_loss(output.logits, labels, count, shift_labels, loss_scale)
+            output = type(output)(loss=loss, **output)  # made anew, so that the loss comes first
         return output if whole else output.to_tuple()
 
     @classmethod

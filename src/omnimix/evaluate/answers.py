@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,6 @@ import numpy as np
 
 from omnimix import regions
 from omnimix.data.opened import open_rows
-from omnimix.disk import write_text
 from omnimix.errors import OmnimixError, RegionError, SampleError
 from omnimix.evaluate import parsing
 from omnimix.evaluate.asking import Reply
@@ -36,7 +34,7 @@ DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class Item:
+class AnsweredLine:
     """One line: an answer and what is right, or why there is none.
 
     Attributes:
@@ -51,7 +49,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Result:
+class BenchmarkResult:
     """What a file of answers scores.
 
     Attributes:
@@ -64,7 +62,7 @@ class Result:
     benchmark: str
     measure: str
     score: Score
-    items: tuple[Item, ...]
+    items: tuple[AnsweredLine, ...]
     failed: tuple[str, ...]
     pinned: dict[str, Any]
     skipped: str = ""
@@ -111,11 +109,11 @@ class Result:
         ]
 
 
-def _picture(item: Item) -> str:
+def _picture(item: AnsweredLine) -> str:
     return (item.reference.picture or item.reference.name) if item.reference else ""
 
 
-def _unread(item: Item) -> bool:
+def _unread(item: AnsweredLine) -> bool:
     """Whether something was answered and nothing of it could be read."""
     if item.answer is None or item.read is None or not item.answer.text.strip():
         return False
@@ -169,7 +167,9 @@ def run(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     options: Options | None = None,
-) -> Result:
+    rows: str = ":",
+    index: Path | None = None,
+) -> BenchmarkResult:
     """Ask a model a benchmark and score its answers.
 
     Args:
@@ -179,17 +179,39 @@ def run(
         out: where the answers stay; a run that was killed is gone on with there.
         style: of the prompt.
         limit: the first so many rows.
+        rows: some of them as Python writes it, `-200:`.
+        index: a file of `omnimix data prepare`: its rows, in its order.
 
     Raises:
         OmnimixError: as `predict`; a folder without the official files.
     """
     spec, source = opened(name, folder, style)
+    if index is not None:
+        source.choose(index)
+    source.cut(rows)
     chosen = options or Options(max_new_tokens=spec.max_new_tokens)
-    pinned = {"benchmark": name, "data": _content(source), **spec.pinned(style)}
+    pinned: dict[str, Any] = {
+        "benchmark": name,
+        "data": _content(source),
+        "slice": rows,
+        **spec.pinned(style),
+    }
+    if index is not None:
+        pinned["index"] = hashlib.sha256(index.read_bytes()).hexdigest()[:16]
     with tempfile.TemporaryDirectory() as scratch:
         place = out or Path(scratch) / "answers.jsonl"
         predict(
-            assistant, source, folder, place, chosen, batch_size, limit, overwrite, progress, noted, pinned
+            assistant,
+            source,
+            folder,
+            place,
+            chosen,
+            batch_size,
+            limit,
+            overwrite,
+            progress,
+            noted,
+            pinned,
         )
         return score(place, spec)
 
@@ -203,7 +225,7 @@ def _content(source: Official) -> str:
     return found.hexdigest()[:16]
 
 
-def read_items(path: Path, parser: str) -> tuple[list[Item], list[str]]:
+def read_items(path: Path, parser: str) -> tuple[list[AnsweredLine], list[str]]:
     """The answers of a file and why others are none; a damaged line stops nothing.
 
     Raises:
@@ -211,7 +233,7 @@ def read_items(path: Path, parser: str) -> tuple[list[Item], list[str]]:
     """
     rows = open_rows(path)
     read = parsing.parser(parser)
-    items: list[Item] = []
+    items: list[AnsweredLine] = []
     failed: list[str] = []
     for index in range(len(rows)):
         try:
@@ -222,17 +244,21 @@ def read_items(path: Path, parser: str) -> tuple[list[Item], list[str]]:
             assert item.answer is not None
             size, choices = (line["size"] or [0, 0]), line["choices"]
             items.append(
-                Item(line, item.reference, item.answer, read(item.answer, choices, tuple(size)))
+                AnsweredLine(
+                    line, item.reference, item.answer, read(item.answer, choices, tuple(size))
+                )
             )
         except (SampleError, RegionError) as error:
             said = error.sentence()
             failed.append(said if rows.where(index) in said else f"{rows.where(index)}: {said}")
         except (KeyError, TypeError, ValueError) as error:
-            failed.append(f"{rows.where(index)}: the line holds no answer that can be scored ({error})")
+            failed.append(
+                f"{rows.where(index)}: the line holds no answer that can be scored ({error})"
+            )
     return items, failed
 
 
-def _item(line: dict[str, Any]) -> Item:
+def _item(line: dict[str, Any]) -> AnsweredLine:
     drawn = tuple(regions.from_json(one) for one in line.get("regions", []))
     boxes = [regions.from_json(one) for one in line["boxes"]]
     reference = Reference(
@@ -245,10 +271,12 @@ def _item(line: dict[str, Any]) -> Item:
         line["picture"],
     )
     answer = Answer(line["answer"], drawn, line.get("tokens", 0), line.get("finished", True))
-    return Item(line, reference, answer)
+    return AnsweredLine(line, reference, answer)
 
 
-def score(path: Path, spec: BenchmarkSpec | None = None, metric: str | None = None) -> Result:
+def score(
+    path: Path, spec: BenchmarkSpec | None = None, metric: str | None = None
+) -> BenchmarkResult:
     """Score the answers of a file.
 
     Args:
@@ -277,13 +305,31 @@ def score(path: Path, spec: BenchmarkSpec | None = None, metric: str | None = No
     items, failed = read_items(path, spec.parser)
     name = metric or spec.measure
     pinned["measure"] = f"{name}@{MEASURES.load(name).version}"
+    if spec.export and not spec.answers and items:
+        why = (
+            f"what is right is known to its server alone, see {spec.home} (omnimix score --export)"
+        )
+        return BenchmarkResult(
+            str(pinned.get("benchmark", "")),
+            name,
+            Score(0.0),
+            tuple(items),
+            tuple(failed),
+            pinned,
+            why,
+        )
     return _scored(pinned, name, MEASURES.load(name)(), items, failed, path)
 
 
 def _scored(
-    pinned: dict[str, Any], name: str, measure: Measure, items: list[Item], failed: list[str], path: Path
-) -> Result:
-    sound: list[Item] = []
+    pinned: dict[str, Any],
+    name: str,
+    measure: Measure,
+    items: list[AnsweredLine],
+    failed: list[str],
+    path: Path,
+) -> BenchmarkResult:
+    sound: list[AnsweredLine] = []
     for item in items:
         assert item.reference is not None
         try:
@@ -301,31 +347,4 @@ def _scored(
     answers = [item.read for item in sound if item.read is not None]
     found = measure.score(answers, [item.reference for item in sound if item.reference])
     benchmark = str(pinned.get("benchmark", ""))
-    return Result(benchmark, name, found, tuple(sound), tuple(failed), pinned)
-
-
-def write_items(result: Result, out: Path) -> None:
-    """Every item with its score, as JSON lines or, where the name ends so, as Parquet.
-
-    Raises:
-        SampleError: Parquet without the package pyarrow.
-    """
-    if out.suffix != ".parquet":
-        write_text(out, "".join(json.dumps(line) + "\n" for line in result.lines()))
-        return
-    from omnimix.data.containers import needed
-
-    needed("pyarrow", "data", out)
-    import pyarrow
-    import pyarrow.parquet
-
-    lists = ("regions", "boxes")
-    rows = [
-        {key: json.dumps(value) if key in lists else value for key, value in line.items()}
-        for line in result.lines()
-    ]
-    table = pyarrow.Table.from_pylist(rows)
-    words = {"omnimix": json.dumps(result.pinned)}
-    draft = out.with_name(f".{out.name}.part")
-    pyarrow.parquet.write_table(table.replace_schema_metadata(words), draft)
-    os.replace(draft, out)
+    return BenchmarkResult(benchmark, name, found, tuple(sound), tuple(failed), pinned)

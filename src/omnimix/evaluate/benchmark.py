@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -16,9 +17,16 @@ import yaml
 
 from omnimix.config import Spec, read_yaml, validate
 from omnimix.data.base import Source
-from omnimix.errors import OmnimixError, RegistryError, SampleError
+from omnimix.errors import OmnimixError, RegistryError, SampleError, reason
 from omnimix.evaluate import parsing
-from omnimix.evaluate.official import Files, Join, OfficialRows, file_in, value_at, why
+from omnimix.evaluate.official import (
+    JoinedFiles,
+    OfficialFiles,
+    OfficialRows,
+    file_in,
+    value_at,
+    why,
+)
 from omnimix.prompts.questions import question
 from omnimix.registry import did_you_mean
 from omnimix.types import Box, Media, Part, Point, Sample, Turn
@@ -79,7 +87,6 @@ class BenchmarkSpec(Spec):
         prompts: by style; of `default` where none is named. `{question}`, `{choices}` and fields of the row.
         parser, measure: how an answer is read and scored.
         export: the form in which the official server takes answers.
-        paper: numbers of the papers, for the report.
     """
 
     title: str
@@ -88,8 +95,8 @@ class BenchmarkSpec(Spec):
     source: str = ""
     differs: str = ""
     version: int = 1
-    rows: Files
-    join: tuple[Join, ...] = ()
+    rows: OfficialFiles
+    join: tuple[JoinedFiles, ...] = ()
     each: dict[str, str] = {}
     only: dict[str, tuple[Any, ...]] = {}
     id: str
@@ -171,7 +178,6 @@ class Official(Source):
     Args:
         folder: holds the official files.
         style: of the prompt.
-        swap: rows, in place of those of the spec.
     """
 
     def __init__(self, spec: BenchmarkSpec, folder: Path, style: str = "default") -> None:
@@ -179,6 +185,46 @@ class Official(Source):
         self.table = OfficialRows(folder, spec.rows, spec.join, spec.each, spec.only)
         self.length = len(self.table)
         self._others: dict[tuple[str, str], int] = {}
+
+    def cut(self, rows: str) -> None:
+        """Keep some rows, `start:end` as Python writes it.
+
+        Raises:
+            OmnimixError: another form, or none is left.
+        """
+        if not re.fullmatch(r"-?\d*:-?\d*", rows):
+            raise OmnimixError(
+                "this is no slice", where=rows, hint="write start:end, as :200 or -200:"
+            )
+        ends = [int(end) if end else None for end in rows.split(":")]
+        self.table.places = self.table.places[slice(*ends)]
+        self.length = len(self.table)
+
+    def choose(self, index: Path) -> None:
+        """Keep the rows of an index file (`omnimix data prepare`), in its order.
+
+        Raises:
+            OmnimixError: the file cannot be read, or names a row that is not there.
+        """
+        try:
+            names = list(json.loads(index.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise OmnimixError(
+                f"cannot read the index ({reason(error)})", where=str(index)
+            ) from None
+        known = {}
+        for at, place in enumerate(self.table.places):
+            with contextlib.suppress(OmnimixError, LookupError, ValueError, TypeError):
+                known[self.spec.id.format_map(self.table[at])] = place
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise OmnimixError(
+                f"{len(missing)} rows of the index are not there; the first: {missing[0]}",
+                where=str(index),
+                hint="prepare it again from these files",
+            )
+        self.table.places = [known[name] for name in names]
+        self.length = len(names)
 
     def where(self, index: int) -> str:
         return self.table.where(index)
@@ -294,7 +340,10 @@ def _group(spec: BenchmarkSpec, row: Mapping[str, Any]) -> str:
     name = spec.group.format_map(row)
     if not spec.bins:
         return name
-    return next(bin for most, bin in sorted(spec.bins.items()) if float(name) <= most)
+    for most, bin_name in sorted(spec.bins.items()):
+        if float(name) <= most:
+            return bin_name
+    raise ValueError(f"{name} belongs to no part")
 
 
 def _letter(index: int, choices: Sequence[str]) -> str:
@@ -311,11 +360,14 @@ def _box(value: Any, form: str) -> Box:
     numbers = [float(one) for one in (json.loads(value) if isinstance(value, str) else value)]
     if len(numbers) != 4:
         raise ValueError(f"a box has 4 numbers, not {len(numbers)}")
-    return Box.from_xywh(*numbers) if form == "xywh" else Box(*numbers)
+    a, b, c, d = numbers
+    return Box.from_xywh(a, b, c, d) if form == "xywh" else Box(a, b, c, d)
 
 
 def _marks(value: Any, form: str) -> list[Box | Point]:
-    return [_box(one, form) if len(one) == 4 else Point(float(one[0]), float(one[1])) for one in value]
+    return [
+        _box(one, form) if len(one) == 4 else Point(float(one[0]), float(one[1])) for one in value
+    ]
 
 
 def opened(name: str, folder: Path, style: str = "default") -> tuple[BenchmarkSpec, Official]:

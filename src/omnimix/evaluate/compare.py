@@ -15,7 +15,7 @@ from PIL import Image
 
 from omnimix import regions
 from omnimix.errors import OmnimixError
-from omnimix.evaluate.answers import Item, Result, clustered
+from omnimix.evaluate.answers import AnsweredLine, BenchmarkResult, clustered
 from omnimix.types import Point
 
 SIDE = 360
@@ -43,7 +43,7 @@ class Compared:
     better: int
     worse: int
     p: float
-    rows: tuple[tuple[Item, Item, float, float], ...]
+    rows: tuple[tuple[AnsweredLine, AnsweredLine, float, float], ...]
     alone: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Compared:
         return {word: round(getattr(self, word), 6) for word in words}
 
 
-def compare(a: Result, b: Result) -> Compared:
+def compare(a: BenchmarkResult, b: BenchmarkResult) -> Compared:
     """Compare the scores of the same questions.
 
     Raises:
@@ -64,11 +64,17 @@ def compare(a: Result, b: Result) -> Compared:
             f"{b.measure}, or there is no score for each",
             hint="compare answers to one benchmark, scored alike (--metric)",
         )
-    first = {str(item.line["id"]): (item, one) for item, one in zip(a.items, a.score.each, strict=True)}
-    second = {str(item.line["id"]): (item, one) for item, one in zip(b.items, b.score.each, strict=True)}
+    first = {
+        str(item.line["id"]): (item, one) for item, one in zip(a.items, a.score.each, strict=True)
+    }
+    second = {
+        str(item.line["id"]): (item, one) for item, one in zip(b.items, b.score.each, strict=True)
+    }
     both = [(*first[name], *second[name]) for name in first if name in second]
     if not both:
-        raise OmnimixError("no question was answered by both", hint="compare answers to one benchmark")
+        raise OmnimixError(
+            "no question was answered by both", hint="compare answers to one benchmark"
+        )
     for one, _, other, _ in both:
         if one.line["references"] != other.line["references"]:
             raise OmnimixError(
@@ -102,7 +108,7 @@ def mcnemar(better: int, worse: int) -> float:
         from math import erfc, sqrt
 
         return erfc(max(abs(better - worse) - 1, 0) / sqrt(2 * n))
-    return min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
+    return float(min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n))
 
 
 def z_table(scores: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -115,7 +121,9 @@ def z_table(scores: dict[str, dict[str, float]]) -> dict[str, float]:
     """
     names = sorted(set.intersection(*(set(one) for one in scores.values())))
     if not names:
-        raise OmnimixError("no benchmark was answered by all models", hint="answer one with all of them")
+        raise OmnimixError(
+            "no benchmark was answered by all models", hint="answer one with all of them"
+        )
     found: dict[str, list[float]] = {model: [] for model in scores}
     for name in names:
         values = np.asarray([scores[model][name] for model in scores], dtype=float)
@@ -132,7 +140,9 @@ def page(found: Compared, names: tuple[str, str], folder: Path | None, most: int
         folder: of the official files, for the pictures; without it rows stand without.
         most: rows on the page; how many more there are is said.
     """
-    rows = "\n".join(_row(one, other, x, y, names, folder) for one, other, x, y in found.rows[:most])
+    rows = "\n".join(
+        _row(one, other, x, y, names, folder) for one, other, x, y in found.rows[:most]
+    )
     more = len(found.rows) - most
     rest = f"<p>{more} more rows changed and are not shown.</p>" if more > 0 else ""
     a, b = map(html.escape, names)
@@ -153,7 +163,12 @@ Green: what is right. Orange: {a}. Blue: {b}.</p>
 
 
 def _row(
-    one: Item, other: Item, x: float, y: float, names: tuple[str, str], folder: Path | None
+    one: AnsweredLine,
+    other: AnsweredLine,
+    x: float,
+    y: float,
+    names: tuple[str, str],
+    folder: Path | None,
 ) -> str:
     line = one.line
     right = "; ".join(line["references"]) or "the green box"
@@ -164,10 +179,12 @@ def _row(
     ]
     words = "".join(f"<dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd>" for a, b in said)
     title = html.escape(str(line["id"]))
-    return f"<article>{_figure(one, other, folder)}<dl><dt>{title}</dt><dd></dd>{words}</dl></article>"
+    return (
+        f"<article>{_figure(one, other, folder)}<dl><dt>{title}</dt><dd></dd>{words}</dl></article>"
+    )
 
 
-def _figure(one: Item, other: Item, folder: Path | None) -> str:
+def _figure(one: AnsweredLine, other: AnsweredLine, folder: Path | None) -> str:
     """The picture with the boxes on it; empty where it cannot be shown."""
     width, height = one.line["size"]
     if not width:

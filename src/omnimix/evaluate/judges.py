@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from omnimix.errors import OmnimixError
-from omnimix.evaluate.answers import Item, Result
+from omnimix.evaluate.answers import AnsweredLine, BenchmarkResult
 from omnimix.evaluate.benchmark import BenchmarkSpec, Judge
 from omnimix.evaluate.judging import UNREADABLE, marks, relative
 from omnimix.evaluate.measure import Score, grouped
@@ -21,7 +21,9 @@ from omnimix.evaluate.server import Server
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-def judged(result: Result, spec: BenchmarkSpec, answers: Path, judge: Server | None) -> Result:
+def judged(
+    result: BenchmarkResult, spec: BenchmarkSpec, answers: Path, judge: Server | None
+) -> BenchmarkResult:
     """The result with a judge's score in place of a rule's.
 
     Replies are kept in `ANSWERS.judge.jsonl`; what was judged before, by the same prompt and model, is not asked
@@ -34,7 +36,7 @@ def judged(result: Result, spec: BenchmarkSpec, answers: Path, judge: Server | N
     prompt = hashlib.sha256(spec.judge.prompt.encode()).hexdigest()[:12]
     place = answers.with_name(answers.name + ".judge.jsonl")
     known = _stored(place, prompt, judge.model if judge else None)
-    replies: list[tuple[Item, str]] = []
+    replies: list[tuple[AnsweredLine, str]] = []
     why = "no judge is named (--judge URL --judge-model NAME)"
     for item in result.items:
         asked = _asked(spec.judge, item)
@@ -45,21 +47,29 @@ def judged(result: Result, spec: BenchmarkSpec, answers: Path, judge: Server | N
             except OmnimixError as error:
                 why, judge = error.sentence(), None
                 continue
-            _keep(place, {"prompt": prompt, "model": judge.model, "asked": name, "reply": known[name]})
+            _keep(
+                place, {"prompt": prompt, "model": judge.model, "asked": name, "reply": known[name]}
+            )
         if name in known:
             replies.append((item, known[name]))
     if len(replies) < len(result.items):
-        missing = f"{len(result.items) - len(replies)} of {len(result.items)} answers are not judged"
+        missing = (
+            f"{len(result.items) - len(replies)} of {len(result.items)} answers are not judged"
+        )
         return replace(result, score=Score(0.0), measure="judge", skipped=f"{missing}: {why}")
     return _summed(result, spec.judge, prompt, replies)
 
 
 def _summed(
-    result: Result, judge: Judge, prompt: str, replies: list[tuple[Item, str]]
-) -> Result:
+    result: BenchmarkResult, judge: Judge, prompt: str, replies: list[tuple[AnsweredLine, str]]
+) -> BenchmarkResult:
     read = [(item, _read(judge, reply)) for item, reply in replies]
     sound = [(item, mark) for item, mark in read if mark is not None]
-    failed = [f"{item.line['id']}: the judge's reply cannot be read" for item, mark in read if mark is None]
+    failed = [
+        f"{item.line['id']}: the judge's reply cannot be read"
+        for item, mark in read
+        if mark is None
+    ]
     pinned = result.pinned | {"measure": f"judge@{prompt}"}
     found = replace(
         result,
@@ -75,7 +85,12 @@ def _summed(
     if judge.reads == "pair":
         names = sorted({one.group for one in references})
         groups = tuple(
-            (name, relative([m for (_, m), one in zip(sound, references, strict=True) if one.group == name]))
+            (
+                name,
+                relative(
+                    [m for (_, m), one in zip(sound, references, strict=True) if one.group == name]
+                ),
+            )
             for name in names
         )
         return replace(found, score=Score(relative([m for _, m in sound]), each, groups, None))
@@ -92,7 +107,7 @@ def _read(judge: Judge, reply: str) -> tuple[float, float] | None:
     return (1.0, value) if 0 <= value <= 1 else None
 
 
-def _asked(judge: Judge, item: Item) -> str:
+def _asked(judge: Judge, item: AnsweredLine) -> str:
     line = item.line
     words = {"question": line["question"], "answer": line["answer"]}
     words["reference"] = "\n".join(line["references"])

@@ -20,7 +20,7 @@ from omnimix.data.roots import inside
 from omnimix.errors import SampleError, kind_of, reason
 
 
-class Files(Spec):
+class OfficialFiles(Spec):
     """Where rows lie below a benchmark's folder.
 
     Attributes:
@@ -35,15 +35,15 @@ class Files(Spec):
     key: str = ""
 
 
-class Join(Files):
+class JoinedFiles(OfficialFiles):
     """Rows of other files that are put together with these.
 
     Attributes:
-        on: our field and theirs that are the same.
+        match: our field and theirs that are the same.
         many: ours stay single and get the list of all that fit under this name; else there is one that fits.
     """
 
-    on: tuple[str, str]
+    match: tuple[str, str]
     many: str = ""
 
 
@@ -68,14 +68,14 @@ def value_at(row: Any, path: str) -> Any:
     return value_at(found, rest) if rest else found
 
 
-def found_files(folder: Path, spec: Files) -> list[Path]:
+def found_files(folder: Path, spec: OfficialFiles) -> list[Path]:
     """The files of a benchmark, in the order of their names.
 
     Raises:
         SampleError: none is there.
     """
     found = [path for pattern in spec.files for path in sorted(folder.glob(pattern))]
-    found = [path for path in found if path.is_file()]
+    found = [path for path in dict.fromkeys(found) if path.is_file()]
     if not found:
         raise SampleError(
             f"there is no file {' or '.join(spec.files)}",
@@ -85,7 +85,7 @@ def found_files(folder: Path, spec: Files) -> list[Path]:
     return found
 
 
-def rows_in(path: Path, spec: Files, folder: Path) -> Rows:
+def rows_in(path: Path, spec: OfficialFiles, folder: Path) -> Rows:
     """The rows of one file.
 
     Raises:
@@ -136,7 +136,9 @@ def _lines(path: Path, folder: Path) -> Rows:
     task = path.parent.parent if apart else path.parent
     beside = (task / "images" if apart else task) / path.stem
     endings = (".jpg", ".png", ".jpeg")
-    picture = next((p for e in endings if (p := beside.with_name(beside.name + e)).is_file()), beside)
+    picture = next(
+        (p for e in endings if (p := beside.with_name(beside.name + e)).is_file()), beside
+    )
     about = {"_picture": picture.relative_to(folder).as_posix(), "_task": task.name}
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     rows = [{"fields": line.rstrip("\r").split("\t"), **about} for line in lines if line.strip()]
@@ -161,8 +163,8 @@ class OfficialRows(Rows):
     def __init__(
         self,
         folder: Path,
-        spec: Files,
-        join: Sequence[Join] = (),
+        spec: OfficialFiles,
+        join: Sequence[JoinedFiles] = (),
         each: Mapping[str, str] | None = None,
         only: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
@@ -207,11 +209,11 @@ class OfficialRows(Rows):
         path = self.paths[number]
         row = {**row, "_file": path.stem, "_folder": path.parent.name, "_row": index}
         for spec, table in self.joined:
-            found = table.get(str(value_at(row, spec.on[0])), [])
+            found = table.get(str(value_at(row, spec.match[0])), [])
             if spec.many:
                 row[spec.many] = found
             elif not found:
-                raise SampleError(f"no row of {spec.files[0]} has its {spec.on[1]}")
+                raise SampleError(f"no row of {spec.files[0]} has its {spec.match[1]}")
             else:
                 row = {**found[0], **row}
         return row
@@ -226,14 +228,14 @@ class OfficialRows(Rows):
         return row
 
 
-def _by(folder: Path, spec: Join) -> dict[str, list[dict[str, Any]]]:
+def _by(folder: Path, spec: JoinedFiles) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for path in found_files(folder, spec):
         rows = rows_in(path, spec, folder)
         for index in range(len(rows)):
             try:
                 row = rows[index]
-                found.setdefault(str(value_at(row, spec.on[1])), []).append(row)
+                found.setdefault(str(value_at(row, spec.match[1])), []).append(row)
             except (SampleError, LookupError, TypeError):
                 continue  # what it should have been joined to says that it is not there
     return found

@@ -34,12 +34,17 @@ class CocoCaptions(Measure):
             cider, each = Cider().compute_score(truths, given)
             bleu, _ = Bleu(4).compute_score(truths, given, verbose=0)
             rouge, _ = Rouge().compute_score(truths, given)
-        numbers = [*((f"bleu-{n}", float(one)) for n, one in enumerate(bleu, 1)), ("rouge-l", float(rouge))]
+        numbers = [
+            *((f"bleu-{n}", float(one)) for n, one in enumerate(bleu, 1)),
+            ("rouge-l", float(rouge)),
+        ]
         if java:
             from pycocoevalcap.meteor.meteor import Meteor
 
             numbers.append(("meteor", float(Meteor().compute_score(truths, given)[0])))
-        return Score(float(cider), tuple(map(float, each)), (), None, (*numbers, ("ptb tokens", float(java))))
+        return Score(
+            float(cider), tuple(map(float, each)), (), None, (*numbers, ("ptb tokens", float(java)))
+        )
 
 
 def package() -> None:

@@ -19,10 +19,30 @@ from omnimix.types import Box
 VERSION = 1
 """Goes up when an answer is read in another way."""
 
-_LETTER = re.compile(r"^\W*(?:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?\W*)?\(?([A-Z])(?:[).:,\s]|$)", re.I)
+_LETTER = re.compile(
+    r"^\W*(?:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?\W*)?\(?([A-Z])(?:[).:,\s]|$)",
+    re.I,
+)
 _INSIDE = re.compile(r"\(([A-Z])\)|(?:answer|option|choice)(?: is)?:? *\(?([A-Z])\b", re.I)
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?")
-_WORDS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen").split()
+_WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+]
 
 
 def letter(text: str, choices: Sequence[str]) -> str:
@@ -39,19 +59,25 @@ def letter(text: str, choices: Sequence[str]) -> str:
     # `A man ...` is a sentence, `A` and `A. man` are answers.
     if first and not (first[1] in "AaIi" and re.match(r"^[AI] [a-z]", said)):
         return first[1].upper() if first[1].upper() <= most else ""
-    inside = {(a or b).upper() for a, b in _INSIDE.findall(said)}
+    inside: set[str] = {(a or b).upper() for a, b in _INSIDE.findall(said)}
     inside = {one for one in inside if one <= most}
     if len(inside) == 1:
         return inside.pop()
-    named = [i for i, one in enumerate(plain) if one and re.search(rf"\b{re.escape(one)}\b", said.lower())]
+    named = [
+        i
+        for i, one in enumerate(plain)
+        if one and re.search(rf"\b{re.escape(one)}\b", said.lower())
+    ]
     return chr(ord("A") + named[0]) if len(named) == 1 else ""
 
 
 def number(text: str) -> str:
     """The first number, thousands without commas; number words up to fifteen are numbers."""
     found = _NUMBER.search(text)
-    words = (str(_WORDS.index(word)) for word in re.findall("[a-z]+", text.lower()) if word in _WORDS)
-    return found[0].replace(",", "") if found else next(words, "")
+    words = (
+        str(_WORDS.index(word)) for word in re.findall("[a-z]+", text.lower()) if word in _WORDS
+    )
+    return str(found[0]).replace(",", "") if found else next(words, "")
 
 
 def true_false(text: str) -> str:

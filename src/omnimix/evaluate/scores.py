@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from statistics import fmean
 
 from omnimix.evaluate.grounding import Referring
@@ -77,7 +78,9 @@ class Circular(Worded):
         rights = [right for right, _ in worst.values()]
         groups = grouped(rights, [one for _, one in worst.values()])
         plain = fmean(each) if each else 0.0
-        return Score(fmean(rights) if rights else 0.0, each, groups, numbers=(("each order", plain),))
+        return Score(
+            fmean(rights) if rights else 0.0, each, groups, numbers=(("each order", plain),)
+        )
 
 
 class Pope(Worded):
@@ -140,7 +143,7 @@ class Mme(Worded):
         for right, one in zip(each, references, strict=True):
             tasks.setdefault(one.group, {}).setdefault(one.picture, []).append(right)
         groups = {
-            task: 100 * fmean(sum(pictures.values(), [])) + 100 * fmean(map(min, pictures.values()))
+            task: 100 * fmean(chain(*pictures.values())) + 100 * fmean(map(min, pictures.values()))
             for task, pictures in sorted(tasks.items())
         }
         cognition = sum(score for task, score in groups.items() if task in COGNITION)

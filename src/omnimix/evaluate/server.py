@@ -112,7 +112,9 @@ class Server:
         try:
             data = self._post(words)
             choice = data["choices"][0]
-            drawn = [regions.from_json(_plain(one)) for one in choice["message"].get("regions") or []]
+            drawn = [
+                regions.from_json(_plain(one)) for one in choice["message"].get("regions") or []
+            ]
             text = choice["message"]["content"] or ""
             tokens = int((data.get("usage") or {}).get("completion_tokens") or 0)
             return Answer(text.strip(), tuple(drawn), tokens, choice.get("finish_reason") == "stop")
@@ -126,7 +128,10 @@ class Server:
         request = urllib.request.Request(  # noqa: S310 (http and https alone, see `checked`)
             f"{checked(self.url)}/chat/completions",
             json.dumps(words).encode(),
-            {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})},
+            {
+                "Content-Type": "application/json",
+                **({"Authorization": f"Bearer {key}"} if key else {}),
+            },
         )
         for tried in range(TRIES):
             try:
@@ -163,7 +168,9 @@ def checked(url: str) -> str:
         OmnimixError: no http or https.
     """
     if not url.startswith(("http://", "https://")):
-        raise OmnimixError("this is no address of a server", where=url, hint="write http://host:port/v1")
+        raise OmnimixError(
+            "this is no address of a server", where=url, hint="write http://host:port/v1"
+        )
     return url.rstrip("/")
 
 

@@ -62,7 +62,9 @@ def vectors(texts: Sequence[str], place: Path) -> torch.Tensor:
 
     tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
     model = AutoModel.from_pretrained(place, local_files_only=True).eval()
-    given = tokenizer(list(texts), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
+    given = tokenizer(
+        list(texts), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
+    )
     with torch.inference_mode():
         hidden = model(**given).last_hidden_state
     mask = given["attention_mask"][..., None].to(hidden.dtype)

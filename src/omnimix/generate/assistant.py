@@ -78,16 +78,8 @@ def load(
         if (renamed := new_name(("load",), word)) is not None:
             raise OmnimixError(renamed)
     if str(name_or_folder).endswith((".yaml", ".yml")):
-        odd = [
-            word
-            for word, given in {
-                **words,
-                "parts": parts,
-                "parallel": parallel,
-                "quantization": quantization,
-            }.items()
-            if given
-        ]
+        own = {"parts": parts, "parallel": parallel, "quantization": quantization}
+        odd = [word for word, given in {**words, **own}.items() if given]
         untrained.check(name_or_folder, odd)
         chosen, _ = devices.place(device, dtype or torch.float32, None, ProcessGroup())
         return Assistant(*untrained.read(name_or_folder)).to(chosen, dtype)

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from omnimix.errors import OmnimixError
 from omnimix.generate.decoding import Options
-from omnimix.serve import bodies, described, opening, page, wires
+from omnimix.serve import bodies, described, opening, pages, wires
 from omnimix.serve.answers import Refused, refusal, said
 from omnimix.serve.desk import Desk
 from omnimix.serve.engine import Engine, Unavailable
@@ -59,7 +59,7 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
         app.get(path)(route)
     gets["/openapi.json"] = _description(desk, list(posts), list(gets))
     app.get("/openapi.json")(gets["/openapi.json"])
-    for path, route in page.files(chosen.page).items():
+    for path, route in pages.files(chosen.page).items():
         app.add_route(path, route, methods=["GET"])
     _guard(app, desk, drain, [*posts, *gets])
     _explain(app, list(posts), list(gets))

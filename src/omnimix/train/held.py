@@ -57,6 +57,16 @@ def _move(module: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = exact
 
 
+def dtypes(model: MultimodalLM) -> dict[str, torch.dtype]:
+    """Types of the weights that a run holds in another than float32, by name."""
+    return {
+        f"{name}.{own}": dtype
+        for name, module, dtype in _said(model)
+        for own, _ in module.named_parameters()
+        if not is_adapter(f"{name}.{own}")
+    }
+
+
 def release(model: MultimodalLM) -> None:
     """All in float32 again, which changes no value, so that every door opens what is saved alike."""
     for _, module, _ in _said(model):

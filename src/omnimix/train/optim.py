@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from omnimix.compose.adapters import whole
 from omnimix.errors import TrainError
@@ -158,6 +159,14 @@ def optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
     Raises:
         OmnimixError: one that cannot run here.
     """
+    over = [p for p in model.parameters() if isinstance(p, DTensor)]
+    alike = all(p.to_local().shape == p.shape for p in over)
+    if over and spec.name != "adamw" and not (spec.name == "muon" and alike):
+        raise TrainError(
+            f"{spec.name} does not work on weights that lie over several processes",
+            where="optimizer.name",
+            hint="take adamw; muon with shard: none",
+        )
     words = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps}
     device = next(model.parameters()).device
     return optimizers.made(spec.name, groups(model, spec), words, optimizers.tables(model), device)

@@ -108,7 +108,8 @@ class _Traced(ragged.PassCache):
             given.append(sinks.float().view(1, -1, 1, 1))
         scaling = query.shape[3] ** -0.5 if scaling is None else scaling
         found: Tensor = torch.ops.omnimix.paged(given, heads * width, scaling, window or 0)
-        return found.unflatten(1, (heads, width))[None]
+        apart: Tensor = found.unflatten(1, (heads, width))[None]
+        return apart
 
 
 class _Graph(nn.Module):
