@@ -27,8 +27,10 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import request
+from omnimix.generate.engine.backends import runner_of
 from omnimix.generate.engine.core import Core, Generation, Limits
 from omnimix.generate.engine.prompts import prompt
+from omnimix.generate.engine.runners import Runner
 from omnimix.generate.options import Options
 from omnimix.serve.batched import Batched, limits
 from omnimix.types import Media, Sample, Turn
@@ -114,6 +116,36 @@ def by_server(given: Work, count: int) -> list[list[int]]:
         return [list(one.ids) for one in answers]
 
     return asyncio.run(run())
+
+
+def back_ends(given: Work, clients: Sequence[int], rounds: int) -> list[dict[str, object]]:
+    """The engine over OpenVINO in 16 and 8 bits beside the same engine over torch, turn about."""
+    lines: list[dict[str, object]] = []
+    model, torchs = given.assistant.model, given.assistant.decoder.runner
+    runners = {one: runner_of("openvino", one, print)(model) for one in ("16", "int8")}
+    for count in clients:
+
+        def write(run: Runner, count: int = count) -> list[list[int]]:
+            requests = given.requests(count)
+            Core(model, Limits(), run).run(requests)
+            return [one.ids for one in requests]
+
+        wanted = write(torchs)
+        for name, run in runners.items():
+            alike = sum(a == b for a, b in zip(write(run), wanted, strict=True))
+            pairs = [
+                (seconds(lambda: write(torchs)), seconds(lambda r=run: write(r)))
+                for _ in range(rounds)
+            ]
+            speed = statistics.median(
+                count * given.options.max_new_tokens / own for _, own in pairs
+            )
+            lines.append({
+                "name": f"{count} clients: torch over OpenVINO, weights in {name}", **ratio(pairs),
+                "engine_tokens_per_second": round(speed, 1), "equal": f"{alike} of {count}",
+            })  # fmt: skip
+            print(lines[-1], flush=True)
+    return lines
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -222,14 +254,16 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 32])
     parser.add_argument("--out", type=Path, help="folder for serve.md and serve.json")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--backends", action="store_true", help="OpenVINO beside torch alone")
     asked = parser.parse_args()
     given = work(count=max(asked.clients), device=asked.device)
     print(f"{len(given.woven[0])} tokens in, {given.options.max_new_tokens} out", flush=True)
-    lines = measure(given, asked.clients, asked.rounds)
+    lines = (back_ends if asked.backends else measure)(given, asked.clients, asked.rounds)
     print(table(lines))
     if asked.out is not None:
         asked.out.mkdir(parents=True, exist_ok=True)
         name = "serve" if asked.device == "cpu" else f"serve-{asked.device}"
+        name += "-openvino" if asked.backends else ""
         (asked.out / f"{name}.md").write_text(table(lines))
         (asked.out / f"{name}.json").write_text(json.dumps(lines, indent=1) + "\n")
 

@@ -133,7 +133,9 @@ class _Graph(nn.Module):
 def traced(language: Any, layout: ragged.CacheLayout, width: int) -> Any:
     """OpenVINO's graph of a language model, its weights in float32."""
     import openvino as ov
+    from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch import ConversionExtension
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     pools = [(heads, PAGE, size) for pair in layout.layers.values() for heads, size in pair]
     integers = [torch.tensor(x, dtype=torch.int32) for x in ([0, 0], [0, 2, 5], [0, 1], [0, 1, 2])]
@@ -147,11 +149,11 @@ def traced(language: Any, layout: ragged.CacheLayout, width: int) -> Any:
     )
     with torch.no_grad(), _transformers.quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whether what was traced is right is found by comparing
-        made = ov.convert_model(
-            _Graph(language).eval(),
-            example_input=like,
-            extension=[ConversionExtension(OPERATION, _operation)],
-        )
+        # Not by `convert_model`, which tells its makers what is converted.
+        reader = FrontEndManager().load_by_framework("pytorch")
+        reader.add_extension(ConversionExtension(OPERATION, _operation))
+        decoder = TorchScriptPythonDecoder(_Graph(language).eval(), example_input=like)
+        made = reader.convert(reader.load(decoder))
     shapes = [(-1, width), *[(-1,)] * 6, (), *((-1, *one) for one in pools)]
     names = [*NAMES, *(f"pool.{i}" for i in range(len(pools)))]
     for port, shape, name in zip(made.inputs, shapes, names, strict=True):
