@@ -3,7 +3,7 @@
 
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 python,\
   $(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
-EXTRAS := train,media,serve,quantize,data,dev
+EXTRAS := train,media,serve,quantize,data,evaluate,openvino,gguf,dev
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 # The golden cases are a package of their own, of the test set-up alone.

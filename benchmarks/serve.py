@@ -69,11 +69,14 @@ def sample(number: int, words: str = "") -> Sample:
     return Sample((Turn("user", (picture, f"{SPACE}{number}{words}")),))
 
 
-def work(overrides: Sequence[str] = SHAPE, count: int = 32, tokens: int = 64) -> Work:
+def work(
+    overrides: Sequence[str] = SHAPE, count: int = 32, tokens: int = 64, device: str = "cpu"
+) -> Work:
     """The model with random weights, and questions."""
     torch.manual_seed(0)
     recipe = recipes.load("nano", overrides)
-    assistant = Assistant(MultimodalLM.from_recipe(recipe).eval(), Processor.from_recipe(recipe))
+    model = MultimodalLM.from_recipe(recipe).eval().to(device)
+    assistant = Assistant(model, Processor.from_recipe(recipe))
     options = Options(max_new_tokens=tokens, stop_strings=())
     return Work(assistant, [assistant.weave(sample(i), options) for i in range(count)], options)
 
@@ -117,6 +120,8 @@ def seconds(run: Callable[[], object]) -> float:
     """How long it takes."""
     begin = time.perf_counter()
     run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - begin
 
 
@@ -216,15 +221,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times that each line is run")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 32])
     parser.add_argument("--out", type=Path, help="folder for serve.md and serve.json")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     asked = parser.parse_args()
-    given = work(count=max(asked.clients))
+    given = work(count=max(asked.clients), device=asked.device)
     print(f"{len(given.woven[0])} tokens in, {given.options.max_new_tokens} out", flush=True)
     lines = measure(given, asked.clients, asked.rounds)
     print(table(lines))
     if asked.out is not None:
         asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "serve.md").write_text(table(lines))
-        (asked.out / "serve.json").write_text(json.dumps(lines, indent=1) + "\n")
+        name = "serve" if asked.device == "cpu" else f"serve-{asked.device}"
+        (asked.out / f"{name}.md").write_text(table(lines))
+        (asked.out / f"{name}.json").write_text(json.dumps(lines, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from omnimix.cli.main import app
 from omnimix.errors import OmnimixError
-from omnimix.evaluate.answers import clustered, run, score, write_items
+from omnimix.evaluate.answers import clustered, run, score
 from omnimix.evaluate.compare import compare, mcnemar, z_table
+from omnimix.evaluate.written import write_items
 
 RIGHT = ["yes", "no"] * 3
 WRONG = ["no", "no"] * 3

@@ -349,7 +349,10 @@ def test_reading_takes_time_in_proportion_to_the_text(row: str) -> None:
 
 @pytest.mark.parametrize("row", CODECS)
 def test_a_region_says_where_it_stands(row: str) -> None:
-    made, view = codec(row), seen("pad" if "pad" in STRATEGIES else next(iter(STRATEGIES)), 640, 480)
+    made, view = (
+        codec(row),
+        seen("pad" if "pad" in STRATEGIES else next(iter(STRATEGIES)), 640, 480),
+    )
     regions = [Box(40, 60, 200, 220, label="cup"), Box(300, 100, 500, 400, label="hut")]
     written = made.write(regions, view)
     found = made.read(f"Here: {written}\nand no more", view)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,6 +78,9 @@ def command(
     top_p: options.TopP = 1.0,
     seed: options.Seed = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
+    backend: options.Backend = "torch",
+    weights: options.Weights = "16",
     part: options.Parts = None,
     word: options.Words = None,
     parallel: Parallel = None,
@@ -97,7 +100,8 @@ def command(
     regions = regions_from(box, point, region)
     pictures = [text for text in items or () if text.startswith("image=")]
     _check(regions, bool(pictures), ask, as_json, draw)
-    load = _loader(server, device, part, word, parallel, quantization)
+    on = (device, dtype, backend, weights, options.note)
+    load = _loader(server, on, part, word, parallel, quantization)
     assistant = load(model)
     if assistant.process_group.size > 1 and not ask:
         raise OmnimixError(
@@ -112,19 +116,23 @@ def command(
         "pointing": regions_as,
     }
     session = Session(assistant, writing)
-    for media in map(item, items or ()):
-        session.add(media)
-    for one in regions:
-        session.mark(one)
+    _put(session, items, regions)
     if ask:
         _once(session, model, ask, draw, as_json)
     else:
         Talk(session, getattr(assistant, "model_name", model), draw, load=load).run()
 
 
+def _put(session: Session, items: Sequence[str] | None, regions: Sequence[Region]) -> None:
+    for media in map(item, items or ()):
+        session.add(media)
+    for one in regions:
+        session.mark(one)
+
+
 def _loader(
     server: str | None,
-    device: str | None,
+    running_on: tuple[Any, ...],
     part: list[str] | None,
     word: list[str] | None,
     parallel: str | None,
@@ -143,11 +151,11 @@ def _loader(
             return remote
 
         return asked
-    from omnimix.generate.assistant import load
+    from omnimix.generate.opening import open_model
 
     places, facts = places_of(part or ()), words_of(word or ())
     words = {"parts": places, "parallel": parallel, "quantization": quantization, **facts}
-    return lambda name: load(name, device, **words)
+    return lambda name: open_model(name, *running_on, **words)
 
 
 def _demo_picture(model: str) -> Path | None:

@@ -22,7 +22,7 @@ def get(
     ] = False,
 ) -> None:
     """Fetch a benchmark's official files; the same command goes on where it was stopped."""
-    from omnimix.cli.evaluate import bars
+    from omnimix.cli.bars import bars
     from omnimix.evaluate.benchmark import named
     from omnimix.evaluate.getting import downloads, get as fetch, public
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from omnimix.cli import official, options
+from omnimix.cli.bars import bars
 from omnimix.cli.guard import say
 from omnimix.disk import write_text
 from omnimix.errors import OmnimixError
@@ -221,25 +221,6 @@ def _file(
             step(path.name, done, total)
 
         return score_records(assistant, source, measure, name, limit, batch_size, progress, chosen)
-
-
-@contextlib.contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each task, on stderr, so that the report alone is on stdout."""
-    from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bars = {}
-
-        def step(task: str, done: int, total: int) -> None:
-            if task not in bars:
-                bars[task] = progress.add_task(task, total=total)
-            progress.update(bars[task], completed=done)
-
-        yield step
 
 
 def records_table(scored: Scored, model: str) -> Table:

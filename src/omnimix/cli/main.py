@@ -16,8 +16,10 @@ from omnimix.cli import (
     check,
     convert,
     data,
+    diff,
     env,
     evaluate,
+    export,
     merge,
     models,
     new,
@@ -52,6 +54,7 @@ app.command("models")(models.command)
 app.command("new")(new.command)
 app.command("evaluate")(official.with_files(evaluate.command))
 app.add_typer(data.app, name="data")
+app.command("diff")(diff.command)
 app.command("score")(official.score)
 app.command("compare")(official.compare)
 app.command("check")(check.command)
@@ -63,6 +66,7 @@ app.command("plot")(plot.command)
 app.command("verify")(verify.command)
 app.command("convert")(convert.command)
 app.command("merge")(merge.command)
+app.command("export")(export.command)
 app.command("soup")(soup.command)
 app.command("serve")(serve.command)
 app.command("push")(push.command)

@@ -83,10 +83,11 @@ def from_files(
     Args:
         given: the other options of `evaluate`.
     """
-    from omnimix.cli.evaluate import bars
-    from omnimix.evaluate.answers import run, write_items
+    from omnimix.cli.bars import bars
+    from omnimix.evaluate.answers import run
     from omnimix.evaluate.benchmark import opened as official_rows
     from omnimix.evaluate.judges import judged
+    from omnimix.evaluate.written import write_items
 
     assert folder is not None
     for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens"):
@@ -203,9 +204,10 @@ def score(
     out: Out = None,
 ) -> None:
     """Score stored answers again, without the model and without the benchmark's files."""
-    from omnimix.evaluate.answers import exported, score as scored, write_items
+    from omnimix.evaluate.answers import score as scored
     from omnimix.evaluate.benchmark import named
     from omnimix.evaluate.judges import judged
+    from omnimix.evaluate.written import exported, write_items
 
     found = scored(answers, None, metric)
     spec = named(found.benchmark)

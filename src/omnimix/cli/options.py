@@ -76,3 +76,20 @@ FeatureCache: TypeAlias = Annotated[
 Quantization: TypeAlias = Annotated[
     str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
 ]
+Dtype: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16, float16, or auto: the sooner one of the first two, found by a short measurement."
+    ),
+]
+Backend: TypeAlias = Annotated[
+    str, typer.Option(help="What runs the language model: torch, or openvino on a CPU.")
+]
+Weights: TypeAlias = Annotated[
+    str, typer.Option(help="How openvino holds its matrices: 16 (bits), int8 or int4.")
+]
+
+
+def note(sentence: str) -> None:
+    """A line on stderr that is no error."""
+    typer.echo(sentence, err=True)

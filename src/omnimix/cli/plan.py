@@ -11,13 +11,14 @@ import typer
 from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
+    from omnimix.train.estimate import Way
     from omnimix.train.planning import StageEstimate
 
 UNITS = {"GB": 1e9, "GIB": 2**30, "MB": 1e6, "MIB": 2**20}
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="A training file, prismatic.train.yaml for one.")],
+    file: Annotated[Path, typer.Argument(help="A training file, nano.train.yaml for one.")],
     devices: Annotated[int, typer.Option(help="GPUs of all machines.", min=1)] = 8,
     memory: Annotated[str, typer.Option(help="Of one GPU: 80GB, 24GiB.")] = "80GB",
     nodes: Annotated[int, typer.Option(help="Machines they stand in.", min=1)] = 1,
@@ -51,17 +52,16 @@ def command(
     nearest = [stage.nearest() for stage in stages]
     if as_json:
         ways = [None if way is None else way.words(i) for i, way in enumerate(nearest)]
-        data = [
-            {**one.to_dict(), "nearest": way} for one, way in zip(stages, ways, strict=True)
-        ]
+        data = [{**one.to_dict(), "nearest": way} for one, way in zip(stages, ways, strict=True)]
         typer.echo(json.dumps({"machine": vars(machine), "stages": data}, indent=2))
     else:
         for stage, way in zip(stages, nearest, strict=True):
             typer.echo("\n".join(lines(stage)))
             if way is not None and stage.fits:
                 typer.echo(f"  smallest that fits   {way.words(stage.number)}")
-    if any(not stage.fits for stage in stages):
-        raise _too_large(next(pair for pair in zip(stages, nearest, strict=True) if not pair[0].fits))
+    for stage, way in zip(stages, nearest, strict=True):
+        if not stage.fits:
+            raise _too_large(stage, way)
 
 
 def size(text: str) -> float:
@@ -82,17 +82,22 @@ def size(text: str) -> float:
     return number * UNITS[unit]
 
 
-def _too_large(pair: tuple[StageEstimate, object]) -> OmnimixError:
-    stage, way = pair
+class TooLarge(OmnimixError):
+    """A stage that the devices do not hold."""
+
+    exit_code = 1
+
+
+def _too_large(stage: StageEstimate, way: Way | None) -> TooLarge:
     machine, taken = stage.machine, stage.memory
     largest = max(taken.causes(), key=lambda cause: taken.causes()[cause])
-    return OmnimixError(
-        f"stage {stage.stage.name} takes {taken.total / 1e9:.1f} GB of a device's "
-        f"{machine.memory / 1e9:.1f} GB, most of it {largest} ({taken.causes()[largest] / 1e9:.1f} GB)",
+    return TooLarge(
+        f"stage {stage.stage.name} takes {taken.total / 1e9:.2f} GB of a device's "
+        f"{machine.memory / 1e9:.2f} GB, most of it {largest} ({taken.causes()[largest] / 1e9:.2f} GB)",
         where=f"stages.{stage.number}",
         hint="no plan of these devices fits: take more of them, more memory, adapters or quantization"
         if way is None
-        else f"the nearest that fits: {way.words(stage.number)}",  # type: ignore[attr-defined]
+        else f"the nearest that fits: {way.words(stage.number)}",
     )
 
 

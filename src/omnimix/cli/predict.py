@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from omnimix.cli import options
-from omnimix.cli.evaluate import bars
+from omnimix.cli.bars import bars
 from omnimix.cli.guard import say
 
 
@@ -24,6 +24,9 @@ def command(
     top_p: options.TopP = 1.0,
     seed: options.Seed = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
+    backend: options.Backend = "torch",
+    weights: options.Weights = "16",
     feature_cache: options.FeatureCache = None,
 ) -> None:
     """Answer all records of a data set; the same command goes on where it was stopped.
@@ -32,12 +35,12 @@ def command(
     """
     from omnimix.evaluate.predict import predict
     from omnimix.evaluate.records import open_records
-    from omnimix.generate.assistant import load
     from omnimix.generate.decoding import Options
+    from omnimix.generate.opening import open_model
 
     chosen = Options(max_new_tokens, temperature, top_p, seed=seed)
     source = open_records(data)
-    assistant = load(model, device)
+    assistant = open_model(model, device, dtype, backend, weights, options.note)  # type: ignore[arg-type]
     if feature_cache is not None:
         assistant.keep_features(feature_cache)
     with bars() as step:

@@ -145,6 +145,9 @@ def command(
     max_batch: MaxBatch = 32,
     prefill_chunk: PrefillChunk = 256,
     device: options.Device = None,
+    dtype: options.Dtype = None,
+    backend: options.Backend = "torch",
+    weights: options.Weights = "16",
     part: options.Parts = None,
     word: options.Words = None,
     quantization: options.Quantization = None,
@@ -176,7 +179,7 @@ def _run(asked: SimpleNamespace) -> None:
         raise OmnimixError(
             f"the package {error.name} is missing", hint="pip install 'omnimix[serve]'"
         ) from None
-    from omnimix.generate.assistant import load
+    from omnimix.generate.opening import open_model
 
     if asked.access_log:
         logging.basicConfig(format="%(asctime)s %(message)s")
@@ -184,9 +187,10 @@ def _run(asked: SimpleNamespace) -> None:
     with running.listening(asked.host, asked.port) as listener:
         settings = _settings(asked)
         places, facts = places_of(asked.part or ()), words_of(asked.word or ())
+        running_on = (asked.dtype, asked.backend, asked.weights, options.note)
         words = {"parts": places, "quantization": asked.quantization, **facts}
         assistant = limited(
-            load(asked.model, asked.device, **words),
+            open_model(asked.model, asked.device, *running_on, **words),
             max_pixels=asked.max_pixels,
             max_seconds=asked.max_seconds,
             max_pages=asked.max_pages,

@@ -210,7 +210,9 @@ def report(found: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
                 "difference_interval": spread(gained.tolist()),
                 "p": mcnemar(int((gained > 0).sum()), int((gained < 0).sum())),
                 "tasks": {task: float(np.mean(each)) for task, each in cell["scores"].items()},
-                **{word: cell[word] for word in ("parameters", "train_seconds", "seconds", "steps")},
+                **{
+                    word: cell[word] for word in ("parameters", "train_seconds", "seconds", "steps")
+                },
             }
         )
     return rows
@@ -223,7 +225,15 @@ def _flat(cell: Mapping[str, Any]) -> Any:
 def markdown(spec: SweepSpec, rows: Sequence[Mapping[str, Any]]) -> str:
     """The report as a page."""
     tasks = list(rows[0]["tasks"])
-    heads = ["cell", "score (95 %)", "against the base (95 %)", "p", *tasks, "parameters", "seconds"]
+    heads = [
+        "cell",
+        "score (95 %)",
+        "against the base (95 %)",
+        "p",
+        *tasks,
+        "parameters",
+        "seconds",
+    ]
     said = [
         f"# {spec.name}",
         "",

@@ -87,7 +87,6 @@ class BenchmarkSpec(Spec):
         prompts: by style; of `default` where none is named. `{question}`, `{choices}` and fields of the row.
         parser, measure: how an answer is read and scored.
         export: the form in which the official server takes answers.
-        paper: numbers of the papers, for the report.
     """
 
     title: str
@@ -179,7 +178,6 @@ class Official(Source):
     Args:
         folder: holds the official files.
         style: of the prompt.
-        swap: rows, in place of those of the spec.
     """
 
     def __init__(self, spec: BenchmarkSpec, folder: Path, style: str = "default") -> None:

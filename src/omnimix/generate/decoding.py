@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,10 +51,12 @@ class Decoder:
 
     Attributes:
         process_group: the processes that share the model.
+        make: what makes a runner of the model, torch's where nothing else is said.
     """
 
     model: MultimodalLM
     process_group: ProcessGroup
+    make: Callable[[MultimodalLM], Runner] = runner
     _runner: tuple[object, Runner] | None = field(default=None, repr=False)
 
     @property
@@ -63,7 +65,7 @@ class Decoder:
         weight = next(self.model.language.parameters())
         held = (self.model.language, weight.dtype, weight.device)
         if self._runner is None or self._runner[0] != held:
-            self._runner = held, runner(self.model)
+            self._runner = held, self.make(self.model)
         return self._runner[1]
 
     def write(

@@ -184,6 +184,12 @@ class Sharded(ModelLayout):
                 p for n, p in model.named_parameters() if n in whole or not p.is_floating_point()
             },
         }
+        if bf16:  # A batch norm's running statistics are float32, and so must its weights be.
+            for norm in model.modules():
+                if isinstance(norm, _BatchNorm) and not over["ignored_params"].issuperset(
+                    norm.parameters()
+                ):
+                    fully_shard(norm, **{**over, "mp_policy": MixedPrecisionPolicy()})
         for block in blocks(model):
             if not over["ignored_params"].issuperset(block.parameters()):
                 fully_shard(block, **over)

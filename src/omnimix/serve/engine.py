@@ -192,7 +192,9 @@ def limited(assistant: Assistant, **most: float | None) -> Assistant:
     for name, spec in recipe.modalities.items():
         modalities[name] = spec.model_copy(update={"opens": _capped(spec.opens, limits)})
     held = assistant.processor.with_recipe(recipe.model_copy(update={"modalities": modalities}))
-    return Assistant(assistant.model, held, assistant.process_group)
+    made = Assistant(assistant.model, held, assistant.process_group)
+    made.decoder = assistant.decoder  # with what runs the model
+    return made
 
 
 def _capped(opens: Opener, limits: Mapping[str, float]) -> Opener:

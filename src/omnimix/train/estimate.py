@@ -65,7 +65,8 @@ class Way:
 
     def words(self, number: int) -> str:
         """Options of `omnimix train` that ask for it."""
-        said = [f"parallel.{k}={v}" for k, v in self.parallel.dump().items()]
+        parallel = ", ".join(f"{k}: {v}" for k, v in self.parallel.dump().items())
+        said = [f"'parallel={{{parallel}}}'"]
         own = {
             "gradient_checkpointing": str(self.recomputed).lower(),
             "gradient_accumulation_steps": self.parts,
@@ -156,7 +157,7 @@ class Estimator:
         buffers: `gathered` (FSDP alone).
         With `offload` weights, gradients and optimizer states lie in the machine's memory.
         """
-        (replicate, shard, cut), alone = self.mesh(way, machine)
+        (_, shard, cut), alone = self.mesh(way, machine)
         share = {w.name: 1 / shard / self.cut(w, cut) for w in self.weights}
         learned = [w for w in self.weights if w.learns]
         held = sum(w.size * w.bytes * share[w.name] for w in self.weights)

@@ -37,7 +37,7 @@ PICTURE = (640, 480)
 
 
 @dataclass(frozen=True)
-class Rows:
+class StageRows:
     """What a stage reads.
 
     Attributes:
@@ -63,7 +63,7 @@ class StageEstimate:
 
     stage: Stage
     number: int
-    rows: Rows
+    rows: StageRows
     estimator: Estimator
     machine: Machine
     way: Way
@@ -116,8 +116,13 @@ class StageEstimate:
     def _ways(self) -> Iterator[Way]:
         """All ways, cheapest first."""
         sizes = [t for t in (1, 2, 4, 8) if t <= self.machine.devices // self.machine.nodes]
-        shards = ["none", "grad", *(["hybrid"] if self.machine.nodes > 1 else []), "full"]
-        made = []
+        shards: list[Any] = [
+            "none",
+            "grad",
+            *(["hybrid"] if self.machine.nodes > 1 else []),
+            "full",
+        ]
+        made: list[tuple[bool, int, float, int, Way]] = []
         for recomputed, size, shard, parts in itertools.product(
             (False, True), sizes, shards, _divisors(self.stage.batch_size)
         ):
@@ -131,7 +136,7 @@ class StageEstimate:
             except ParallelError:  # no such mesh, or layers that are not cut so
                 continue
             made.append((recomputed, size, sent, len(made), way))
-        yield from (way for *_, way in sorted(made, key=lambda one: one[:4]))
+        yield from (one[-1] for one in sorted(made, key=lambda one: one[:4]))
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers as plain data."""
@@ -212,7 +217,7 @@ def _stage(
     return StageEstimate(stage, number, rows, estimator, machine, way)
 
 
-def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> Rows:
+def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> StageRows:
     """What a stage reads: a few records of every dataset, or the longest row that it allows."""
     try:
         processor = Processor.from_recipe(recipe, recipe_folder)
@@ -225,13 +230,14 @@ def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> 
         ]
     except OmnimixError as error:
         row = longest(recipe, stage)
-        return Rows(row, len(row), row.targets, assumed=reason(error))
+        return StageRows(row, len(row), row.targets, assumed=reason(error))
     counts = [source.length for source in sources]
     many = None if None in counts else sum(c for c in counts if c is not None)
     read = [one for sequences, _ in found for one in sequences]
     if not read:
         row = longest(recipe, stage)
-        return Rows(row, len(row), row.targets, count=many, assumed="no record can be used")
+        cut = sum(cut for _, cut in found)
+        return StageRows(row, len(row), row.targets, 0, cut, many, "no record can be used")
     weights = np.repeat([w.weight for w in stage.mixture], [len(one) for one, _ in found])
     tokens, learned = (
         float(np.average(column, weights=weights))
@@ -241,7 +247,7 @@ def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> 
     if isinstance(stage.packing, PackingSpec):
         row, fill = _stretched(row, stage.packing.tokens), stage.packing.tokens / tokens
         tokens, learned = float(stage.packing.tokens), learned * fill
-    return Rows(row, tokens, learned, len(read), sum(cut for _, cut in found), many)
+    return StageRows(row, tokens, learned, len(read), sum(cut for _, cut in found), many)
 
 
 def _looked(
@@ -258,21 +264,25 @@ def _looked(
             if words.apart:
                 found.append(weave_apart(processor.weave, sample))
                 continue
-            woven = processor.weave(sample, max_length=most, cuts_items=source.cuts_items)
         except OmnimixError:
             continue
-        found.append(woven)
-        # At the limit only; whether it was longer is seen without one.
-        if most is not None and int((woven.owner == 0).sum()) >= most:
-            cut += _longer(processor, sample, len(woven))
+        woven = _woven(processor, sample, most, source.cuts_items)
+        if woven is not None:
+            found.append(woven)
+        # Below the limit nothing was cut. What the limit leaves nothing to learn of is cut as well.
+        if most is not None and (woven is None or int((woven.owner == 0).sum()) >= most):
+            whole = _woven(processor, sample, None, False)
+            cut += whole is not None and (woven is None or len(whole) > len(woven))
     return found, cut
 
 
-def _longer(processor: Processor, sample: Any, tokens: int) -> bool:
+def _woven(
+    processor: Processor, sample: Any, most: int | None, cuts_items: bool
+) -> Sequence | None:
     try:
-        return len(processor.weave(sample)) > tokens
-    except OmnimixError:  # longer than the model takes
-        return True
+        return processor.weave(sample, max_length=most, cuts_items=cuts_items)
+    except OmnimixError:
+        return None
 
 
 def longest(recipe: Recipe, stage: Stage) -> Sequence:

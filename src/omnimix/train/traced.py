@@ -105,7 +105,8 @@ class FakeModel:
 
     def _embedded(self, ids: Tensor, items: Any, kept: _Kept) -> tuple[Tensor, Any]:
         """Embeddings that hang on every item; which place takes which is data, and not known here."""
-        model, done = self.model, {}
+        model = self.model
+        done: dict[str, Any] = {}
         items = {
             name: one.each(lambda t: torch.empty_like(t, device="cpu"))
             for name, one in items.items()

@@ -7,8 +7,11 @@ them back when it is forgotten, so that texts join and leave a step and nothing 
 
 from __future__ import annotations
 
+import math
+import warnings
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +37,11 @@ NAMES = ("embeddings", "places", "lasts", "past", "begins", "pages", "page_begin
 OPERATION = "omnimix::paged"
 
 
-@torch.library.custom_op(OPERATION, mutates_args=())
+@torch.library.custom_op(
+    OPERATION,
+    mutates_args=(),
+    schema="(Tensor[] given, int width, float scaling, int window) -> Tensor",
+)
 def _paged(given: Sequence[Tensor], width: int, scaling: float, window: int) -> Tensor:
     """Stands for paged attention while the model is traced; what it gives is no part of the graph."""
     return given[0].new_zeros(len(given[0]), width)
@@ -84,6 +91,9 @@ class _Traced(ragged.PassCache):
     ) -> tuple[Tensor, Tensor]:
         return keys, values
 
+    def get_mask_sizes(self, query_length: Any, layer_idx: int) -> tuple[Any, int]:
+        return query_length, 0  # a tensor while lengths are traced
+
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, window: int | None, *own: Any
     ) -> Tensor:
@@ -97,8 +107,9 @@ class _Traced(ragged.PassCache):
         if sinks is not None:
             given.append(sinks.float().view(1, -1, 1, 1))
         scaling = query.shape[3] ** -0.5 if scaling is None else scaling
-        found = torch.ops.omnimix.paged(given, heads * width, scaling, window or 0)
-        return found.unflatten(1, (heads, width))[None]
+        found: Tensor = torch.ops.omnimix.paged(given, heads * width, scaling, window or 0)
+        apart: Tensor = found.unflatten(1, (heads, width))[None]
+        return apart
 
 
 class _Graph(nn.Module):
@@ -134,7 +145,8 @@ def traced(language: Any, layout: ragged.CacheLayout, width: int) -> Any:
         torch.tensor(3, dtype=torch.int32),
         *(torch.zeros(2, *one) for one in pools),
     )
-    with torch.no_grad(), _transformers.quiet():
+    with torch.no_grad(), _transformers.quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whether what was traced is right is found by comparing
         made = ov.convert_model(
             _Graph(language).eval(),
             example_input=like,
@@ -147,6 +159,48 @@ def traced(language: Any, layout: ragged.CacheLayout, width: int) -> Any:
         port.get_tensor().set_names({name})
     made.validate_nodes_and_infer_types()
     return made
+
+
+def narrowed(graph: Any, weights: str) -> None:
+    """Hold the matrices of a graph, its large part, in fewer bits; all other constants stay as they are.
+
+    Args:
+        weights: `16` for float16, `int8` with a scale for each row, `int4` with one for each 64 columns or fewer.
+    """
+    from openvino import opset15 as ops
+
+    for node in graph.get_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        port = node.input(1)
+        held = port.get_source_output().get_node()
+        if held.get_type_name() == "Convert":
+            held = held.input_value(0).get_node()
+        if held.get_type_name() == "Constant" and len(held.shape) == 2:
+            port.replace_source_output(_held(ops, held, weights).output(0))
+
+
+def _held(ops: Any, constant: Any, weights: str) -> Any:
+    """A matrix `[out, in]` in fewer bits, and what makes float32 of it."""
+    import openvino as ov
+
+    matrix = np.asarray(constant.data, dtype=np.float32)
+    if weights == "16":
+        return ops.convert(ops.constant(matrix.astype(np.float16)), "f32")
+    rows, columns = matrix.shape
+    size = columns if weights == "int8" else math.gcd(columns, 64)
+    most = 127 if weights == "int8" else 7
+    parts = matrix.reshape(rows, -1, size)
+    scale = np.maximum(np.abs(parts).max(2, keepdims=True), 1e-12) / most
+    whole = np.rint(parts / scale).astype(np.int8)
+    if weights == "int8":
+        kept = ops.constant(whole.reshape(rows, columns))
+        return ops.multiply(ops.convert(kept, "f32"), ops.constant(scale.reshape(rows, 1)))
+    pairs = whole.reshape(-1, 2).astype(np.uint8) & 15
+    packed = ov.Tensor(pairs[:, 0] | pairs[:, 1] << 4, list(parts.shape), ov.Type.i4)
+    kept = ov.op.Constant(packed, shared_memory=False)
+    found = ops.multiply(ops.convert(kept, "f32"), ops.constant(scale))
+    return ops.reshape(found, ops.constant(np.array([rows, columns])), False)
 
 
 def compiled(graph: Any) -> Any:
@@ -243,10 +297,53 @@ class Paged:
         if lacks > len(self._free):
             held = len(self.pools[0])
             more = max(lacks, held, 16)
-            self.pools = [np.concatenate([p, np.zeros_like(p, shape=(more, *p.shape[1:]))]) for p in self.pools]
+            self.pools = [
+                np.concatenate([p, np.zeros_like(p, shape=(more, *p.shape[1:]))])
+                for p in self.pools
+            ]
             self._free.extend(range(held, held + more))
         text.pages.extend(self._free.pop() for _ in range(lacks))
 
 
 def _whole(numbers: Any) -> Int[np.ndarray, "..."]:
     return np.asarray(numbers, dtype=np.int32)
+
+
+def read(file: Path) -> Any:
+    """A graph that was kept.
+
+    OpenVINO writes paged attention into its files and does not read it: it is read as an operation of ours of the same
+    name, in whose place the real one then stands.
+    """
+    import openvino as ov
+    from openvino.op import _PagedAttentionExtension
+
+    class PagedAttentionExtension(ov.Op):  # type: ignore[misc]
+        def __init__(self, inputs: Any = None) -> None:
+            super().__init__(self)
+            if inputs is not None:
+                self.set_arguments(inputs)
+                self.constructor_validate_and_infer_types()
+
+        def validate_and_infer_types(self) -> None:
+            self.set_output_size(3)
+            for i in range(3) if self.get_input_size() else ():
+                shape = ov.PartialShape([-1, -1])
+                self.set_output_type(i, self.get_input_element_type(0), shape)
+
+        def clone_with_new_inputs(self, inputs: Any) -> PagedAttentionExtension:
+            return PagedAttentionExtension(inputs)
+
+        def visit_attributes(self, visitor: Any) -> bool:
+            return True
+
+    core = ov.Core()
+    core.add_extension(PagedAttentionExtension)
+    graph = core.read_model(file)
+    for node in graph.get_ops():
+        if node.get_type_name() == "PagedAttentionExtension":
+            made = _PagedAttentionExtension(node.input_values())
+            for target in node.output(0).get_target_inputs():
+                target.replace_source_output(made.output(0))
+    graph.validate_nodes_and_infer_types()
+    return graph

@@ -1,0 +1,199 @@
+"""What runs the language model, chosen by name: torch, or OpenVINO over a graph that was proven and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from omnimix import cache
+from omnimix.compose.model import MultimodalLM
+from omnimix.disk import writing
+from omnimix.errors import OmnimixError
+from omnimix.generate.engine.runners import Runner, Together, runner
+
+Backend = Literal["torch", "openvino"]
+Weights = Literal["16", "int8", "int4"]
+BOUNDS: dict[str, float] = {"16": 0.02, "int8": 0.5, "int4": 1.0}
+"""How far logits may lie from torch's, of the largest; the graph itself is proven in 16 bits."""
+LENGTHS = (37, 5, 21)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far a back end lies from torch in float32.
+
+    Attributes:
+        error: the largest difference of a logit, of the largest logit.
+        agreement: share of places at which the likeliest token is the same.
+    """
+
+    error: float
+    agreement: float
+
+    def __str__(self) -> str:
+        return (
+            f"logits at most {self.error:.1e} of the largest away from torch's, "
+            f"the same token at {100 * self.agreement:.0f} % of the places"
+        )
+
+
+def measured(model: MultimodalLM, ours: Runner, theirs: Runner) -> Measured:
+    """Compare two runners over texts of several lengths that join, go on by one to three tokens, and leave.
+
+    The texts are tokens of the vocabulary, and between them embeddings that no token has, as items bring them.
+    """
+    chance = torch.Generator().manual_seed(0)
+    table: Any = model.get_input_embeddings()
+    with torch.inference_mode():
+        deviation = table.weight.float().std()
+        texts = []
+        for length in LENGTHS:
+            own = table(torch.randint(model.vocab_size, (length,), generator=chance)).float()
+            noise = deviation * torch.randn(own.shape, generator=chance)
+            own[length // 3 : length // 2] = noise[length // 3 : length // 2]
+            texts.append(own)
+        pairs = _side_by_side(texts, ours, theirs)
+    largest = max(float(b.abs().max()) for _, b in pairs)
+    error = max(float((a - b).abs().max()) for a, b in pairs) / largest
+    alike = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs])
+    return Measured(error, float(alike.float().mean()))
+
+
+def _side_by_side(texts: list[Tensor], ours: Runner, theirs: Runner) -> list[tuple[Tensor, Tensor]]:
+    """Logits `[texts, v]` of every step, of both."""
+    held = [(ours.open(len(one)), theirs.open(len(one))) for one in texts]
+    done = [0] * len(texts)
+    pairs = []
+    for step in range(sum(LENGTHS)):
+        here = [i for i, one in enumerate(texts) if i <= step and done[i] < len(one)]
+        if not here:
+            break
+        pieces = [texts[i][done[i] :][: 1 + (step + i) % 3] for i in here]
+        a = ours.run([held[i][0] for i in here], pieces)
+        b = theirs.run([held[i][1] for i in here], pieces)
+        pairs.append((a.float(), b.float()))
+        for i, piece in zip(here, pieces, strict=True):
+            done[i] += len(piece)
+    return pairs
+
+
+def runner_of(
+    backend: Backend, weights: Weights = "16", say: Callable[[str], None] = lambda _: None
+) -> Callable[[MultimodalLM], Runner]:
+    """What makes a runner of a model.
+
+    Args:
+        say: is told what was made and how far it lies from torch.
+
+    Raises:
+        OmnimixError: a word that is unknown, or a package that is missing.
+    """
+    for word, value, known in (("backend", backend, Backend), ("weights", weights, Weights)):
+        if value not in get_args(known):
+            listed = ", ".join(get_args(known))
+            raise OmnimixError(f"unknown {word} {value!r}", hint=f"known are {listed}")
+    if backend == "torch":
+        if weights != "16":
+            raise OmnimixError(
+                f"torch holds no weights in {weights} this way",
+                hint="add --backend openvino, or take --quantization",
+            )
+        return runner
+    if importlib.util.find_spec("openvino") is None:
+        raise OmnimixError(
+            "the package openvino is missing", hint="pip install 'omnimix[openvino]'"
+        )
+    return lambda model: _openvino(model, weights, say)
+
+
+def _openvino(model: MultimodalLM, weights: Weights, say: Callable[[str], None]) -> Runner:
+    from omnimix.generate.engine import openvino
+
+    kind = model.language.config.model_type
+    ours = runner(model)
+    if not isinstance(ours, Together) or model.device.type != "cpu":
+        why = (
+            "its layers confuse texts in one pass"
+            if model.device.type == "cpu"
+            else "it is not on the CPU"
+        )
+        raise OmnimixError(f"OpenVINO cannot run {kind}: {why}", hint="leave --backend out")
+    if any(not p.is_floating_point() for p in model.language.parameters()):
+        raise OmnimixError(
+            "weights that are quantized in torch cannot be handed to OpenVINO",
+            hint="leave --quantization out, and take --weights int8",
+        )
+    place = cache.folder("openvino") / _fingerprint(model, weights)
+    about = place / "about.json"
+    if not about.is_file():
+        _keep(model, ours, weights, place)
+    words = json.loads(about.read_text())
+    say(f"OpenVINO, weights in {weights}: {Measured(**words)} ({place})")
+    return openvino.Paged(openvino.read(place / "model.xml"), ours.layout)
+
+
+def _keep(model: MultimodalLM, theirs: Together, weights: Weights, place: Path) -> None:
+    """Trace, prove in 16 bits, narrow, measure, and only then keep.
+
+    Raises:
+        OmnimixError: a model that cannot be traced, or whose graph gives other logits.
+    """
+    import openvino as ov
+
+    from omnimix.generate.engine import openvino
+
+    kind = model.language.config.model_type
+    way_out = "leave --backend out: torch is the default"
+    try:
+        graph = openvino.traced(model.language, theirs.layout, model.width)
+    except Exception as error:  # whatever a tracer trips over
+        named = error if isinstance(error, OmnimixError) else error.__cause__ or error
+        line = (str(named).strip().splitlines() or [type(named).__name__])[0]
+        raise OmnimixError(f"OpenVINO cannot run {kind}: {line}", hint=way_out) from error
+    steps: tuple[Weights, ...] = ("16",) if weights == "16" else ("16", weights)
+    for step in steps:
+        openvino.narrowed(graph, step)
+        try:
+            found = measured(model, openvino.Paged(graph, theirs.layout), theirs)
+        except RuntimeError as error:
+            raise OmnimixError(
+                f"OpenVINO cannot run {kind}: {str(error).strip().splitlines()[-1]}", hint=way_out
+            ) from error
+        if not found.error <= BOUNDS[step]:
+            raise OmnimixError(
+                f"OpenVINO cannot run {kind} with weights in {step}: {found}, "
+                f"where {BOUNDS[step]:.0e} is the most",
+                hint=way_out if step == "16" else "take --weights 16",
+            )
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as near:
+            own = Path(near) / "new"
+            ov.save_model(graph, own / "model.xml", compress_to_fp16=False)
+            (own / "about.json").write_text(json.dumps(asdict(found)))
+            if not place.exists():
+                own.replace(place)
+
+
+def _fingerprint(model: MultimodalLM, weights: str) -> str:
+    """Of all that a graph is made of: weights, configuration and versions."""
+    import openvino as ov
+    import transformers
+
+    digest = hashlib.blake2b(digest_size=20)
+    words: Any = [model.language.config.to_dict(), weights, ov.__version__]
+    words += [transformers.__version__, torch.__version__, str(BOUNDS)]
+    digest.update(json.dumps(words, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.language.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
