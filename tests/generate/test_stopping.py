@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from omnimix.errors import OmnimixError
@@ -49,8 +50,27 @@ def test_only_settled_text_is_shown(text: str, wanted: str) -> None:
         ("logprobs", 21),
         ("logit_bias", {3: 101.0}),
         ("logit_bias", {-1: 1.0}),
+        ("logit_bias", {"5": 5}),
+        ("logit_bias", [5]),
+        ("temperature", "0.5"),
+        ("max_new_tokens", "8"),
+        ("top_k", 2.5),
+        ("seed", 1.5),
+        ("seed", -1),
+        ("seed", 2**70),
+        ("stop_strings", ""),
+        ("stop_strings", [""]),
+        ("stop_strings", 5),
+        ("pointing", 5),
     ],
 )
 def test_options_out_of_range_are_refused_by_name(word: str, value: Any) -> None:
     with pytest.raises(OmnimixError, match=word):
         Options(**{word: value})
+
+
+def test_a_bare_stop_string_is_one_and_stops_are_added_to_the_templates() -> None:
+    assert Options(stop_strings="large").stop_strings == ("large",)  # type: ignore[arg-type]
+    assert Options(stop_strings=["a", "\n"]).stops(("\n",)) == ("\n", "a")  # type: ignore[arg-type]
+    assert Options(stop_strings=()).stops(("\n",)) == ("\n",)
+    assert Options(max_new_tokens=np.int64(8), temperature=1).max_new_tokens == 8

@@ -359,3 +359,25 @@ def test_the_shipped_model_points(tmp_path: Path) -> None:
         raw = ask(client, asked, model="nano", max_tokens=40, extra_body={"region_format": "raw"})
         assert raw.choices[0].message.content == message.content
         assert not hasattr(raw.choices[0].message, "regions")
+
+
+def test_stops_are_added_to_the_models_own(
+    client: openai.OpenAI, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = replied(assistant, "Hm?", max_new_tokens=8)
+    template = assistant.processor.recipe.template
+    assert len(whole) > 2 and template.stop_strings
+    words = {"max_tokens": 8}
+    said = ask(client, user(text("Hm?")), **words, stop=[])
+    assert said.choices[0].message.content == whole
+    own = whole[1:3]
+    monkeypatch.setitem(template.__dict__, "stop_strings", (own,))
+    for stop in ([], "never", ["never"]):
+        said = ask(client, user(text("Hm?")), **words, stop=stop)
+        assert said.choices[0].message.content == whole[: whole.index(own)].strip()
+        done = client.completions.create(model="tiny", prompt="Hm?", **words, stop=stop)
+        assert done.choices[0].text == whole[: whole.index(own)].strip()
+        raw = ask(
+            client, user(text("Hm?")), **words, stop=stop, extra_body={"region_format": "raw"}
+        )
+        assert raw.choices[0].message.content == whole[: whole.index(own)].strip()

@@ -99,7 +99,7 @@ def load(
 class Assistant:
     """Asks a model.
 
-    The options of `Options` (max_new_tokens, temperature, top_p, seed, stop) go as keywords to every
+    The options of `Options` (max_new_tokens, temperature, top_p, seed, stop_strings) go as keywords to every
     method. A family's face holds an assistant and speaks through its last four methods: `weave`, `batch`,
     `endings` and `decoder`.
     """
@@ -334,11 +334,7 @@ class Assistant:
 
     def stops(self, options: Options) -> Sequence[str]:
         """Strings that end an answer."""
-        return (
-            self.processor.recipe.template.stop_strings
-            if options.stop_strings is None
-            else options.stop_strings
-        )
+        return options.stops(self.processor.recipe.template.stop_strings)
 
     def ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
         """Whether an answer came to an end by itself."""

@@ -111,7 +111,7 @@ def _product(weight: Tensor, tokens: int) -> float:
 
 def agreement(assistant: Assistant, prompts: Sequence[str] = PROMPTS) -> str:
     """In words, how many tokens of short answers are those of torch up to the first that differs."""
-    decoder, options = assistant.decoder, Options(max_new_tokens=ANSWERED, stop_strings=())
+    decoder, options = assistant.decoder, Options(max_new_tokens=ANSWERED)
     woven = [assistant.weave([question(one)], options) for one in prompts]
     endings = assistant.endings(options)
     ours = [one.ids for one in decoder.write(woven, options, endings)]

@@ -5,16 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, get_type_hints
 
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from transformers import GenerationConfig
 
+from omnimix.config import first_error
 from omnimix.errors import OmnimixError
 from omnimix.registry import did_you_mean
 
 
 def _small(value: float) -> bool:
     return abs(value) <= 2
+
+
+def _strings(value: Any) -> Any:
+    """A bare string is one string, not its letters."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -28,6 +39,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "presence_penalty": (_small, "give at least -2, at most 2; 0 changes nothing"),
     "frequency_penalty": (_small, "give at least -2, at most 2; 0 changes nothing"),
     "logprobs": (lambda value: 0 <= value <= 20, "give 0 to 20"),
+    "seed": (lambda value: 0 <= value < 2**63, "give 0 or more, below 2**63"),
 }
 
 
@@ -41,7 +53,7 @@ class Options:
         top_p: with a temperature, only the likeliest tokens that together reach this share.
         min_new_tokens: the fewest tokens of an answer; it does not end before.
         seed: of the sampling; the same seed gives the same answer, whatever else is asked beside it.
-        stop_strings: strings that end the answer and are cut from it; None takes the template's.
+        stop_strings: one string or several that end the answer and are cut from it, beside those of the template.
         pointing: how drawn regions reach the model: `tokens` of their own, coordinates in `text`, `marks` on
             the picture; None takes what the recipe can do best.
         top_k: with a temperature, only so many of the likeliest tokens; 0 for all.
@@ -59,7 +71,9 @@ class Options:
     top_p: float = 1.0
     min_new_tokens: int = 0
     seed: int | None = None
-    stop_strings: tuple[str, ...] | None = None
+    stop_strings: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...] | None, BeforeValidator(_strings)
+    ] = None
     pointing: str | None = None
     top_k: int = 0
     repetition_penalty: float = 1.0
@@ -69,6 +83,7 @@ class Options:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        self._typed()
         if self.max_new_tokens < 1:
             raise OmnimixError(
                 f"max_new_tokens is {self.max_new_tokens}", hint="an answer needs at least 1"
@@ -81,13 +96,35 @@ class Options:
         for word, (fits, hint) in _RANGES.items():
             value = getattr(self, word)
             if value is not None and not fits(value):
-                raise OmnimixError(f"{word} is {value:g}", hint=hint)
+                raise OmnimixError(f"{word} is {value}", hint=hint)
         for token, bias in (self.logit_bias or {}).items():
             if token < 0 or not abs(bias) <= 100:
                 raise OmnimixError(
                     f"logit_bias of token {token} is {bias:g}",
                     hint="give ids of tokens, and at least -100, at most 100",
                 )
+
+    def _typed(self) -> None:
+        given = {
+            word: value.item() if isinstance(value, np.generic) else value
+            for word, value in vars(self).items()
+        }
+        try:
+            checked = _types().model_validate(given)
+        except ValidationError as error:
+            path, message = first_error(error)
+            word = str(path[0])
+            raise OmnimixError(f"{word} is {given[word]!r:.100}: {message}", where=word) from None
+        for word, value in checked:
+            object.__setattr__(self, word, value)
+
+    def stops(self, own: Sequence[str]) -> tuple[str, ...]:
+        """All strings that end an answer.
+
+        Args:
+            own: those of the template, without which a model would write the next turn as well.
+        """
+        return tuple(dict.fromkeys((*own, *(self.stop_strings or ()))))
 
     def but(self, words: Mapping[str, Any]) -> Options:
         """The same with some words said otherwise.
@@ -118,3 +155,11 @@ class Options:
             eos_token_id=list(ends) or None,
             **words,
         )
+
+
+@cache
+def _types() -> type[BaseModel]:
+    """The types of the options; a value that is only nearly of its type is none."""
+    hints = get_type_hints(Options, include_extras=True)
+    words: dict[str, Any] = {word: (kind, ...) for word, kind in hints.items()}
+    return create_model("options", __config__=ConfigDict(strict=True), **words)

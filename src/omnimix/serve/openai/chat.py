@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from omnimix.errors import OmnimixError
 from omnimix.generate.answers import Answer
+from omnimix.generate.decoding import Options
 from omnimix.generate.stopping import cut
 from omnimix.language.tokenizer import end_tokens
 from omnimix.serve import bodies
@@ -98,21 +99,21 @@ async def _answer(
                 "stream_options needs stream", where="stream_options", hint='add "stream": true'
             )
         answers = await desk.answers(request, sample, many)
-        return JSONResponse(writer.whole(unparsed(desk, answers) if raw else answers))
+        return JSONResponse(writer.whole(unparsed(desk, answers, many[0]) if raw else answers))
     counted = asked.stream_options is not None and asked.stream_options.include_usage
     pieces = await desk.stream(request, sample, many)
     if raw:
-        pieces = raw_pieces(desk, pieces)
+        pieces = raw_pieces(desk, pieces, many[0])
     events = guarded(_chunks(writer, pieces, len(many), counted))
     return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
 
 
-def unparsed(desk: Desk, answers: Sequence[Answer]) -> list[Answer]:
+def unparsed(desk: Desk, answers: Sequence[Answer], options: Options) -> list[Answer]:
     """The answers with the text that the model wrote, special tokens included."""
     recipe, tokenizer = desk.engine.recipe, desk.engine.processor.weave.tokenizer
     if not recipe.coordinates.tokens:
         return list(answers)
-    stops = recipe.template.stop_strings
+    stops = options.stops(recipe.template.stop_strings)
     ends = end_tokens(tokenizer, stops)
     texts = []
     for answer in answers:
@@ -122,7 +123,7 @@ def unparsed(desk: Desk, answers: Sequence[Answer]) -> list[Answer]:
 
 
 async def raw_pieces(
-    desk: Desk, pieces: AsyncGenerator[tuple[int, Piece], None]
+    desk: Desk, pieces: AsyncGenerator[tuple[int, Piece], None], options: Options
 ) -> AsyncGenerator[tuple[int, Piece], None]:
     """Pieces of what the model wrote. Special tokens do not come in pieces, so that with them an answer comes whole."""
     async with aclosing(pieces):
@@ -130,7 +131,7 @@ async def raw_pieces(
             if not desk.engine.recipe.coordinates.tokens:
                 yield number, piece
             elif piece.answer is not None:
-                (answer,) = unparsed(desk, [piece.answer])
+                (answer,) = unparsed(desk, [piece.answer], options)
                 yield number, replace(piece, text=answer.text)
             elif piece.logprobs:
                 yield number, replace(piece, text="")

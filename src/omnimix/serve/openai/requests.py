@@ -67,7 +67,7 @@ class Sampling(Asked):
         presence_penalty, frequency_penalty, repetition_penalty: against saying things again.
         logit_bias: by token id, what is added to its logit.
         seed: of the sampling; of several answers the k-th takes seed + k.
-        stop: one string or several that end the answer and are cut from it.
+        stop: one string or several that end the answer and are cut from it, beside the model's own ends.
         n: how many answers.
         stream: piece by piece, as server-sent events.
         stream_options: how.

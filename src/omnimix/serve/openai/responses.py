@@ -145,11 +145,11 @@ def responses(desk: Desk) -> Callable[[Request], Awaitable[Response]]:
         telling = Telling(desk.engine.name, asked.region_format == "raw")
         if not asked.stream:
             answers = await desk.answers(request, sample, options)
-            (answer,) = chat.unparsed(desk, answers) if telling.raw else answers
+            (answer,) = chat.unparsed(desk, answers, options[0]) if telling.raw else answers
             return JSONResponse(telling.whole(answer))
         pieces = await desk.stream(request, sample, options)
         if telling.raw:
-            pieces = chat.raw_pieces(desk, pieces)
+            pieces = chat.raw_pieces(desk, pieces, options[0])
         events = chat.guarded(telling.events(pieces))
         return StreamingResponse(events, media_type="text/event-stream", headers=chat.HEADERS)
 
