@@ -153,6 +153,8 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "objectives": {
         "glance": [{}, {"weight": 0.5, "text": True}],
         "sft": [{}, {"average": "micro_batch"}],
+        "dpo": [{}, {"beta": 0.3, "reference": "adapters_off", "length_normalized": True}],
+        "ipo": [{}, {"beta": 0.3}],
     },
     "datasets": {
         "scenes": [{}, {"seed": 3, "split": "heldout", "tasks": ["count"]}],
@@ -180,6 +182,7 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "llava": [{}, {"marks": "loose"}],
         "sharegpt": [{}],
         "turns": [{}],
+        "preference": [{}],
         "multi_token": [{}, {"modalities": ["image", "signal"], "surplus": "ignore"}],
     },
     "segmenters": {
@@ -194,7 +197,8 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         row: [{}]
         for row in (
             *("exact", "relaxed", "yes_no", "vqa", "anls", "iou", "referring", "cider", "judged"),
-            *("region_labels", "region_texts"),
+            *("region_labels", "region_texts", "textvqa", "contains", "referring25", "circular", "pope"),
+            *("mme", "number", "mathvista", "coco_captions", "sentence_similarity"),
         )
     },
 }
