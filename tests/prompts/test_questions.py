@@ -135,6 +135,8 @@ def test_other_braces_beside_a_picture_are_text(text: str) -> None:
 
 def test_one_region_needs_no_list_and_other_things_are_none() -> None:
     assert shown(question("What is in the box?", (), BOX)) == "What is in <Box>?"  # type: ignore[arg-type]
+    with pytest.raises(SampleError, match="regions come in a list"):
+        question("What?", ["a.png"], 5)  # type: ignore[arg-type]
     for text in ("What?", "{1}", ["What?"]):
         with pytest.raises(SampleError, match="a region is a tuple"):
             question(text, ["a.png"], [(1, 2, 3, 4)])  # type: ignore[list-item]

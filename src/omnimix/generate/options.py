@@ -114,7 +114,7 @@ class Options:
         except ValidationError as error:
             path, message = first_error(error)
             word = str(path[0])
-            raise OmnimixError(f"{word} is {given[word]!r:.100}: {message}", where=word) from None
+            raise OmnimixError(f"{word} is {given[word]!r:.100}", hint=message) from None
         for word, value in checked:
             object.__setattr__(self, word, value)
 

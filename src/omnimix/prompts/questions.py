@@ -82,7 +82,8 @@ def question(
             mark of an item; something that is no part of a question.
     """
     media = [*map(as_media, images), *map(_item, items)]
-    regions = [_region(region) for region in ([regions] if _is_region(regions) else regions or ())]
+    marks = [regions] if _is_region(regions) else several(regions or (), "regions")
+    regions = [_region(mark) for mark in marks]
     if not isinstance(text, str):
         return Turn("user", (*media, *_parts(text, regions)))
     parts: list[Part] = [text]
