@@ -197,7 +197,15 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
         row: [{}]
         for row in (
             *("exact", "relaxed", "yes_no", "vqa", "anls", "iou", "referring", "cider", "judged"),
-            *("region_labels", "region_texts", "textvqa", "contains", "referring25", "circular", "pope"),
+            *(
+                "region_labels",
+                "region_texts",
+                "textvqa",
+                "contains",
+                "referring25",
+                "circular",
+                "pope",
+            ),
             *("mme", "number", "mathvista", "coco_captions", "sentence_similarity"),
         )
     },
