@@ -135,8 +135,8 @@ FLAT = Box(5, 5, 5, 20)
         (Media.region(OFF), "lies outside the picture of 40 x 30 pixels"),
         (Media.region(FLAT), "has no extent"),
         (Media.region(Point(float("nan"), 3)), "not finite"),
-        (Media.region(BOX, on=1), "picture 2, but 1 came"),
-        (Media.region(BOX, on=-1), "picture 0, but 1 came"),
+        (Media.region(BOX, on=1), "picture 1, counted from 0, but 1 came"),
+        (Media.region(BOX, on=-1), "picture -1, counted from 0, but 1 came"),
     ],
 )
 def test_bad_regions_are_refused_on_every_way(

@@ -67,7 +67,10 @@ def test_an_open_answer_needs_no_target(tiny_processor: Processor) -> None:
         (talk("What is this?"), "no target"),
         (talk((picture(), picture(), picture()), "A cup."), "3 items of 'image'.*places for 2"),
         (talk(Media.region(Point(1, 1)), "A cup."), "a picture, but no picture came before"),
-        (talk((picture(), Media.region(Point(1, 1), on=1)), "A"), "picture 2, but 1 came before"),
+        (
+            talk((picture(), Media.region(Point(1, 1), on=1)), "A"),
+            "picture 1, counted from 0, but 1 came before",
+        ),
         (talk((Media.region(Point(1, 1)), picture()), "A cup."), "Put the picture before"),
         (talk(Media("audio", b""), "A cup."), "no place for an item of kind 'audio'"),
         (talk("Draw.", (picture(),)), "an answer holds an item of kind 'image'"),

@@ -78,6 +78,16 @@ def test_stop_strings_end_and_are_cut(assistant: Assistant, questions: list[Samp
     assert "".join(assistant.stream(questions[0], stop_strings=(stop,), **words)) == stopped.text
 
 
+@pytest.mark.parametrize("given", ["hello", [["What?"]], [None], [Turn("user", ("Hi",))], None])
+def test_what_is_no_conversation_is_refused(assistant: Assistant, given: Any) -> None:
+    with pytest.raises(OmnimixError, match="conversation"):
+        assistant.reply_many(given)
+    with pytest.raises(OmnimixError, match="conversation"):
+        assistant.stream("hello")  # type: ignore[arg-type]
+    with pytest.raises(OmnimixError, match="questions come in a list"):
+        assistant.answers("hello")
+
+
 def test_a_stream_can_be_closed_early(assistant: Assistant, questions: list[Sample]) -> None:
     pieces = assistant.stream(
         questions[0], max_new_tokens=400, temperature=2.0, seed=0, stop_strings=()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from omnimix.errors import SampleError
-from omnimix.prompts.questions import conversation_of, interleaved, question
+from omnimix.prompts.questions import conversation_of, interleaved, question, sample_of, several
 from omnimix.types import Box, Media, Point, Region, Sample, Stroke, Turn
 
 BOX, POINT, STROKE = Box(1, 2, 30, 40), Point(5, 6), Stroke(((1, 1), (9, 9)))
@@ -115,3 +117,50 @@ def test_marks_in_a_text_become_pictures() -> None:
     assert interleaved("Look: [1]", ["a.png"], mark="[1]").content[0] == "Look: "
     with pytest.raises(SampleError, match="2 marks <image> for 1 pictures"):
         interleaved("<image><image>", ["a.png"])
+
+
+@pytest.mark.parametrize("text", ["What is in {1}?", "{1}", "Is {2}, or not"])
+def test_a_placeholder_beside_a_picture_needs_a_region(text: str) -> None:
+    with pytest.raises(SampleError, match="has no region"):
+        question(text, ["a.png"])
+    assert shown(question([text], ["a.png"])) == f"<image>{text}"
+
+
+@pytest.mark.parametrize(
+    "text", ["Solve x^{2} = \\frac{1}{2}", "What prints f({1})?", "{image:1} {0}"]
+)
+def test_other_braces_beside_a_picture_are_text(text: str) -> None:
+    assert shown(question(text, ["a.png"])).removeprefix("<image>") in (text, text[9:])
+
+
+def test_one_region_needs_no_list_and_other_things_are_none() -> None:
+    assert shown(question("What is in the box?", (), BOX)) == "What is in <Box>?"  # type: ignore[arg-type]
+    for text in ("What?", "{1}", ["What?"]):
+        with pytest.raises(SampleError, match="a region is a tuple"):
+            question(text, ["a.png"], [(1, 2, 3, 4)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("hello", "not a text"),
+        (None, "not null"),
+        (Turn("user", ("Hi",)), "not a Turn"),
+        (["What?"], "not a list with a text"),
+        ([], "not an empty list"),
+    ],
+)
+def test_what_is_no_conversation(given: Any, told: str) -> None:
+    with pytest.raises(SampleError, match=told):
+        sample_of(given)
+
+
+@pytest.mark.parametrize("given", ["hello", None, Turn("user", ("Hi",)), {"a": 1}])
+def test_several_come_in_a_list(given: Any) -> None:
+    with pytest.raises(SampleError, match=r"questions come in a list, not as (a |null)"):
+        several(given, "questions")
+
+
+def test_a_question_is_a_text_or_its_parts() -> None:
+    with pytest.raises(SampleError, match=r"a question is a text, .* not null"):
+        conversation_of(None)  # type: ignore[arg-type]

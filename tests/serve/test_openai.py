@@ -283,6 +283,24 @@ LONE = [{"role": "user", "content": "Hello"}]
             "messages[0]",
             "2 <region> for 1 regions",
         ),
+        (
+            {"messages": [*LONE, {"role": "tool", "tool_call_id": "x", "content": "3"}]},
+            openai.BadRequestError,
+            "messages.1.role",
+            "turns of a tool are not taken",
+        ),
+        (
+            {"messages": user(picture(regions=[{**BOX, "picture": 9}]), text("Hm?"))},
+            openai.BadRequestError,
+            "messages[0].content[0].regions[0]",
+            "beside picture 0 says that it lies on picture 9",
+        ),
+        (
+            {"messages": user(picture(), text("Hm?"), regions=[{**BOX, "picture": 1}])},
+            openai.BadRequestError,
+            None,
+            "picture 1, counted from 0, but 1 came",
+        ),
         ({"messages": user(text("word " * 3000))}, openai.BadRequestError, None, "context"),
     ],
 )

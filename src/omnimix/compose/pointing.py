@@ -209,7 +209,7 @@ def which(media: Media, pictures: int) -> int:
     index = last if media.on is None else media.on
     if not 0 <= index <= last:
         named = "no picture came" if last < 0 else f"{last + 1} came"
-        of = "a picture" if media.on is None else f"picture {index + 1}"
+        of = "a picture" if media.on is None else f"picture {index}, counted from 0"
         raise SampleError(
             f"a region lies on {of}, but {named} before it",
             hint="put the picture before the region",

@@ -31,9 +31,11 @@ from omnimix.prompts.questions import (
     conversation_of,
     given,
     question as asked,
+    sample_of,
+    several,
 )
 from omnimix.renamed import new_name
-from omnimix.types import Media, Part, Region, Sample
+from omnimix.types import Media, Part, Region
 
 if TYPE_CHECKING:
     from torch import distributed as dist
@@ -190,7 +192,7 @@ class Assistant:
             questions: each a text, text and `Media` in reading order, a list of turns, or a `Sample`.
             batch_size: most that are written together; the answers do not depend on it.
         """
-        many = [conversation_of(question) for question in questions]
+        many = [conversation_of(question) for question in several(questions, "questions")]
         return [one.text for one in self.reply_many(many, batch_size, **generation)]
 
     def reply(
@@ -212,7 +214,8 @@ class Assistant:
     ) -> list[Answer]:
         """Answers in the order of the conversations; as many as `batch_size` are written together."""
         options = (options or Options()).but(generation)
-        woven = [self.weave(conversation, options) for conversation in conversations]
+        many = several(conversations, "conversations")
+        woven = [self.weave(conversation, options) for conversation in many]
         return self.write_many(woven, batch_size, options)
 
     def write_many(
@@ -345,11 +348,9 @@ class Assistant:
 
     def weave(self, conversation: Conversation, options: Options) -> Woven:
         """A conversation as tokens, with room for an answer of these options."""
-        if not isinstance(conversation, Sample):
-            conversation = Sample(tuple(conversation), "question")
         with self.process_group.agreed():
             return self.processor.weave(
-                conversation, True, options.max_new_tokens, pointing=options.pointing
+                sample_of(conversation), True, options.max_new_tokens, pointing=options.pointing
             )
 
     def batch(self, woven: Sequence[Woven]) -> Batch:

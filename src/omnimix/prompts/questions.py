@@ -3,7 +3,8 @@
 Models learn regions *inside* the sentence ("What is in <region>?"), people write "What is in the box?"
 and hand the box over beside it. `question` puts the two together:
 
-1. Placeholders `{1}`, `{2}` ... are replaced by the regions of that number; every region must be named.
+1. Placeholders `{1}`, `{2}` ... are replaced by the regions of that number; every region must be named. Where
+   no region was given, one that stands beside an item as a word of its own is refused, and other braces are text.
 2. Else every phrase of `PHRASES` ("the box", "this point", "here" ...) takes one region, in order.
 3. Text that speaks of "marked regions", or names them itself (`<Region 1>`, `<Mark 2>`, "mark 3"), has
    them in front of its words: the model's own convention says which is which.
@@ -18,11 +19,11 @@ those that are not named stay in front. A mark of a kind that was not given is t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from omnimix.errors import SampleError
+from omnimix.errors import SampleError, kind_of
 from omnimix.types import Box, Mask, Media, Part, Point, Polygon, Region, Sample, Stroke, Turn
 
 Conversation: TypeAlias = Sample | Sequence[Turn]
@@ -58,6 +59,7 @@ _OWN_WORDS = re.compile(
 )
 _ITEM = re.compile(r"\{([A-Za-z_]\w*):([0-9]{1,4})\}")
 _PLACEHOLDER = re.compile(r"\{(\d+)\}")
+_LONE = re.compile(r"(?<!\S)\{[1-9]\d?\}(?![^\s?.,;:!])")
 _PHRASE = re.compile(r"\b(?:" + "|".join(re.escape(phrase) for phrase in PHRASES) + r")\b", re.I)
 
 
@@ -80,6 +82,7 @@ def question(
             mark of an item; something that is no part of a question.
     """
     media = [*map(as_media, images), *map(_item, items)]
+    regions = [_region(region) for region in ([regions] if _is_region(regions) else regions or ())]
     if not isinstance(text, str):
         return Turn("user", (*media, *_parts(text, regions)))
     parts: list[Part] = [text]
@@ -89,6 +92,11 @@ def question(
         parts = [*map(Media.region, regions), text]
     elif regions:
         parts = list(_pointed(text, regions))
+    elif media and (lone := _LONE.search(text)):
+        raise SampleError(
+            f"the placeholder {lone[0]} has no region (none was given)",
+            hint="give regions=[Box(...)]; a question in parts, [text], keeps its braces",
+        )
     placed = list(_placed(parts, media))
     inside = {part for part in placed if isinstance(part, Media)}
     front = [one for one in media if one not in inside]
@@ -103,9 +111,44 @@ def conversation_of(asked: Asked) -> Conversation:
     """
     if isinstance(asked, Sample):
         return asked
-    if not isinstance(asked, str) and asked and all(isinstance(one, Turn) for one in asked):
-        return [one for one in asked if isinstance(one, Turn)]
-    return [question(asked)]  # type: ignore[arg-type]
+    given: Any = asked
+    if isinstance(given, Sequence) and any(isinstance(one, Turn) for one in given):
+        return list(sample_of(given).turns)
+    return [question(given)]
+
+
+def sample_of(conversation: Conversation, name: str = "question") -> Sample:
+    """A conversation as a sample.
+
+    Raises:
+        SampleError: what is none, a bare text among them.
+    """
+    if isinstance(conversation, Sample):
+        return conversation
+    turns: Any = conversation
+    listed = isinstance(turns, Iterable) and not isinstance(turns, str | bytes | Mapping)
+    turns = tuple(turns) if listed else ()
+    odd = next((kind_of(turn) for turn in turns if not isinstance(turn, Turn)), None)
+    if not turns or odd is not None:
+        what = f"a list with {odd}" if odd else "an empty list" if listed else kind_of(conversation)
+        raise SampleError(
+            f"a conversation is a Sample or a list of turns, not {what}",
+            hint='write [Turn("user", ("What is it?",))], or ask a text with answers([...])',
+        )
+    return Sample(turns, name)
+
+
+def several(asked: Any, what: str) -> list[Any]:
+    """Things that come in a list, which one alone, or a text's letters, are not.
+
+    Raises:
+        SampleError: it is no list.
+    """
+    if isinstance(asked, str | bytes | Mapping) or not isinstance(asked, Iterable):
+        raise SampleError(
+            f"{what} come in a list, not as {kind_of(asked)}", hint="put a single one in [ ]"
+        )
+    return list(asked)
 
 
 def given(**items: Any) -> list[Media]:
@@ -147,6 +190,20 @@ def _label(data: Any) -> str:
     return str(data) if isinstance(data, Path) else ""
 
 
+def _is_region(region: Any) -> bool:
+    return isinstance(region, tuple(BEFORE))
+
+
+def _region(region: Any) -> Region:
+    if not _is_region(region):
+        raise SampleError(
+            f"a region is {kind_of(region)}",
+            hint="write Box(x1, y1, x2, y2), Point(x, y) or another form of omnimix.types, in pixels",
+        )
+    found: Region = region
+    return found
+
+
 def _item(item: Any) -> Media:
     if not isinstance(item, Media):
         raise SampleError(
@@ -161,6 +218,11 @@ def _parts(parts: Sequence[Any], regions: Sequence[Region]) -> Iterator[Part]:
         raise SampleError(
             "regions beside a question in parts",
             hint="put Media.region(...) where it stands in the sentence",
+        )
+    if isinstance(parts, bytes | Mapping) or not isinstance(parts, Iterable):
+        raise SampleError(
+            f"a question is a text, or text and Media in reading order, not {kind_of(parts)}",
+            hint='write "What is it?"',
         )
     for part in parts:
         yield part if isinstance(part, str) else _item(part)

@@ -112,7 +112,9 @@ def test_marks_without_their_picture(model: SPHINX_V_Model, picture: str) -> Non
     with pytest.raises(OmnimixError, match=r"1 marks lie on no picture. Give the picture"):
         model.generate_response(ASK, [BOX])
     image, region = Media.image(picture), Media.region(Box(30, 20, 150, 80), on=1)
-    with pytest.raises(OmnimixError, match="a region lies on picture 2, but 1 came before it"):
+    with pytest.raises(
+        OmnimixError, match="a region lies on picture 1, counted from 0, but 1 came before it"
+    ):
         model.assistant.reply(Sample((Turn("user", (image, region, "What?")),), "question"))
     alone = Sample((Turn("user", (Media.region(Box(30, 20, 150, 80)), "What?")),), "question")
     with pytest.raises(OmnimixError, match="a region lies on a picture, but no picture came"):

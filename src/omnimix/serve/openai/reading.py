@@ -96,10 +96,10 @@ class Reader:
             elif isinstance(part, ContentItem):
                 address = part.address
                 parts.append(self._item(part.kind, address, place))
-                marks = [
-                    _region(one, f"{place}.regions[{k}]") for k, one in enumerate(address.regions)
+                regions += [
+                    self._beside(_region(one, f"{place}.regions[{k}]"), f"{place}.regions[{k}]")
+                    for k, one in enumerate(address.regions)
                 ]
-                regions += [replace(mark, on=self.pictures - 1) for mark in marks]
             else:
                 parts.append(self._own(part, place))
         if role == "user":
@@ -116,6 +116,17 @@ class Reader:
         if not any(not isinstance(part, str) or part.strip() for part in said):
             raise SampleError("the message says nothing", where=where, hint="give it a content")
         return Turn(role, tuple(said))
+
+    def _beside(self, mark: Media, where: str) -> Media:
+        """A region that stands beside the picture that was read last, and lies on no other."""
+        own = self.pictures - 1
+        if mark.on not in (None, own):
+            raise SampleError(
+                f"a region beside picture {own} says that it lies on picture {mark.on}",
+                where=where,
+                hint="leave its picture out, or put it beside the message; pictures count from 0",
+            )
+        return replace(mark, on=own)
 
     def _item(self, kind: str, address: Address, where: str) -> Media:
         url, uuid = address.url, address.uuid

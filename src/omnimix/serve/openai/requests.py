@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from omnimix.config import validate
 from omnimix.errors import OmnimixError, RecipeError, SampleError
@@ -181,6 +182,16 @@ class ChatMessage(Asked):
     function_call: None = None
     skipped: Any = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_people(cls, given: Any) -> Any:
+        """Said before a word that only such turns have is called unknown."""
+        role = given.get("role") if isinstance(given, Mapping) else None
+        if role in ("tool", "function"):
+            said = {"message": f"turns of a {role} are not taken", "path": ("role",)}
+            raise PydanticCustomError("role", "{message}", said)
+        return given
+
 
 class ChatBody(Sampling):
     """The body of `POST /v1/chat/completions`.
@@ -251,7 +262,7 @@ Body = TypeVar("Body", bound=Asked)
 _FORMS = {
     r"messages\.\d+\.content\.\d+": 'a part is {"type": "text", "text": "..."}, {"type": "image_url", "image_url": '
     '{"url": "data:image/png;base64,..."}} or another that docs/serving.md lists',
-    r"messages\.\d+\.role": "roles are system, user and assistant; tools are not called",
+    r"messages\.\d+\.(role|tool_calls)": "roles are system, user and assistant; tools are not called",
     r"messages": '[{"role": "user", "content": "..."}] is a conversation',
     r"prompt": "one text; ask again for another",
     r"(tools|tool_choice|response_format)": "this server calls no tools and enforces no format",
