@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +172,7 @@ def _run(asked: SimpleNamespace) -> None:
         raise OmnimixError(
             "there is no such folder", where=str(asked.root), hint="give --root a folder"
         )
+    _check(asked)
     try:
         from omnimix.serve import running
         from omnimix.serve.app import create_app
@@ -213,6 +215,25 @@ def _engine(asked: SimpleNamespace, assistant: Assistant) -> Engine:
         return OneAtATime(assistant, asked.name)
     most = limits(asked.max_batch, asked.cache_memory, asked.prefill_chunk)
     return Batched(assistant, asked.name, most)
+
+
+def _check(asked: SimpleNamespace) -> None:
+    """Refuse words that no typer option refuses."""
+    for option in ("deadline", "max_seconds"):
+        value = getattr(asked, option)
+        if value is not None and not 0 < value < float("inf"):
+            shown = f"--{option.replace('_', '-')}"
+            raise OmnimixError(f"{shown} {value:g} is no time", hint="give seconds above 0")
+    for origin in asked.allow_origin or ():
+        if not re.fullmatch(r"https?://[\w.-]{1,253}(:\d{1,5})?", origin, re.ASCII):
+            raise OmnimixError(
+                f"--allow-origin {origin[:40]!r} is no origin",
+                hint="write https://pages.example.org",
+            )
+    if asked.root_path and not re.fullmatch(r"(/[\w.~-]+)+", asked.root_path, re.ASCII):
+        raise OmnimixError(
+            "--root-path is no path", hint="write /omnimix, without a slash at its end"
+        )
 
 
 def _settings(asked: SimpleNamespace) -> Settings:

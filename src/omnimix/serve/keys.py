@@ -35,12 +35,13 @@ def gathered(given: Iterable[str], file: Path | None, environment: str) -> tuple
             raise OmnimixError(f"cannot read the keys ({error})", where=str(file)) from None
         if not any(map(str.strip, lines)):
             raise OmnimixError("the file holds no key", where=str(file), hint="write one a line")
-    keys = [key.strip() for key in (*given, *lines, *environment.split(","))]
-    keys = [key for key in keys if key]
+    # An empty --api-key is a variable that is not set: without this the server would be open to everybody.
+    keys = [key.strip() for key in given]
+    keys += [key for word in (*lines, *environment.split(",")) if (key := word.strip())]
     for key in keys:
-        if len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key:
+        if not 8 <= len(key) <= 512 or not key.isascii() or not key.isprintable() or " " in key:
             raise OmnimixError(
-                "an API key is shorter than 8 signs, or holds a space or letters beyond ASCII",
+                "an API key has fewer than 8 signs or more than 512, or holds a space or letters beyond ASCII",
                 hint="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
             )
     return tuple(dict.fromkeys(keys))
