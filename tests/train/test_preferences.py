@@ -287,3 +287,36 @@ def test_what_is_no_pair_is_refused(
     part = MixturePart.model_validate({"data": {"path": "one.jsonl"}})
     with pytest.raises(SampleError, match=said_):
         Mixture((part,), folder, 0)[0]
+
+
+def test_rows_that_an_objective_does_not_learn_from_are_refused_before_the_first_step(
+    write: Write,
+) -> None:
+    with pytest.raises(SampleError, match=r"none of the 5 records.*one answer alone.*Give rows"):
+        train(write(stages=[{"objective": "dpo"}]))
+
+
+@pytest.mark.parametrize("packing", [False, {"tokens": 300}])
+def test_a_row_of_the_other_kind_is_left_out_and_named(
+    packing: Any, write: Write, folder: Path
+) -> None:
+    lone = {"messages": [said("user", "What?"), said("assistant", "A cup")]}
+    pairs = [{**row, "id": f"pair {i}"} for i, row in enumerate(rows())]
+    both = [json.dumps(row) for row in (pairs[0], {**lone, "id": "lone"}, pairs[1])]
+    stage = {
+        "mixture": [{"data": {"path": "talks.jsonl"}}],
+        "max_steps": 2,
+        "batch_size": 3,
+        "packing": packing,
+    }
+    for objective, left, why in (
+        ("dpo", {"talks.jsonl line 2"}, "without chosen and rejected"),
+        ("sft", {"talks.jsonl line 1", "talks.jsonl line 3"}, "a chosen"),
+    ):
+        words = {**stage, "objective": objective, "max_dropped": 1.0}
+        done = train(write(both, [words]), out=folder / objective)
+        lines = [
+            json.loads(one) for one in (done.folder / "dropped.jsonl").read_text().split("\n")[:-1]
+        ]
+        assert {" ".join(line["why"].split(": ")[:2]) for line in lines} == left
+        assert all(why in line["why"] for line in lines) and done.dropped.count >= len(left)
