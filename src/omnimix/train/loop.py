@@ -20,6 +20,7 @@ from omnimix.compose import adapters, features
 from omnimix.compose.batch import Batch
 from omnimix.data.check.style import style_faults
 from omnimix.data.mixture import Read, loader
+from omnimix.data.packing import PackingSpec
 from omnimix.errors import DroppedError
 from omnimix.train import checkpoint, optim, shards
 from omnimix.train.begun import Begun
@@ -137,9 +138,10 @@ class Loop:
                     f"{part} {size:,}" for part, size in optim.sizes(run.model).items()
                 )
                 total = sum(p.numel() for p in run.model.parameters())
+                rows = "rows" if isinstance(stage.packing, PackingSpec) else "records"
                 run.tell(
                     f"stage {stage.name}: {self.learned:,} of {total:,} parameters learn ({parts}); "
-                    f"steps {self.first + 1} to {self.plan.steps} of {stage.batch_size} records"
+                    f"steps {self.first + 1} to {self.plan.steps} of {stage.batch_size} {rows}"
                 )
                 if stage.bf16 and not quick_bf16(run.device):
                     run.tell("bf16 is slow on this device: trained in float32")
