@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from omnimix import _registration, _torchvision
@@ -17,6 +18,10 @@ from omnimix.types import Box, Mask, Media, Point, Polygon, Sample, Stroke, Turn
 
 _torchvision.install()
 _registration.install()
+# Said wherever bitsandbytes is imported, of a package that nothing here needs.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "from kernels-community" not in str(record.msg)
+)
 
 __version__ = "0.1.0"
 

@@ -138,18 +138,25 @@ def part(table: Registry) -> BeforeValidator:
         own = ":" in value["kind"]
         if own:
             value = _without_kind(cls, value)
-        try:
-            made = cls.model_validate(value)
-            if own and isinstance(made, Spec):
-                made._called = target
-            return made
-        except ValidationError as error:
-            path, message = first_error(error)
-            raise PydanticCustomError(
-                "part", "{message}", {"message": message, "path": path}
-            ) from None
+        made = _made(cls, value)
+        if own and isinstance(made, Spec):
+            made._called = target
+        return made
 
     return BeforeValidator(resolve)
+
+
+def or_table(cls: type[BaseModel]) -> BeforeValidator:
+    """A validator for a field with a short form beside its table: a table is judged as one, and as nothing else."""
+    return BeforeValidator(lambda value: _made(cls, value) if isinstance(value, Mapping) else value)
+
+
+def _made(cls: type[BaseModel], value: Any) -> BaseModel:
+    try:
+        return cls.model_validate(value)
+    except ValidationError as error:
+        path, message = first_error(error)
+        raise PydanticCustomError("part", "{message}", {"message": message, "path": path}) from None
 
 
 def _without_kind(cls: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:

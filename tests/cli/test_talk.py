@@ -182,3 +182,9 @@ def test_pictures_in_the_terminal(tmp_path: Path) -> None:
     kitty = inline.shown(tmp_path / "a.png", "kitty")
     assert kitty.count("\033_G") == kitty.count("\033\\") > 1 and kitty.count("m=0") == 1
     assert inline.shown(tmp_path / "a.png", "iterm").startswith("\033]1337;File=inline=1")
+
+
+def test_options_of_a_local_model_are_refused_for_a_server() -> None:
+    words = ["chat", "--server", "http://127.0.0.1:9", "--quantization", "nf4", "--device", "cpu"]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2 and "--device, --quantization cannot be chosen" in refused.output

@@ -21,6 +21,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import DroppedError, SampleError, TrainError, WriteError
 from omnimix.train import checkpoint
+from omnimix.train.idle import IdleError
 from omnimix.train.loop import recompute
 from omnimix.train.objectives import Sft
 from omnimix.train.run import train
@@ -395,3 +396,24 @@ def test_a_word_of_the_style_that_the_tokenizer_lacks_is_warned_of(write: Write)
     told = Told()
     train(write(stages=[{"max_steps": 1}]), [f"set={[*TINY, STYLE]}"], watcher=told)
     assert any(one.startswith("warning: ") and "<|im_start|>" in one for one in told.said)
+
+
+def wordy(i: int) -> str:
+    turns = [{"role": "user", "content": ["?"]}, {"role": "assistant", "content": ["red"]}]
+    return json.dumps({"id": str(i), "turns": turns})
+
+
+def test_a_stage_in_which_no_step_teaches_ends_with_exit_code_1(write: Write) -> None:
+    path = write([wordy(i) for i in range(4)], [{"trainable": ["connectors"], "max_steps": 3}])
+    with pytest.raises(IdleError, match=r"stages\.0: no step of 3 taught anything: the gradient"):
+        train(path)
+    assert CliRunner().invoke(app, ["train", str(path)]).exit_code == 1
+    with pytest.raises(IdleError, match="the last 4 steps taught nothing"):
+        train(path, ["stages.0.max_steps=30"], out=path.parent / "long")
+
+
+def test_steps_without_a_picture_among_others_are_no_fault(write: Write) -> None:
+    rows = [record(0), *(wordy(i) for i in range(1, 5))]
+    stage = {"trainable": ["connectors"], "max_steps": 10, "batch_size": 1}
+    result = train(write(rows, [stage]))
+    assert result.finished and result.steps == 10

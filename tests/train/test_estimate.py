@@ -121,3 +121,11 @@ def test_a_size_without_sense_is_refused(text: str) -> None:
 def test_the_page_says_what_the_functions_say() -> None:
     page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
     assert scaling.table(scaling.numbers()) in page
+
+
+def test_words_of_parallel_may_stand_together_and_too_many_devices_are_named(write: Write) -> None:
+    file = str(write(stages=[{"batch_size": 4}]))
+    words = ["plan", file, "--parallel", "shard=full,tensor=1", "--devices"]
+    assert CliRunner().invoke(app, [*words, "2"]).exit_code == 0
+    refused = CliRunner().invoke(app, [*words, "8"])
+    assert refused.exit_code == 2 and "fewer with --devices" in refused.output

@@ -287,3 +287,31 @@ def test_what_is_no_pair_is_refused(
     part = MixturePart.model_validate({"data": {"path": "one.jsonl"}})
     with pytest.raises(SampleError, match=said_):
         Mixture((part,), folder, 0)[0]
+
+
+def test_rows_that_an_objective_does_not_learn_from_are_refused_before_the_first_step(
+    write: Write,
+) -> None:
+    with pytest.raises(SampleError, match=r"none of the 5 records.*one answer alone.*Give rows"):
+        train(write(stages=[{"objective": "dpo"}]))
+
+
+@pytest.mark.parametrize("packing", [False, {"tokens": 300}])
+def test_a_row_of_the_other_kind_is_left_out_and_named(
+    packing: Any, write: Write, folder: Path
+) -> None:
+    lone = {"messages": [said("user", "What?"), said("assistant", "A cup")]}
+    pairs = [{**row, "id": f"pair {i}"} for i, row in enumerate(rows())]
+    both = [json.dumps(row) for row in (pairs[0], {**lone, "id": "lone"}, pairs[1])]
+    stage = {
+        "mixture": [{"data": {"path": "talks.jsonl"}}],
+        "max_steps": 2,
+        "batch_size": 3,
+        "packing": packing,
+    }
+    words = {**stage, "objective": "dpo", "max_dropped": 1.0}
+    done = train(write(both, [words]), out=folder / "dpo")
+    (line,) = (done.folder / "dropped.jsonl").read_text().splitlines()
+    assert "talks.jsonl: line 2: a row without chosen and rejected" in json.loads(line)["why"]
+    with pytest.raises(SampleError, match=r"chosen and a rejected answer.*Set objective: dpo"):
+        train(write(both, [stage]), out=folder / "sft")

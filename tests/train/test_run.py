@@ -144,3 +144,9 @@ def test_a_start_of_another_recipe_is_refused(write: Write, tiny_folder: Path) -
 def test_an_unknown_file_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"no such training file.*nano\.train\.yaml"):
         train("nowhere.train.yaml")
+
+
+def test_a_wrong_word_of_a_table_is_named_itself(write: Write) -> None:
+    path = write(stages=[{"packing": {"tokens": 300, "items": 0}}])
+    with pytest.raises(RecipeError, match=r"stages\.0\.packing\.items: .*equal to 1"):
+        train(path)

@@ -101,6 +101,10 @@ def command(
     pictures = [text for text in items or () if text.startswith("image=")]
     _check(regions, bool(pictures), ask, as_json, draw)
     on = (device, dtype, backend, weights, options.note)
+    if server is not None:
+        local = {"device": device, "dtype": dtype, "part": part, "word": word}
+        local |= {"parallel": parallel, "quantization": quantization}
+        _none_of(local | {"backend": backend != "torch", "weights": weights != "16"})
     load = _loader(server, on, part, word, parallel, quantization)
     assistant = load(model)
     if assistant.process_group.size > 1 and not ask:
@@ -174,6 +178,17 @@ def _check(
         raise OmnimixError("a box or point needs a picture", hint="give one with --image")
     if draw is not None and not pictures:
         raise OmnimixError("--draw needs a picture to draw on", hint="give one with --image")
+
+
+def _none_of(local: dict[str, Any]) -> None:
+    """Refuse what is said about a model of this machine, where a server's is asked."""
+    given = [f"--{name}" for name, value in local.items() if value]
+    if given:
+        raise OmnimixError(
+            f"{', '.join(given)} cannot be chosen for a model that a server holds",
+            where="--server",
+            hint="leave it out here, and say it where the server is started",
+        )
 
 
 def _once(

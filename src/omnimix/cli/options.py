@@ -90,6 +90,11 @@ Weights: TypeAlias = Annotated[
 ]
 
 
+def plan_words(given: list[str] | None) -> list[str]:
+    """Overrides of what `--parallel shard=full,tensor=2` was given, once or several times."""
+    return [f"parallel.{word}" for one in given or () for word in one.split(",")]
+
+
 def note(sentence: str) -> None:
     """A line on stderr that is no error."""
     typer.echo(sentence, err=True)

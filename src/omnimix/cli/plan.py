@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from omnimix.cli import options
 from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ def command(
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a word.")
     ] = None,
-    parallel: Annotated[
-        list[str] | None,
-        typer.Option("--parallel", metavar="WORD=VALUE", help="Short for --set parallel.WORD=..."),
-    ] = None,
+    parallel: options.Plan = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print numbers as JSON.")] = False,
 ) -> None:
     """Reckon memory, traffic and hours of a training file, and the smallest plan that fits.
@@ -47,7 +45,7 @@ def command(
     if devices % nodes:
         raise OmnimixError(f"{devices} devices do not stand evenly in {nodes} machines")
     machine = Machine(devices, size(memory), nodes, peak * 1e12, efficiency)
-    words = [*(override or ()), *(f"parallel.{word}" for word in parallel or ())]
+    words = [*(override or ()), *options.plan_words(parallel)]
     stages = plan_file(file, words, machine)
     nearest = [stage.nearest() for stage in stages]
     if as_json:

@@ -47,10 +47,7 @@ def command(
         raise settings.unnamed()
     if processes > 1 and "RANK" not in os.environ:
         _launch(processes)
-    words = [
-        *(override or []),
-        *(f"parallel.{w}" for one in parallel or () for w in one.split(",")),
-    ]
+    words = [*(override or []), *options.plan_words(parallel)]
     if prove_resume:
         return _prove(file, words, out)
     from omnimix.train.run import train

@@ -288,6 +288,7 @@ class ArrangedBatches(Batches):
         with reading(sample.id):
             source = self.entries.sources[entry.which]
             if any(self.apart[entry.which : entry.which + 1]):
+                self.takes(sample)
                 return weave_apart(self.processor.weave, sample.scaled(source.loss_scale))
             return self._woven_sample(sample, source)
 

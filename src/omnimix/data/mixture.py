@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
@@ -178,11 +178,18 @@ Read: TypeAlias = tuple[Batch | None, list[str]]
 """A batch, and why records of it were left out."""
 
 
+def anything(sample: Sample) -> None:
+    """Every record can be learned from."""
+
+
 class Batches(Dataset[Read]):
     """Batch `n` of a stage: places `n * size ...` of the mixture, woven and collated.
 
     A record that cannot be used is left out and named in the second value; without any usable record there is
     no batch. Of several ranks each reads its share: the batch is the same whatever their number.
+
+    Attributes:
+        takes: refuses a record that the stage does not learn from.
     """
 
     def __init__(
@@ -204,6 +211,7 @@ class Batches(Dataset[Read]):
         self.pack = pack
         self.max_length = max_length
         self.share = share
+        self.takes: Callable[[Sample], None] = anything
 
     def __len__(self) -> int:
         return self.count
@@ -257,12 +265,14 @@ class Batches(Dataset[Read]):
             sample = drawn(self.mixture[place], draw)
         with reading(sample.id):
             if isinstance(self.mixture, Mixture) and self.mixture.is_apart(place):
+                self.takes(sample)
                 scale = self.mixture.source(place).loss_scale
                 return weave_apart(self.processor.weave, sample.scaled(scale))
             return self._woven_sample(sample, self.mixture.source(place))
 
     def _woven_sample(self, sample: Sample, source: Source) -> Sequence:
         most = source.max_length if self.max_length is None else self.max_length
+        self.takes(sample)
         sample = sample.scaled(source.loss_scale)
         prepared: dict[Media, Item] = {}
         weave = partial(

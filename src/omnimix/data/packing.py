@@ -27,8 +27,8 @@ class PackingSpec(Spec):
         items: most items (pictures, sounds, ...) of a row, which bounds what its encoders hold; None for any number.
     """
 
-    tokens: int = Field(gt=0)
-    items: int | None = Field(default=None, gt=0)
+    tokens: int = Field(ge=1)
+    items: int | None = Field(default=None, ge=1)
 
 
 class Size(NamedTuple):

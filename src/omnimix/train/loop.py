@@ -20,9 +20,11 @@ from omnimix.compose import adapters, features
 from omnimix.compose.batch import Batch
 from omnimix.data.check.style import style_faults
 from omnimix.data.mixture import Read, loader
+from omnimix.data.packing import PackingSpec
 from omnimix.errors import DroppedError
 from omnimix.train import checkpoint, optim, shards
 from omnimix.train.begun import Begun
+from omnimix.train.idle import Idle
 from omnimix.train.meter import Meter
 from omnimix.train.plan import plan
 from omnimix.train.proof import Proof
@@ -136,9 +138,10 @@ class Loop:
                     f"{part} {size:,}" for part, size in optim.sizes(run.model).items()
                 )
                 total = sum(p.numel() for p in run.model.parameters())
+                rows = "rows" if isinstance(stage.packing, PackingSpec) else "records"
                 run.tell(
                     f"stage {stage.name}: {self.learned:,} of {total:,} parameters learn ({parts}); "
-                    f"steps {self.first + 1} to {self.plan.steps} of {stage.batch_size} records"
+                    f"steps {self.first + 1} to {self.plan.steps} of {stage.batch_size} {rows}"
                 )
                 if stage.bf16 and not quick_bf16(run.device):
                     run.tell("bf16 is slow on this device: trained in float32")
@@ -150,6 +153,8 @@ class Loop:
             run.dropped,
             run.tell,
         )
+        taught = self.state.get("taught", self.first > 0)
+        self.idle = Idle(self.number, self.plan.rows, len(self.plan.sources), taught)
 
     def go(self) -> int | None:
         """All steps; returns the signal that stopped them, or None."""
@@ -194,6 +199,7 @@ class Loop:
                 raise
             return getattr(end, "signal", SIGINT)
         self.ends = step
+        self.idle.end(self.steps)
         if step > self.first or self.resumed is None:
             self._save(step, over=step < self.plan.steps)
             run.tell(f"stage {self.stage.name} is done at step {step}, saved in {self.saved}")
@@ -220,12 +226,14 @@ class Loop:
     def _step(self, step: int, parts: Iterator[Read], meter: Meter) -> None:
         """One step, measured."""
         self.norms = {}
-        before = time.perf_counter()
+        before, read = time.perf_counter(), self.left_out.read
         batches = self._read(step, parts)
         meter.waited += time.perf_counter() - before
         done = self._moved_by(step, batches, meter.due(step))
         if done is None:
-            self._warn("skipped", f"step {step + 1} was skipped: none of its records can be used")
+            empty = all(batch is None for batch in batches)
+            why = "none of its records can be used" if empty else "no token of it is learned"
+            self._warn("skipped", f"step {step + 1} was skipped: {why}")
         elif not done.touched:
             self._warn("idle", f"step {step + 1} taught nothing: no record of it uses what learns")
         elif float(done.loss) > GUESSING * self._guess():
@@ -237,6 +245,7 @@ class Loop:
         # A skipped step counts as well, so that records and rates stay where they are.
         self.moved = True
         self.steps += 1
+        self.idle.take(done, self.left_out.read - read)
         meter.step(step, done, self.run.dropped.count, self.norms)
         if self.run.process_group.rank == 0:
             self.run.watcher.step(self.stage.name, step + 1, self.plan.steps)
@@ -325,6 +334,7 @@ class Loop:
             "step": step,
             "before": self.before,
             "over": over,
+            "taught": self.idle.taught,
             "seed": run.training.seed,
             "dropped": run.dropped.count,
             "stands_on": {

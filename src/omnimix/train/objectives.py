@@ -12,7 +12,8 @@ from torch import Tensor
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.config import Spec
-from omnimix.errors import TrainError
+from omnimix.errors import SampleError, TrainError
+from omnimix.types import Sample
 
 
 class Objective(Spec):
@@ -28,6 +29,14 @@ class Objective(Spec):
             model: in training mode.
             batch: on the model's device.
             count: what the sum over the batch's amount is divided by; see `counts`.
+        """
+
+    @classmethod
+    def takes(cls, sample: Sample) -> None:
+        """Refuse a record that nothing can be learned from; it is left out and counted.
+
+        Raises:
+            SampleError: why.
         """
 
     def begin(
@@ -69,6 +78,14 @@ class Sft(Objective):
 
     kind: Literal["sft"] = "sft"
     average: Literal["step", "micro_batch"] = "step"
+
+    @classmethod
+    def takes(cls, sample: Sample) -> None:
+        if sample.rejected is not None:
+            raise SampleError(
+                "a record has a chosen and a rejected answer, and this stage learns from one",
+                hint="set objective: dpo or ipo",
+            )
 
     def counts(self, targets: Sequence[float]) -> list[float]:
         if self.average == "micro_batch":

@@ -20,6 +20,7 @@ from omnimix.data.streams import StreamSource
 from omnimix.errors import TrainError
 from omnimix.train.rows import DatasetFacts, looked_at
 from omnimix.train.settings import Stage, Training
+from omnimix.types import Sample
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,17 @@ class StagePlan:
         steps: that it takes.
         horizon: that its rates are planned for.
         sources: the datasets.
+        takes: refuses a record that the objective does not learn from.
     """
 
     batches: Batches
     steps: int
     horizon: int
     sources: list[Source]
+    takes: Callable[[Sample], None]
+
+    def __post_init__(self) -> None:
+        self.batches.takes = self.takes
 
     @property
     def rows(self) -> int | None:
@@ -53,7 +59,12 @@ class StagePlan:
         processor, most = self.batches.processor, stage.max_length
         return [
             looked_at(
-                source, processor, most, stage.mixture[k].apart, f"stages.{number}.mixture.{k}"
+                source,
+                processor,
+                most,
+                stage.mixture[k].apart,
+                f"stages.{number}.mixture.{k}",
+                self.takes,
             )
             for k, source in enumerate(self.sources)
         ]
@@ -99,6 +110,7 @@ def plan(
         )
     if stage.template is not None:
         processor = processor.with_template(stage.template)
+    takes = stage.objective.takes
     done, pack, most = first * parts, bool(stage.packing), stage.max_length
     if stage.order == "mixture":
         assert stage.max_steps is not None
@@ -109,7 +121,7 @@ def plan(
             )
         count = stage.max_steps * parts - done
         batches = Batches(mixture, processor, size, done, count, pack, most, share)
-        return StagePlan(batches, stage.max_steps, stage.max_steps, mixture.sources)
+        return StagePlan(batches, stage.max_steps, stage.max_steps, mixture.sources, takes)
     sources = [words.open(folder) for words in stage.mixture]
     if is_arranged(stage, sources) and all(one.length is not None for one in sources):
         entries = Shuffled(sources, training.seed)
@@ -117,7 +129,7 @@ def plan(
     source = sources[0] if len(sources) == 1 else JoinedSources(sources)
     rounds = stage.rounds(source, training.seed)
     ordered = RoundBatches(source, rounds, processor, done, pack, most, share)
-    return StagePlan(ordered, rounds.steps, rounds.horizon, sources)
+    return StagePlan(ordered, rounds.steps, rounds.horizon, sources, takes)
 
 
 def is_arranged(stage: Stage, sources: Sequence[Source]) -> bool:
@@ -182,4 +194,4 @@ def _arranged(
             hint="make batch_size smaller",
         )
     batches.count = (steps - first) * parts
-    return StagePlan(batches, steps, steps, entries.sources)
+    return StagePlan(batches, steps, steps, entries.sources, stage.objective.takes)

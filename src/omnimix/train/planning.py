@@ -212,7 +212,7 @@ def _stage(
             f"{stage.batch_size // parts} records at a time cannot be shared by "
             f"{machine.devices // way.parallel.tensor} devices",
             where=f"stages.{number}",
-            hint="make batch_size larger or gradient_accumulation_steps smaller",
+            hint="name fewer with --devices, or make batch_size larger or gradient_accumulation_steps smaller",
         )
     return StageEstimate(stage, number, rows, estimator, machine, way)
 

@@ -23,8 +23,9 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.loss import learned
 from omnimix.compose.model import MultimodalLM
 from omnimix.disk import writing
-from omnimix.errors import TrainError
+from omnimix.errors import SampleError, TrainError
 from omnimix.train.objectives import Objective
+from omnimix.types import Sample
 
 
 class Preference(Objective):
@@ -41,6 +42,14 @@ class Preference(Objective):
     reference: Literal["start", "adapters_off"] = "start"
     length_normalized: bool = False
     _start: dict[str, Tensor] | None = PrivateAttr(default=None)
+
+    @classmethod
+    def takes(cls, sample: Sample) -> None:
+        if sample.rejected is None:
+            raise SampleError(
+                "a record has one answer alone, and this stage learns from a chosen and a rejected one",
+                hint="give rows with chosen and rejected, or set objective: sft",
+            )
 
     def begin(
         self, model: MultimodalLM, names: Collection[str], file: Path, resumed: bool, write: bool

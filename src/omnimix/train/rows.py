@@ -11,6 +11,7 @@ from pathlib import Path
 from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import weave_apart
 from omnimix.data.check.rows import region_faults, text_faults
+from omnimix.data.containers import reading
 from omnimix.data.mixture import Dropped, drawn
 from omnimix.data.sources import Source
 from omnimix.disk import writing
@@ -52,12 +53,18 @@ class DatasetFacts:
 
 
 def looked_at(
-    source: Source, processor: Processor, max_length: int | None, apart: bool, where: str
+    source: Source,
+    processor: Processor,
+    max_length: int | None,
+    apart: bool,
+    where: str,
+    takes: Callable[[Sample], None] = lambda _: None,
 ) -> DatasetFacts:
     """What a dataset holds, by a few of its records.
 
     Args:
         apart: whether the questions of a conversation do not see one another.
+        takes: refuses a record that the objective does not learn from.
 
     Raises:
         SampleError: none of them can be used, or none holds anything to learn.
@@ -71,6 +78,8 @@ def looked_at(
         place = int(i * step)
         try:
             sample = drawn(source[place], 0)
+            with reading(sample.id):
+                takes(sample)
             woven = (
                 weave_apart(processor.weave, sample)
                 if apart

@@ -188,7 +188,7 @@ class Stage(Spec):
     batch_size: int = Field(default=32, gt=0)
     gradient_accumulation_steps: int = Field(default=1, gt=0)
     drop_last: bool = True
-    packing: bool | PackingSpec = False
+    packing: Annotated[bool | PackingSpec, config.or_table(PackingSpec)] = False
     group_by_length: bool = False
     bf16: bool = True
     save_steps: int = Field(default=500, gt=0)
@@ -196,7 +196,9 @@ class Stage(Spec):
     max_dropped: float = Field(default=0.01, ge=0, le=1)
     validate: ValidateSpec | None = None  # type: ignore[assignment]
     gradient_checkpointing: bool = False
-    feature_cache: bool | str | FeatureCacheSpec = False
+    feature_cache: Annotated[bool | str | FeatureCacheSpec, config.or_table(FeatureCacheSpec)] = (
+        False
+    )
 
     @model_validator(mode="after")
     def _length(self) -> Self:
