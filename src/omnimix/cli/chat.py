@@ -112,14 +112,8 @@ def command(
             "a conversation at the terminal needs a single process",
             hint="under torchrun ask with --ask, which may be given again for the next turn",
         )
-    writing = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-        "pointing": regions_as,
-    }
-    session = Session(assistant, writing)
+    writing = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    session = Session(assistant, {**writing, "seed": seed, "pointing": regions_as})
     _put(session, items, regions)
     if ask:
         _once(session, model, ask, draw, as_json)
