@@ -69,6 +69,9 @@ PYTHON = re.compile(
 """What only those who wrote the program can read."""
 
 
+WRITTEN = {("new", "folder"), ("export", "vllm"), ("export", "gguf")}
+"""Places that a command makes, besides those of the same name everywhere."""
+
 ALSO = {
     ("segment", "point"),
     ("chat", "ask"),
@@ -204,7 +207,7 @@ def kind(command: str, param: Any) -> str:
         return "flag"
     if "int" in type_ or "float" in type_:
         return "number"
-    if param.name in ("out", "draw") or (command, param.name) == ("new", "folder"):
+    if param.name in ("out", "draw") or (command, param.name) in WRITTEN:
         return "written"
     return "file" if "Path" in type_ or param.name in PLACES else "text"
 
