@@ -870,7 +870,7 @@ export interface components {
          *         temperature: 0 takes the likeliest token every time.
          *         top_p: with a temperature, only the likeliest tokens that together reach this share.
          *         seed: of the sampling.
-         *         stop_strings: strings that end the answer and are cut from it; at most 16.
+         *         stop_strings: strings that end the answer and are cut from it, beside the model's own ends; at most 16.
          */
         Choices: {
             /**
