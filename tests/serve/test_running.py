@@ -20,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from omnimix.cli.main import app
+from omnimix.compose.processor import Processor
 from omnimix_scenes import Scenes
 
 
@@ -97,7 +98,10 @@ def test_streams_come_to_their_end_while_newcomers_are_sent_away(
     made = Running(tiny_folder, tmp_path, "--max-new-tokens", "300", "--access-log")
     body = {"messages": [{"role": "user", "content": "my secret"}], "stream": True}
     path = "/v1/chat/completions"
-    words = {"min_tokens": 300, "max_tokens": 300, "stop": "never said"}
+    # Without the line end that ends an answer, every stream is as long as it may be.
+    tokenizer = Processor.from_pretrained(tiny_folder).weave.tokenizer
+    ends = [i for i in range(tokenizer.size) if "\n" in tokenizer.decode([i])]
+    words = {"min_tokens": 300, "max_tokens": 300, "logit_bias": dict.fromkeys(ends, -100)}
     told = json.dumps({**body, **words})
     begun = threading.Barrier(17)
 
