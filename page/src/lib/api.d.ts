@@ -1295,8 +1295,9 @@ export interface components {
          *         text: of an answer that is text.
          *         previous_response_id, tools: nothing is kept here, nothing is called.
          *         model, temperature, top_p, stream, region_format, regions_as: as in `chat.completions`.
-         *         stream_options, include, reasoning, truncation, background, tool_choice, parallel_tool_calls, user, metadata,
-         *             store, service_tier, safety_identifier, prompt_cache_key: mean nothing here.
+         *         stream_options, include, reasoning, truncation, background, tool_choice: mean nothing here.
+         *         parallel_tool_calls, user, metadata, store, service_tier: mean nothing here.
+         *         safety_identifier, prompt_cache_key: mean nothing here.
          */
         ResponsesBody: {
             /**
