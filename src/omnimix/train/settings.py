@@ -22,7 +22,7 @@ from omnimix.data.sources import Source
 from omnimix.errors import OmnimixError, RecipeError
 from omnimix.parallel.layout import ParallelSpec
 from omnimix.prompts.template import Template, by_name
-from omnimix.registry import CHECKPOINTS, DATASETS, MEASURES, OBJECTIVES, did_you_mean
+from omnimix.registry import CHECKPOINTS, DATASETS, FORMATS, MEASURES, OBJECTIVES, did_you_mean
 from omnimix.train import start
 from omnimix.train.objectives import Objective
 from omnimix.train.optimizers import Name
@@ -320,7 +320,9 @@ FOLDER = recipes.FOLDER
 
 def schema() -> dict[str, Any]:
     """JSON schema of training files, for editors."""
-    whole = config.json_schema(Training, {"Objective": OBJECTIVES, "SourceSpec": DATASETS})
+    whole = config.json_schema(
+        Training, {"Objective": OBJECTIVES, "SourceSpec": DATASETS, "RowFormat": FORMATS}
+    )
     whole["$defs"]["Template"]["properties"]["base"] = {"type": "string"}
     # A path alone is rows.
     whole["$defs"]["SourceSpec"]["anyOf"].append({"type": "string", "pattern": "[./]"})
