@@ -90,7 +90,10 @@ class FakeModel:
             recomputed: whether parts that can compute their activations again do.
         """
         recompute(self.model, recomputed)
-        batch: Any = collate(rows, self.recipe, 0)
+        # Rounds apart stand in packed rows alone; what one sees of another is counted as if it saw all.
+        batch: Any = collate(
+            rows, self.recipe, 0, pack=any(row.branches is not None for row in rows)
+        )
         found = Traced()
         kept = _Kept(self.model, found)
         with self.mode, kept.watched(), torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
