@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import queue
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.model_config import OmnimixConfig
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
-from omnimix.generate.decoding import Put
 from omnimix.hf_config import make
 from omnimix.types import Box, Media
 from tests.compose.conversations import picture, talk
@@ -156,13 +154,6 @@ def test_the_output_is_the_language_models_own(tiny_model: MultimodalLM, asked: 
     assert len(plain.hidden_states) == layers + 1
     caches = [one for one in plain.values() if isinstance(one, DynamicCache)]
     assert len(caches) == 1 and caches[0].get_seq_length() == asked.input_ids.shape[1]
-
-
-def test_a_streamer_is_given_the_prompt_first(tiny_model: MultimodalLM, asked: Batch) -> None:
-    written: Any = queue.SimpleQueue()
-    whole = tiny_model.generate(**asked.inputs(), **WRITE, streamer=Put(written))
-    told = [written.get() for _ in range(written.qsize())]
-    assert told == whole[0, asked.input_ids.shape[1] :].tolist()
 
 
 def test_unknown_words_reach_the_attention(monkeypatch: pytest.MonkeyPatch) -> None:
