@@ -107,19 +107,24 @@ PARTS: dict[str, type[Asked]] = {
 """The types of parts. Which one is meant is looked up here, so that a refusal names one type's words alone."""
 
 
-def _part(value: Any) -> Any:
+def part_of(value: Any, parts: Mapping[str, type[Asked]]) -> Any:
+    """One part by its `type`, so that a refusal names one type's words alone."""
     if isinstance(value, BaseModel):
         return value
     kind = value.get("type") if isinstance(value, Mapping) else None
-    if not isinstance(kind, str) or kind not in PARTS:
+    if not isinstance(kind, str) or kind not in parts:
         said = "a part needs a word 'type'" if kind is None else f"unknown type {kind!r} of a part"
-        message = f"{said}; {did_you_mean(str(kind or ''), PARTS)}"
+        message = f"{said}; {did_you_mean(str(kind or ''), parts)}"
         raise PydanticCustomError("part_type", "{message}", {"message": message})
     try:
-        return PARTS[kind].model_validate(value)
+        return parts[kind].model_validate(value)
     except ValidationError as error:
         path, message = first_error(error)
         raise PydanticCustomError("part", "{message}", {"message": message, "path": path}) from None
+
+
+def _part(value: Any) -> Any:
+    return part_of(value, PARTS)
 
 
 def _content(value: Any) -> Any:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from omnimix.config import first_error
-from omnimix.registry import did_you_mean
-from omnimix.serve.schema import Asked, ItemPart, RegionPart, TextPart
+from omnimix.serve.schema import Asked, ItemPart, RegionPart, TextPart, part_of
 
 Regions: TypeAlias = list[dict[str, Any]]
 Uuid: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
@@ -135,20 +132,12 @@ PARTS: dict[str, type[Asked]] = {
 
 
 def part(value: Any) -> Any:
-    """One part by its `type`, so that a refusal names one type's words alone."""
+    """One part, whose item is the one that its `type` says."""
     if isinstance(value, BaseModel):
         return value
-    kind = value.get("type") if isinstance(value, Mapping) else None
-    if not isinstance(kind, str) or kind not in PARTS:
-        said = "a part needs a word 'type'" if kind is None else f"unknown type {kind!r} of a part"
-        message = f"{said}; {did_you_mean(str(kind or ''), PARTS)}"
-        raise PydanticCustomError("part_type", "{message}", {"message": message})
-    try:
-        found = PARTS[kind].model_validate(value)
-    except ValidationError as error:
-        path, message = first_error(error)
-        raise PydanticCustomError("part", "{message}", {"message": message, "path": path}) from None
+    found = part_of(value, PARTS)
     if isinstance(found, ContentItem):
+        kind = found.type
         odd = [name for name in KINDS if name != kind and getattr(found, name) is not None]
         address = found.address
         if odd or (address.url is None and address.uuid is None):
