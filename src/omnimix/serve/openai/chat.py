@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from omnimix.errors import OmnimixError
 from omnimix.generate.answers import Answer
 from omnimix.generate.decoding import Options
-from omnimix.generate.stopping import cut
+from omnimix.generate.stopping import cut, free
 from omnimix.language.tokenizer import end_tokens
 from omnimix.serve import bodies
 from omnimix.serve.answers import Refused, said, told
@@ -118,7 +118,8 @@ def unparsed(desk: Desk, answers: Sequence[Answer], options: Options) -> list[An
     texts = []
     for answer in answers:
         ids = answer.ids[:-1] if answer.ids and answer.ids[-1] in ends else answer.ids
-        texts.append(cut(tokenizer.decode(ids, specials=True), stops)[0].strip())
+        begins = free(tokenizer, ids, stops, specials=True)
+        texts.append(cut(tokenizer.decode(ids, specials=True), stops, begins)[0].strip())
     return [replace(answer, text=text) for answer, text in zip(answers, texts, strict=True)]
 
 
