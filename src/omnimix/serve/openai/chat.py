@@ -19,7 +19,7 @@ from omnimix.language.tokenizer import end_tokens
 from omnimix.serve import bodies
 from omnimix.serve.answers import Refused, said, told
 from omnimix.serve.desk import Desk, Late, several
-from omnimix.serve.engine import Piece
+from omnimix.serve.engine import Piece, Unavailable
 from omnimix.serve.keys import owner
 from omnimix.serve.openai import requests
 from omnimix.serve.openai.reading import Reader
@@ -161,7 +161,8 @@ async def guarded(events: AsyncIterator[str]) -> AsyncIterator[str]:
             if one:
                 yield one
     except OmnimixError as error:
-        yield event(told(504 if isinstance(error, Late) else 400, error))
+        status = 503 if isinstance(error, Unavailable) else 504 if isinstance(error, Late) else 400
+        yield event(told(status, error))
     except Exception as error:
         log.error("a stream failed", exc_info=error)
         failed = OmnimixError("the server failed", hint="its log says why")
