@@ -11,11 +11,6 @@ from typing import Any
 
 import openai
 import pytest
-from tests.compose import senses
-from tests.compose.shrunk import processor_of, shrunk
-from tests.media.test_video import FILM
-from tests.models import random_model
-from tests.serve.live import live
 
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
@@ -23,6 +18,11 @@ from omnimix.serve.app import Settings, create_app
 from omnimix.serve.batched import Batched
 from omnimix.serve.items import ItemReader
 from omnimix.types import Media, Sample, Turn
+from tests.compose import senses
+from tests.compose.shrunk import processor_of, shrunk
+from tests.media.test_video import FILM
+from tests.models import random_model
+from tests.serve.live import live
 
 WAVE = senses.wave(1)
 SHORT = Options(max_new_tokens=12, stop_strings=())

@@ -180,7 +180,7 @@ def test_what_lasts_longer_than_the_grace_is_told_so(
         while app.state.drain.inside < 2 and time.monotonic() < until:
             time.sleep(0.01)
         app.state.drain.ending = True
-        ends = ["".join(iter(lambda: line.recv(65536).decode(), "")) for line in clients]
+        ends = [line.makefile("rb").read().decode() for line in clients]
         thread.join(60)
     assert '"code":"unavailable"' in ends[0] and ends[0].endswith("0\r\n\r\n")
     assert ends[1].startswith("HTTP/1.1 503") and "ended before the answer did" in ends[1]
@@ -197,6 +197,12 @@ def test_a_port_that_is_taken(tiny_folder: Path) -> None:
 def test_a_root_that_is_none(tiny_folder: Path) -> None:
     result = CliRunner().invoke(app, ["serve", str(tiny_folder), "--root", "/nowhere"])
     assert result.exit_code == 2 and "no such folder" in result.output
+
+
+def test_several_processes_are_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(app, ["serve", str(tiny_folder), "--port", "0"])
+    assert result.exit_code == 2 and "runs in one process" in " ".join(result.output.split())
 
 
 def test_without_the_packages_of_the_extra(

@@ -20,7 +20,6 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from omnimix.errors import OmnimixError
 from omnimix.serve.gate import Drain
 
-
 LAST_WORDS = 2.0
 """Seconds for telling those whose answers are cut off at the end."""
 KEPT = 20
