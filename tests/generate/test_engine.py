@@ -110,6 +110,27 @@ def test_mixes_and_orders_change_no_answer(
         assert core.items.hits and core.held == 0
 
 
+def test_an_answer_can_be_the_same_to_its_last_bit_in_any_company(
+    tiny_processor: Processor, questions: list[Sample]
+) -> None:
+    assistant = of_kind("llama", tiny_processor)
+    words = Options(max_new_tokens=6, stop_strings=(), logprobs=3)
+    woven = [assistant.weave(question, words) for question in questions]
+
+    def written(together: int, **limits: Any) -> list[Any]:
+        found = []
+        for first in range(0, len(woven), together):
+            some = [asked(assistant, one, words) for one in woven[first : first + together]]
+            core = Core(assistant.model, Limits(prefill_chunk=7, prefix_memory=2**20, **limits))
+            core.run(some)
+            found += [(one.ids, one.likely) for one in some]
+        return found
+
+    alone = written(1, deterministic=True)
+    assert written(len(woven), deterministic=True) == written(3, deterministic=True) == alone
+    assert written(len(woven)) != written(1), "these numbers should tell company"
+
+
 def test_which_models_run_together(tiny_processor: Processor) -> None:
     for kind, wanted in (("gemma3_text", Together), ("lfm2", OneByOne)):
         assert isinstance(of_kind(kind, tiny_processor).decoder.runner, wanted)
