@@ -83,10 +83,11 @@ Dtype: TypeAlias = Annotated[
     ),
 ]
 Backend: TypeAlias = Annotated[
-    str, typer.Option(help="What runs the language model: torch, or openvino on a CPU.")
+    str,
+    typer.Option(help="What runs the language model: torch, or openvino or llama.cpp on a CPU."),
 ]
 Weights: TypeAlias = Annotated[
-    str, typer.Option(help="How openvino holds its matrices: 16 (bits), int8 or int4.")
+    str, typer.Option(help="How these hold its matrices: 16 (bits), int8 or int4.")
 ]
 
 
