@@ -7,8 +7,8 @@ from playwright.sync_api import Page, expect
 from omnimix.generate.answers import Placed
 from omnimix.media.poses import joined
 from omnimix.media.tiles import View
-from omnimix.registry import CODECS
 from omnimix.regions import Box
+from omnimix.registry import CODECS
 from tests.page.conftest import Told
 from tests.page.test_talking import SCENE, ask
 

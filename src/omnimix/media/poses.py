@@ -17,9 +17,7 @@ NAMES = (
 )
 """COCO's 17 key points of a person, in its order. A label may part its words by `_` or `-`, and write capitals."""
 
-_COCO = (
-    "16-14 14-12 17-15 15-13 12-13 6-12 7-13 6-7 6-8 7-9 8-10 9-11 2-3 1-2 1-3 2-4 3-5 4-6 5-7"
-)
+_COCO = "16-14 14-12 17-15 15-13 12-13 6-12 7-13 6-7 6-8 7-9 8-10 9-11 2-3 1-2 1-3 2-4 3-5 4-6 5-7"
 LIMBS = frozenset(
     frozenset(NAMES[int(number) - 1] for number in limb.split("-")) for limb in _COCO.split()
 )
