@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class Told:
         placed: regions that close with the last piece.
         wait: seconds before each piece.
         samples: what was asked, as the engine got it.
+        options: how each was to be answered.
         cancelled: answers that nobody listened to any more.
     """
 
@@ -50,6 +51,7 @@ class Told:
     placed: tuple[Placed, ...] = ()
     wait: float = 0.0
     samples: list[Sample] = field(default_factory=list)
+    options: list[Options] = field(default_factory=list)
     cancelled: int = 0
 
 
@@ -62,6 +64,7 @@ class Scripted(OneAtATime):
 
     async def stream(self, sample: Sample, options: Options) -> AsyncGenerator[Piece, None]:
         self.told.samples.append(sample)
+        self.told.options.append(options)
         text = "".join(self.told.pieces)
         try:
             for piece in self.told.pieces:
@@ -136,25 +139,36 @@ def words(told: Told) -> Told:
     return told
 
 
+Visit = Callable[..., Page]
+
+
 @pytest.fixture
-def page(browser: Browser, address: str, words: Told) -> Iterator[Page]:
-    """The page, opened; a script error or a request to anywhere else fails the test."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, has_touch=True)
-    page = context.new_page()
-    errors, strangers = [], []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: said.type == "error" and errors.append(said.text))
-    page.on(
-        "request",
-        lambda asked: (
-            asked.url.startswith((address, "blob:", "data:")) or strangers.append(asked.url)
-        ),
-    )
-    page.expected_errors = []  # type: ignore[attr-defined]
-    page.goto(address)
-    page.get_by_role("button", name="Send").wait_for()
-    yield page
-    expected = page.expected_errors  # type: ignore[attr-defined]
-    context.close()
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Opens the page of an address; a script error or a request to anywhere else fails the test."""
+    pages, errors, strangers = [], [], []
+
+    def opened(address: str, **context: Any) -> Page:
+        words = {"viewport": {"width": 1200, "height": 900}, "has_touch": True, **context}
+        page = browser.new_context(**words).new_page()
+        pages.append(page)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: said.type == "error" and errors.append(said.text))
+        known = (address, "blob:", "data:")
+        page.on("request", lambda asked: asked.url.startswith(known) or strangers.append(asked.url))
+        page.expected_errors = []  # type: ignore[attr-defined]
+        page.goto(address)
+        page.get_by_role("button", name="Send").wait_for()
+        return page
+
+    yield opened
+    expected = [word for page in pages for word in page.expected_errors]
+    for page in pages:
+        page.context.close()
     assert [e for e in errors if not any(word in e for word in expected)] == []
     assert strangers == []
+
+
+@pytest.fixture
+def page(visit: Visit, address: str, words: Told) -> Page:
+    """The page, opened."""
+    return visit(address)

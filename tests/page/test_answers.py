@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from omnimix.generate.answers import Placed
+from omnimix.generate.assistant import Assistant
 from omnimix.media.poses import joined
 from omnimix.media.tiles import View
-from omnimix.regions import Box
+from omnimix.regions import Box, Point, Region
 from omnimix.registry import CODECS
-from tests.page.conftest import Told
+from omnimix.segment.base import Segmenter, load_segmenter
+from omnimix.types import Media
+from tests.page.conftest import Scripted, Told, Visit, served
+from tests.page.test_drawing import by_mouse
 from tests.page.test_talking import SCENE, ask
+from tests.segment.models import tiny_sam, tiny_sam_file
 
 POSE = "<p>nose</p>[0.500, 0.300], <p>left_eye</p>[0.520, 0.280], <p>left_elbow</p>[0.700, 0.600]."
 
@@ -55,3 +61,67 @@ def test_a_place_is_drawn_on_its_own_picture_alone(page: Page, words: Told) -> N
     ask(page)
     expect(page.get_by_role("application").nth(0).locator("g.answer")).to_have_count(0)
     expect(page.get_by_role("application").nth(1).locator("g.answer")).to_have_count(1)
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    folder = tmp_path_factory.mktemp("sam")
+    return load_segmenter(tiny_sam_file(tiny_sam(folder), folder / "sam_vit_x.pth"), "cpu")
+
+
+def test_masks_of_marks_and_answers_stand_beside_the_answer(
+    visit: Visit, assistant: Assistant, words: Told, segmenter: Segmenter
+) -> None:
+    with served(Scripted(assistant, words), segmenter=segmenter) as address:
+        page = visit(address)
+        ask(page)
+        page.get_by_role("button", name="Show masks").click()
+        expect(page.get_by_role("alert")).to_contain_text("There is no mark and no place")
+        words.placed = (Placed(0, Box(134, 30, 236, 132, label="a"), 0, 1, 0),)
+        page.get_by_role("button", name="Conversations").click()
+        page.get_by_role("button", name="New conversation").click()
+        give(page)
+        page.get_by_role("button", name="Point", exact=True).click()
+        by_mouse(page, page.get_by_role("application"), [(20, 30), (20, 30)], False)
+        ask(page)
+        page.get_by_role("button", name="Show masks").click()
+        masks = page.locator("article.model path.mask")
+        expect(masks).to_have_count(2)
+        labels = page.locator("article.model g.answer")
+        assert [one.get_attribute("aria-label") for one in labels.all()] == ["#1", "a"]
+        for mask, wanted in zip(masks.all(), segmenter.segment(SCENE, shown(words)), strict=True):
+            x1, y1, x2, y2 = wanted.bounds()
+            box = mask.evaluate(
+                "m => { const b = m.getBBox(); return [b.x, b.y, b.width, b.height]; }"
+            )
+            assert box == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1)
+        # The mask of a place lights up with its words.
+        page.locator("button.words").hover()
+        expect(labels.nth(1)).to_have_class("answer hue-1 on")
+        page.get_by_role("button", name="Show masks").click()
+        expect(masks).to_have_count(0)
+
+
+def shown(words: Told) -> list[Region]:
+    marks = [part.data for part in words.samples[-1].turns[-1].content if isinstance(part, Media)]
+    return [*(one for one in marks if isinstance(one, Point)), words.placed[0].region]
+
+
+def test_two_settings_of_one_model_answer_side_by_side(page: Page, words: Told) -> None:
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Compare with").select_option(label="the same model, other settings")
+    second = page.get_by_role("group", name="Beside it: the same model, other settings")
+    second.get_by_label("Temperature").fill("0.7")
+    second.get_by_label("Marks reach the model as").select_option("text")
+    give(page)
+    page.get_by_role("button", name="Point", exact=True).click()
+    by_mouse(page, page.get_by_role("application"), [(20, 30), (20, 30)], False)
+    ask(page)
+    heads = page.locator("article.model .by").all_inner_texts()
+    assert heads == [
+        "nano · Temperature 0 · Marks reach the model as the model's best way",
+        "nano · Temperature 0.7 · Marks reach the model as text",
+    ]
+    assert sorted(options.temperature for options in words.options) == [0, 0.7]
+    assert sorted(str(options.pointing) for options in words.options) == ["None", "text"]
+    expect(page.locator(".columns > section")).to_have_count(2)

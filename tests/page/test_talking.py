@@ -6,7 +6,6 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,7 +16,6 @@ from omnimix.generate.assistant import Assistant
 from omnimix.regions import Box, Mask
 from omnimix.types import Media
 from tests.page.conftest import Scripted, Told, served
-from tests.page.test_drawing import by_mouse
 
 SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
 AXE = Path(__file__).parents[2] / "page" / "node_modules" / "axe-core" / "axe.min.js"
@@ -327,37 +325,6 @@ def test_the_policy_is_strict(page: Page, address: str) -> None:
     assert "default-src 'self'" in policy
 
 
-def test_masks_of_marks_and_answers_are_drawn(page: Page, words: Told) -> None:
-    """The server's list and its masks are given here, since no weights of a segmenter can be had."""
-    asked: list[dict[str, Any]] = []
-
-    def facts(route: Route) -> None:
-        found = route.fetch().json()
-        found["data"][0]["segment"] = True
-        route.fulfill(json=found)
-
-    def masks(route: Route) -> None:
-        body = route.request.post_data_json
-        asked.extend(body["regions"])
-        rle = Mask.of(Box(20, 30, 40, 60), 315, 255).rle()
-        found = [{"index": i, "rle": rle, "area": 600} for i in range(len(body["regions"]))]
-        route.fulfill(json={"width": 315, "height": 255, "masks": found})
-
-    page.route("**/v1/models", facts)
-    page.route("**/v1/segment", masks)
-    page.reload()
-    words.placed = (Placed(0, Box(134, 30, 236, 132), 0, 1, 0),)
-    page.set_input_files("input[type=file]", SCENE)
-    svg = page.get_by_role("application")
-    svg.wait_for()
-    page.get_by_role("button", name="Point", exact=True).click()
-    by_mouse(page, svg, [(20, 30), (20, 30)], False)
-    ask(page)
-    page.get_by_role("button", name="Show masks").click()
-    expect(page.locator("g.answer path.mask")).to_have_count(2)
-    assert [next(iter(region)) for region in asked] == ["point", "box"]
-
-
 def test_two_models_answer_side_by_side(page: Page, words: Told) -> None:
     def facts(route: Route) -> None:
         found = route.fetch().json()
@@ -380,6 +347,9 @@ def test_two_models_answer_side_by_side(page: Page, words: Told) -> None:
     ask(page)
     expect(page.locator(".beside")).to_contain_text("the other says")
     assert page.locator("article.model .by").all_inner_texts() == ["nano", "other"]
+    first, second = (one.bounding_box() for one in page.locator(".columns > section").all())
+    assert first is not None and second is not None
+    assert first["y"] == second["y"] and first["x"] < second["x"]
 
 
 def test_several_answers_and_a_pasted_picture(page: Page, words: Told) -> None:

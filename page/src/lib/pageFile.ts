@@ -29,7 +29,7 @@ function drawn(shape: Shape): string {
 async function picture(item: Item, turn: Turn, turns: readonly Turn[]): Promise<string> {
   const size = item.size ?? { width: 1, height: 1 };
   const marks = turn.marks.filter((mark) => mark.item === item.id).map((mark) => drawn(mark.shape));
-  const found = turns.map((one) => one.versions[one.shown]?.regions ?? []);
+  const found = turns.map((one) => [...(one.versions[one.shown]?.regions ?? []), ...(one.versions[one.shown]?.masks ?? [])]);
   const places = found.flat().filter((one) => one.item === item.id);
   const bones = found
     .flatMap((one) => limbs(one, item.id))
