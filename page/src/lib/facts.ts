@@ -48,6 +48,9 @@ const rows = (value: unknown): Words[] => (Array.isArray(value) ? value.map(tabl
 const strings = (value: unknown): string[] => (Array.isArray(value) ? value.filter((v) => typeof v === "string") : []);
 const text = (value: unknown): string => (typeof value === "string" ? value : "");
 
+/** Files travel as base64, four bytes for three, and words need room beside them. */
+const filesIn = (body: number): number => Math.floor(Math.max(body - 2 ** 17, body / 2) * 0.75);
+
 export function factsOf(model: Model | undefined): Facts {
   const words = table(model);
   const limits = table(words["limits"]);
@@ -57,7 +60,7 @@ export function factsOf(model: Model | undefined): Facts {
   return {
     limits: {
       kinds: KINDS.filter((kind) => taken.size === 0 || taken.has(kind)),
-      bytes: number(limits["max_bytes"], 50 * 2 ** 20),
+      bytes: filesIn(number(limits["max_bytes"], 64 * 2 ** 20)),
       pixels: number(images["max_pixels"], 100e6),
       seconds,
       items: number(limits["max_items"], 16),

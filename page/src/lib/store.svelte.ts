@@ -31,7 +31,7 @@ export class Store {
   #writing = $state.raw<AbortController | null>(null);
 
   readonly turns = $derived(tree.branch(this.current));
-  readonly draft = new Draft(() => this.turns);
+  readonly draft = new Draft(() => this.turns, () => this.limits);
   readonly busy = $derived(this.#writing !== null);
   readonly facts = $derived(this.server.facts(this.settings.model));
   readonly limits = $derived(this.facts.limits);

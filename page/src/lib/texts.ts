@@ -92,7 +92,10 @@ export const texts = {
   refusedFile: (name: string) => `${name} is no file that this page knows.`,
   refusedImport: (name: string, why: string) => `${name} is no saved conversation: ${why}.`,
   broken: (name: string) => `${name} cannot be opened as a picture.`,
-  tooMany: (most: number) => `At most ${most} items in a question.`,
+  tooMany: (most: number) => `This server takes at most ${most} items and marks in a conversation.`,
+  tooHeavy: (name: string, have: string, most: string) =>
+    `With ${name} the conversation's files have ${have}; this server takes at most ${most}.`,
+  unplayable: (name: string) => `This browser cannot play ${name}. It is sent all the same.`,
   frame: "Take this frame as a picture",
   segment: "Show masks",
   noMasks: "There is no mark and no place in the answer to make a mask of.",
