@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import omnimix
 from omnimix.generate.answers import Answer, Placed
@@ -21,6 +21,9 @@ from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime, Piece
 from omnimix.types import Sample
+
+# A loaded machine is slow and not wrong: what is waited for may take its time.
+expect.set_options(timeout=20_000)
 
 # Chromium's own calls home are off, and it needs no sandbox of its own in a container.
 FLAGS = [
@@ -41,7 +44,7 @@ class Told:
     Attributes:
         pieces: of text, one after another.
         placed: regions that close with the last piece.
-        wait: seconds before each piece.
+        allowed: how many pieces may be told yet; a test lets on the rest when it has seen these.
         samples: what was asked, as the engine got it.
         options: how each was to be answered.
         cancelled: answers that nobody listened to any more.
@@ -49,7 +52,7 @@ class Told:
 
     pieces: list[str] = field(default_factory=lambda: ["a ", "plain ", "answer"])
     placed: tuple[Placed, ...] = ()
-    wait: float = 0.0
+    allowed: float = float("inf")
     samples: list[Sample] = field(default_factory=list)
     options: list[Options] = field(default_factory=list)
     cancelled: int = 0
@@ -67,8 +70,9 @@ class Scripted(OneAtATime):
         self.told.options.append(options)
         text = "".join(self.told.pieces)
         try:
-            for piece in self.told.pieces:
-                await asyncio.sleep(self.told.wait)
+            for count, piece in enumerate(self.told.pieces):
+                while count >= self.told.allowed:
+                    await asyncio.sleep(0.01)
                 yield Piece(piece)
         except GeneratorExit:
             self.told.cancelled += 1
@@ -95,6 +99,15 @@ class Served(uvicorn.Server):
     def __exit__(self, *_: object) -> None:
         self.should_exit = True
         self.thread.join(10)
+
+
+def until(page: Page, true: Callable[[], bool]) -> None:
+    """Waits for what happens outside of the page, however slow the machine is."""
+    for _ in range(1000):
+        if true():
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("it did not happen in 20 seconds")
 
 
 def served(engine: Any, port: int = 0, **settings: Any) -> Served:

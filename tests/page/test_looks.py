@@ -31,6 +31,7 @@ def drawn(page: Page, words: Told) -> None:
     page.set_input_files("input[type=file]", SCENE)
     svg = page.get_by_role("application")
     svg.wait_for()
+    page.get_by_role("button", name="Box", exact=True).click()
     by_mouse(page, svg, [(134, 30), (236, 132)], False)
     page.get_by_role("button", name="Free-hand", exact=True).click()
     by_mouse(page, svg, [(30, 60), (60, 40), (100, 70), (110, 120), (60, 140), (25, 110)], False)

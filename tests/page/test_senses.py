@@ -109,7 +109,7 @@ def test_a_frame_of_a_video_becomes_a_picture(open_page: Page, words: Told) -> N
     page.get_by_role("button", name="Take this frame as a picture").click()
     expect(page.get_by_role("application")).to_have_attribute(
         "aria-label",
-        "Picture 2: clip.webm at 0.6 s.png. Box: press Enter to begin and end, "
+        "Picture 2: clip.webm at 0.6 s.png. Free-hand: press Enter to begin and end, "
         "arrow keys to move (with Shift: faster), Escape to leave off.",
     )
     expect(page.locator(".composer figcaption").last).to_contain_text("64")

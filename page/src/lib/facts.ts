@@ -27,6 +27,8 @@ export interface Facts {
   context: number;
   /** Kinds of marks that the model understands; none said, none known. */
   regions: string[];
+  /** How marks reach the model where nobody chooses. */
+  pointing: string;
   /** Whether the server makes masks of marks. */
   segments: boolean;
   /** Whether the model's style has a system prompt. */
@@ -75,6 +77,7 @@ export function factsOf(model: Model | undefined): Facts {
     maxTokens: number(words["max_tokens"], 1024),
     context: number(words["max_context"], 0),
     regions: strings(table(words["regions"])["accepted"]),
+    pointing: text(table(words["regions"])["as"]),
     segments: words["segment"] === true,
     system: words["system"] !== false,
     about: Object.entries(words).flatMap(([name, value]): [string, string][] =>
