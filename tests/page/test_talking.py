@@ -19,7 +19,6 @@ from tests.page.conftest import Scripted, Told, served, until
 from tests.page.test_drawing import by_mouse
 
 SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
-AXE = Path(__file__).parents[2] / "page" / "node_modules" / "axe-core" / "axe.min.js"
 LOOKS = Path(__file__).parents[2] / "docs" / "images" / "page"
 HOSTILE = "<img src=x onerror=alert(1)> <script>alert(2)</script> \u202egnp.exe " + "w" * 100_000
 
@@ -225,16 +224,6 @@ def test_a_server_that_goes_away_and_comes_back(
     page.close()
 
 
-def test_a_key_is_asked_for(browser: Browser, assistant: Assistant, words: Told) -> None:
-    with served(Scripted(assistant, words), keys=("secret-key-of-tests",)) as address:
-        page = browser.new_page()
-        page.goto(address)
-        page.get_by_label("This server asks for an API key").fill("secret-key-of-tests")
-        page.get_by_role("button", name="Save").click()
-        ask(page)
-        page.close()
-
-
 def test_text_of_others_stays_text(page: Page, words: Told) -> None:
     words.pieces = [HOSTILE, "\n\n[x](javascript:alert(3)) ![y](http://example.com/a.png)"]
     page.on("dialog", lambda dialog: pytest.fail(dialog.message))
@@ -259,36 +248,6 @@ def test_the_prompt_as_the_model_sees_it(page: Page, words: Told) -> None:
     page.get_by_role("button", name="The prompt as the model sees it").click()
     expect(page.get_by_text("of 1024 tokens")).to_be_visible()
     expect(page.locator(".map .piece.item")).to_have_count(1)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1200, 900), (390, 800)], ids=["desktop", "phone"])
-def test_axe_finds_nothing(page: Page, words: Told, scheme: str, size: tuple[int, int]) -> None:
-    if not AXE.is_file():
-        pytest.skip("needs the page's packages (make page)")
-    words.pieces = ["A **cup** and\n\n- a [link](https://example.com)\n- `code`"]
-    words.placed = (Placed(0, Box(134, 30, 236, 132), 4, 7, 0),)
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    page.set_viewport_size({"width": size[0], "height": size[1]})
-
-    def faults() -> list[str]:
-        found = page.evaluate("() => axe.run({resultTypes: ['violations']})")
-        return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found["violations"]]
-
-    # The policy lets no script in; what is evaluated by the test's own protocol is none of the page's.
-    page.evaluate(AXE.read_text())
-    assert faults() == []
-    page.set_input_files("input[type=file]", SCENE)
-    page.get_by_role("application").wait_for()
-    assert faults() == []
-    ask(page)
-    for panel in ("Settings", "The prompt as the model sees it", "Keep and share"):
-        page.get_by_role("button", name=panel, exact=True).click()
-        page.get_by_role("complementary", name=panel).wait_for()
-        if panel.startswith("The prompt"):
-            page.locator(".map").wait_for()
-        assert faults() == [], panel
-    page.get_by_role("button", name="Close", exact=True).click()
 
 
 def test_nano_answers_about_what_was_circled(browser: Browser, assistant: Assistant) -> None:
