@@ -125,3 +125,62 @@ def test_two_settings_of_one_model_answer_side_by_side(page: Page, words: Told) 
     assert sorted(options.temperature for options in words.options) == [0, 0.7]
     assert sorted(str(options.pointing) for options in words.options) == ["None", "text"]
     expect(page.locator(".columns > section")).to_have_count(2)
+
+
+def test_marks_reach_the_model_where_they_are_named_and_as_was_chosen(
+    page: Page, words: Told
+) -> None:
+    give(page)
+    page.get_by_role("button", name="Point", exact=True).click()
+    svg = page.get_by_role("application")
+    for spot in [(40, 50), (200, 180), (100, 20)]:
+        by_mouse(page, svg, [spot, spot], False)
+    page.get_by_label("Ask about it").fill("Is #3 in front of #2, or #9?")
+    page.get_by_role("button", name="Settings").click()
+    ways = page.get_by_label("Marks reach the model as")
+    assert ways.locator("option").first.inner_text() == "the model's best way (tokens)"
+    for way in ("tokens", "text", "marks"):
+        ways.select_option(way)
+        page.get_by_role("button", name="The prompt as the model sees it").click()
+        expect(page.get_by_text(f"Marks reach the model as: {way}")).to_be_visible()
+        seen = page.locator(".map").inner_text()
+        assert ("region: 1" in seen) == (way == "tokens")
+        assert ("[" in seen) == (way == "text"), seen
+        assert ("mark 3" in seen) == (way == "marks"), seen
+        page.get_by_role("button", name="Settings").click()
+    ask(page, "Is #3 in front of #2, or #9?")
+    assert words.options[-1].pointing == "marks"
+    parts = words.samples[-1].turns[-1].content
+    said = [
+        (round(part.data.x), round(part.data.y))
+        if isinstance(part.data, Point)
+        else part.kind
+        if isinstance(part, Media)
+        else part
+        for part in parts
+        if not isinstance(part, str)
+    ]
+    # The mark that the question does not name stands behind its picture; a number that nothing has stays text.
+    assert said == ["image", (40, 50), (100, 20), (200, 180)]
+    assert [part for part in parts if isinstance(part, str)] == ["Is ", " in front of ", ", or #9?"]
+
+
+def test_an_answer_is_liked_and_copied(visit: Visit, address: str, words: Told) -> None:
+    for permissions in (["clipboard-read", "clipboard-write"], []):
+        page = visit(address, permissions=permissions)
+        if not permissions:  # as on a page without https, which has no clipboard
+            page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        ask(page)
+        page.evaluate(
+            "document.addEventListener('copy', () => (window.copied = getSelection().toString()))"
+        )
+        page.get_by_role("button", name="Copy").last.click()
+        expect(page.get_by_text("Copied")).to_be_visible()
+        script = "() => window.copied ?? navigator.clipboard.readText()"
+        assert page.evaluate(script) == "a plain answer"
+        for name in ("Good answer", "Bad answer"):
+            page.get_by_role("button", name=name).click()
+            expect(page.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
+        expect(page.get_by_role("button", name="Good answer")).to_have_attribute(
+            "aria-pressed", "false"
+        )

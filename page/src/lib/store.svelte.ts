@@ -1,6 +1,7 @@
 /** The one store: what is seen, and what a person can do with it. What it sends goes through `http.ts`. */
 
 import * as tree from "./branches";
+import { copied } from "./clipboard";
 import { headOf } from "./compare";
 import { Draft } from "./draft.svelte";
 import { placesOf } from "./places";
@@ -27,7 +28,9 @@ export class Store {
   settings = $state<Settings>(remembered("settings", STANDARD));
   /** The other model, or the same with other settings, where two are asked side by side. */
   second = $state<Settings | null>(null);
+  /** What is told for a moment, to eyes and to screen readers. */
   said = $state("");
+  #silence = 0;
   #writing = $state.raw<AbortController | null>(null);
 
   readonly turns = $derived(tree.branch(this.current));
@@ -52,6 +55,12 @@ export class Store {
     const words = $state.snapshot(turn) as Turn;
     this.current.leaf = turn.parent;
     this.draft.set(words);
+  }
+
+  say(text: string): void {
+    this.said = text;
+    clearTimeout(this.#silence);
+    this.#silence = window.setTimeout(() => (this.said = ""), 5000);
   }
 
   // ---- asking
@@ -103,7 +112,7 @@ export class Store {
     turn.shown = first;
     await Promise.all(runs);
     this.#writing = null;
-    this.said = texts.answerDone;
+    this.say(texts.answerDone);
     await this.#keep();
   }
 
@@ -137,14 +146,13 @@ export class Store {
     if (!version) return;
     const places = version.masks ? [] : placesOf($state.snapshot(tree.branch(this.current, reply.id)) as Turn[]);
     delete version.error;
-    if (!version.masks && !places.length) this.said = version.error = texts.noMasks;
+    if (!version.masks && !places.length) version.error = texts.noMasks;
     delete version.masks;
     if (!places.length) return;
     try {
       version.masks = await this.server.masks(places);
     } catch (error) {
-      this.said = error instanceof Error ? error.message : String(error);
-      version.error = this.said;
+      version.error = error instanceof Error ? error.message : String(error);
     }
     await this.#keep();
   }
@@ -162,7 +170,7 @@ export class Store {
   }
 
   async copy(text: string): Promise<void> {
-    await navigator.clipboard?.writeText(text).then(() => (this.said = texts.copied), () => undefined);
+    this.say((await copied(text)) ? texts.copied : texts.notCopied);
   }
 
   // ---- conversations

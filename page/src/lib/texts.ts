@@ -12,6 +12,7 @@ export const texts = {
   cancel: "Cancel",
   copy: "Copy",
   copied: "Copied",
+  notCopied: "The browser did not let the text be copied.",
   like: "Good answer",
   dislike: "Bad answer",
   correct: "Correct",
