@@ -90,7 +90,7 @@ def from_files(
     from omnimix.evaluate.written import write_items
 
     assert folder is not None
-    for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens"):
+    for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens", "media"):
         if given.get(option):
             shown = "--" + option.replace("_", "-")
             raise OmnimixError(f"{shown} does not go with --folder", hint="leave one of them out")
