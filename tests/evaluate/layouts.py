@@ -444,6 +444,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "infovqa": docvqa("infographicsVQA_val_v1.0_withQT.json", "image_local_name", ""),
     "chartqa": chartqa,
     "tallyqa": tallyqa,
+    "tallyqa-letters": tallyqa,
     "ocrbench": ocrbench,
     "mathvista": mathvista,
     "vsr": vsr,

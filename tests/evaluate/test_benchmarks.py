@@ -78,6 +78,7 @@ EXPECTED: dict[str, tuple[list[str], float, int, int, str]] = {
     "infovqa": (["january 9", "never"], 8 / 9, 1, 1, "Which date?"),
     "chartqa": (["104", "No", "106"], 1 / 3, 3, 0, "How many?"),
     "tallyqa": (["There are two cats.", "12"], 1.0, 2, 0, "How many cats?"),
+    "tallyqa-letters": (["C", "D"], 0.5, 2, 0, "How many cats?\nA. 0\nB. 1\nC. 2"),
     "ocrbench": (["It says Centre", "x^2"], 1.0, 2, 0, "what is written?"),
     "mathvista": (["1.2", "three"], 0.5, 2, 0, "Question: How long?"),
     "vsr": (["True", "True"], 0.5, 2, 1, 'Respond with "True" or "False" directly.'),

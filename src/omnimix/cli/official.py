@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -47,6 +47,12 @@ Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Begin a
 Index: TypeAlias = Annotated[
     Path | None, typer.Option(help="With --folder, the rows of an index file of data prepare.")
 ]
+Rank: TypeAlias = Annotated[
+    Literal["sum", "mean"] | None,
+    typer.Option(
+        help="With --folder, take the likeliest choice: sum or mean over its tokens. Default: write."
+    ),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Out: TypeAlias = Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")]
 
@@ -77,6 +83,7 @@ def from_files(
     judge_model: JudgeModel = "",
     overwrite: Overwrite = False,
     index: Index = None,
+    rank: Rank = None,
 ) -> None:
     """Answer a benchmark's official files, score, and have judged what needs a judge.
 
@@ -88,6 +95,7 @@ def from_files(
     from omnimix.evaluate.benchmark import opened as official_rows
     from omnimix.evaluate.judges import judged
     from omnimix.evaluate.written import write_items
+    from omnimix.parallel.process_group import join
 
     assert folder is not None
     for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens"):
@@ -102,6 +110,7 @@ def from_files(
         raise OmnimixError("judged answers have to stay", hint="say where: --answers FILE.jsonl")
     judging = judge_at(judge, judge_model)
     words = (given[word] for word in ("model", "device", "feature_cache", "server"))
+    group = join()
     assistant = opened(*words)
     with bars() as step:
         found = run(
@@ -116,7 +125,10 @@ def from_files(
             lambda done, total: step(name, done, total),
             rows=given["rows"],
             index=index,
+            rank=rank,
         )
+    if group.rank:  # the first of several processes says what came of it
+        return
     if spec.judge is not None and answers is not None:
         found = judged(found, spec, answers, judging)
     if items is not None:

@@ -168,7 +168,8 @@ def _plain(ids: Any) -> list[int | str]:
 
 def _ids(woven: Sequence, recipe: recipes.Recipe) -> list[int | str]:
     """The ids, an item as `image*196`."""
-    names, found = list(recipe.modalities), []
+    names = list(recipe.modalities)
+    found: list[int | str] = []
     ends = np.flatnonzero(np.diff(woven.owner)) + 1
     for ids, owner in zip(np.split(woven.ids, ends), np.split(woven.owner, ends), strict=True):
         hole = len(owner) and owner[0]

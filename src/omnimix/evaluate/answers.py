@@ -23,10 +23,12 @@ from omnimix.evaluate.asking import Reply
 from omnimix.evaluate.benchmark import BenchmarkSpec, Official, opened
 from omnimix.evaluate.measure import Measure, Reference, Score, reference_of
 from omnimix.evaluate.predict import predict
+from omnimix.evaluate.ranking import Rank, RankedAnswer, Ranking
 from omnimix.evaluate.report import wilson
 from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
+from omnimix.parallel.process_group import ProcessGroup, join
 from omnimix.registry import MEASURES
 from omnimix.types import Box
 
@@ -144,7 +146,7 @@ def noted(reply: Reply) -> dict[str, Any]:
         reference = reference_of(reply.sample, reply.size)
     except SampleError:
         return {}
-    said = asdict(reference)
+    said, answer = asdict(reference), reply.answer
     return {
         "question": reply.sample.turns[0].text(),
         "picture": said["picture"],
@@ -153,6 +155,7 @@ def noted(reply: Reply) -> dict[str, Any]:
         "references": list(said["texts"]),
         "choices": list(said["choices"]),
         "boxes": [regions.to_json(box) for box in reference.boxes],
+        **({"likelihoods": dict(answer.likelihoods)} if isinstance(answer, RankedAnswer) else {}),
     }
 
 
@@ -169,6 +172,7 @@ def run(
     options: Options | None = None,
     rows: str = ":",
     index: Path | None = None,
+    rank: Rank | None = None,
 ) -> BenchmarkResult:
     """Ask a model a benchmark and score its answers.
 
@@ -181,11 +185,23 @@ def run(
         limit: the first so many rows.
         rows: some of them as Python writes it, `-200:`.
         index: a file of `omnimix data prepare`: its rows, in its order.
+        rank: choose the likeliest of the possible answers instead of writing one: by the likelihood of the whole
+            (`sum`) or of a token on average (`mean`).
+
+    Under `torchrun` every process has the whole model and answers its share of the batches.
 
     Raises:
-        OmnimixError: as `predict`; a folder without the official files.
+        OmnimixError: as `predict`; a folder without the official files; nothing to rank, or nobody who can.
     """
     spec, source = opened(name, folder, style)
+    if rank is not None:
+        assistant = _ranking(assistant, spec, rank)
+    group = _shares(assistant)
+    if group.size > 1 and out is None:
+        raise OmnimixError(
+            "several processes need a file that they write answers to",
+            hint="name it: --answers FILE.jsonl",
+        )
     if index is not None:
         source.choose(index)
     source.cut(rows)
@@ -212,8 +228,26 @@ def run(
             progress,
             noted,
             pinned,
+            group,
         )
         return score(place, spec)
+
+
+def _ranking(assistant: Any, spec: BenchmarkSpec, rank: Rank) -> Any:
+    if not (spec.options or spec.choices or spec.offered):
+        raise OmnimixError(f"{spec.title} has no choices to rank", hint="leave --rank out")
+    if not isinstance(assistant, Assistant):
+        raise OmnimixError(
+            "a server does not say how likely a given answer is",
+            hint="leave --rank or --server out",
+        )
+    return Ranking(assistant, spec.options, rank)
+
+
+def _shares(assistant: Any) -> ProcessGroup:
+    """The processes of torchrun, of which each has the whole model; this one alone where they share a model."""
+    own = getattr(assistant, "process_group", None)
+    return ProcessGroup() if own is not None and own.size > 1 else join()
 
 
 def _content(source: Official) -> str:

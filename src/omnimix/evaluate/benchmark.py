@@ -79,7 +79,9 @@ class BenchmarkSpec(Spec):
         answers: field of what is right, a text or a list of them.
         says: what an answer of the file stands for (`1: "True"`).
         choices: field of a list, or fields of which those that hold nothing are left out.
+        offered: choices that are the same in every row.
         right: how `answers` names one of the choices.
+        options: what can be answered, where there are no choices and likelihoods are ranked.
         box: field of the box that is right, and `form` how it is written.
         regions: fields of marks on the picture, boxes of four numbers (in `form`) and points of two.
         group: template of the part that a row counts in.
@@ -105,7 +107,9 @@ class BenchmarkSpec(Spec):
     answers: str = ""
     says: dict[str, str] = {}
     choices: str | tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
     right: Literal["text", "letter", "index"] = "text"
+    options: tuple[str, ...] = ()
     box: str = ""
     form: Literal["xyxy", "xywh"] = "xyxy"
     regions: tuple[str, ...] = ()
@@ -271,7 +275,7 @@ class Official(Source):
     def _choices(self, row: Mapping[str, Any]) -> list[str]:
         words = self.spec.choices
         if not words:
-            return []
+            return list(self.spec.offered)
         if isinstance(words, str):
             found = value_at(row, words)
             # Lists in tables of text are written as Python's.
