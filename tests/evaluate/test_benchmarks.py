@@ -113,6 +113,10 @@ EXPECTED: dict[str, tuple[list[str], float, int, int, str]] = {
     "lvis-regions": (["<Region 1>: black cat", "<Region 1>: cat"], 0.75, 2, 0, "Please name"),
     "paco-regions": (["<Region 1>: mug handle", "<Region 1>: mug"], 0.75, 2, 0, "Please name"),
     "regional-ocr": (["Region 1: stop\n", "Region 1: go\n"], 0.5, 2, 0, "Please name"),
+    "refcocog-captions": (["<Region 1>: a cat", "a dog"], 0.0, 2, 0, "Please name <Region 1>."),
+    "osprey-80": (["Region 1: A grey cat.", "?"], 0.5, 2, 0, "Please name <Region 1>."),
+    "ferret-reasoning": (["A cat.", "Snow."], 0.5, 2, 1, "What is "),
+    "ferret-description": (["A cat.", "Snow."], 0.5, 2, 1, "What is "),
 }
 
 for name in ("vqav2-test", "vizwiz-test", "textvqa-test", "docvqa-test"):
@@ -149,6 +153,11 @@ def test_marks_lie_on_the_picture(tmp_path: Path) -> None:
     records = Official(table()["mdvp-bench"], tmp_path)
     box, point = (records[i].media("region")[0].data for i in (0, 1))
     assert (box.x1, box.y1, box.x2, box.y2) == (8, 6, 28, 26) and (point.x, point.y) == (10, 10)
+    MAKERS["ferret-reasoning"](tmp_path / "ferret")
+    asked = Official(table()["ferret-reasoning"], tmp_path / "ferret")[0].turns[0]
+    picture, before, region, after = asked.content
+    assert (before, after) == ("What is ", "?") and picture.kind == "image"  # type: ignore[union-attr]
+    assert region.data.bounds() == (8, 6, 40, 30)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
+from omnimix.cli import papers
 from omnimix.cli.guard import say
 from omnimix.disk import write_text
 from omnimix.errors import OmnimixError
@@ -94,6 +95,7 @@ def from_files(
     from omnimix.evaluate.answers import run
     from omnimix.evaluate.benchmark import opened as official_rows
     from omnimix.evaluate.judges import judged
+    from omnimix.evaluate.papers import table as paper_table
     from omnimix.evaluate.written import write_items
     from omnimix.parallel.process_group import join
 
@@ -105,11 +107,21 @@ def from_files(
     name = named or given["benchmark"]
     if name is None:
         raise OmnimixError("nothing says which benchmark it is", hint="name it; --list names all")
+    words = (given[word] for word in ("model", "device", "feature_cache", "server"))
+    if name in paper_table():
+        own: dict[str, Any] = {
+            "folder": folder,
+            "answers": answers,
+            "items": items,
+            "overwrite": overwrite,
+        }
+        own |= {"index": index, "rank": rank, "judge": judge_at(judge, judge_model)}
+        join()
+        return papers.ask(name, opened(*words), given, own)
     spec, _ = official_rows(name, folder, style)
     if spec.judge is not None and answers is None:
         raise OmnimixError("judged answers have to stay", hint="say where: --answers FILE.jsonl")
     judging = judge_at(judge, judge_model)
-    words = (given[word] for word in ("model", "device", "feature_cache", "server"))
     group = join()
     assistant = opened(*words)
     with bars() as step:
@@ -248,8 +260,12 @@ def judge_at(url: str | None, model: str) -> Server | None:
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="Answers of the one, written by evaluate --answers.")],
-    b: Annotated[Path, typer.Argument(help="Answers of the other, to the same benchmark.")],
+    answers: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two files of evaluate --answers, or with --z-table a folder of them for each model."
+        ),
+    ],
     metric: Annotated[
         str | None, typer.Option(help="Another measure than the benchmark's.")
     ] = None,
@@ -257,12 +273,25 @@ def compare(
     page: Annotated[
         Path | None, typer.Option(help="A page of the rows that changed: .html")
     ] = None,
+    z_table: Annotated[
+        bool, typer.Option("--z-table", help="Rank models by their mean z-score over benchmarks.")
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option(help="With --z-table, these benchmarks, or a paper's: 2402.07865.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether B is better than A: paired over the same questions, with the rows that changed."""
     from omnimix.evaluate import compare as comparing
     from omnimix.evaluate.answers import score as scored
 
+    if z_table:
+        return papers.z_table(answers, only, as_json)
+    if len(answers) != 2:
+        raise OmnimixError(
+            f"two files are compared, not {len(answers)}", hint="for more models: --z-table"
+        )
+    a, b = answers
     found = comparing.compare(scored(a, None, metric), scored(b, None, metric))
     if page is not None:
         write_text(page, comparing.page(found, (a.stem, b.stem), folder))

@@ -24,6 +24,7 @@ from omnimix.evaluate.official import (
     OfficialFiles,
     OfficialRows,
     file_in,
+    pointed,
     value_at,
     why,
 )
@@ -84,6 +85,7 @@ class BenchmarkSpec(Spec):
         options: what can be answered, where there are no choices and likelihoods are ranked.
         box: field of the box that is right, and `form` how it is written.
         regions: fields of marks on the picture, boxes of four numbers (in `form`) and points of two.
+        boxes_in_text: `[x1, y1, x2, y2]` in a question, shares of the picture, are marks on it as well.
         group: template of the part that a row counts in.
         bins: names of groups that are numbers up to each of these.
         prompts: by style; of `default` where none is named. `{question}`, `{choices}` and fields of the row.
@@ -113,6 +115,7 @@ class BenchmarkSpec(Spec):
     box: str = ""
     form: Literal["xyxy", "xywh"] = "xyxy"
     regions: tuple[str, ...] = ()
+    boxes_in_text: bool = False
     group: str = ""
     bins: dict[float, str] = {}
     prompts: dict[str, str]
@@ -262,6 +265,8 @@ class Official(Source):
             if field in row
             for region in _marks(row[field], spec.form)
         ]
+        if spec.boxes_in_text:
+            text, marks = pointed(text, pictures[-1])
         asked = question(text, pictures, marks).content if marks else woven(text, pictures)
         meta = {
             "references": references,

@@ -5,17 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+import subprocess
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from omnimix.errors import OmnimixError
+from omnimix.errors import OmnimixError, reason
 from omnimix.evaluate.captions import words
 from omnimix.evaluate.measure import Measure, Reference, Score, worded
 from omnimix.generate.answers import Answer
 
 
 class CocoCaptions(Measure):
-    """CIDEr of the COCO caption code, with BLEU and ROUGE-L beside it (METEOR and its tokenizer where Java is)."""
+    """CIDEr of the COCO caption code, with BLEU and ROUGE-L beside it; METEOR, SPICE and its tokenizer where Java is.
+
+    SPICE needs Stanford's parser beside the package, which its authors' code fetches: where that is missing, or Java
+    cannot run it, the reason is said in a warning and the number is left out.
+    """
 
     def check(self, reference: Reference) -> None:
         worded(reference)
@@ -42,9 +49,32 @@ class CocoCaptions(Measure):
             from pycocoevalcap.meteor.meteor import Meteor
 
             numbers.append(("meteor", float(Meteor().compute_score(truths, given)[0])))
+        if (found := spice(truths, given) if java else missing("no Java")) is not None:
+            numbers.append(("spice", found))
         return Score(
             float(cider), tuple(map(float, each)), (), None, (*numbers, ("ptb tokens", float(java)))
         )
+
+
+PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+"""What SPICE needs in `pycocoevalcap/spice/lib`; the package does not bring it."""
+
+
+def spice(truths: dict[int, list[str]], given: dict[int, list[str]]) -> float | None:
+    """The authors' SPICE (arXiv 1607.08822); None, with a warning that says why, where it cannot be had."""
+    import pycocoevalcap.spice.spice as official
+
+    place = Path(official.__file__).parent / "lib"
+    if absent := [name for name in PARSER if not (place / name).is_file()]:
+        return missing(f"{' and '.join(absent)} of Stanford CoreNLP 3.6.0 are not in {place}")
+    try:
+        return float(official.Spice().compute_score(truths, given)[0])
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return missing(reason(error))
+
+
+def missing(why: str) -> None:
+    warnings.warn(f"no SPICE: {why}", stacklevel=2)
 
 
 def package() -> None:
