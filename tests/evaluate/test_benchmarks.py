@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,10 @@ def test_every_row_of_the_table_has_a_miniature() -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_official_files_become_a_score(name: str, tmp_path: Path) -> None:
+def test_official_files_become_a_score(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # Java takes seconds to start
     MAKERS[name](tmp_path / "files")
     answers, score, n, failed, asked = EXPECTED[name]
     says = Says(answers)

@@ -100,30 +100,17 @@ def from_files(
     from omnimix.parallel.process_group import join
 
     assert folder is not None
-    for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens"):
-        if given.get(option):
-            shown = "--" + option.replace("_", "-")
-            raise OmnimixError(f"{shown} does not go with --folder", hint="leave one of them out")
-    name = named or given["benchmark"]
-    if name is None:
-        raise OmnimixError("nothing says which benchmark it is", hint="name it; --list names all")
+    name = _name(given, named)
     words = (given[word] for word in ("model", "device", "feature_cache", "server"))
+    group = join()
     if name in paper_table():
-        own: dict[str, Any] = {
-            "folder": folder,
-            "answers": answers,
-            "items": items,
-            "overwrite": overwrite,
-        }
-        own |= {"index": index, "rank": rank, "judge": judge_at(judge, judge_model)}
-        join()
-        return papers.ask(name, opened(*words), given, own)
+        place = papers.folder_for(answers, items=items, index=index, rank=rank)
+        more = (folder, place, overwrite, judge_at(judge, judge_model))
+        return papers.ask(name, opened(*words), given, *more)
     spec, _ = official_rows(name, folder, style)
     if spec.judge is not None and answers is None:
         raise OmnimixError("judged answers have to stay", hint="say where: --answers FILE.jsonl")
-    judging = judge_at(judge, judge_model)
-    group = join()
-    assistant = opened(*words)
+    judging, assistant = judge_at(judge, judge_model), opened(*words)
     with bars() as step:
         found = run(
             assistant,
@@ -146,6 +133,18 @@ def from_files(
     if items is not None:
         write_items(found, items)
     show(found, given["model"], given["as_json"], given["out"])
+
+
+def _name(given: dict[str, Any], named: str | None) -> str:
+    """Which benchmark, where the other options go with official files."""
+    for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens"):
+        if given.get(option):
+            shown = "--" + option.replace("_", "-")
+            raise OmnimixError(f"{shown} does not go with --folder", hint="leave one of them out")
+    name = named or given["benchmark"]
+    if name is None:
+        raise OmnimixError("nothing says which benchmark it is", hint="name it; --list names all")
+    return str(name)
 
 
 def with_files(command: Callable[..., None]) -> Callable[..., None]:
@@ -200,6 +199,7 @@ def _table(report: dict[str, Any], title: str) -> Any:
     versions = ", ".join(str(pinned.get(word, "")) for word in ("prompt", "parser", "measure"))
     counts = f"{report['n']} answers on {report['pictures']} pictures, {report['empty']} empty, "
     counts += f"{report['unread']} not understood, {report['failed']} failed"
+    counts = "; ".join((counts, *report.get("notes", ())))
     made = Table(
         box=box.SIMPLE_HEAD,
         title=f"{title} on {report['benchmark']} by {report['measure']}",

@@ -14,40 +14,43 @@ from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
     from omnimix.evaluate.answers import BenchmarkResult
+    from omnimix.evaluate.server import Server
 
 
-def ask(name: str, assistant: Any, given: dict[str, Any], words: dict[str, Any]) -> None:
+def folder_for(answers: Path | None, **others: Any) -> Path:
+    """Where a table's answers go; options that mean nothing for it are refused."""
+    if answers is None or answers.suffix == ".jsonl":
+        raise OmnimixError("a table's answers lie in a folder", hint="name it: --answers FOLDER")
+    for option, given in others.items():
+        if given is not None:
+            raise OmnimixError(
+                f"--{option} does not go with a paper's table", hint="ask a benchmark by its name"
+            )
+    return answers
+
+
+def ask(
+    name: str,
+    assistant: Any,
+    given: dict[str, Any],
+    folder: Path,
+    answers: Path,
+    overwrite: bool,
+    judge: Server | None,
+) -> None:
     """Ask all benchmarks of a paper and print its table; exit code 1 where something is missing in it.
 
     Args:
         name: the paper's number at arXiv.
         given: the options of `evaluate`.
-        words: those of official files.
     """
     from omnimix.cli.bars import bars
     from omnimix.evaluate.papers import run_paper
     from omnimix.parallel.process_group import join
 
-    answers = words["answers"]
-    if answers is None or answers.suffix == ".jsonl":
-        raise OmnimixError("a table's answers lie in a folder", hint="name it: --answers FOLDER")
-    for option in ("items", "index", "rank"):
-        if words[option] is not None:
-            raise OmnimixError(
-                f"--{option} does not go with a paper's table", hint="ask a benchmark by its name"
-            )
     with bars() as step:
-        found, missing = run_paper(
-            assistant,
-            name,
-            words["folder"],
-            answers,
-            given["batch_size"],
-            given["limit"],
-            words["overwrite"],
-            step,
-            words["judge"],
-        )
+        words = (given["batch_size"], given["limit"], overwrite, step, judge)
+        found, missing = run_paper(assistant, name, folder, answers, *words)
     if join().rank == 0:
         _show(name, found, missing, given)
 

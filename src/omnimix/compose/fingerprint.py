@@ -50,7 +50,7 @@ class MovedPreprocessingWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Stage:
+class Trace:
     """What one step gives.
 
     Attributes:
@@ -79,7 +79,7 @@ def golden() -> dict[str, Any]:
     }
 
 
-def stages(weave: Weaver, sample: Sample | None = None) -> list[Stage]:
+def stages(weave: Weaver, sample: Sample | None = None) -> list[Trace]:
     """Everything that a question passes before the model, the fixed one by default.
 
     Items that cannot be opened here (a package is missing), and those that are prepared by chance, are left out.
@@ -88,7 +88,7 @@ def stages(weave: Weaver, sample: Sample | None = None) -> list[Stage]:
     named = sample is None
     media = _golden_media(weave) if sample is None else _media(weave, sample)
     found = (
-        [Stage("tokenizer", "tokenizer", _plain(weave.tokenizer.encode(TEXT)[0]))] if named else []
+        [Trace("tokenizer", "tokenizer", _plain(weave.tokenizer.encode(TEXT)[0]))] if named else []
     )
     with looking_in(weave.folders):
         for name, one in media.items():
@@ -102,11 +102,11 @@ def stages(weave: Weaver, sample: Sample | None = None) -> list[Stage]:
     except (OmnimixError, ImportError):
         return found
     overlays = [
-        Stage(f"open (modalities.{name}.opens)", LAST, [i.numpy() for i in items[0].inputs])
+        Trace(f"open (modalities.{name}.opens)", LAST, [i.numpy() for i in items[0].inputs])
         for name, items in woven.items.items()
         if name not in media and items
     ]
-    return [*found, *overlays, Stage("template", LAST, _ids(woven, recipe))]
+    return [*found, *overlays, Trace("template", LAST, _ids(woven, recipe))]
 
 
 def _golden_media(weave: Weaver) -> dict[str, Media]:
@@ -136,21 +136,21 @@ def _question(media: list[Media], recipe: recipes.Recipe) -> Sample:
     return Sample((first, Turn("assistant", ("Seven.",)), Turn("user", ("Why?",))), "fingerprint")
 
 
-def _prepared(spec: ModalitySpec, name: str, media: Media) -> Iterator[Stage]:
+def _prepared(spec: ModalitySpec, name: str, media: Media) -> Iterator[Trace]:
     """One item on its way through the steps, those of each encoder on from where the shared ones end."""
     assert isinstance(spec.opens, MediaOpener)
     shared = spec.opens.tiles(spec.opens.once(media))
     where = f"modalities.{name}"
-    yield Stage(f"open ({where}.opens)", name, _numbers(shared))
+    yield Trace(f"open ({where}.opens)", name, _numbers(shared))
     for i, step in enumerate(spec.steps):
         shared = step(shared)
-        yield Stage(f"{step.kind} ({where}.steps[{i}])", name, _numbers(shared))
+        yield Trace(f"{step.kind} ({where}.steps[{i}])", name, _numbers(shared))
     for b, branch in enumerate(spec.branches):
         for e, encoder in enumerate(branch.encoders):
             tiles, inside = shared, f"{where}.branches[{b}].encoders[{e}]"
             for i, step in enumerate(encoder.steps):
                 tiles = step(tiles)
-                yield Stage(f"{step.kind} ({inside}.steps[{i}])", inside, _numbers(tiles))
+                yield Trace(f"{step.kind} ({inside}.steps[{i}])", inside, _numbers(tiles))
 
 
 def _numbers(tiles: Tiles) -> Value:
@@ -263,7 +263,7 @@ def parting(a: Weaver, b: Weaver, sample: Sample) -> str:
     return ""
 
 
-def summed(found: list[Stage]) -> list[dict[str, Any]]:
+def summed(found: list[Trace]) -> list[dict[str, Any]]:
     """Stages as they are kept."""
     return [{"step": one.step, "chain": one.chain, **summary(one.value)} for one in found]
 

@@ -91,6 +91,8 @@ class BenchmarkResult:
             for name, pairs in (("groups", self.score.groups), ("numbers", self.score.numbers)):
                 if pairs:
                     found[name] = {key: round(value, 4) for key, value in pairs}
+            if self.score.notes:
+                found["notes"] = list(self.score.notes)
         texts = [item.answer.text for item in self.items if item.answer is not None]
         return found | {
             "n": len(self.items),
@@ -196,40 +198,18 @@ def run(
     spec, source = opened(name, folder, style)
     if rank is not None:
         assistant = _ranking(assistant, spec, rank)
-    group = _shares(assistant)
-    if group.size > 1 and out is None:
-        raise OmnimixError(
-            "several processes need a file that they write answers to",
-            hint="name it: --answers FILE.jsonl",
-        )
+    group = _shares(assistant, out)
     if index is not None:
         source.choose(index)
     source.cut(rows)
     chosen = options or Options(max_new_tokens=spec.max_new_tokens)
-    pinned: dict[str, Any] = {
-        "benchmark": name,
-        "data": _content(source),
-        "slice": rows,
-        **spec.pinned(style),
-    }
+    pinned = {"benchmark": name, "data": _content(source), "slice": rows, **spec.pinned(style)}
     if index is not None:
         pinned["index"] = hashlib.sha256(index.read_bytes()).hexdigest()[:16]
     with tempfile.TemporaryDirectory() as scratch:
         place = out or Path(scratch) / "answers.jsonl"
-        predict(
-            assistant,
-            source,
-            folder,
-            place,
-            chosen,
-            batch_size,
-            limit,
-            overwrite,
-            progress,
-            noted,
-            pinned,
-            group,
-        )
+        how = (chosen, batch_size, limit, overwrite, progress, noted, pinned, group)
+        predict(assistant, source, folder, place, *how)
         return score(place, spec)
 
 
@@ -244,10 +224,18 @@ def _ranking(assistant: Any, spec: BenchmarkSpec, rank: Rank) -> Any:
     return Ranking(assistant, spec.options, rank)
 
 
-def _shares(assistant: Any) -> ProcessGroup:
+def _shares(assistant: Any, out: Path | None) -> ProcessGroup:
     """The processes of torchrun, of which each has the whole model; this one alone where they share a model."""
     own = getattr(assistant, "process_group", None)
-    return ProcessGroup() if own is not None and own.size > 1 else join()
+    if own is not None and own.size > 1:
+        return ProcessGroup()
+    group = join()
+    if group.size > 1 and out is None:
+        raise OmnimixError(
+            "several processes need a file that they write answers to",
+            hint="name it: --answers FILE.jsonl",
+        )
+    return group
 
 
 def _content(source: Official) -> str:

@@ -89,25 +89,10 @@ def predict(
     with group.agreed():
         if group.rank == 0:
             _begin(out, run, batch_size, overwrite)
-    with out.open("rb") as lines:
-        done = sum(1 for _ in lines)
-    own = out if group.size == 1 else _part(out, group.rank)
     try:
-        with own.open("a", encoding="utf-8", newline="\n") as file:
-            for start in range(done, total, batch_size * group.size):
-                # In step, so that a rank that fails ends all, and a stop leaves no gaps of more than a batch.
-                with group.agreed():
-                    mine = start + batch_size * group.rank
-                    rows = range(mine, min(mine + batch_size, total))
-                    for replies in ask(assistant, source, rows, options, batch_size):
-                        file.writelines(
-                            json.dumps(line_of(one) | (note(one) if note else {})) + "\n"
-                            for one in replies
-                        )
-                    file.flush()
-                    os.fsync(file.fileno())
-                if progress is not None:
-                    progress(min(start + batch_size * group.size, total), total)
+        for end in _answered(assistant, source, out, total, options, batch_size, note, group):
+            if progress is not None:
+                progress(end, total)
         with group.agreed():
             if group.rank == 0:
                 _join(out)
@@ -118,6 +103,36 @@ def predict(
             hint="make room and run the same command again; it goes on where it stopped",
         ) from None
     return _summary(out)
+
+
+def _answered(
+    assistant: Assistant,
+    source: Source,
+    out: Path,
+    total: int,
+    options: Options,
+    batch_size: int,
+    note: Callable[[Reply], dict[str, Any]] | None,
+    group: ProcessGroup,
+) -> Iterator[int]:
+    """Ask what is left, each rank its share of the batches; gives up to which row all have come."""
+    with out.open("rb") as lines:
+        done = sum(1 for _ in lines)
+    own = out if group.size == 1 else _part(out, group.rank)
+    with own.open("a", encoding="utf-8", newline="\n") as file:
+        for start in range(done, total, batch_size * group.size):
+            # In step, so that a rank that fails ends all, and a stop leaves no gaps of more than a batch.
+            with group.agreed():
+                mine = start + batch_size * group.rank
+                rows = range(mine, min(mine + batch_size, total))
+                for replies in ask(assistant, source, rows, options, batch_size):
+                    file.writelines(
+                        json.dumps(line_of(one) | (note(one) if note else {})) + "\n"
+                        for one in replies
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+            yield min(start + batch_size * group.size, total)
 
 
 def line_of(reply: Reply) -> dict[str, Any]:

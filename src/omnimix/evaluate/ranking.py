@@ -43,7 +43,7 @@ class RankedAnswer(Answer):
 
 
 @dataclass(frozen=True)
-class Asked:
+class RankedQuestion:
     """A question as the model reads it, and its options with their tokens."""
 
     prompt: Woven
@@ -71,7 +71,7 @@ class Ranking:
         """Whose answers they are, and how they are chosen."""
         return {**identity(self.assistant), "ranked": f"{self.rank}@{VERSION}"}
 
-    def weave(self, sample: Sample, options: Options) -> Asked:
+    def weave(self, sample: Sample, options: Options) -> RankedQuestion:
         """A question and what it may be answered with.
 
         Raises:
@@ -81,7 +81,9 @@ class Ranking:
         if not texts:
             raise SampleError("there are no choices to rank", where=sample.id)
         prompt = self.assistant.weave(sample, options)
-        return Asked(prompt, tuple((text, self._tokens(sample, text, options)) for text in texts))
+        return RankedQuestion(
+            prompt, tuple((text, self._tokens(sample, text, options)) for text in texts)
+        )
 
     def _tokens(self, sample: Sample, text: str, options: Options) -> tuple[int, ...]:
         """The tokens of an answer as it is learned, without what ends it."""
@@ -97,12 +99,12 @@ class Ranking:
         raise SampleError(f"the model's template does not write {text!r} as it is", where=sample.id)
 
     def write_many(
-        self, asked: Sequence[Asked], batch_size: int = 1, options: Options | None = None
+        self, asked: Sequence[RankedQuestion], batch_size: int = 1, options: Options | None = None
     ) -> list[Answer]:
         """The likeliest option of each question; the first of those that are alike."""
         return [self._answer(one) for one in asked]
 
-    def _answer(self, asked: Asked) -> Answer:
+    def _answer(self, asked: RankedQuestion) -> Answer:
         sums = likelihoods(self.assistant, asked.prompt, [ids for _, ids in asked.options])
         shares = [
             one if self.rank == "sum" else one / len(ids)
