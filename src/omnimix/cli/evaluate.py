@@ -184,8 +184,9 @@ def _benchmark(
             hint=f"ask it with --data {name} --metric exact",
         )
     from omnimix.evaluate.benchmark import table as official_ones
+    from omnimix.evaluate.papers import table as papers
 
-    if name in official_ones():
+    if name in official_ones() or name in papers():
         raise OmnimixError(
             "nothing says where its official files lie", where=name, hint="name them: --folder DIR"
         )

@@ -87,19 +87,17 @@ def _table(name: str, reports: dict[str, dict[str, Any]], model: str) -> Any:
 
     made = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{model}: the table of arXiv {name}",
-        caption="95 % intervals, pictures drawn anew",
+        title=f"{Path(model).name}: the table of arXiv {name}",
+        caption="95 % intervals over pictures; n answers; unread: nothing was found in them; failed: not asked, not in the score",
     )
-    made.add_column("benchmark")
-    for column in ("score", "low", "high", "answers", "empty", "unread", "failed", "measure"):
-        made.add_column(column, justify="right")
+    made.add_column("benchmark", no_wrap=True, max_width=30)
+    for column in ("score", "low", "high", "n", "empty", "unread", "failed"):
+        made.add_column(column, justify="right", no_wrap=True)
     for one, report in reports.items():
-        numbers = (
-            "" if (x := report.get(word)) is None else f"{x:.4f}"
-            for word in ("score", "low", "high")
-        )
+        words = ("score", "low", "high")
+        numbers = ("" if (x := report.get(word)) is None else f"{x:.4f}" for word in words)
         counts = (str(report[word]) for word in ("n", "empty", "unread", "failed"))
-        made.add_row(one, *numbers, *counts, report["measure"])
+        made.add_row(one, *numbers, *counts)
         for group, value in report.get("groups", {}).items():
             made.add_row(f"  {group}", f"{value:.4f}")
     return made
@@ -146,16 +144,16 @@ def _print_z(
     from rich.console import Console
     from rich.table import Table
 
-    made = Table(
-        box=box.SIMPLE_HEAD, caption="score (z over these models); the mean of z ranks them"
-    )
-    made.add_column("model")
+    made = Table(box=box.SIMPLE_HEAD, caption="scores, in brackets their z over these models")
+    models = sorted(means, key=means.__getitem__, reverse=True)
+    made.add_column("", no_wrap=True)
+    for model in models:
+        made.add_column(Path(model).name, justify="right")
+    made.add_row("mean z", *(f"{means[model]:+.3f}" for model in models), style="bold")
     names = list(next(iter(each.values())))
-    for column in ("mean z", *names):
-        made.add_column(column, justify="right")
-    for model in sorted(means, key=means.__getitem__, reverse=True):
-        cells = (f"{scores[model][name]:.4f} ({each[model][name]:+.2f})" for name in names)
-        made.add_row(model, f"{means[model]:+.3f}", *cells)
+    for name in names:
+        cells = (f"{scores[model][name]:.4f} ({each[model][name]:+.2f})" for model in models)
+        made.add_row(name, *cells)
     Console(highlight=False).print(made)
     left = sorted({name for own in scores.values() for name in own} - set(names))
     if left:

@@ -70,11 +70,13 @@ class BenchmarkResult:
     skipped: str = ""
 
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval over pictures; None where the score is no mean of the answers' scores."""
+        """The 95 % interval over pictures; None where the score is no mean of the answers' scores, or all are on one."""
         each = self.score.each
         if not each or abs(sum(each) / len(each) - self.score.value) > 1e-9:
             return None
         pictures = [_picture(item) for item in self.items]
+        if len(set(pictures)) == 1 < len(pictures):
+            return None  # nothing says how another picture would have gone
         if len(set(pictures)) == len(pictures) and self.score.ceiling == 1.0:
             return wilson(self.score.value, len(each))
         return clustered(each, pictures)

@@ -259,6 +259,8 @@ def file_in(folder: Path, name: str, where: str) -> Path:
 
 def why(error: Exception) -> str:
     """What a row lacks, in words."""
+    if isinstance(error, TypeError):
+        return f"a field is of another kind than it should be ({error})"
     return f"it has no field {error}" if isinstance(error, KeyError) else reason(error)
 
 
