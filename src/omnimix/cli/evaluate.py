@@ -33,11 +33,14 @@ def _list(wanted: bool) -> None:
 
     from omnimix.cli.show import wide
     from omnimix.evaluate.benchmark import table as benchmarks
+    from omnimix.evaluate.papers import table as papers
     from omnimix.registry import BENCHMARKS, MEASURES
 
     shown = Table("", "name", "what it measures", box=box.SIMPLE_HEAD)
     for name, spec in sorted(benchmarks().items()):
         shown.add_row("--folder", name, f"{spec.title}; {spec.licence}")
+    for name, paper in papers().items():
+        shown.add_row("--folder", name, f"the table of arXiv {name}: {paper.title}")
     for kind, rows in (("benchmark", BENCHMARKS), ("metric", MEASURES)):
         for name in sorted(rows):
             about = (rows.load(name).__doc__ or "").strip().partition("\n")[0]
@@ -184,8 +187,9 @@ def _benchmark(
             hint=f"ask it with --data {name} --metric exact",
         )
     from omnimix.evaluate.benchmark import table as official_ones
+    from omnimix.evaluate.papers import table as papers
 
-    if name in official_ones():
+    if name in official_ones() or name in papers():
         raise OmnimixError(
             "nothing says where its official files lie", where=name, hint="name them: --folder DIR"
         )
