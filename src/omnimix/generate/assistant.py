@@ -23,6 +23,7 @@ from omnimix.generate.answers import Answer, Placed, Stream, TokenLogprob
 from omnimix.generate.decoding import Decoder, Options
 from omnimix.generate.engine.core import Generation
 from omnimix.generate.stopping import Endings, cut, end_tokens, free, settled
+from omnimix.media.poses import joined
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import ParsedRegions
 from omnimix.prompts.questions import (
@@ -313,13 +314,14 @@ class Assistant:
     ) -> Iterator[Placed]:
         """The regions of an answer with their places in its text."""
         last = len(woven.pictures) - 1
+        lines = joined(found.regions)
         rows = zip(found.regions, found.spans, found.numbers, strict=True)
         for i, (region, span, number) in enumerate(rows):
             on = last if number is None or number > len(woven.on) else woven.on[number - 1]
             if self.processor.recipe.coordinates.tokens:
                 first, behind = (min(self._shown(ids, place), len(text)) for place in span)
                 span = (first, behind)
-            yield Placed(i, region, *span, on)
+            yield Placed(i, region, *span, on, lines[i])
 
     def _shown(self, ids: Sequence[int], place: int) -> int:
         """How much of a text with its special tokens, up to a place, is shown without them."""
