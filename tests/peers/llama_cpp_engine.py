@@ -39,8 +39,10 @@ def main() -> None:
         requests.append(Generation(given[i], sampler, options.max_new_tokens, lambda _: False))
         core.add(requests[-1])
         core.step()
+    wide = core.runner.open(2000)  # the context grows while texts run
     while core.step():
         pass
+    del wide
     engines.told([wanted[i] for i in order], [one.ids for one in requests])
 
 

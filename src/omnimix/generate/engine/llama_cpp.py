@@ -23,6 +23,8 @@ from omnimix.language import gguf, ragged
 FILE = "model.gguf"
 BATCH = 512
 """Tokens of one call."""
+CELLS = 1024
+"""Tokens for which there is room at first; llama.cpp wants room for a whole call."""
 SEQUENCES = 64
 """Texts at once."""
 
@@ -134,7 +136,7 @@ class LlamaCpp:
         if tokens <= self._cells:
             return
         cpp, before = self.cpp, self._context
-        self._cells = max(2 * self._cells, tokens, 1024)
+        self._cells = max(2 * self._cells, tokens, CELLS)
         words = cpp.llama_context_default_params()
         words.n_ctx, words.n_seq_max, words.kv_unified = self._cells, SEQUENCES, True
         words.n_batch = words.n_ubatch = BATCH
