@@ -229,7 +229,9 @@ class _Loader(yaml.SafeLoader):
             inner = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
             if isinstance(node, yaml.MappingNode):
                 inner = list(chain.from_iterable(node.value))
-            words = self._words[id(node)] = 1 + sum(self._words[id(one)] for one in inner)
+            # A long text counts as several words: an alias of it is as long when it is written.
+            words = 1 if inner else 1 + len(node.value) // 1000
+            words = self._words[id(node)] = words + sum(self._words[id(one)] for one in inner)
             if words > _MOST_WORDS:
                 what = f"its aliases stand for more than {_MOST_WORDS} words"
                 raise _no_yaml(what, event.start_mark)

@@ -43,8 +43,15 @@ def reading(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise SampleError(
-            f"the row has not the form it should have ({reason(error)})", where=where
+            f"the row has not the form it should have ({wrong_form(error)})", where=where
         ) from error
+
+
+def wrong_form(error: Exception) -> str:
+    """As `reason`; what only those understand who know what the program does with a row is left out."""
+    if isinstance(error, TypeError | AttributeError):
+        return "a value is of another kind than it should be"
+    return reason(error)
 
 
 class Rows(Sequence[Any], abc.ABC):

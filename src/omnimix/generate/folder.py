@@ -12,6 +12,7 @@ from omnimix import _transformers
 from omnimix.checkpoints import base, reading, releases
 from omnimix.checkpoints.base import Parts, Recognised
 from omnimix.checkpoints.files import check_finite, check_pointer
+from omnimix.checkpoints.runs import check_is_no_run
 from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -31,7 +32,7 @@ def find(name_or_folder: str | Path) -> Path:
 
     Raises:
         RegistryError: neither a shipped model nor a folder.
-        CheckpointError: a folder or file that holds no model.
+        CheckpointError: a folder or file that holds no model, such as that of a training run.
     """
     return look(name_or_folder)[0]
 
@@ -46,6 +47,8 @@ def look(name_or_folder: str | Path) -> tuple[Path, Recognised | None]:
     if name in shipped():
         return FOLDER / name, None
     path = Path(name_or_folder)
+    if path.is_dir() and not (path / "config.json").is_file():
+        check_is_no_run(path)
     recognised = base.recognise(path)
     if recognised is not None:
         return path, recognised

@@ -140,9 +140,10 @@ def check_file(path: str | Path, what: str, where: str, most: int) -> Path:
         raise _address(what, where)
     try:
         # Only regular files: reading a pipe or a device would wait for ever.
-        if not Path(path).is_file():
-            raise FileNotFoundError("no such file")
-        size = Path(path).stat().st_size
+        if not (path := Path(path)).is_file():
+            path.stat()  # the system says why, where it knows
+            raise OSError("this is a folder" if path.is_dir() else "this is no regular file")
+        size = path.stat().st_size
     except (OSError, ValueError) as error:
         raise MediaError(
             f"cannot read the {what} ({getattr(error, 'strerror', None) or error})",
@@ -151,7 +152,7 @@ def check_file(path: str | Path, what: str, where: str, most: int) -> Path:
         ) from None
     if not 0 < size <= most:
         raise _size(size, most, where)
-    return Path(path)
+    return path
 
 
 def chance(seed: int, draw: int | None) -> np.random.RandomState:
