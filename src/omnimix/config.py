@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from omnimix.errors import RecipeError, RegistryError, kind_of
+from omnimix.errors import RecipeError, RegistryError, kind_of, reason
 from omnimix.registry import Registry, did_you_mean
 from omnimix.renamed import new_name, new_value
 
@@ -280,7 +280,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read the file ({error})", where=str(path)) from None
+        raise RecipeError(f"cannot read the file ({reason(error)})", where=str(path)) from None
     return parse_yaml(text, str(path))
 
 

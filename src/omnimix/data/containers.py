@@ -124,7 +124,7 @@ class JsonRows(Rows):
             self.lined = lined and first != "["
             spans = self._lines(len(mark)) if self.lined else self._list(len(mark))
         except (OSError, UnicodeDecodeError) as error:
-            raise SampleError(f"cannot read the file ({error})", where=str(path)) from None
+            raise SampleError(f"cannot read the file ({reason(error)})", where=str(path)) from None
         self.spans = np.array(spans, dtype=np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:

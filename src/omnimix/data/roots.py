@@ -32,7 +32,7 @@ def inside(folder: Path, name: str, what: str, where: str) -> Path:
         raise SampleError(f"the {what} {name[:80]!r} is no path ({error})", where=where) from None
     if not path.is_relative_to(base):
         raise SampleError(
-            f"the {what} {name!r} lies outside {folder}",
+            f"the {what} {name!r} lies outside {base if folder == Path() else folder}",
             where=where,
             hint="name the folder of all files in the words of the dataset",
         )

@@ -23,6 +23,7 @@ from omnimix.errors import MediaError
 from omnimix.media.tiles import Step, Tiles, View
 from omnimix.types import Media
 
+_POINTER = b"version https://git-lfs"
 _ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
 
 
@@ -152,6 +153,12 @@ def check_file(path: str | Path, what: str, where: str, most: int) -> Path:
         ) from None
     if not 0 < size <= most:
         raise _size(size, most, where)
+    if size < 1024 and path.read_bytes().startswith(_POINTER):
+        raise MediaError(
+            f"this is a pointer of Git LFS, and the {what} itself was not fetched",
+            where=where,
+            hint="run git lfs pull in the folder, or download the file from its page",
+        )
     return path
 
 
