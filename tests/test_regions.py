@@ -269,3 +269,11 @@ def test_a_word_that_is_no_png_is_told_what_may_stand_there(files: bool, said: s
     with pytest.raises(RegionError, match=said) as caught:
         from_json({"png": "*"}, files=files)
     assert files == ("a path" in str(caught.value))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_mask_of_any_depth_begins_at_half(kind: type) -> None:
+    half = (int(np.iinfo(kind).max) + 1) // 2
+    file = io.BytesIO()
+    Image.fromarray(np.array([[0, half - 1, half, 2 * half - 1]], dtype=kind)).save(file, "PNG")
+    assert masks.from_png(file.getvalue()).tolist() == [[False, False, True, True]]
