@@ -24,6 +24,7 @@ from omnimix.evaluate.official import (
     OfficialFiles,
     OfficialRows,
     file_in,
+    pointed,
     value_at,
     why,
 )
@@ -72,6 +73,9 @@ class BenchmarkSpec(Spec):
     Fields of a row are named as in `value_at`; templates are Python's (`{image_id:012d}`).
 
     Attributes:
+        title, licence, home: what its authors call it, under which licence its files are given, and on which page.
+        source, differs: where prompt, parser and measure come from, and what is done in another way here.
+        version: raised by 1 where a change of the row changes scores.
         rows, join, each, only: where the rows lie, see `OfficialRows`.
         id: template of a row's name.
         pictures: templates of paths below the folder; `=field` stands for a picture in the row itself.
@@ -79,13 +83,20 @@ class BenchmarkSpec(Spec):
         answers: field of what is right, a text or a list of them.
         says: what an answer of the file stands for (`1: "True"`).
         choices: field of a list, or fields of which those that hold nothing are left out.
+        offered: choices that are the same in every row.
         right: how `answers` names one of the choices.
-        box: field of the box that is right, and `form` how it is written.
+        options: what can be answered, where there are no choices and likelihoods are ranked.
+        box: field of the box that is right.
+        form: how boxes of the file are written, `xyxy` or `xywh`.
         regions: fields of marks on the picture, boxes of four numbers (in `form`) and points of two.
+        boxes_in_text: `[x1, y1, x2, y2]` in a question, shares of the picture, are marks on it as well.
         group: template of the part that a row counts in.
         bins: names of groups that are numbers up to each of these.
         prompts: by style; of `default` where none is named. `{question}`, `{choices}` and fields of the row.
         parser, measure: how an answer is read and scored.
+        max_new_tokens: the length of an answer, where none is asked for.
+        judge: how an answer is judged, where no rule can score it.
+        get: the official files, as `omnimix data get` fetches them.
         export: the form in which the official server takes answers.
     """
 
@@ -105,10 +116,13 @@ class BenchmarkSpec(Spec):
     answers: str = ""
     says: dict[str, str] = {}
     choices: str | tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
     right: Literal["text", "letter", "index"] = "text"
+    options: tuple[str, ...] = ()
     box: str = ""
     form: Literal["xyxy", "xywh"] = "xyxy"
     regions: tuple[str, ...] = ()
+    boxes_in_text: bool = False
     group: str = ""
     bins: dict[float, str] = {}
     prompts: dict[str, str]
@@ -258,6 +272,8 @@ class Official(Source):
             if field in row
             for region in _marks(row[field], spec.form)
         ]
+        if spec.boxes_in_text:
+            text, marks = pointed(text, pictures[-1])
         asked = question(text, pictures, marks).content if marks else woven(text, pictures)
         meta = {
             "references": references,
@@ -271,7 +287,7 @@ class Official(Source):
     def _choices(self, row: Mapping[str, Any]) -> list[str]:
         words = self.spec.choices
         if not words:
-            return []
+            return list(self.spec.offered)
         if isinstance(words, str):
             found = value_at(row, words)
             # Lists in tables of text are written as Python's.
