@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omnimix import _transformers
+from omnimix.checkpoints.runs import SUMS, checkpoints, damage, digest, whole_before
 from omnimix.compose.adapters import whole
 from omnimix.compose.model import MultimodalLM
 from omnimix.disk import HINT, sync, writing
@@ -26,7 +27,6 @@ from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import shards
 
 WEIGHTS = "model.safetensors"
-SUMS = "checksums.json"
 BEST = "best"
 CHANCE = "chance.pt"
 RESUMED = "train into another folder, or use the recipe this run began with"
@@ -181,23 +181,12 @@ def seal(folder: Path, known: Mapping[str, str]) -> None:
         sync(path)
 
 
-def digest(path: Path) -> str:
-    """The checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def chance() -> dict[str, Tensor]:
     """The random states of this process."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("stage-*-step-*") if (path / "state.json").is_file())
 
 
 def newest(folder: Path, fall_back: bool = False) -> tuple[Path | None, list[str]]:
@@ -213,12 +202,12 @@ def newest(folder: Path, fall_back: bool = False) -> tuple[Path | None, list[str
         TrainError: it is damaged; names the file and the whole one before it.
     """
     said: list[str] = []
-    for place in reversed(done := checkpoints(folder)):
+    for place in reversed(checkpoints(folder)):
         wrong = damage(place)
         if wrong is None:
             return place, said
         if not fall_back:
-            whole = next((p for p in reversed(done) if p < place and damage(p) is None), None)
+            whole = whole_before(place)
             hint = (
                 f"--fall-back goes on from {whole.name}, which is whole"
                 if whole
@@ -234,22 +223,6 @@ def newest(folder: Path, fall_back: bool = False) -> tuple[Path | None, list[str
             hint="train into another folder",
         )
     return None, said
-
-
-def damage(place: Path) -> str | None:
-    """What is wrong with a checkpoint's files, by their checksums; None where nothing is."""
-    try:
-        sums = json.loads((place / SUMS).read_text())
-        for name, told in sums.items():
-            if not (place / name).is_file():
-                return f"{name} is missing"
-            if digest(place / name) != told:
-                return f"{name} has another checksum than was written"
-    except FileNotFoundError:
-        return f"{SUMS} is missing"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"{SUMS} cannot be read: {error}"
-    return None
 
 
 def state_of(place: Path) -> dict[str, Any]:
