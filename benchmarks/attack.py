@@ -77,7 +77,36 @@ def _generate(text: Any, image: Any = None, region: Any = None) -> dict[str, Any
     return body | ({"regions": [region]} if region is not None else {})
 
 
+def _openai(kind: str) -> Callable[[Any, Any, Any], dict[str, Any]]:
+    """The content of a message as OpenAI's two ways of asking write it, a region beside its picture."""
+    shown = {"input_text": "input_image", "text": "image_url"}[kind]
+
+    def content(text: Any, image: Any, region: Any) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = [{"type": kind, "text": text}]
+        if image is not None:
+            one = {"type": shown, "image_url": image if shown == "input_image" else {"url": image}}
+            parts.insert(0, one | ({"regions": [region]} if region is not None else {}))
+        return parts
+
+    return lambda text, image, region: {
+        "model": "nano",
+        ("input" if kind == "input_text" else "messages"): [
+            {"role": "user", "content": content(text, image, region)}
+        ],
+    }
+
+
 ROUTES = (
+    Route(
+        "/v1/chat/completions",
+        _openai("text"),
+        lambda said: str(said["choices"][0]["message"]["content"]),
+    ),
+    Route(
+        "/v1/responses",
+        _openai("input_text"),
+        lambda said: str(said["output"][0]["content"][0]["text"]),
+    ),
     Route("/chat", _chat, lambda said: str(said["message"]["content"])),
     Route("/generate", _generate, lambda said: str(said["output"])),
 )
@@ -139,12 +168,19 @@ def _deep(_: Route, chance: random.Random, size: float) -> bytes:
 
 
 def _many_regions(route: Route, _: random.Random, size: float) -> bytes:
-    body = _generate("<region>" * 3, picture(), None)
+    if route.path.startswith("/v1"):
+        many = json.dumps([BOX] * int(2e5 * size))
+        return (
+            json.dumps(route.body("What?", picture(), BOX))
+            .replace(json.dumps([BOX]), many)
+            .encode()
+        )
     if route.path == "/chat":
         part = {"type": "region", "region": BOX}
         return json.dumps(
             {"messages": [{"role": "user", "content": [part] * int(2e5 * size)}]}
         ).encode()
+    body = _generate("<region>" * 3, picture(), None)
     return json.dumps(body | {"regions": [BOX] * int(2e5 * size)}).encode()
 
 

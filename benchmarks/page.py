@@ -62,6 +62,7 @@ def once(page: Page, address: str, photo: bytes) -> tuple[float, float, list[flo
     svg = page.get_by_role("application")
     svg.wait_for()
     shown = (time.perf_counter() - began) * 1000
+    page.get_by_role("button", name="Box", exact=True).click()
     box = svg.bounding_box()
     assert box is not None
     for i in range(50):

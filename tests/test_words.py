@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import omnimix
+import omnimix_scenes
 from omnimix import config, registry
 from omnimix.compose import recipe as recipes
 from omnimix.config import Spec, validate
@@ -22,7 +26,10 @@ ROW = re.compile(r"^\|(.*)\|$", re.MULTILINE)
 
 
 def specs() -> dict[str, type[Spec]]:
-    """Every class of settings by name, those of registered rows loaded first."""
+    """Every class of settings by name, whichever modules were imported before."""
+    for package in (omnimix, omnimix_scenes):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
     for table in (t for t in registry.TABLES if t.name != "readings"):
         for row in table:
             table.load(row)

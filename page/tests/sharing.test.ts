@@ -98,7 +98,7 @@ describe("a saved conversation", () => {
     ["no JSON", "it is no JSON"],
     ["[]", "it is no table"],
     ['{"form": "x"}', "its form is not"],
-    ['{"form": "omnimix-conversation-1"}', "its turns is no list"],
+    ['{"form": "omnimix-conversation-1"}', "turns is no list"],
   ];
   it.each(broken)("%s is refused", async (text, why) =>
     expect(opened(new Blob([text]))).rejects.toThrow(why),

@@ -6,13 +6,13 @@ import asyncio
 import shutil
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import omnimix
 from omnimix.generate.answers import Answer, Placed
@@ -21,6 +21,9 @@ from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
 from omnimix.serve.engine import OneAtATime, Piece
 from omnimix.types import Sample
+
+# A loaded machine is slow and not wrong: what is waited for may take its time.
+expect.set_options(timeout=20_000)
 
 # Chromium's own calls home are off, and it needs no sandbox of its own in a container.
 FLAGS = [
@@ -41,15 +44,17 @@ class Told:
     Attributes:
         pieces: of text, one after another.
         placed: regions that close with the last piece.
-        wait: seconds before each piece.
+        allowed: how many pieces may be told yet; a test lets on the rest when it has seen these.
         samples: what was asked, as the engine got it.
+        options: how each was to be answered.
         cancelled: answers that nobody listened to any more.
     """
 
     pieces: list[str] = field(default_factory=lambda: ["a ", "plain ", "answer"])
     placed: tuple[Placed, ...] = ()
-    wait: float = 0.0
+    allowed: float = float("inf")
     samples: list[Sample] = field(default_factory=list)
+    options: list[Options] = field(default_factory=list)
     cancelled: int = 0
 
 
@@ -62,10 +67,12 @@ class Scripted(OneAtATime):
 
     async def stream(self, sample: Sample, options: Options) -> AsyncGenerator[Piece, None]:
         self.told.samples.append(sample)
+        self.told.options.append(options)
         text = "".join(self.told.pieces)
         try:
-            for piece in self.told.pieces:
-                await asyncio.sleep(self.told.wait)
+            for count, piece in enumerate(self.told.pieces):
+                while count >= self.told.allowed:
+                    await asyncio.sleep(0.01)
                 yield Piece(piece)
         except GeneratorExit:
             self.told.cancelled += 1
@@ -92,6 +99,15 @@ class Served(uvicorn.Server):
     def __exit__(self, *_: object) -> None:
         self.should_exit = True
         self.thread.join(10)
+
+
+def until(page: Page, true: Callable[[], bool]) -> None:
+    """Waits for what happens outside of the page, however slow the machine is."""
+    for _ in range(1000):
+        if true():
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("it did not happen in 20 seconds")
 
 
 def served(engine: Any, port: int = 0, **settings: Any) -> Served:
@@ -136,25 +152,36 @@ def words(told: Told) -> Told:
     return told
 
 
+Visit = Callable[..., Page]
+
+
 @pytest.fixture
-def page(browser: Browser, address: str, words: Told) -> Iterator[Page]:
-    """The page, opened; a script error or a request to anywhere else fails the test."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, has_touch=True)
-    page = context.new_page()
-    errors, strangers = [], []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: said.type == "error" and errors.append(said.text))
-    page.on(
-        "request",
-        lambda asked: (
-            asked.url.startswith((address, "blob:", "data:")) or strangers.append(asked.url)
-        ),
-    )
-    page.expected_errors = []  # type: ignore[attr-defined]
-    page.goto(address)
-    page.get_by_role("button", name="Send").wait_for()
-    yield page
-    expected = page.expected_errors  # type: ignore[attr-defined]
-    context.close()
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Opens the page of an address; a script error or a request to anywhere else fails the test."""
+    pages, errors, strangers = [], [], []
+
+    def opened(address: str, **context: Any) -> Page:
+        words = {"viewport": {"width": 1200, "height": 900}, "has_touch": True, **context}
+        page = browser.new_context(**words).new_page()
+        pages.append(page)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: said.type == "error" and errors.append(said.text))
+        known = (address, "blob:", "data:")
+        page.on("request", lambda asked: asked.url.startswith(known) or strangers.append(asked.url))
+        page.expected_errors = []  # type: ignore[attr-defined]
+        page.goto(address)
+        page.get_by_role("button", name="Send").wait_for()
+        return page
+
+    yield opened
+    expected = [word for page in pages for word in page.expected_errors]
+    for page in pages:
+        page.context.close()
     assert [e for e in errors if not any(word in e for word in expected)] == []
     assert strangers == []
+
+
+@pytest.fixture
+def page(visit: Visit, address: str, words: Told) -> Page:
+    """The page, opened."""
+    return visit(address)

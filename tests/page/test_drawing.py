@@ -190,6 +190,7 @@ def test_the_keyboard_draws_every_kind(page: Page, words: Told) -> None:
 
 def test_a_mark_is_moved_reshaped_erased_and_comes_back(page: Page, words: Told) -> None:
     svg = surface(page, "wide")
+    page.get_by_role("button", name="Box", exact=True).click()
     by_mouse(page, svg, [(400, 50), (800, 150)], False)
     page.get_by_role("button", name="Move and pan").click()
     by_mouse(page, svg, [(600, 100), (700, 110)], False)

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page
-from starlette.applications import Starlette
-from starlette.routing import Mount
+from playwright.sync_api import Page
 
 from omnimix.generate.answers import Placed
-from omnimix.generate.assistant import Assistant
 from omnimix.regions import Box, Mask, Polygon
 from omnimix.serve import app as serving
-from tests.page.conftest import Scripted, Served, Told, config
+from tests.page.conftest import Told
 from tests.page.test_drawing import by_mouse
 from tests.page.test_talking import SCENE, ask
 
@@ -31,6 +28,7 @@ def drawn(page: Page, words: Told) -> None:
     page.set_input_files("input[type=file]", SCENE)
     svg = page.get_by_role("application")
     svg.wait_for()
+    page.get_by_role("button", name="Box", exact=True).click()
     by_mouse(page, svg, [(134, 30), (236, 132)], False)
     page.get_by_role("button", name="Free-hand", exact=True).click()
     by_mouse(page, svg, [(30, 60), (60, 40), (100, 70), (110, 120), (60, 140), (25, 110)], False)
@@ -117,15 +115,3 @@ def test_the_types_are_of_the_server_as_it_is() -> None:
     spec.loader.exec_module(tool)
     stored = json.loads(tool.PLACE.read_text(encoding="utf-8"))
     assert stored == json.loads(tool.written()), "run tools/openapi.py, then `make page`"
-
-
-def test_the_page_works_below_a_prefix(browser: Browser, assistant: Assistant, words: Told) -> None:
-    inner = serving.create_app(Scripted(assistant, words), serving.Settings())
-    outer = Starlette(routes=[Mount("/models/omnimix", inner)])
-    with Served(config(outer)) as address:
-        page = browser.new_page()
-        page.goto(f"{address}/models/omnimix/")
-        page.get_by_role("button", name="What is there?").click()
-        page.get_by_role("application").wait_for()
-        ask(page)
-        page.close()

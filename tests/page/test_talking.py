@@ -6,7 +6,6 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,11 +15,10 @@ from omnimix.generate.answers import Placed
 from omnimix.generate.assistant import Assistant
 from omnimix.regions import Box, Mask
 from omnimix.types import Media
-from tests.page.conftest import Scripted, Told, served
+from tests.page.conftest import Scripted, Told, served, until
 from tests.page.test_drawing import by_mouse
 
 SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
-AXE = Path(__file__).parents[2] / "page" / "node_modules" / "axe-core" / "axe.min.js"
 LOOKS = Path(__file__).parents[2] / "docs" / "images" / "page"
 HOSTILE = "<img src=x onerror=alert(1)> <script>alert(2)</script> \u202egnp.exe " + "w" * 100_000
 
@@ -37,26 +35,29 @@ def last(page: Page) -> str:
 
 
 def test_an_answer_is_seen_growing(page: Page, words: Told) -> None:
-    words.pieces, words.wait = ["one ", "two ", "three ", "four"], 0.7
+    words.pieces, words.allowed = ["one ", "two ", "three ", "four"], 2
     page.get_by_label("Ask about it").fill("count")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator(".markdown")).to_contain_text("one")
-    assert "four" not in last(page)
+    expect(page.locator(".markdown")).to_have_text("one two")
     expect(page.locator("article.model")).to_have_attribute("aria-busy", "true")
+    words.allowed = 3
+    expect(page.locator(".markdown")).to_have_text("one two three")
+    words.allowed = 4
     expect(page.locator(".markdown")).to_have_text("one two three four")
     expect(page.locator("article.model")).to_have_attribute("aria-busy", "false")
 
 
 def test_stopping_leaves_what_there_is_and_ends_the_writing(page: Page, words: Told) -> None:
-    words.pieces, words.wait = ["word "] * 200, 0.05
+    words.pieces, words.allowed = ["word "] * 200, 3
     page.get_by_label("Ask about it").fill("go on")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator(".markdown")).to_contain_text("word word")
+    expect(page.locator(".markdown")).to_have_text("word word word")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-    page.wait_for_timeout(500)
-    assert words.cancelled == 1
-    assert 10 < len(last(page)) < 900
+    until(page, lambda: words.cancelled == 1)
+    words.allowed = 200
+    ask(page, "and on")
+    assert page.locator(".markdown").first.inner_text().split() == ["word"] * 3
 
 
 def test_a_place_in_the_answer_is_drawn_and_linked_with_its_words(page: Page, words: Told) -> None:
@@ -169,12 +170,7 @@ def test_rows_of_the_page_are_read_for_training(page: Page, words: Told, tmp_pat
     page.set_input_files("input[type=file]", SCENE)
     svg = page.get_by_role("application")
     svg.wait_for()
-    box = svg.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 40)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 200)
-    page.mouse.up()
+    by_mouse(page, svg, [(40, 40), (200, 200)], False)
     ask(page, "What is #1?")
     page.get_by_role("button", name="Keep and share").click()
     for form in ("LLaVA", "MDVP"):
@@ -228,16 +224,6 @@ def test_a_server_that_goes_away_and_comes_back(
     page.close()
 
 
-def test_a_key_is_asked_for(browser: Browser, assistant: Assistant, words: Told) -> None:
-    with served(Scripted(assistant, words), keys=("secret-key-of-tests",)) as address:
-        page = browser.new_page()
-        page.goto(address)
-        page.get_by_label("This server asks for an API key").fill("secret-key-of-tests")
-        page.get_by_role("button", name="Save").click()
-        ask(page)
-        page.close()
-
-
 def test_text_of_others_stays_text(page: Page, words: Told) -> None:
     words.pieces = [HOSTILE, "\n\n[x](javascript:alert(3)) ![y](http://example.com/a.png)"]
     page.on("dialog", lambda dialog: pytest.fail(dialog.message))
@@ -262,34 +248,6 @@ def test_the_prompt_as_the_model_sees_it(page: Page, words: Told) -> None:
     page.get_by_role("button", name="The prompt as the model sees it").click()
     expect(page.get_by_text("of 1024 tokens")).to_be_visible()
     expect(page.locator(".map .piece.item")).to_have_count(1)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1200, 900), (390, 800)], ids=["desktop", "phone"])
-def test_axe_finds_nothing(page: Page, words: Told, scheme: str, size: tuple[int, int]) -> None:
-    if not AXE.is_file():
-        pytest.skip("needs the page's packages (make page)")
-    words.pieces = ["A **cup** and\n\n- a [link](https://example.com)\n- `code`"]
-    words.placed = (Placed(0, Box(134, 30, 236, 132), 4, 7, 0),)
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    page.set_viewport_size({"width": size[0], "height": size[1]})
-
-    def faults() -> list[str]:
-        found = page.evaluate("() => axe.run({resultTypes: ['violations']})")
-        return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found["violations"]]
-
-    # The policy lets no script in; what is evaluated by the test's own protocol is none of the page's.
-    page.evaluate(AXE.read_text())
-    assert faults() == []
-    page.set_input_files("input[type=file]", SCENE)
-    page.get_by_role("application").wait_for()
-    assert faults() == []
-    ask(page)
-    for panel in ("Settings", "The prompt as the model sees it", "Keep and share"):
-        page.get_by_role("button", name=panel, exact=True).click()
-        page.wait_for_timeout(100)
-        assert faults() == [], panel
-    page.get_by_role("button", name="Close", exact=True).click()
 
 
 def test_nano_answers_about_what_was_circled(browser: Browser, assistant: Assistant) -> None:
@@ -327,37 +285,6 @@ def test_the_policy_is_strict(page: Page, address: str) -> None:
     assert "default-src 'self'" in policy
 
 
-def test_masks_of_marks_and_answers_are_drawn(page: Page, words: Told) -> None:
-    """The server's list and its masks are given here, since no weights of a segmenter can be had."""
-    asked: list[dict[str, Any]] = []
-
-    def facts(route: Route) -> None:
-        found = route.fetch().json()
-        found["data"][0]["segment"] = True
-        route.fulfill(json=found)
-
-    def masks(route: Route) -> None:
-        body = route.request.post_data_json
-        asked.extend(body["regions"])
-        rle = Mask.of(Box(20, 30, 40, 60), 315, 255).rle()
-        found = [{"index": i, "rle": rle, "area": 600} for i in range(len(body["regions"]))]
-        route.fulfill(json={"width": 315, "height": 255, "masks": found})
-
-    page.route("**/v1/models", facts)
-    page.route("**/v1/segment", masks)
-    page.reload()
-    words.placed = (Placed(0, Box(134, 30, 236, 132), 0, 1, 0),)
-    page.set_input_files("input[type=file]", SCENE)
-    svg = page.get_by_role("application")
-    svg.wait_for()
-    page.get_by_role("button", name="Point", exact=True).click()
-    by_mouse(page, svg, [(20, 30), (20, 30)], False)
-    ask(page)
-    page.get_by_role("button", name="Show masks").click()
-    expect(page.locator("g.answer path.mask")).to_have_count(2)
-    assert [next(iter(region)) for region in asked] == ["point", "box"]
-
-
 def test_two_models_answer_side_by_side(page: Page, words: Told) -> None:
     def facts(route: Route) -> None:
         found = route.fetch().json()
@@ -380,6 +307,9 @@ def test_two_models_answer_side_by_side(page: Page, words: Told) -> None:
     ask(page)
     expect(page.locator(".beside")).to_contain_text("the other says")
     assert page.locator("article.model .by").all_inner_texts() == ["nano", "other"]
+    first, second = (one.bounding_box() for one in page.locator(".columns > section").all())
+    assert first is not None and second is not None
+    assert first["y"] == second["y"] and first["x"] < second["x"]
 
 
 def test_several_answers_and_a_pasted_picture(page: Page, words: Told) -> None:

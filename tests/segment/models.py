@@ -35,7 +35,7 @@ def tiny_sam(folder: Path) -> Path:
         mask_decoder_config={
             "hidden_size": 16,
             "mlp_dim": 32,
-            "num_attention_heads": 2,
+            "num_attention_heads": 8,
             "iou_head_hidden_dim": 16,
         },
     )
@@ -48,6 +48,63 @@ def tiny_sam(folder: Path) -> Path:
     )
     SamProcessor(pictures).save_pretrained(folder)
     return folder
+
+
+ORIGINAL = (
+    ("vision_encoder.patch_embed.projection", "image_encoder.patch_embed.proj"),
+    ("vision_encoder.layers", "image_encoder.blocks"),
+    ("vision_encoder.neck.conv1", "image_encoder.neck.0"),
+    ("vision_encoder.neck.layer_norm1", "image_encoder.neck.1"),
+    ("vision_encoder.neck.conv2", "image_encoder.neck.2"),
+    ("vision_encoder.neck.layer_norm2", "image_encoder.neck.3"),
+    ("vision_encoder", "image_encoder"),
+    (
+        "shared_embedding.positional_embedding",
+        "pe_layer.positional_encoding_gaussian_matrix",
+    ),
+    (".point_embed.", ".point_embeddings."),
+    ("mask_embed.conv1", "mask_downscaling.0"),
+    ("mask_embed.layer_norm1", "mask_downscaling.1"),
+    ("mask_embed.conv2", "mask_downscaling.3"),
+    ("mask_embed.layer_norm2", "mask_downscaling.4"),
+    ("mask_embed.conv3", "mask_downscaling.6"),
+    ("upscale_conv1", "output_upscaling.0"),
+    ("upscale_layer_norm", "output_upscaling.1"),
+    ("upscale_conv2", "output_upscaling.3"),
+    ("proj_out.", "layers.2."),
+    ("layer_norm", "norm"),
+)
+
+
+def original_name(name: str) -> str:
+    """What a tensor of transformers' SAM is called in SAM's own files."""
+    if ".output_hypernetworks_mlps." in name or ".iou_prediction_head." in name:
+        name = name.replace("layers.0.", "layers.1.").replace("proj_in.", "layers.0.")
+    for ours, theirs in ORIGINAL:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def tiny_sam_file(folder: Path, file: Path) -> Path:
+    """The model of a folder in the layout of SAM's own files."""
+    from transformers import SamModel
+
+    tensors = SamModel.from_pretrained(folder).state_dict()
+    del tensors["shared_image_embedding.positional_embedding"]
+    named = {original_name(name): tensor for name, tensor in tensors.items()}
+    # Names as they stand in sam_vit_b_01ec64.pth.
+    assert {
+        "image_encoder.blocks.0.norm1.weight",
+        "image_encoder.blocks.1.attn.rel_pos_h",
+        "image_encoder.neck.3.bias",
+        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        "prompt_encoder.point_embeddings.3.weight",
+        "mask_decoder.transformer.norm_final_attn.weight",
+        "mask_decoder.output_hypernetworks_mlps.3.layers.2.bias",
+        "mask_decoder.iou_prediction_head.layers.1.weight",
+    } <= set(named)
+    torch.save(named, file)
+    return file
 
 
 def tiny_sam2(folder: Path) -> Path:

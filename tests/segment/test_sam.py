@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from omnimix.registry import SEGMENTERS
 from omnimix.segment.base import Segmenter, load_segmenter
 from omnimix.segment.sam import CLASSES
 from omnimix.types import Box, Mask, Point, Polygon, Region, Stroke
-from tests.segment.models import tiny_sam, tiny_sam2
+from tests.segment.models import tiny_sam, tiny_sam2, tiny_sam_file
 
 WIDTH, HEIGHT = 150, 70
 
@@ -82,6 +83,45 @@ def test_the_mask_is_that_of_transformers_itself(
 def test_sam_2_serves_as_well(tmp_path: Path, picture: Image.Image) -> None:
     masks = load_segmenter(tiny_sam2(tmp_path), "cpu").segment(picture, regions())
     assert [mask.pixels.shape for mask in masks] == [(HEIGHT, WIDTH)] * 5
+
+
+def test_a_file_of_sam_itself_opens(
+    folder: Path, segmenter: Segmenter, picture: Image.Image, tmp_path: Path
+) -> None:
+    file = tiny_sam_file(folder, tmp_path / "sam_vit_x.pth")
+    masks = load_segmenter(file, "cpu").segment(picture, regions())
+    for mask, wanted in zip(masks, segmenter.segment(picture, regions()), strict=True):
+        assert np.array_equal(mask.pixels, wanted.pixels)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("mask_decoder.iou_token.weight"), r"no whole SAM .*iou_token"),
+        (lambda t: t.pop("image_encoder.blocks.1.norm2.bias"), r"1 tensors are missing, vision"),
+        (lambda t: t.update(other=torch.ones(1)), "holds other, which SAM has not"),
+        (lambda t: t.update({"image_encoder.neck.3.bias": torch.ones(3)}), "cannot be loaded"),
+        (
+            lambda t: t.update({"image_encoder.patch_embed.seq.0.c.weight": torch.ones(1)}),
+            r"this is MobileSAM.*EdgeTAM",
+        ),
+        (lambda t: t.update({"mask_decoder.hf_token.weight": torch.ones(1)}), "this is SAM-HQ"),
+    ],
+)
+def test_other_files_are_refused_by_name(
+    folder: Path, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], said: str
+) -> None:
+    file = tiny_sam_file(folder, tmp_path / "sam.pth")
+    tensors = torch.load(file, weights_only=True)
+    change(tensors)
+    torch.save(tensors, file)
+    with pytest.raises(CheckpointError, match=said):
+        load_segmenter(file, "cpu")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_segmenter(tmp_path / "sam_vit_h_4b8939.pth")
 
 
 def test_every_class_of_the_table_is_there() -> None:

@@ -6,11 +6,13 @@ import asyncio
 import base64
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import uvicorn
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -27,7 +29,9 @@ from omnimix.serve.bodies import _MOST_OBJECTS, _MOST_VALUES, _read
 from omnimix.serve.engine import OneAtATime
 from omnimix.serve.items import _inline
 from omnimix.serve.limits import BodyLimit, HostCheck
+from omnimix.serve.openai.requests import ChatBody
 from omnimix.serve.running import patient
+from omnimix.serve.schema import Asked
 
 
 async def echo(request: Request) -> PlainTextResponse:
@@ -189,3 +193,28 @@ def test_connections_that_ask_for_nothing_are_closed(sent: bytes) -> None:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def _subclasses(cls: type[Asked]) -> Iterator[type[Asked]]:
+    for one in cls.__subclasses__():
+        yield one
+        yield from _subclasses(one)
+
+
+def test_every_list_of_a_request_ends_at_its_first_fault() -> None:
+    def lists(schema: Any) -> Iterator[Any]:
+        if isinstance(schema, dict):
+            if schema.get("type") == "list":
+                yield schema
+            schema = list(schema.values())
+        for part in schema if isinstance(schema, list | tuple) else ():
+            yield from lists(part)
+
+    found = [
+        (cls, one) for cls in _subclasses(Asked) for one in lists(cls.__pydantic_core_schema__)
+    ]
+    assert len(found) > 10
+    assert all(one["fail_fast"] for _, one in found)
+    with pytest.raises(ValidationError) as caught:
+        ChatBody.model_validate({"messages": [{"role": "user", "content": [0] * 1000}] * 1000})
+    assert caught.value.error_count() < 5

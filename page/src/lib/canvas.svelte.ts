@@ -20,8 +20,11 @@ const WAYS: Record<string, Spot> = {
   ArrowDown: [0, 1],
 };
 
+/** What the next picture begins with: what was drawn with last. */
+let latest: Tool = "stroke";
+
 export class Canvas {
-  tool = $state<Tool>("box");
+  tool = $state<Tool>(latest);
   view = $state.raw<View>({ x: 0, y: 0, width: 1, height: 1 });
   drawn = $state.raw<Shape | null>(null);
   /** Where the keyboard's pen is. */
@@ -88,6 +91,7 @@ export class Canvas {
     this.leave();
     this.#drawing = null;
     this.tool = tool;
+    if (this.#draws && tool !== "erase") latest = tool;
   }
 
   /** Leave off what is being drawn. */

@@ -2,7 +2,7 @@
 
 import * as tree from "./branches";
 import type { Example } from "./facts";
-import { itemOf, type Limits } from "./files";
+import { itemOf, megabytes, type Limits } from "./files";
 import type { Shape } from "./geometry";
 import { texts } from "./texts";
 import type { Item, Mark, Turn } from "./types";
@@ -25,23 +25,40 @@ export class Draft {
   readonly says = $derived(this.text.trim() !== "" || this.marks.length > 0);
 
   readonly #turns: () => readonly Turn[];
+  readonly #limits: () => Limits;
 
-  constructor(turns: () => readonly Turn[]) {
+  constructor(turns: () => readonly Turn[], limits: () => Limits) {
     this.#turns = turns;
+    this.#limits = limits;
   }
 
-  async take(files: readonly File[], limits: Limits): Promise<void> {
+  async take(files: readonly File[]): Promise<void> {
+    const limits = this.#limits();
     for (const file of files) {
-      const full = this.items.length >= limits.items;
-      const item = full ? texts.tooMany(limits.items) : await itemOf(file, limits);
-      if (typeof item === "string") this.refusals.push(item);
-      else this.items.push(item);
+      const item = this.#full(limits, 1) ?? (await itemOf(file, limits));
+      const why = typeof item === "string" ? item : this.#heavy(item, limits);
+      if (why !== null) this.refusals.push(why);
+      else this.items.push(item as Item);
     }
   }
 
-  async example(example: Example, limits: Limits): Promise<void> {
+  /** A request holds the whole conversation, so that is what counts. */
+  #full(limits: Limits, more: number): string | null {
+    const turns = this.#turns();
+    const marks = turns.reduce((sum, turn) => sum + turn.marks.length, this.marks.length);
+    const count = tree.itemsOf(turns).length + this.items.length + marks + more;
+    return count > limits.items ? texts.tooMany(limits.items) : null;
+  }
+
+  #heavy(item: Item, limits: Limits): string | null {
+    const all = [...tree.itemsOf(this.#turns()), ...this.items, item];
+    const bytes = all.reduce((sum, one) => sum + one.blob.size, 0);
+    return bytes > limits.bytes ? texts.tooHeavy(item.name, megabytes(bytes), megabytes(limits.bytes)) : null;
+  }
+
+  async example(example: Example): Promise<void> {
     const blob = await (await fetch(example.url)).blob();
-    await this.take([new File([blob], example.name || "example", { type: blob.type })], limits);
+    await this.take([new File([blob], example.name || "example", { type: blob.type })]);
     this.text = example.question;
   }
 
@@ -60,7 +77,10 @@ export class Draft {
   }
 
   remark(item: Item, marks: Mark[]): void {
-    this.marks = [...this.marks.filter((mark) => mark.item !== item.id), ...marks];
+    const more = marks.length - this.marks.filter((mark) => mark.item === item.id).length;
+    const full = more > 0 ? this.#full(this.#limits(), more) : null;
+    if (full) this.refusals.push(full);
+    else this.marks = [...this.marks.filter((mark) => mark.item !== item.id), ...marks];
   }
 
   /** Which picture, sound ... of the conversation it is, from 1. */

@@ -27,6 +27,8 @@ export interface Facts {
   context: number;
   /** Kinds of marks that the model understands; none said, none known. */
   regions: string[];
+  /** How marks reach the model where nobody chooses. */
+  pointing: string;
   /** Whether the server makes masks of marks. */
   segments: boolean;
   /** Whether the model's style has a system prompt. */
@@ -48,6 +50,9 @@ const rows = (value: unknown): Words[] => (Array.isArray(value) ? value.map(tabl
 const strings = (value: unknown): string[] => (Array.isArray(value) ? value.filter((v) => typeof v === "string") : []);
 const text = (value: unknown): string => (typeof value === "string" ? value : "");
 
+/** Files travel as base64, four bytes for three, and words need room beside them. */
+const filesIn = (body: number): number => Math.floor(Math.max(body - 2 ** 17, body / 2) * 0.75);
+
 export function factsOf(model: Model | undefined): Facts {
   const words = table(model);
   const limits = table(words["limits"]);
@@ -57,7 +62,7 @@ export function factsOf(model: Model | undefined): Facts {
   return {
     limits: {
       kinds: KINDS.filter((kind) => taken.size === 0 || taken.has(kind)),
-      bytes: number(limits["max_bytes"], 50 * 2 ** 20),
+      bytes: filesIn(number(limits["max_bytes"], 64 * 2 ** 20)),
       pixels: number(images["max_pixels"], 100e6),
       seconds,
       items: number(limits["max_items"], 16),
@@ -72,6 +77,7 @@ export function factsOf(model: Model | undefined): Facts {
     maxTokens: number(words["max_tokens"], 1024),
     context: number(words["max_context"], 0),
     regions: strings(table(words["regions"])["accepted"]),
+    pointing: text(table(words["regions"])["as"]),
     segments: words["segment"] === true,
     system: words["system"] !== false,
     about: Object.entries(words).flatMap(([name, value]): [string, string][] =>

@@ -7,9 +7,11 @@ import type { Item, MediaKind } from "./types";
 /** What the server takes, as its list of models says. */
 export interface Limits {
   kinds: readonly MediaKind[];
+  /** Of all files of a conversation together. */
   bytes: number;
   pixels: number;
   seconds: number;
+  /** Files and marks of a conversation. */
   items: number;
 }
 

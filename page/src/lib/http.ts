@@ -2,6 +2,7 @@
 
 import { events } from "./sse";
 import type { RegionJson } from "./regions";
+import { texts } from "./texts";
 
 export class Refused extends Error {
   readonly status: number;
@@ -47,7 +48,7 @@ async function sentence(response: Response): Promise<string> {
   } catch {
     // No JSON: a proxy's page, whose status says enough.
   }
-  return `The server answered ${response.status} ${response.statusText}`.trim();
+  return texts.failed(`${response.status} ${response.statusText}`.trim());
 }
 
 async function asked(path: string, key: string, init: RequestInit = {}): Promise<Response> {
@@ -80,5 +81,5 @@ export async function* chat(key: string, body: object, signal: AbortSignal): Asy
     if (chunk.error) throw new Refused(200, chunk.error.message);
     yield chunk;
   }
-  throw new Refused(200, "The connection ended in the middle of the answer.");
+  throw new Refused(200, texts.cut);
 }

@@ -4,6 +4,7 @@ import { branch } from "./branches";
 import { dataUrl } from "./files";
 import type { Shape } from "./geometry";
 import { maskPath } from "./masks";
+import { limbs } from "./poses";
 import { fromJson } from "./regions";
 import type { Conversation, Item, Turn } from "./types";
 
@@ -28,7 +29,11 @@ function drawn(shape: Shape): string {
 async function picture(item: Item, turn: Turn, turns: readonly Turn[]): Promise<string> {
   const size = item.size ?? { width: 1, height: 1 };
   const marks = turn.marks.filter((mark) => mark.item === item.id).map((mark) => drawn(mark.shape));
-  const places = turns.flatMap((one) => one.versions[one.shown]?.regions ?? []).filter((one) => one.item === item.id);
+  const found = turns.map((one) => [...(one.versions[one.shown]?.regions ?? []), ...(one.versions[one.shown]?.masks ?? [])]);
+  const places = found.flat().filter((one) => one.item === item.id);
+  const bones = found
+    .flatMap((one) => limbs(one, item.id))
+    .map(({ from, to }) => `<line class="s" x1="${from[0]}" y1="${from[1]}" x2="${to[0]}" y2="${to[1]}"/>`);
   const answers = places.map(({ region }) => {
     const shape = fromJson(region);
     const path = shape ? null : maskPath(region, size)?.path;
@@ -38,7 +43,7 @@ async function picture(item: Item, turn: Turn, turns: readonly Turn[]): Promise<
   return (
     `<figure><svg viewBox="0 0 ${size.width} ${size.height}" role="img" aria-label="${escaped(item.name)}">` +
     `<image href="${url}" width="${size.width}" height="${size.height}"/>${marks.join("")}` +
-    `<g class="a">${answers.join("")}</g></svg><figcaption>${escaped(item.name)}</figcaption></figure>`
+    `<g class="a">${bones.join("")}${answers.join("")}</g></svg><figcaption>${escaped(item.name)}</figcaption></figure>`
   );
 }
 

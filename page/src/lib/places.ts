@@ -8,6 +8,8 @@ export interface Place {
   item: Item;
   region: RegionJson;
   label: string;
+  /** Which place of the answer it is; none for a mark. */
+  of?: number;
 }
 
 /** Of a branch that ends with an answer. */
@@ -17,9 +19,9 @@ export function placesOf(turns: readonly Turn[]): Place[] {
   const answered = reply?.versions[reply.shown]?.regions ?? [];
   return [
     ...(turns.at(-2)?.marks ?? []).map(({ item, shape, number }) => ({ item, shape, label: `#${number}` })),
-    ...answered.map(({ item, region, label }) => ({ item: item ?? "", shape: fromJson(region), label })),
-  ].flatMap(({ item, shape, label }) => {
+    ...answered.map(({ item, region, label }, of) => ({ item: item ?? "", shape: fromJson(region), label: label || String(of + 1), of })),
+  ].flatMap(({ item, shape, ...words }) => {
     const on = items[item];
-    return on && shape ? [{ item: on, region: toJson(shape), label }] : [];
+    return on && shape ? [{ item: on, region: toJson(shape), ...words }] : [];
   });
 }

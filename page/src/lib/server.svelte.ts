@@ -72,9 +72,10 @@ export class Server {
       const image = { url: await dataUrl(item.blob) };
       const body = { image, regions: own.map((place) => place.region) };
       const { masks } = await post<{ masks: RegionJson[] }>("v1/segment", this.key, body);
-      masks.forEach((region, at) =>
-        found.push({ region, item: item.id, start: 0, end: 0, label: own[at]?.label ?? "" }),
-      );
+      masks.forEach((region, at) => {
+        const { label = "", of } = own[at] ?? {};
+        found.push({ region, item: item.id, start: 0, end: 0, label, ...(of !== undefined && { of }) });
+      });
     }
     return found;
   }

@@ -1,6 +1,8 @@
 /** The one store: what is seen, and what a person can do with it. What it sends goes through `http.ts`. */
 
 import * as tree from "./branches";
+import { copied } from "./clipboard";
+import { headOf } from "./compare";
 import { Draft } from "./draft.svelte";
 import { placesOf } from "./places";
 import { Server } from "./server.svelte";
@@ -24,13 +26,15 @@ export class Store {
   conversations = $state<Conversation[]>([]);
   current = $state<Conversation>(tree.fresh());
   settings = $state<Settings>(remembered("settings", STANDARD));
-  /** The other model, where two are asked side by side. */
-  other = $state("");
+  /** The other model, or the same with other settings, where two are asked side by side. */
+  second = $state<Settings | null>(null);
+  /** What is told for a moment, to eyes and to screen readers. */
   said = $state("");
+  #silence = 0;
   #writing = $state.raw<AbortController | null>(null);
 
   readonly turns = $derived(tree.branch(this.current));
-  readonly draft = new Draft(() => this.turns);
+  readonly draft = new Draft(() => this.turns, () => this.limits);
   readonly busy = $derived(this.#writing !== null);
   readonly facts = $derived(this.server.facts(this.settings.model));
   readonly limits = $derived(this.facts.limits);
@@ -51,6 +55,12 @@ export class Store {
     const words = $state.snapshot(turn) as Turn;
     this.current.leaf = turn.parent;
     this.draft.set(words);
+  }
+
+  say(text: string): void {
+    this.said = text;
+    clearTimeout(this.#silence);
+    this.#silence = window.setTimeout(() => (this.said = ""), 5000);
   }
 
   // ---- asking
@@ -90,24 +100,29 @@ export class Store {
     const turn = this.current.turns[reply.id] as Turn;
     const controller = (this.#writing = new AbortController());
     const first = turn.versions.length;
-    const models = [this.settings.model, ...(this.other && this.other !== this.settings.model ? [this.other] : [])];
-    const runs = models.map((model, column) => {
+    const asking = $state.snapshot([this.settings, ...(this.second ? [this.second] : [])]) as Settings[];
+    const runs = asking.map((one, column) => {
+      const settings = { ...one, n: this.settings.n };
+      const head = headOf(settings, asking[1 - column] ?? null);
       const at = turn.versions.length;
-      for (let i = 0; i < this.settings.n; i++) turn.versions.push(tree.version(model, column > 0));
+      for (let i = 0; i < settings.n; i++) turn.versions.push(tree.version(head, column > 0));
       const versions = turn.versions.slice(at);
-      const settings = { ...$state.snapshot(this.settings), model };
       return this.server.answer(tree.branch(this.current, asked.id), settings, versions, controller.signal);
     });
     turn.shown = first;
     await Promise.all(runs);
     this.#writing = null;
-    this.said = texts.answerDone;
+    this.say(texts.answerDone);
     await this.#keep();
   }
 
   #add(turn: Turn): void {
     this.current.turns[turn.id] = turn;
     this.current.leaf = turn.id;
+  }
+
+  compare(model: string): void {
+    this.second = model ? { ...($state.snapshot(this.second ?? this.settings) as Settings), model } : null;
   }
 
   // ---- answers and branches
@@ -125,16 +140,19 @@ export class Store {
     void this.#keep();
   }
 
-  /** Masks of what the question marks and the answer names. */
+  /** Masks of what the question marks and the answer names; where they are seen, they go. */
   async segment(reply: Turn): Promise<void> {
     const version = reply.versions[reply.shown];
     if (!version) return;
-    const places = placesOf($state.snapshot(tree.branch(this.current, reply.id)) as Turn[]);
+    const places = version.masks ? [] : placesOf($state.snapshot(tree.branch(this.current, reply.id)) as Turn[]);
+    delete version.error;
+    if (!version.masks && !places.length) version.error = texts.noMasks;
+    delete version.masks;
+    if (!places.length) return;
     try {
       version.masks = await this.server.masks(places);
     } catch (error) {
-      this.said = error instanceof Error ? error.message : String(error);
-      version.error = this.said;
+      version.error = error instanceof Error ? error.message : String(error);
     }
     await this.#keep();
   }
@@ -152,7 +170,7 @@ export class Store {
   }
 
   async copy(text: string): Promise<void> {
-    await navigator.clipboard?.writeText(text).then(() => (this.said = texts.copied), () => undefined);
+    this.say((await copied(text)) ? texts.copied : texts.notCopied);
   }
 
   // ---- conversations

@@ -31,6 +31,8 @@ export interface Answered {
   start: number;
   end: number;
   label: string;
+  /** Of a mask: the place of the answer that it is of. */
+  of?: number;
 }
 
 export interface Version {

@@ -74,6 +74,7 @@ def command(
     rows: Annotated[
         str, typer.Option("--slice", help="Some of the records of --data; -200: are the last 200.")
     ] = ":",
+    media: options.Media = None,
     swap_pictures: Annotated[
         bool, typer.Option("--swap-pictures", help="Ask about another question's pictures.")
     ] = False,
@@ -98,11 +99,11 @@ def command(
     """
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
-    _one_of(benchmark, data, metric, tasks, max_new_tokens)
+    _one_of(benchmark, data, metric, tasks, max_new_tokens, media)
     opened = partial(official.opened, model, device, feature_cache, server)
     failed: tuple[str, ...] = ()
     if data is not None:
-        asked = (data, rows, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
+        asked = (data, rows, media, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
         scored = _file(opened, *asked)
         report = {**scored.to_dict(), "swapped": swap_pictures, "model": model}
         about = f"{model}, pictures swapped," if swap_pictures else model
@@ -134,14 +135,16 @@ def _one_of(
     metric: str | None,
     tasks: str | None,
     max_new_tokens: int | None,
+    media: list[str] | None,
 ) -> None:
     """Either a benchmark with its options or records with theirs."""
     if data is None:
-        if benchmark is not None and max_new_tokens is not None:
-            raise OmnimixError(
-                "--max-new-tokens is a matter of --data; a benchmark brings its own",
-                hint="leave it out",
-            )
+        for option, given in (("--max-new-tokens", max_new_tokens), ("--media", media)):
+            if benchmark is not None and given:
+                raise OmnimixError(
+                    f"{option} is a matter of --data; a benchmark brings its own",
+                    hint="leave it out",
+                )
         if benchmark is None or metric is not None:
             raise OmnimixError(
                 "nothing says what the model is asked"
@@ -203,6 +206,7 @@ def _file(
     opened: Callable[[], Assistant],
     path: Path,
     rows: str,
+    media: list[str] | None,
     name: str,
     limit: int | None,
     swap: bool,
@@ -214,7 +218,7 @@ def _file(
     from omnimix.generate.decoding import Options
     from omnimix.registry import MEASURES
 
-    measure, source = MEASURES.load(name)(), open_records(path, rows)
+    measure, source = MEASURES.load(name)(), open_records(path, rows, media or ())
     if swap:
         source = Swapped(source, min(source.length or 0, limit or source.length or 0))
     chosen = Options(max_new_tokens) if max_new_tokens is not None else None

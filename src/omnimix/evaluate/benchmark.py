@@ -73,6 +73,12 @@ class BenchmarkSpec(Spec):
     Fields of a row are named as in `value_at`; templates are Python's (`{image_id:012d}`).
 
     Attributes:
+        title: as its authors call it.
+        licence: under which its files are given.
+        home: the page where its authors give them.
+        source: where the prompt, the parser and the measure come from, where not from there.
+        differs: what is done here in another way than at the source.
+        version: raised by 1 where a change of the row changes scores.
         rows, join, each, only: where the rows lie, see `OfficialRows`.
         id: template of a row's name.
         pictures: templates of paths below the folder; `=field` stands for a picture in the row itself.
@@ -83,13 +89,17 @@ class BenchmarkSpec(Spec):
         offered: choices that are the same in every row.
         right: how `answers` names one of the choices.
         options: what can be answered, where there are no choices and likelihoods are ranked.
-        box: field of the box that is right, and `form` how it is written.
+        box: field of the box that is right.
+        form: how boxes of the file are written, `xyxy` or `xywh`.
         regions: fields of marks on the picture, boxes of four numbers (in `form`) and points of two.
         boxes_in_text: `[x1, y1, x2, y2]` in a question, shares of the picture, are marks on it as well.
         group: template of the part that a row counts in.
         bins: names of groups that are numbers up to each of these.
         prompts: by style; of `default` where none is named. `{question}`, `{choices}` and fields of the row.
         parser, measure: how an answer is read and scored.
+        max_new_tokens: the length of an answer, where none is asked for.
+        judge: how an answer is judged, where no rule can score it.
+        get: the official files, as `omnimix data get` fetches them.
         export: the form in which the official server takes answers.
     """
 

@@ -176,7 +176,7 @@ def checked(url: str) -> str:
 
 def _plain(region: dict[str, Any]) -> dict[str, Any]:
     """A region of an answer without where it stands in the text."""
-    place = ("start", "end", "picture", "index", "kind")
+    place = ("start", "end", "picture", "index", "kind", "joined")
     return {word: value for word, value in region.items() if word not in place}
 
 

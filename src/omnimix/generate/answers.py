@@ -20,6 +20,7 @@ class Placed:
         start, end: its first character in the answer's text, and the one behind its last; equal where the
             convention writes regions in special tokens, which a text does not show.
         picture: which picture of the conversation it lies on, counted from 0.
+        joined: of a body's key point: those before it that a line joins it to, by their `index`.
     """
 
     index: int
@@ -27,6 +28,7 @@ class Placed:
     start: int
     end: int
     picture: int
+    joined: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from omnimix.media.drawing import Drawn, colour, paint
+from omnimix.media.drawing import Drawn, colour, limbs, paint
 from omnimix.types import Region
 
 ASKED = (255, 176, 0)
@@ -18,7 +18,7 @@ def draw(
 ) -> Image.Image:
     """A copy of the picture with asked regions (amber, ?) and answered ones (label, else numbered from 1).
 
-    Small pictures come back enlarged by a whole number.
+    Key points of a body are joined. Small pictures come back enlarged by a whole number.
     """
     questions = [
         Drawn(region, ASKED, "?" if len(asked) == 1 else f"?{i}")
@@ -27,4 +27,4 @@ def draw(
     answers = [
         Drawn(region, colour(i), region.label or str(i + 1)) for i, region in enumerate(answered)
     ]
-    return paint(picture, [*questions, *answers])
+    return paint(picture, [*limbs(answers), *questions, *answers])

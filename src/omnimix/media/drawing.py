@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from omnimix.media.image import ImageOpener
+from omnimix.media.poses import joined
 from omnimix.types import Mask, Media, Point, Polygon, Region, Stroke, check_region
 
 Ink: TypeAlias = tuple[int, int, int]
@@ -34,7 +35,7 @@ def draw(
     colours: Sequence[Ink] | None = None,
     enlarge: bool = True,
 ) -> Image.Image:
-    """A copy of a picture with regions drawn on it.
+    """A copy of a picture with regions drawn on it; key points of a body are joined (`omnimix.media.poses`).
 
     Args:
         image: a path, bytes, a Pillow picture, an array or `Media`.
@@ -54,11 +55,8 @@ def draw(
         check_region(region, *picture.size, where=f"region {i}")
     texts = _texts(regions, labels)
     inks = colours or [colour(i) for i in range(len(regions))]
-    return paint(
-        picture,
-        [Drawn(r, ink, text) for r, ink, text in zip(regions, inks, texts, strict=False)],
-        enlarge,
-    )
+    drawn = [Drawn(r, ink, text) for r, ink, text in zip(regions, inks, texts, strict=False)]
+    return paint(picture, [*limbs(drawn), *drawn], enlarge)
 
 
 def _texts(regions: Sequence[Region], labels: Sequence[str] | bool) -> list[str]:
@@ -84,6 +82,15 @@ class Drawn:
     region: Region
     ink: Ink
     text: str = ""
+
+
+def limbs(drawn: Sequence[Drawn]) -> list[Drawn]:
+    """The lines between key points of bodies."""
+    return [
+        Drawn(Stroke((drawn[other].region.bounds()[:2], one.region.bounds()[:2]), 1.0), one.ink)
+        for one, others in zip(drawn, joined([one.region for one in drawn]), strict=True)
+        for other in others
+    ]
 
 
 def paint(

@@ -9,11 +9,13 @@ from typing import Any, Protocol
 
 from omnimix.errors import CheckpointError
 from omnimix.registry import SEGMENTERS, did_you_mean
+from omnimix.segment.original import single
 from omnimix.types import Mask, Region
 
 WHERE = (
     "weights come from the hub (facebook/sam-vit-base, facebook/sam2.1-hiera-tiny, "
-    "facebook/sam3) by their id, or from a folder that was downloaded from there"
+    "facebook/sam3) by their id, or from a folder that was downloaded from there; files of SAM itself "
+    "(sam_vit_h_4b8939.pth and its like) open as they are"
 )
 """What to say where weights are missing."""
 
@@ -39,7 +41,7 @@ def load_segmenter(weights: str | Path | None = None, device: str | None = None)
     """A segmenter from weights of the SAM family.
 
     Args:
-        weights: a folder in the hub's layout, or a hub id.
+        weights: a folder in the hub's layout, a hub id, or a file of SAM as its makers give it.
         device: cpu, cuda ...; a CUDA device where there is one, else the CPU.
 
     Raises:
@@ -48,14 +50,9 @@ def load_segmenter(weights: str | Path | None = None, device: str | None = None)
     if weights is None:
         raise CheckpointError("no weights for segmentation are named", hint=WHERE)
     path = Path(weights)
-    if path.suffix in (".pth", ".pt") or path.is_file():
-        raise CheckpointError(
-            "a single file is no folder of a model", where=str(weights), hint=WHERE
-        )
     if path.is_dir() and not (path / "config.json").is_file():
         raise CheckpointError("config.json is missing", where=str(weights), hint=WHERE)
-    config = _config(weights)
-    kind = str(config.get("model_type"))
+    kind = "sam" if single(path) else str(_config(weights).get("model_type"))
     if kind not in SEGMENTERS:
         raise CheckpointError(
             f"a model of type {kind!r} makes no masks from regions",

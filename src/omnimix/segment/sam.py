@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from omnimix._transformers import quiet
 from omnimix.errors import CheckpointError, RegionError
 from omnimix.media.image import ImageOpener
 from omnimix.media.region import samples
+from omnimix.segment import original
 from omnimix.segment.base import WHERE
 from omnimix.types import Box, Mask, Media, Point, Region, Stroke, check_region
 
@@ -35,7 +37,7 @@ class Sam:
     stroke as points along it; an outline or mask as its box with points inside it.
 
     Args:
-        weights: a folder in the hub's layout, or a hub id.
+        weights: a folder in the hub's layout, a hub id, or a file as SAM's makers give it.
         kind: a key of `CLASSES`.
         device: where to compute.
 
@@ -44,25 +46,16 @@ class Sam:
     """
 
     def __init__(self, weights: str, kind: str, device: str | None = None) -> None:
-        import transformers
-
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model, processor = (getattr(transformers, name) for name in CLASSES[kind])
-        try:
-            with quiet():
-                found, told = model.from_pretrained(weights, output_loading_info=True)
-                self.processor = processor.from_pretrained(weights)
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            raise CheckpointError(
-                f"the weights cannot be loaded ({reason})", where=weights, hint=WHERE
-            ) from None
-        missing = sorted(told["missing_keys"])
+        if original.single(weights):
+            found, self.processor, missing = _from_file(Path(weights))
+        else:
+            found, self.processor, missing = _from_folder(weights, kind)
         if missing:
             raise CheckpointError(
                 f"{len(missing)} tensors are missing, {missing[0]} first",
                 where=weights,
-                hint="download the folder again",
+                hint="download it again",
             )
         self.model = found.eval().to(self.device)
         self.kind = kind
@@ -103,6 +96,47 @@ class Sam:
         best = int(out.iou_scores.flatten().argmax())
         pixels = masks.flatten(0, -3)[best].numpy().astype(bool)
         return Mask(pixels, label=region.label)
+
+
+def _from_folder(weights: str, kind: str) -> tuple[Any, Any, list[str]]:
+    """The model, its processor, and the names of tensors that the folder lacks."""
+    import transformers
+
+    model, processor = (getattr(transformers, name) for name in CLASSES[kind])
+    try:
+        with quiet():
+            found, told = model.from_pretrained(weights, output_loading_info=True)
+            made = processor.from_pretrained(weights)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise _unloaded(error, weights) from None
+    return found, made, sorted(told["missing_keys"])
+
+
+def _from_file(path: Path) -> tuple[Any, Any, list[str]]:
+    """As `_from_folder`, from a file in the layout of SAM's makers."""
+    from transformers import SamImageProcessor, SamModel, SamProcessor
+
+    config, tensors = original.opened(path)
+    with torch.device("meta"):
+        found = SamModel(config)
+    try:
+        told = found.load_state_dict(tensors, strict=False, assign=True)
+    except RuntimeError as error:
+        raise _unloaded(error, str(path)) from None
+    if told.unexpected_keys:
+        raise CheckpointError(
+            f"the file holds {told.unexpected_keys[0]}, which SAM has not",
+            where=str(path),
+            hint=WHERE,
+        )
+    side = config.vision_config.image_size
+    words = {"size": {"longest_edge": side}, "pad_size": {"height": side, "width": side}}
+    return found, SamProcessor(SamImageProcessor(**words)), sorted(told.missing_keys)
+
+
+def _unloaded(error: Exception, where: str) -> CheckpointError:
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return CheckpointError(f"the weights cannot be loaded ({reason})", where=where, hint=WHERE)
 
 
 def prompt(region: Region) -> dict[str, Any]:

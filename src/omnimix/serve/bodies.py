@@ -14,6 +14,7 @@ from omnimix.serve.answers import Refused, refusal
 
 _MOST_VALUES = 2_000_000
 _MOST_OBJECTS = 50_000
+_MOST_WORDS = 4_096
 
 
 async def body(request: Request, example: str) -> Mapping[str, Any]:
@@ -44,7 +45,7 @@ def _read(request: Request, content: bytes, example: str) -> Mapping[str, Any]:
             raise Refused(refusal(400, what, hint="send files as data URLs, or fewer items"))
     try:
         # The standard's reader would take halves of characters, raw or escaped, which no tokenizer can.
-        found = json.loads(content.decode("utf-8-sig"))
+        found = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object)
         if b"\\u" in content:
             json.dumps(found, ensure_ascii=False).encode()
     except UnicodeError:
@@ -56,6 +57,18 @@ def _read(request: Request, content: bytes, example: str) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         what = f"the body is no JSON object but {kind_of(found)}"
         raise Refused(refusal(400, what, hint=f"send {example}"))
+    return found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each of whose words stands once."""
+    if len(pairs) > _MOST_WORDS:
+        raise ValueError(f"an object holds {len(pairs)} words, at most {_MOST_WORDS} are read")
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        words = [word for word, _ in pairs]
+        twice = next(word for word in found if words.count(word) > 1)
+        raise ValueError(f"the word {twice[:40]!r} stands twice in one object")
     return found
 
 

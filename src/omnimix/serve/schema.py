@@ -16,12 +16,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    FailFast,
     Field,
+    GetCoreSchemaHandler,
     ValidationError,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, core_schema
 
 from omnimix.config import Spec, first_error, validate
 from omnimix.errors import OmnimixError, RecipeError, SampleError
@@ -31,10 +31,32 @@ from omnimix.registry import did_you_mean
 Kind: TypeAlias = Literal["image", "audio", "video", "document"]
 
 
+def _first_alone(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        for part in schema.values():
+            _first_alone(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _first_alone(part)
+
+
 class Asked(Spec):
-    """A word of a request: no unknown words, and no value that is only nearly of its type."""
+    """A word of a request: no unknown words, and no value that is only nearly of its type.
+
+    Lists end at their first fault: no more than one is told, and a million would take minutes to collect.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        schema = handler(source)
+        _first_alone(schema)
+        return schema
 
 
 class TextPart(Asked):
@@ -141,9 +163,7 @@ class Message(Asked):
     """
 
     role: Literal["system", "user", "assistant"]
-    content: Annotated[
-        list[Annotated[Part, BeforeValidator(_part)]], FailFast(), BeforeValidator(_content)
-    ]
+    content: Annotated[list[Annotated[Part, BeforeValidator(_part)]], BeforeValidator(_content)]
 
     @field_validator("content")
     @classmethod
@@ -204,7 +224,7 @@ class Request(Asked):
         options: how the answer is written.
     """
 
-    messages: Annotated[list[Message], FailFast()] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1)
     options: Choices = Choices()
 
     def items(self) -> Iterator[MediaPart | ItemPart | RegionPart]:

@@ -23,7 +23,10 @@ def event(data: Any, name: str | None = None) -> str:
 
 
 def region(placed: Placed) -> dict[str, Any]:
-    """A region of an answer as plain data: what it is, where it lies, and where it stands in the text."""
+    """A region of an answer as plain data: what it is, where it lies, and where it stands in the text.
+
+    A key point of a body says as `joined` which regions before it a line of the skeleton joins it to.
+    """
     words = to_json(placed.region)
     kind = next(iter(words))
     return {
@@ -33,6 +36,7 @@ def region(placed: Placed) -> dict[str, Any]:
         "picture": placed.picture,
         "start": placed.start,
         "end": placed.end,
+        **({"joined": list(placed.joined)} if placed.joined else {}),
     }
 
 
