@@ -41,6 +41,12 @@ def test_a_pose_is_drawn_with_its_skeleton(page: Page, words: Told) -> None:
     give(page)
     ask(page, "Detect the key points.")
     picture = page.get_by_role("application").first
+    # The convention's tags are gone, and its words are one link each.
+    assert page.locator("button.words").all_inner_texts() == [
+        "nose[0.500, 0.300]",
+        "left_eye[0.520, 0.280]",
+        "left_elbow[0.700, 0.600]",
+    ]
     limbs = picture.locator("line.limb:not(.halo)")
     expect(limbs).to_have_count(1)
     ends = limbs.evaluate("l => [l.x1, l.y1, l.x2, l.y2].map((v) => v.baseVal.value)")
