@@ -3,13 +3,17 @@
 transformers asks a table of configurations by the `model_type` of a folder's `config.json`. Ours is put there as
 soon as the module with the table is imported, and what it stands for is imported when it is first asked for: the
 model, the processor and, with them, every other registration.
+
+peft asks tables of its own, by the same word, which layers an adapter sits on by default. For ours these are the
+layers that it knows for the language model inside, and those of the language model alone.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -17,6 +21,7 @@ from typing import Any
 
 MODEL_TYPE = "omnimix"
 _TABLE = "transformers.models.auto.configuration_auto"
+_TUNERS = "peft.tuners.tuners_utils"
 
 
 class _Later(dict[str, Any]):
@@ -36,12 +41,13 @@ class _Later(dict[str, Any]):
 
 
 class _Finder(MetaPathFinder):
-    """Finds the module with the table as ever, and fills the table once it is there."""
+    """Finds the modules with the tables as ever, and fills a table once it is there."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != _TABLE:
+        fill = _FILLED.get(fullname)
+        if fill is None:
             return None
         spec = PathFinder.find_spec(fullname, path)
         if spec is not None and spec.loader is not None:
@@ -49,17 +55,18 @@ class _Finder(MetaPathFinder):
 
             def exec_module(module: ModuleType) -> None:
                 run(module)
-                _fill(module)
+                fill(module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 def install() -> None:
-    """Fill the table now or once it is imported; calling it again changes nothing."""
-    if _TABLE in sys.modules:
-        _fill(sys.modules[_TABLE])
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    """Fill the tables now or once they are imported; calling it again changes nothing."""
+    for name, fill in _FILLED.items():
+        if name in sys.modules:
+            fill(sys.modules[name])
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
@@ -67,3 +74,34 @@ def _fill(module: ModuleType) -> None:
     table = module.CONFIG_MAPPING
     if MODEL_TYPE not in table._extra_content:
         table._extra_content = _Later({**table._extra_content, MODEL_TYPE: None})
+
+
+def _tell_targets(module: ModuleType) -> None:
+    """Let peft find default targets: what it asks a model before it looks them up fills its tables."""
+    tuner = module.BaseTuner
+    plain = tuner.get_model_config
+    if plain.__module__ == __name__:
+        return
+
+    def get_model_config(model: Any) -> Any:
+        words = plain(model)
+        if words.get("model_type") == MODEL_TYPE:
+            _fill_targets(model, words["text_config"]["model_type"])
+        return words
+
+    tuner.get_model_config = staticmethod(get_model_config)
+
+
+def _fill_targets(model: Any, language: str) -> None:
+    """Names of the layers of this very model, since other language models have others."""
+    names = [name for name, _ in model.named_modules() if name.startswith("language.")]
+    constants = vars(importlib.import_module("peft.utils.constants"))
+    for table in [constants[name] for name in constants if name.endswith("_MODULES_MAPPING")]:
+        known = table.get(language, ())
+        ends = known if isinstance(known, str) else rf"(.*\.)?({'|'.join(map(re.escape, known))})"
+        table.pop(MODEL_TYPE, None)
+        if found := [name for name in names if known and re.fullmatch(ends, name)]:
+            table[MODEL_TYPE] = found
+
+
+_FILLED: dict[str, Callable[[ModuleType], None]] = {_TABLE: _fill, _TUNERS: _tell_targets}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
+from omnimix.encoders.transformers import TransformersVision
 from omnimix.errors import OmnimixError
 from omnimix.generate.assistant import load
 from omnimix.types import Sample, Turn
@@ -255,6 +257,83 @@ def test_weights_that_no_feature_depends_on_may_be_missing(parts: Path) -> None:
     save_file(left, file)
     with pytest.raises(OmnimixError, match=r"patch_embed\.conv1\.bn\.weight is missing"):
         pretrained.begin(words)
+
+
+TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+SMALL = {**TINY, "image_size": 64, "patch_size": 16}
+
+
+def saved_tower(name: str, config: Any, folder: Path) -> Path:
+    """A model of transformers in the layout of the hub, with its normalization."""
+    import transformers
+
+    torch.manual_seed(3)
+    getattr(transformers, name)(config).save_pretrained(folder)
+    told = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(told))
+    return folder
+
+
+def filled_tower(folder: Path) -> tuple[FilledPart, torch.Tensor]:
+    """What becomes of a tower's weights, and what it gives."""
+    words = {"weights": str(folder)}
+    spec = TransformersVision.model_validate(TransformersVision.complete(words, folder))
+    tower = spec.build().eval()
+    part = pretrained.filled("vision", spec, tower, folder)
+    with torch.no_grad():
+        return part, tower(torch.ones_like(spec.tile()))
+
+
+def test_a_tower_of_transformers_tells_what_is_fresh_and_left_out(tmp_path: Path) -> None:
+    """A classifier's tower without the pooler that no feature depends on."""
+    from transformers import ViTConfig
+
+    folder = saved_tower("ViTForImageClassification", ViTConfig(**SMALL), tmp_path / "vit")
+    part, _ = filled_tower(folder)
+    assert sorted(part.fresh) == [
+        "vision.tower.pooler.dense.bias",
+        "vision.tower.pooler.dense.weight",
+    ]
+    assert sorted(part.left_out) == ["classifier.bias", "classifier.weight"]
+    whole = load_file(folder / "model.safetensors")
+    save_file({**whole, "vit.layernorm.weight": torch.ones(3)}, folder / "model.safetensors")
+    with pytest.raises(OmnimixError, match=r"layernorm\.weight is \[3\] instead of \[32\]"):
+        filled_tower(folder)
+    del whole["vit.layernorm.weight"]
+    save_file(whole, folder / "model.safetensors")
+    with pytest.raises(OmnimixError, match=r"1 of 40 .* tower\.layernorm\.weight is missing"):
+        filled_tower(folder)
+
+
+def test_a_tower_out_of_another_multimodal_model(tmp_path: Path) -> None:
+    from transformers import AutoModel, LlavaConfig
+
+    language = {**TINY, "model_type": "llama", "vocab_size": 64, "num_key_value_heads": 2}
+    vision = {**SMALL, "model_type": "clip_vision_model"}
+    config = LlavaConfig(vision_config=vision, text_config=language)
+    folder = saved_tower("LlavaForConditionalGeneration", config, tmp_path / "llava")
+    part, given = filled_tower(folder)
+    assert not part.fresh and any("lm_head" in name for name in part.left_out)
+    theirs = AutoModel.from_pretrained(folder).vision_tower(torch.ones(1, 3, 64, 64))
+    torch.testing.assert_close(given, theirs.last_hidden_state)
+
+
+def test_a_tower_that_counts_patches_has_the_tile_they_make(tmp_path: Path) -> None:
+    from transformers import Siglip2Config
+
+    sides = {
+        "text_config": {**TINY, "vocab_size": 64},
+        "vision_config": {**TINY, "num_patches": 16},
+    }
+    folder = saved_tower("Siglip2Model", Siglip2Config(**sides), tmp_path / "siglip2")
+    part, given = filled_tower(folder)
+    assert given.shape == (1, 16, 32) and not part.fresh
+    assert any(name.startswith("text_model.") for name in part.left_out)
 
 
 def test_a_recipe_over_parts_answers_untrained(

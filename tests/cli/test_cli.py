@@ -452,5 +452,21 @@ def test_the_shipped_recipes_follow_the_schema() -> None:
     assert list(check.iter_errors(words))
 
 
-def test_the_shell_can_be_taught() -> None:
+@pytest.mark.parametrize(
+    ("line", "at", "word"),
+    [
+        ("omnimix ch", 1, "chat"),
+        ("omnimix data pr", 2, "prepare"),
+        ("omnimix chat --image scene.png --b", 4, "--box"),
+    ],
+)
+def test_the_shell_can_be_taught(line: str, at: int, word: str) -> None:
     assert "--install-completion" in run("--help").stdout
+    asked = {"_OMNIMIX_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(at)}
+    told = CliRunner().invoke(app, [], prog_name="omnimix", env=asked)
+    assert told.exit_code == 0 and word in told.stdout.split()
+
+
+def test_without_a_word_there_is_help() -> None:
+    told = run()
+    assert told.exit_code == 2 and "--install-completion" in told.output

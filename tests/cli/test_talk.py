@@ -102,11 +102,19 @@ def test_what_was_done_last_is_taken_back(assistant: Assistant, picture: Path) -
     session.undo()
     assert session.regions == [Box(1, 1, 9, 9)]
     session.undo()
-    assert "question" in session.undo() and not session.history and not session.has_picture
+    assert session.undo().endswith("taken back; 1 item for the next question")
+    assert not session.history and asked(session, "What is it?") == alone
+    session.undo()
+    assert "item" in session.undo() and not session.has_picture
     with pytest.raises(OmnimixError, match="nothing to take back"):
         session.undo()
     session.add(Media("image", picture))
     assert asked(session, "What is it?") == alone
+    session.undo()
+    session.mark(Box(10, 10, 60, 60))
+    marked = asked(session, "What is in the box?")
+    assert session.undo().endswith("1 item and 1 mark for the next question")
+    assert asked(session, "What is in the box?") == marked
     second = Media.image(Image.new("RGB", (20, 20)))
     session.add(second)
     session.undo()
@@ -158,7 +166,9 @@ def test_the_command(
     monkeypatch.setenv("OMNIMIX_API_KEY", "the-key-of-tests")
     monkeypatch.chdir(tmp_path)
     lines = [f"/image {picture}", "/box 10 10 60 60", "What is in the box?", "/save a.json"]
-    lines += ["/undo", "/undo", "/open a.json", "/model tinny", "/model tiny", "/save", "/quit"]
+    lines += ["/undo", "/undo", "/undo", "/undo", f"/image {picture}", "/point 5 5"]
+    lines += [f"/image {picture}", "/open a.json", "/model tinny", "/point 5 5", "/model tiny"]
+    lines += ["/save", "/quit"]
     words = ["chat", "--server", address, "--max-new-tokens", "4"]
     told = CliRunner().invoke(app, words, input="\n".join(lines))
     output = " ".join(told.output.split())
@@ -168,7 +178,9 @@ def test_the_command(
     for words_ in (
         "2 messages; go on",
         "did you mean 'tiny'",
-        "tiny answers",
+        "before (1) are gone",
+        "go on; left behind: 2 items",
+        "tiny answers; a new conversation; left behind: 1 mark",
         "/save needs a file",
     ):
         assert words_.lower() in output.lower()

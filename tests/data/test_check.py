@@ -222,6 +222,8 @@ def test_histogram_and_tiles(processor: Processor, folder: Path) -> None:
     drawn = histogram([1, 1, 5, 9], 10)
     assert drawn.count("<rect") == 3 and "context 10" in drawn
     assert "context" not in histogram([1, 2], 1000)
+    far = histogram([*range(1, 41), 4000], None)  # one that is far out does not hide the others
+    assert far.count("<rect") > 10 and "156 and more, at most 4000 tokens" in far
     row = planted.talk("<image>a<audio>", image="11.png", audio="sound.wav")
     source = RowsSpec(path=planted.write(folder / "one.jsonl", [row]).name).open(folder)
     check = Checker(source, processor)

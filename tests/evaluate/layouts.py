@@ -418,6 +418,25 @@ def marked(name: str, answer: str) -> Callable[[Path], None]:
     return make
 
 
+def ferret(part: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        row = {
+            "question_id": 0,
+            "image": "1.jpg",
+            "category": part,
+            "text": "What is [0.1, 0.1, 0.5, 0.5]?",
+        }
+        torn = {**row, "question_id": 2, "text": "What is there?"}
+        lines(folder / part / "question.jsonl", [row, torn, '{"question_id"'])
+        lines(
+            folder / part / "answer.jsonl",
+            [{**row, "text": "The object is a cat."}, {**torn, "text": "Snow."}],
+        )
+        picture(folder / "val2017/1.jpg")
+
+    return make
+
+
 def without_answers(name: str, at: str, row: dict[str, Any], shown: str) -> Callable[[Path], None]:
     """A set whose answers a server keeps."""
 
@@ -444,6 +463,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "infovqa": docvqa("infographicsVQA_val_v1.0_withQT.json", "image_local_name", ""),
     "chartqa": chartqa,
     "tallyqa": tallyqa,
+    "tallyqa-letters": tallyqa,
     "ocrbench": ocrbench,
     "mathvista": mathvista,
     "vsr": vsr,
@@ -462,10 +482,14 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "refcoco+": refer("refcoco+", "unc"),
     "refcocog": refer("refcocog", "umd"),
     "ocid-ref": ocid,
-    "mdvp-bench": marked("natural_box_eval.json", "A cat."),
-    "lvis-regions": marked("lvis_eval.json", "<Region 1>: cat"),
-    "paco-regions": marked("paco_eval.json", "<Region 1>: mug:handle"),
-    "regional-ocr": marked("cocotext_ocr_eval.json", "<Region 1>: STOP"),
+    "mdvp-bench": marked("natural_QA/natural_QA_box.json", "A cat."),
+    "lvis-regions": marked("LVIS_box.json", "Region 1: cat"),
+    "paco-regions": marked("PACO_point.json", "Region 1: mug:handle"),
+    "regional-ocr": marked("COCOText_box.json", "Region 1: STOP"),
+    "refcocog-captions": marked("RefCOCOg_brief_caption.json", "Region 1: the cat on the left\n"),
+    "osprey-80": marked("Osprey_80_detail_caption.json", "Region 1: A grey cat.\n"),
+    "ferret-reasoning": ferret("refer_reason"),
+    "ferret-description": ferret("refer_caption"),
     "vqav2-test": without_answers(
         "v2_OpenEnded_mscoco_test2015_questions.json",
         "questions",

@@ -109,7 +109,8 @@ def test_two_models_compared(tmp_path: Path) -> None:
     # Of 10 changed questions 9 got better: 2 * (1 + 10) / 1024; and the normal curve takes over smoothly.
     assert mcnemar(9, 1) == pytest.approx(22 / 1024) and mcnemar(0, 0) == 1
     assert mcnemar(530, 471) == pytest.approx(mcnemar(530, 470), rel=0.1)
-    assert z_table({"a": {"x": 1, "y": 5}, "b": {"x": 3, "y": 5}}) == {"a": -0.5, "b": 0.5}
+    means, each = z_table({"a": {"x": 1, "y": 5}, "b": {"x": 3, "y": 5, "z": 9}})
+    assert means == {"a": -0.5, "b": 0.5} and each["b"] == {"x": 1.0, "y": 0.0}
 
 
 def test_the_page_of_changed_rows_needs_nothing_else(tmp_path: Path) -> None:

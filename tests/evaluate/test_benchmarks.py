@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ EXPECTED: dict[str, tuple[list[str], float, int, int, str]] = {
     "infovqa": (["january 9", "never"], 8 / 9, 1, 1, "Which date?"),
     "chartqa": (["104", "No", "106"], 1 / 3, 3, 0, "How many?"),
     "tallyqa": (["There are two cats.", "12"], 1.0, 2, 0, "How many cats?"),
+    "tallyqa-letters": (["C", "D"], 0.5, 2, 0, "How many cats?\nA. 0\nB. 1\nC. 2"),
     "ocrbench": (["It says Centre", "x^2"], 1.0, 2, 0, "what is written?"),
     "mathvista": (["1.2", "three"], 0.5, 2, 0, "Question: How long?"),
     "vsr": (["True", "True"], 0.5, 2, 1, 'Respond with "True" or "False" directly.'),
@@ -112,6 +114,10 @@ EXPECTED: dict[str, tuple[list[str], float, int, int, str]] = {
     "lvis-regions": (["<Region 1>: black cat", "<Region 1>: cat"], 0.75, 2, 0, "Please name"),
     "paco-regions": (["<Region 1>: mug handle", "<Region 1>: mug"], 0.75, 2, 0, "Please name"),
     "regional-ocr": (["Region 1: stop\n", "Region 1: go\n"], 0.5, 2, 0, "Please name"),
+    "refcocog-captions": (["<Region 1>: a cat", "a dog"], 0.0, 2, 0, "Please name <Region 1>."),
+    "osprey-80": (["Region 1: A grey cat.", "?"], 0.5, 2, 0, "Please name <Region 1>."),
+    "ferret-reasoning": (["A cat.", "Snow."], 0.5, 2, 1, "What is "),
+    "ferret-description": (["A cat.", "Snow."], 0.5, 2, 1, "What is "),
 }
 
 for name in ("vqav2-test", "vizwiz-test", "textvqa-test", "docvqa-test"):
@@ -123,7 +129,10 @@ def test_every_row_of_the_table_has_a_miniature() -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_official_files_become_a_score(name: str, tmp_path: Path) -> None:
+def test_official_files_become_a_score(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # Java takes seconds to start
     MAKERS[name](tmp_path / "files")
     answers, score, n, failed, asked = EXPECTED[name]
     says = Says(answers)
@@ -148,6 +157,11 @@ def test_marks_lie_on_the_picture(tmp_path: Path) -> None:
     records = Official(table()["mdvp-bench"], tmp_path)
     box, point = (records[i].media("region")[0].data for i in (0, 1))
     assert (box.x1, box.y1, box.x2, box.y2) == (8, 6, 28, 26) and (point.x, point.y) == (10, 10)
+    MAKERS["ferret-reasoning"](tmp_path / "ferret")
+    asked = Official(table()["ferret-reasoning"], tmp_path / "ferret")[0].turns[0]
+    picture, before, region, after = asked.content
+    assert (before, after) == ("What is ", "?") and picture.kind == "image"  # type: ignore[union-attr]
+    assert region.data.bounds() == (8, 6, 40, 30)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

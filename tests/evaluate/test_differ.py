@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
 from omnimix.cli.main import app
+from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.evaluate.differ import differences, first_of_all
@@ -46,6 +49,31 @@ def test_the_first_stage(
     assert [one.stage for one in found][:3] == ["prompt", "ids", "pixels"]
     first = first_of_all(found)
     assert (first and first.stage) == stage, found
+
+
+def test_the_step_from_which_pixels_differ(
+    tiny_model: MultimodalLM, tiny_processor: Processor, asked: Sample
+) -> None:
+    """The same steps as in a model's fingerprint, on the pixels of this question."""
+    text = recipes.dump(tiny_processor.recipe)
+    others: list[tuple[int, dict[str, Any], str]] = [
+        (1, {"interpolation": "nearest"}, "from resize (modalities.image.steps[1]): "),
+        (
+            0,
+            {"kind": "crop"},
+            "from pad (modalities.image.steps[0]) in the one, crop",
+        ),
+    ]
+    for at, words, said in others:
+        changed = yaml.safe_load(text)
+        steps = changed["modalities"]["image"]["steps"]
+        steps[at] = {**(steps[at] if at else {"size": 20}), **words}
+        processor = tiny_processor.with_recipe(recipes.parse(changed, "changed"))
+        found = differences(
+            Assistant(tiny_model, tiny_processor), Assistant(tiny_model, processor), asked
+        )
+        first = first_of_all(found)
+        assert first and first.stage == "pixels" and said in first.said
 
 
 def test_the_command(tiny_folder: Path, tmp_path: Path, asked: Sample) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from omnimix.evaluate.scores import said_no
 from omnimix.generate.answers import Answer
 from omnimix.registry import MEASURES
 from omnimix.types import Box
+
+GOLDEN = Path(__file__).parents[2] / "golden/cases"
 
 
 def said(text: str, *boxes: Box) -> Answer:
@@ -189,6 +192,26 @@ def test_captions_as_the_coco_code(monkeypatch: pytest.MonkeyPatch) -> None:
             "ptb tokens": 0,
         }
     )
+
+
+def test_region_captions_as_the_published_run() -> None:
+    """The golden metrics of SPHINX-V: METEOR 1.5 by its authors' program, where Java and the package are."""
+    case = json.loads((GOLDEN / "sphinx_v/metrics/metrics.json").read_text())["region_caption"]
+    answers = [
+        said(f"<Region 1>: {one[0]}\n<Region 2>: a car") for one in case["predictions"].values()
+    ]
+    references = [true(f"Region 1: {one[0]}\n") for one in case["references"].values()]
+    found = MEASURES.load("region_captions")().score(answers, references)
+    assert found.value == pytest.approx(case["expected"]["CIDEr"], abs=1e-6)
+    numbers = dict(found.numbers)
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        assert not numbers
+    elif shutil.which("java") is None:
+        assert "meteor" not in numbers and found.notes == ("no METEOR and SPICE: there is no Java",)
+    else:
+        assert numbers["meteor"] == pytest.approx(case["expected"]["METEOR"], abs=1e-6)
+        assert numbers["ptb tokens"] == 1
+        assert ("spice" in numbers) != any(one.startswith("no SPICE: ") for one in found.notes)
 
 
 def test_sentences_as_a_local_encoder_sees_them(

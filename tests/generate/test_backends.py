@@ -18,6 +18,7 @@ from omnimix.generate.assistant import Assistant
 from omnimix.generate.engine import backends, openvino
 from omnimix.generate.engine.core import Core, Limits
 from omnimix.generate.opening import open_model
+from omnimix.language import ragged
 from omnimix.types import Sample
 from omnimix_scenes import Scenes
 
@@ -147,3 +148,32 @@ def test_types_are_timed_and_answers_compared() -> None:
     assert isinstance(assistant.decoder.runner, openvino.Paged)
     reading, writing = opening.seconds(assistant.model.language, torch.float32)
     assert reading > 0 and writing > 0
+
+
+def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda _: None)
+    for backend, package in (("openvino", "openvino"), ("llama.cpp", "llama_cpp")):
+        with pytest.raises(OmnimixError, match=f"package {package} is missing") as caught:
+            backends.runner_of(backend)  # type: ignore[arg-type]
+        assert caught.value.hint == f"pip install 'omnimix[{backend.replace('.', '-')}]'"
+
+
+def test_files_for_llama_cpp_hold_the_weights(tiny_processor: Processor, tmp_path: Path) -> None:
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    from omnimix.generate.engine import llama_cpp
+
+    model = of_kind("llama", tiny_processor).model
+    steps = ("16", "int8", "int4")
+    head = model.language.lm_head.weight.detach().float()
+    errors = []
+    for _ in llama_cpp.drafts(model, ragged.CacheLayout(), steps, tmp_path):
+        held = {one.name: one for one in GGUFReader(tmp_path / "model.gguf").tensors}
+        name = "output.weight" if "output.weight" in held else "token_embd.weight"
+        found = torch.from_numpy(dequantize(held[name].data, held[name].tensor_type))
+        errors.append(float((found - head).abs().max() / head.abs().max()))
+    assert errors[0] < 1e-3 < errors[1] < 1e-2 < errors[2] < 0.2
+    other = of_kind("gemma3_text", tiny_processor).model
+    with pytest.raises(OmnimixError, match="another kind than llama's"):
+        next(llama_cpp.drafts(other, ragged.CacheLayout(), steps, tmp_path))

@@ -16,6 +16,8 @@ from omnimix.generate.stopping import cut, settled
 def test_the_first_stop_string_cuts() -> None:
     assert cut("one\ntwo###", ("###", "\n")) == ("one", True)
     assert cut("one", ("###",)) == ("one", False)
+    assert cut("a#b#c", ("#",), 2) == ("a#b", True)
+    assert settled("a#b", ("b#",), 2) == "a#" and settled("a#b", ("b#",), 3) == "a#b"
 
 
 @pytest.mark.parametrize(

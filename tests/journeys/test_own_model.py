@@ -33,12 +33,14 @@ def say(*words: str, code: int = 0) -> str:
 
 
 def rows(folder: Path, count: int = 40) -> Path:
-    """LLaVA rows over pictures in a sub-folder: one in twenty is broken; and a file of good ones."""
-    (folder / "pictures").mkdir(parents=True)
+    """LLaVA rows over pictures of another folder: one in twenty is broken; and a file of good ones."""
+    folder.mkdir()
+    store = folder.parent / "store/pictures"
+    store.mkdir(parents=True)
     found: list[dict[str, Any]] = []
     for i in range(count):
         colour = ("red", "green", "blue")[i % 3]
-        Image.new("RGB", (80, 60), colour).save(folder / "pictures" / f"{i}.png")
+        Image.new("RGB", (80, 60), colour).save(store / f"{i}.png")
         asked = {"from": "human", "value": f"<image>\n{ASKED}"}
         told = {"from": "gpt", "value": f"It is {colour}."}
         found.append({"id": i, "image": f"pictures/{i}.png", "conversations": [asked, told]})
@@ -63,7 +65,8 @@ def test_from_parts_to_a_model_that_answers_the_same_at_every_door(
     data = rows(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     parts = ["--vision", "parts/vit", "--connector", "mlp", "--language", "parts/lm"]
-    say("new", "mine", *parts, "--data", str(data), "--lora")
+    say("new", "wrong", *parts, "--data", str(data), code=2)  # the pictures are not beside the rows
+    say("new", "mine", *parts, "--data", str(data), "--media", "store", "--lora")
     monkeypatch.chdir(tmp_path / "mine")
     page = Path("README.md").read_text()
     commands = [shlex.split(one) for one in re.findall(r"^omnimix (.*)$", page, re.M)]
@@ -80,7 +83,7 @@ def test_from_parts_to_a_model_that_answers_the_same_at_every_door(
     Path("run/model").rename(elsewhere)
     (tmp_path / "parts").rename(tmp_path / "gone")
     monkeypatch.chdir(elsewhere.parent)
-    picture = data.parent / "pictures/0.png"
+    picture = tmp_path / "store/pictures/0.png"
     model = load("model")
     first, ids = answer(model, picture)
     shown = ("--image", str(picture), "--ask", ASKED, "--max-new-tokens", "6")
@@ -117,7 +120,7 @@ def faults_are_named_and_mended(check: list[str], data: Path) -> None:
 def trained_in_two_stages(train: list[str]) -> None:
     """The connector, then adapters; held-out rows are looked at in both."""
     extra = ["--set", "num_workers=0"]
-    held = "{data: ../data/held-out.json, measures: [exact], max_new_tokens: 4}"
+    held = "{data: {path: ../data/held-out.json, media: ../store}, measures: [exact], max_new_tokens: 4}"
     for stage in ("stages.0", "stages.1"):
         extra += ["--set", f"{stage}.batch_size=8", "--set", f"{stage}.validate={held}"]
         extra += ["--set", f"{stage}.logging_steps=1"]
@@ -146,9 +149,10 @@ def generated(model: Any, processor: Any, picture: Path) -> list[int]:
 
 def predicted_and_scored(data: Path, first: str) -> None:
     """Answers in a file, and their score: that of the answers themselves, taken for right, is 1."""
-    say("predict", "model", str(data), "--out", "short.jsonl", "--max-new-tokens", "6")
+    media = ("--media", str(data.parent.parent / "store"))
+    say("predict", "model", str(data), *media, "--out", "short.jsonl", "--max-new-tokens", "6")
     assert json.loads(Path("short.jsonl").read_text().splitlines()[0])["answer"] == first
-    say("predict", "model", str(data), "--out", "answers.jsonl")
+    say("predict", "model", str(data), *media, "--out", "answers.jsonl")
     answers = [
         json.loads(line)["answer"] for line in Path("answers.jsonl").read_text().splitlines()
     ]
@@ -157,9 +161,9 @@ def predicted_and_scored(data: Path, first: str) -> None:
         row["conversations"][1]["value"] = said
     data.write_text(json.dumps(told))
     for name in ("model", "merged"):
-        scored = say("evaluate", name, "--data", str(data), "--metric", "exact", "--json")
+        scored = say("evaluate", name, "--data", str(data), *media, "--metric", "exact", "--json")
         assert json.loads(scored)["score"] == 1
-    swapped = ("--metric", "exact", "--swap-pictures", "--json")
+    swapped = (*media, "--metric", "exact", "--swap-pictures", "--json")
     assert json.loads(say("evaluate", "model", "--data", str(data), *swapped))["swapped"] is True
 
 

@@ -34,6 +34,13 @@ def look(module: str, package: str) -> None:
         raise SystemExit(0)
 
 
+def assistant() -> Assistant:
+    """A tiny model of llama's shape behind nano's encoder, with random weights."""
+    torch.manual_seed(0)
+    recipe = recipes.load("nano", [SHAPE])
+    return Assistant(MultimodalLM.from_recipe(recipe).eval(), Processor.from_recipe(recipe))
+
+
 def compare(form: str, write: Callable[[Path, list[Tensor], int], list[list[int]]]) -> None:
     """Greedy ids of an engine beside torch's; ends with 1 where any differ.
 
@@ -41,16 +48,17 @@ def compare(form: str, write: Callable[[Path, list[Tensor], int], list[list[int]
         form: of `omnimix export`.
         write: makes ids out of an export and prompts `[tokens, width]`, so many of each.
     """
-    torch.manual_seed(0)
-    recipe = recipes.load("nano", [SHAPE])
-    assistant = Assistant(MultimodalLM.from_recipe(recipe).eval(), Processor.from_recipe(recipe))
-    language = assistant.model.language
-    given = exporting.probes(language)
-    wanted = [exporting.greedy(language, one) for one in given]
+    made = assistant()
+    given = exporting.probes(made.model.language)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "export"
-        exporting.FORMS[form](assistant, out)
+        exporting.FORMS[form](made, out)
         found = write(out, [one[0] for one in given], exporting.WRITTEN)
+    told([exporting.greedy(made.model.language, one) for one in given], found)
+
+
+def told(wanted: list[list[int]], found: list[list[int]]) -> None:
+    """Says of each answer whether it is torch's; ends with 1 where any is not."""
     for ours, theirs in zip(wanted, found, strict=True):
         print("equal" if ours == theirs else f"torch {ours}, engine {theirs}")
     raise SystemExit(int(wanted != found))

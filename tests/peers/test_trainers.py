@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import (
+    IA3Config,
     LoraConfig,
     PeftConfig,
     PrefixTuningConfig,
@@ -24,11 +26,14 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from omnimix.compose import recipe as recipes
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
+from omnimix.compose.recipe import Recipe
 from omnimix.generate import folder
 from omnimix.types import Media, Sample, Turn
+from tests.conftest import TINY
 
 QUESTIONS = ("How many?", "What is the colour of the large thing on the left?")
 ANSWERS = ("two", "a red circle")
@@ -36,6 +41,40 @@ PICTURES = [
     Image.fromarray(np.random.default_rng(i).integers(0, 255, (60, side, 3), dtype=np.uint8))
     for i, side in enumerate((80, 50))
 ]
+
+
+TOWER = {
+    "kind": "transformers",
+    "config": {
+        "model_type": "clip_vision_model",
+        "image_size": 224,
+        "patch_size": 16,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
+}
+LANGUAGE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 712,
+    "max_position_embeddings": 64,
+}
+
+
+def of_language(model_type: str) -> Recipe:
+    """nano with a tiny language model of another kind, and a tower whose layers have names as a llama's."""
+    words = recipes.load("nano", TINY[:-1]).dump(defaults=True)
+    words["modalities"]["image"]["branches"][0]["encoders"] = [TOWER]
+    words["language"]["config"] = LANGUAGE | {"model_type": model_type}
+    return recipes.parse(words, "test")
+
+
+def names_of(model: torch.nn.Module, end: str) -> list[str]:
+    return [name for name, _ in model.named_modules() if name.endswith(end)]
 
 
 @pytest.fixture(scope="module")
@@ -280,18 +319,15 @@ def face_of(processor: Processor, answered: bool = True) -> dict[str, Any]:
     return dict(batch)
 
 
-ADAPTED = r"language\..*\.(q_proj|v_proj)"
-
-
 @pytest.mark.parametrize("dora", [False, True])
 def test_lora(
     dora: bool, place: Path, processor: Processor, plain: MultimodalLM, tmp_path: Path
 ) -> None:
     """Adapters that have learned nothing change nothing, then they alone learn."""
-    with pytest.raises(ValueError, match="target_modules"):
-        get_peft_model(opened(place), LoraConfig(task_type="CAUSAL_LM", use_dora=dora))
-    config = LoraConfig(task_type="CAUSAL_LM", use_dora=dora, target_modules=ADAPTED)
+    config = LoraConfig(task_type="CAUSAL_LM", use_dora=dora)
     model = get_peft_model(opened(place), config)
+    ends = {name.rpartition(".")[2] for name in model.targeted_module_names}
+    assert ends == {"q_proj", "v_proj"}
     samples = [talk(row, ANSWERS[row]) for row in range(2)]
     trainer = Trainer(
         model=model,
@@ -308,6 +344,63 @@ def test_lora(
         names[k] for k, v in after.items() if not torch.equal(v, before.get(names[k], v * 0 + 7))
     }
     assert moved and all(".lora_" in name for name in moved)
+
+
+def targeted(model: Any, config: PeftConfig) -> list[str]:
+    names: list[str] = get_peft_model(copy.deepcopy(model), config).base_model.targeted_module_names
+    return names
+
+
+@pytest.mark.parametrize("language", ["llama", "phi", "gpt_neox"])
+@pytest.mark.parametrize("kind", [LoraConfig, IA3Config])
+def test_default_targets_are_those_of_the_language_model(
+    kind: type[PeftConfig], language: str
+) -> None:
+    """Of whatever kind it is, and nothing of a tower whose layers have the same names."""
+    model = MultimodalLM.from_recipe(of_language(language))
+    assert any(name.startswith("image.") for name in names_of(model, "q_proj"))
+    alone = targeted(model.language, kind())
+    assert alone
+    assert targeted(model, kind()) == [f"language.{name}" for name in alone]
+
+
+def test_default_targets_of_two_models_stand_apart(plain: MultimodalLM) -> None:
+    """What peft was told of one language model is no answer for the next."""
+    nano = targeted(plain, LoraConfig())
+    with pytest.raises(ValueError, match="specify `target_modules`"):
+        targeted(MultimodalLM.from_recipe(of_language("olmo")), LoraConfig())
+    assert targeted(plain, LoraConfig()) == nano
+    both = get_peft_model(copy.deepcopy(plain), LoraConfig(), mixed=True)
+    assert both.base_model.targeted_module_names == nano
+
+
+def test_adapters_learn_as_in_the_language_model_alone(
+    processor: Processor, plain: MultimodalLM
+) -> None:
+    """The same gradients as those of peft around it, over the rows with the pictures in their places."""
+    plain.eval()
+    batch = processor([talk(row, ANSWERS[row]) for row in range(2)])
+    config = LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False)
+    whole = get_peft_model(copy.deepcopy(plain), copy.deepcopy(config))
+    alone = get_peft_model(copy.deepcopy(plain.language), config)
+    lora = {
+        name.replace(".model.language.", ".model.", 1): p
+        for name, p in whole.named_parameters()
+        if p.requires_grad
+    }
+    alone.load_state_dict(lora, strict=False)
+    found = whole(**batch)
+    found.loss.backward()
+    embeds = plain.embed(batch.input_ids, batch["items"], batch.item_places).detach()
+    wanted = alone(
+        inputs_embeds=embeds, attention_mask=batch.attention_mask, labels=batch["labels"]
+    )
+    wanted.loss.backward()
+    torch.testing.assert_close(found.loss, wanted.loss)
+    theirs = {name: p.grad for name, p in alone.named_parameters() if p.requires_grad}
+    assert lora.keys() == theirs.keys() and lora
+    for name, p in lora.items():
+        torch.testing.assert_close(p.grad, theirs[name], atol=1e-6, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])

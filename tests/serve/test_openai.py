@@ -154,6 +154,19 @@ def test_a_stop_string_ends_and_is_cut(client: openai.OpenAI) -> None:
     assert cut.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("raw", [{}, {"region_format": "raw"}])
+def test_a_stop_string_within_the_fewest_tokens_is_text(client: openai.OpenAI, raw: Any) -> None:
+    words = {"temperature": 2.0, "seed": 3, "max_tokens": 30}
+    said = ask(client, user(text("Say.")), **words).choices[0].message.content
+    rest = {**words, "stop": said[2:5], "extra_body": {"min_tokens": 12, **raw}}
+    answer = ask(client, user(text("Say.")), **rest)
+    held = answer.choices[0].message.content
+    assert held.startswith(said[:5]) and answer.usage.completion_tokens >= 12
+    pieces = ask(client, user(text("Say.")), **rest, stream=True)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in pieces)
+    assert streamed.strip() == held
+
+
 def test_logprobs(client: openai.OpenAI) -> None:
     answer = ask(client, user(text("Say.")), logprobs=True, top_logprobs=2, max_tokens=4)
     rows = answer.choices[0].logprobs.content

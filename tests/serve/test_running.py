@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ from typer.testing import CliRunner
 
 from omnimix.cli.main import app
 from omnimix.compose.processor import Processor
+from omnimix.generate.answers import Answer
+from omnimix.generate.decoding import Options
+from omnimix.serve import running
+from omnimix.serve.app import create_app
+from omnimix.serve.engine import Piece, whole
+from omnimix.types import Sample
 from omnimix_scenes import Scenes
 
 
@@ -131,6 +138,55 @@ def test_streams_come_to_their_end_while_newcomers_are_sent_away(
     assert lines.count(f"POST {path} 200") >= 16 and "secret" not in lines
 
 
+class Endless:
+    """An engine whose answers begin and never end."""
+
+    def __init__(self, processor: Processor) -> None:
+        self.name, self.processor, self.recipe = "tiny", processor, processor.recipe
+
+    async def stream(self, sample: Sample, options: Options) -> AsyncGenerator[Piece, None]:
+        yield Piece("It begins")
+        await asyncio.Event().wait()
+
+    async def generate(self, sample: Sample, options: Options) -> Answer:
+        return await whole(self.stream(sample, options))
+
+    def health(self) -> dict[str, Any]:
+        return {}
+
+    async def close(self) -> None:
+        pass
+
+
+def test_what_lasts_longer_than_the_grace_is_told_so(
+    tiny_processor: Processor, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(Endless(tiny_processor))
+    asked = json.dumps({"messages": [{"role": "user", "content": "Say."}], "stream": True})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(asked)}"
+    head += "\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    with running.listening("127.0.0.1", 0) as listener, contextlib.ExitStack() as lines:
+        thread = threading.Thread(target=running.run, args=(app, listener, 0), daemon=True)
+        thread.start()
+        clients = []
+        for body in (asked, asked.replace("true", "null")):
+            line = lines.enter_context(socket.create_connection(listener.getsockname(), 60))
+            line.sendall((head + body).encode())
+            clients.append(line)
+        told = clients[0].recv(65536)
+        while b"It begins" not in told:
+            told += clients[0].recv(65536)
+        until = time.monotonic() + 60
+        while app.state.drain.inside < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        app.state.drain.ending = True
+        ends = [line.makefile("rb").read().decode() for line in clients]
+        thread.join(60)
+    assert '"code":"unavailable"' in ends[0] and ends[0].endswith("0\r\n\r\n")
+    assert ends[1].startswith("HTTP/1.1 503") and "ended before the answer did" in ends[1]
+    assert not thread.is_alive() and not caplog.records
+
+
 def test_a_port_that_is_taken(tiny_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -141,6 +197,12 @@ def test_a_port_that_is_taken(tiny_folder: Path) -> None:
 def test_a_root_that_is_none(tiny_folder: Path) -> None:
     result = CliRunner().invoke(app, ["serve", str(tiny_folder), "--root", "/nowhere"])
     assert result.exit_code == 2 and "no such folder" in result.output
+
+
+def test_several_processes_are_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(app, ["serve", str(tiny_folder), "--port", "0"])
+    assert result.exit_code == 2 and "runs in one process" in " ".join(result.output.split())
 
 
 def test_without_the_packages_of_the_extra(

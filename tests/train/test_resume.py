@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from omnimix import cache
 from omnimix.cli.main import app
 from omnimix.data import arranged
-from omnimix.errors import TrainError
+from omnimix.errors import SampleError, TrainError
 from omnimix.train.objectives import Sft
 from omnimix.train.proving import prove
 from omnimix.train.run import train
@@ -135,3 +135,25 @@ def test_a_replay_that_differs_is_named(write: Write, tmp_path: Path) -> None:
     (tmp_path / "talks.jsonl").write_text("\n".join(rows))
     found = CliRunner().invoke(app, args)
     assert found.exit_code == 1 and " differs: " in found.output.splitlines()[-1]
+
+
+def test_rows_from_python(write: Write, tmp_path: Path) -> None:
+    """A `Dataset` and a stream of one under the names that the file calls them; a stopped run goes on."""
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list(
+        [{"instruction": f"Say {i}.", "output": str(i)} for i in range(5)]
+    )
+    mixture = [
+        {"data": {"path": "@mine", "slice": ":4"}},
+        {"data": {"path": "@endless", "stream": True, "shuffle_buffer": 2}},
+    ]
+    path = write(stages=[{"mixture": mixture, "max_steps": 3}])
+    given = {"mine": rows, "endless": rows.to_iterable_dataset()}
+    assert train(path, out=tmp_path / "straight", rows=given).finished
+    assert not (tmp_path / "straight/dropped.jsonl").exists()
+    cut = train(path, ["num_workers=2"], out=tmp_path / "cut", listener=stop_at(0, 2), rows=given)
+    assert not cut.finished
+    with pytest.raises(SampleError, match=r"no rows called 'mine' .*rows=\{'mine': dataset\}"):
+        train(path, out=tmp_path / "cut", allow_changes=True)
+    assert train(path, out=tmp_path / "cut", allow_changes=True, rows=given).finished
+    same_weights(tmp_path / "straight", tmp_path / "cut")

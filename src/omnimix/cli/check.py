@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omnimix.cli import options
 from omnimix.disk import write_text, writing
 from omnimix.errors import OmnimixError
 
@@ -31,9 +32,7 @@ def command(
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a word.")
     ] = None,
-    media: Annotated[
-        list[str] | None, typer.Option(help="A folder of items; with DATA, may be given again.")
-    ] = None,
+    media: options.Media = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("check"),
     fix: Annotated[
         bool, typer.Option("--fix", help="Write a cleaned copy, and why each row was changed.")

@@ -50,7 +50,7 @@ def command(
     for one in found:
         size = "" if one.largest is None else f"largest difference {one.largest:.3g}"
         state = "same" if one.same else "DIFFERS"
-        typer.echo(f"{one.stage:<11}{state:<9}{size}{one.said}")
+        typer.echo(f"{one.stage:<11}{state:<9}{' '.join(filter(None, (size, one.said)))}")
     first = first_of_all(found)
     if first is not None:
         typer.echo(f"first to differ: {first.stage}")

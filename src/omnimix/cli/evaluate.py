@@ -33,11 +33,14 @@ def _list(wanted: bool) -> None:
 
     from omnimix.cli.show import wide
     from omnimix.evaluate.benchmark import table as benchmarks
+    from omnimix.evaluate.papers import table as papers
     from omnimix.registry import BENCHMARKS, MEASURES
 
     shown = Table("", "name", "what it measures", box=box.SIMPLE_HEAD)
     for name, spec in sorted(benchmarks().items()):
         shown.add_row("--folder", name, f"{spec.title}; {spec.licence}")
+    for name, paper in papers().items():
+        shown.add_row("--folder", name, f"the table of arXiv {name}: {paper.title}")
     for kind, rows in (("benchmark", BENCHMARKS), ("metric", MEASURES)):
         for name in sorted(rows):
             about = (rows.load(name).__doc__ or "").strip().partition("\n")[0]
@@ -71,6 +74,7 @@ def command(
     rows: Annotated[
         str, typer.Option("--slice", help="Some of the records of --data; -200: are the last 200.")
     ] = ":",
+    media: options.Media = None,
     swap_pictures: Annotated[
         bool, typer.Option("--swap-pictures", help="Ask about another question's pictures.")
     ] = False,
@@ -95,11 +99,11 @@ def command(
     """
     if out is not None and not out.resolve().parent.is_dir():
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
-    _one_of(benchmark, data, metric, tasks, max_new_tokens)
+    _one_of(benchmark, data, metric, tasks, max_new_tokens, media)
     opened = partial(official.opened, model, device, feature_cache, server)
     failed: tuple[str, ...] = ()
     if data is not None:
-        asked = (data, rows, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
+        asked = (data, rows, media, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
         scored = _file(opened, *asked)
         report = {**scored.to_dict(), "swapped": swap_pictures, "model": model}
         about = f"{model}, pictures swapped," if swap_pictures else model
@@ -131,14 +135,16 @@ def _one_of(
     metric: str | None,
     tasks: str | None,
     max_new_tokens: int | None,
+    media: list[str] | None,
 ) -> None:
     """Either a benchmark with its options or records with theirs."""
     if data is None:
-        if benchmark is not None and max_new_tokens is not None:
-            raise OmnimixError(
-                "--max-new-tokens is a matter of --data; a benchmark brings its own",
-                hint="leave it out",
-            )
+        for option, given in (("--max-new-tokens", max_new_tokens), ("--media", media)):
+            if benchmark is not None and given:
+                raise OmnimixError(
+                    f"{option} is a matter of --data; a benchmark brings its own",
+                    hint="leave it out",
+                )
         if benchmark is None or metric is not None:
             raise OmnimixError(
                 "nothing says what the model is asked"
@@ -181,8 +187,9 @@ def _benchmark(
             hint=f"ask it with --data {name} --metric exact",
         )
     from omnimix.evaluate.benchmark import table as official_ones
+    from omnimix.evaluate.papers import table as papers
 
-    if name in official_ones():
+    if name in official_ones() or name in papers():
         raise OmnimixError(
             "nothing says where its official files lie", where=name, hint="name them: --folder DIR"
         )
@@ -199,6 +206,7 @@ def _file(
     opened: Callable[[], Assistant],
     path: Path,
     rows: str,
+    media: list[str] | None,
     name: str,
     limit: int | None,
     swap: bool,
@@ -210,7 +218,7 @@ def _file(
     from omnimix.generate.decoding import Options
     from omnimix.registry import MEASURES
 
-    measure, source = MEASURES.load(name)(), open_records(path, rows)
+    measure, source = MEASURES.load(name)(), open_records(path, rows, media or ())
     if swap:
         source = Swapped(source, min(source.length or 0, limit or source.length or 0))
     chosen = Options(max_new_tokens) if max_new_tokens is not None else None

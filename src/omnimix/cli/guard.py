@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ class Guarded(TyperGroup):
         if "--debug" in args:
             args = ["--debug", *(arg for arg in args if arg != "--debug")]
         args = _in_front(args, "--plugin")
-        for option, word in zip(args, (*args[1:], "-"), strict=True):
+        for option, word in pairwise((*args, "-")):
             # A variable of the shell that is not set, as a rule; never the same as leaving the option out.
             if option.startswith("--") and (option.endswith("=") or not word):
                 raise typer.BadParameter(f"{option.rstrip('=')} is given an empty word", ctx)

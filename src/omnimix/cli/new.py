@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from omnimix.cli import options
 from omnimix.errors import OmnimixError
 
 
@@ -19,6 +20,7 @@ def command(
         str, typer.Option(help="The language model: a hub id, or a folder in the hub's layout.")
     ],
     data: Annotated[list[Path], typer.Option(help="A file of training rows; may be repeated.")],
+    media: options.Media = None,
     vision: Annotated[
         list[str] | None,
         typer.Option(help="A tower for pictures: a hub id or a folder; may be repeated."),
@@ -32,12 +34,12 @@ def command(
     ] = False,
 ) -> None:
     """Begin a model from pretrained parts and your own rows."""
-    _check(folder, connector, data, [*(vision or ()), *(audio or ())])
+    _check(folder, connector, [*data, *map(Path, media or ())], [*(vision or ()), *(audio or ())])
     was_there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)  # names are counted from it, so it has to be there
     try:
         towers = {"image": vision or [], "audio": audio or []}
-        _write(folder, language, data, towers, connector, lora)
+        _write(folder, language, data, tuple(media or ()), towers, connector, lora)
     except BaseException:
         if not was_there:
             folder.rmdir()
@@ -51,6 +53,7 @@ def _write(
     folder: Path,
     language: str,
     data: list[Path],
+    media: tuple[str, ...],
     senses: dict[str, list[str]],
     connector: str,
     lora: bool,
@@ -71,13 +74,15 @@ def _write(
     if lora:
         words["adapters"] = [{"part": "language", "r": 16, "lora_alpha": 32, "lora_dropout": 0.05}]
     _proven(words, base)
-    (folder / "recipe.yaml").write_text(_recipe_text(words))
     rows = [(os.path.relpath(file.resolve(), base), _rows(file, base)) for file in data]
-    (folder / "train.yaml").write_text(_training_text(base.name, rows, lora))
-    (folder / "README.md").write_text(_readme(base.name, folder, data[0], "image" in modalities))
+    roots = [os.path.relpath(Path(one).resolve(), base) for one in media]
+    readme = _readme(base.name, folder, data[0], media, "image" in modalities)
+    (folder / "recipe.yaml").write_text(_recipe_text(words))
+    (folder / "train.yaml").write_text(_training_text(base.name, rows, roots, lora))
+    (folder / "README.md").write_text(readme)
 
 
-def _check(folder: Path, connector: str, data: list[Path], towers: list[str]) -> None:
+def _check(folder: Path, connector: str, places: list[Path], towers: list[str]) -> None:
     from omnimix.registry import CONNECTORS
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -87,10 +92,10 @@ def _check(folder: Path, connector: str, data: list[Path], towers: list[str]) ->
     if not towers:
         raise OmnimixError("no encoder is named", hint="add --vision ID_OR_FOLDER, or --audio")
     CONNECTORS[connector]
-    for file in data:
-        if not file.exists():
+    for place in places:
+        if not place.exists():
             raise OmnimixError(
-                "there is no such file of rows", where=str(file), hint="check --data"
+                "there is no such file or folder", where=str(place), hint="check --data and --media"
             )
 
 
@@ -231,11 +236,13 @@ def _length(count: int) -> tuple[int, int]:
     return batch, max(1, min(MOST_EPOCHS, -(-LEAST_STEPS * batch // max(count, 1))))
 
 
-def _training_text(name: str, rows: list[tuple[str, int]], lora: bool) -> str:
+def _training_text(name: str, rows: list[tuple[str, int]], roots: list[str], lora: bool) -> str:
     left = [(path, _held_out(count)) for path, count in rows]
     batch, epochs = _length(sum(count for _, count in rows) - sum(held for _, held in left))
+    media = f", media: {json.dumps(roots)}" if roots else ""
     mixture = "\n".join(
-        f"      - data: {{path: {json.dumps(path)}" + (f', slice: ":-{held}"}}' if held else "}")
+        f"      - data: {{path: {json.dumps(path)}{media}"
+        + (f', slice: ":-{held}"}}' if held else "}")
         for path, held in left
     )
     path, held = max(left, key=lambda pair: pair[1])
@@ -249,7 +256,7 @@ def _training_text(name: str, rows: list[tuple[str, int]], lora: bool) -> str:
 """
     if held:
         rest += f"""    validate:  # the last {held} rows of the file, which are not learned: let them be like the others
-      data: {{path: {json.dumps(path)}, slice: "-{held}:"}}
+      data: {{path: {json.dumps(path)}{media}, slice: "-{held}:"}}
 """
     learns = "[connectors, adapters]" if lora else "[connectors, language]"
     who = "adapters learn" if lora else "the language model learns"
@@ -269,14 +276,16 @@ stages:
 {rest}"""
 
 
-def _readme(name: str, folder: Path, data: Path, sees: bool) -> str:
+def _readme(name: str, folder: Path, data: Path, media: tuple[str, ...], sees: bool) -> str:
     base = folder.resolve()
     held = _held_out(_rows(data, base))
-    picture, question = _first(data) if sees else (None, None)
+    picture, question = _first(data, media) if sees else (None, None)
     asked = f" --image {shlex.quote(os.path.relpath(picture, base))}" if picture else ""
     said = shlex.quote(question or "What is this?")
     file = shlex.quote(os.path.relpath(data.resolve(), base))
     held_out = f' --slice="-{held}:"' if held else ""
+    for root in media:
+        file += f" --media {shlex.quote(os.path.relpath(Path(root).resolve(), base))}"
     return f"""# {name}
 
 `recipe.yaml` says what the model is made of, `train.yaml` how it learns. In this folder:
@@ -299,19 +308,31 @@ over HTTP.
 """
 
 
-def _first(data: Path) -> tuple[Path | None, str | None]:
-    """A picture and a question out of the first rows."""
+def _first(data: Path, media: tuple[str, ...]) -> tuple[Path | None, str | None]:
+    """A picture and a question out of the first rows.
+
+    Raises:
+        OmnimixError: rows of pictures, none of which is there.
+    """
     from omnimix.data.rows import read_rows
 
-    source = read_rows(data)
+    source = read_rows(data, media=media or None)
+    gone: Path | None = None
     for index in range(min(50, source.length or 0)):
         try:
             sample = source[index]
         except OmnimixError:
             continue
-        picture = next((Path(m.label) for m in sample.media("image")[:1] if m.label), None)
+        name = next((m.data for m in sample.media("image")[:1] if isinstance(m.data, str)), None)
         asked = next((t.text().strip() for t in sample.turns if t.role == "user"), "")
-        for place in (picture, picture and data.parent / picture):
-            if place is not None and place.is_file() and "\n" not in asked:
-                return place.resolve(), asked
+        if name is not None and "\n" not in asked:
+            if Path(name).is_file():
+                return Path(name).resolve(), asked
+            gone = gone or Path(name)
+    if gone is not None:
+        raise OmnimixError(
+            f"none of the first pictures is there; one would be {gone}",
+            where=str(data),
+            hint="name the folder that their paths start from: --media FOLDER",
+        )
     return None, None

@@ -7,10 +7,11 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
+from omnimix.cli import papers
 from omnimix.cli.guard import say
 from omnimix.disk import write_text
 from omnimix.errors import OmnimixError
@@ -47,6 +48,12 @@ Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Begin a
 Index: TypeAlias = Annotated[
     Path | None, typer.Option(help="With --folder, the rows of an index file of data prepare.")
 ]
+Rank: TypeAlias = Annotated[
+    Literal["sum", "mean"] | None,
+    typer.Option(
+        help="With --folder, take the likeliest choice: sum or mean over its tokens. Default: write."
+    ),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Out: TypeAlias = Annotated[Path | None, typer.Option(help="Write the report as JSON to a file.")]
 
@@ -77,6 +84,7 @@ def from_files(
     judge_model: JudgeModel = "",
     overwrite: Overwrite = False,
     index: Index = None,
+    rank: Rank = None,
 ) -> None:
     """Answer a benchmark's official files, score, and have judged what needs a judge.
 
@@ -87,22 +95,22 @@ def from_files(
     from omnimix.evaluate.answers import run
     from omnimix.evaluate.benchmark import opened as official_rows
     from omnimix.evaluate.judges import judged
+    from omnimix.evaluate.papers import table as paper_table
     from omnimix.evaluate.written import write_items
+    from omnimix.parallel.process_group import join
 
     assert folder is not None
-    for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens"):
-        if given.get(option):
-            shown = "--" + option.replace("_", "-")
-            raise OmnimixError(f"{shown} does not go with --folder", hint="leave one of them out")
-    name = named or given["benchmark"]
-    if name is None:
-        raise OmnimixError("nothing says which benchmark it is", hint="name it; --list names all")
+    name = _name(given, named)
+    words = (given[word] for word in ("model", "device", "feature_cache", "server"))
+    group = join()
+    if name in paper_table():
+        place = papers.folder_for(answers, items=items, index=index, rank=rank)
+        more = (folder, place, overwrite, judge_at(judge, judge_model))
+        return papers.ask(name, opened(*words), given, *more)
     spec, _ = official_rows(name, folder, style)
     if spec.judge is not None and answers is None:
         raise OmnimixError("judged answers have to stay", hint="say where: --answers FILE.jsonl")
-    judging = judge_at(judge, judge_model)
-    words = (given[word] for word in ("model", "device", "feature_cache", "server"))
-    assistant = opened(*words)
+    judging, assistant = judge_at(judge, judge_model), opened(*words)
     with bars() as step:
         found = run(
             assistant,
@@ -116,12 +124,27 @@ def from_files(
             lambda done, total: step(name, done, total),
             rows=given["rows"],
             index=index,
+            rank=rank,
         )
+    if group.rank:  # the first of several processes says what came of it
+        return
     if spec.judge is not None and answers is not None:
         found = judged(found, spec, answers, judging)
     if items is not None:
         write_items(found, items)
     show(found, given["model"], given["as_json"], given["out"])
+
+
+def _name(given: dict[str, Any], named: str | None) -> str:
+    """Which benchmark, where the other options go with official files."""
+    for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens"):
+        if given.get(option):
+            shown = "--" + option.replace("_", "-")
+            raise OmnimixError(f"{shown} does not go with --folder", hint="leave one of them out")
+    name = named or given["benchmark"]
+    if name is None:
+        raise OmnimixError("nothing says which benchmark it is", hint="name it; --list names all")
+    return str(name)
 
 
 def with_files(command: Callable[..., None]) -> Callable[..., None]:
@@ -176,6 +199,7 @@ def _table(report: dict[str, Any], title: str) -> Any:
     versions = ", ".join(str(pinned.get(word, "")) for word in ("prompt", "parser", "measure"))
     counts = f"{report['n']} answers on {report['pictures']} pictures, {report['empty']} empty, "
     counts += f"{report['unread']} not understood, {report['failed']} failed"
+    counts = "; ".join((counts, *report.get("notes", ())))
     made = Table(
         box=box.SIMPLE_HEAD,
         title=f"{title} on {report['benchmark']} by {report['measure']}",
@@ -236,8 +260,12 @@ def judge_at(url: str | None, model: str) -> Server | None:
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="Answers of the one, written by evaluate --answers.")],
-    b: Annotated[Path, typer.Argument(help="Answers of the other, to the same benchmark.")],
+    answers: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two files of evaluate --answers, or with --z-table a folder of them for each model."
+        ),
+    ],
     metric: Annotated[
         str | None, typer.Option(help="Another measure than the benchmark's.")
     ] = None,
@@ -245,12 +273,25 @@ def compare(
     page: Annotated[
         Path | None, typer.Option(help="A page of the rows that changed: .html")
     ] = None,
+    z_table: Annotated[
+        bool, typer.Option("--z-table", help="Rank models by their mean z-score over benchmarks.")
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option(help="With --z-table, these benchmarks, or a paper's: 2402.07865.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether B is better than A: paired over the same questions, with the rows that changed."""
     from omnimix.evaluate import compare as comparing
     from omnimix.evaluate.answers import score as scored
 
+    if z_table:
+        return papers.z_table(answers, only, as_json)
+    if len(answers) != 2:
+        raise OmnimixError(
+            f"two files are compared, not {len(answers)}", hint="for more models: --z-table"
+        )
+    a, b = answers
     found = comparing.compare(scored(a, None, metric), scored(b, None, metric))
     if page is not None:
         write_text(page, comparing.page(found, (a.stem, b.stem), folder))

@@ -29,6 +29,12 @@ Regions: TypeAlias = Annotated[
         help='Any region: {"polygon": [[x, y], ...]}, {"png": "mask.png"} ..., or a .json file.',
     ),
 ]
+Media: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--media", help="The folder that paths in the rows start from; may be given again."
+    ),
+]
 MaxNewTokens: TypeAlias = Annotated[int, typer.Option(help="The most tokens of an answer.")]
 Temperature: TypeAlias = Annotated[float, typer.Option(help="0 takes the likeliest word.")]
 TopP: TypeAlias = Annotated[float, typer.Option(help="Share of likely words to choose from.")]
@@ -83,10 +89,11 @@ Dtype: TypeAlias = Annotated[
     ),
 ]
 Backend: TypeAlias = Annotated[
-    str, typer.Option(help="What runs the language model: torch, or openvino on a CPU.")
+    str,
+    typer.Option(help="What runs the language model: torch, or openvino or llama.cpp on a CPU."),
 ]
 Weights: TypeAlias = Annotated[
-    str, typer.Option(help="How openvino holds its matrices: 16 (bits), int8 or int4.")
+    str, typer.Option(help="How these hold its matrices: 16 (bits), int8 or int4.")
 ]
 
 

@@ -18,6 +18,7 @@ def command(
     out: Annotated[Path, typer.Option(help="Where the answers go, one JSON line a record.")],
     batch_size: Annotated[int, typer.Option(help="Questions answered together.", min=1)] = 32,
     limit: Annotated[int | None, typer.Option(help="The first so many records.")] = None,
+    media: options.Media = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin the file anew.")] = False,
     max_new_tokens: options.MaxNewTokens = 64,
     temperature: options.Temperature = 0.0,
@@ -39,7 +40,7 @@ def command(
     from omnimix.generate.opening import open_model
 
     chosen = Options(max_new_tokens, temperature, top_p, seed=seed)
-    source = open_records(data)
+    source = open_records(data, media=media or ())
     assistant = open_model(model, device, dtype, backend, weights, options.note)  # type: ignore[arg-type]
     if feature_cache is not None:
         assistant.keep_features(feature_cache)

@@ -162,8 +162,11 @@ def command(
 
 def _run(asked: SimpleNamespace) -> None:
     """Load a model and serve it, as the words of the command say."""
-    if asked.engine not in ("batched", "one"):
-        raise OmnimixError(f"there is no engine {asked.engine!r}", hint="known are batched and one")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OmnimixError(
+            "omnimix serve runs in one process, and torchrun started several",
+            hint="start it without torchrun; several servers stand behind a proxy (docs/serving.md)",
+        )
     if asked.root is None and asked.host in _HOME:
         asked.root = Path()
     if asked.engine not in ("batched", "one"):

@@ -61,6 +61,12 @@ class Session:
         """Whether there is something to mark and to draw on."""
         return self._picture is not None
 
+    @property
+    def waiting(self) -> str:
+        """What goes with the next question, in words; empty where nothing does."""
+        counts = ((len(self.items), "item"), (len(self.regions), "mark"))
+        return " and ".join(f"{n} {word}{'s' * (n > 1)}" for n, word in counts if n)
+
     def add(self, item: Media) -> None:
         """Open an item for the next question; regions lie on the last picture.
 
@@ -113,6 +119,8 @@ class Session:
     def undo(self) -> str:
         """Take back the last region, item or question; says which.
 
+        What a question was about goes with the next one, until it is taken back too.
+
         Raises:
             OmnimixError: there is nothing.
         """
@@ -127,11 +135,15 @@ class Session:
             return "the last item is taken back"
         if not self.history:
             raise OmnimixError("there is nothing to take back")
-        while self.history and self.history.pop().role != "user":
+        while (turn := self.history.pop()).role != "user" and self.history:
             pass
+        asked = [part for part in turn.content if isinstance(part, Media)]
+        self.items = [part for part in asked if part.kind != "region"]
         self._picture = None
         self._see_last()
-        return "the last question and its answer are taken back"
+        self.regions = [part.data for part in asked if part.kind == "region"]
+        kept = f"; {self.waiting} for the next question" if self.waiting else ""
+        return f"the last question and its answer are taken back{kept}"
 
     def _see_last(self) -> None:
         """The last picture of what is left becomes the one that is marked."""

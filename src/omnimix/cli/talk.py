@@ -100,8 +100,9 @@ class Talk:
         elif word == "help":
             self.console.print(HELP, markup=False)
         elif word == "new":
+            lost = self._lost()
             self.session.forget()
-            self._note("a new conversation; give its picture with /image")
+            self._note(f"a new conversation; give its picture with /image{lost}")
         elif word in WORDS:
             self._add(f"{word}={rest}", WORDS[word])
         elif word == OTHER:
@@ -127,18 +128,27 @@ class Talk:
             self.session.save(Path(rest))
             self._note(f"saved: {rest}")
         elif word == "open":
+            lost = self._lost()
             self.session.open(Path(rest))
-            self._note(f"{len(self.session.history)} messages; go on")
+            self._note(f"{len(self.session.history)} messages; go on{lost}")
         elif self.load is None:
             raise OmnimixError("another model cannot be asked from here", hint="start it anew")
         else:
-            self.session.ask(self.load(rest))
+            other, lost = self.load(rest), self._lost()
+            self.session.ask(other)
             self.name = rest
-            self._note(f"{rest} answers; a new conversation")
+            self._note(f"{rest} answers; a new conversation{lost}")
+
+    def _lost(self) -> str:
+        """What a new conversation leaves behind of the next question."""
+        return f"; left behind: {self.session.waiting}" if self.session.waiting else ""
 
     def _add(self, text: str, what: str) -> None:
+        marks = len(self.session.regions)
         self.session.add(item(text))
-        self._note(f"the {what} goes with your next question")
+        gone = marks > len(self.session.regions)
+        lost = f"; the marks on the picture before ({marks}) are gone" if gone else ""
+        self._note(f"the {what} goes with your next question{lost}")
 
     def _mark(self, region: Region) -> None:
         self.session.mark(region)

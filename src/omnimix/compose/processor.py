@@ -14,7 +14,15 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
-from omnimix.compose import messages, modality, pixels, recipe as recipes, remote, saving
+from omnimix.compose import (
+    fingerprint,
+    messages,
+    modality,
+    pixels,
+    recipe as recipes,
+    remote,
+    saving,
+)
 from omnimix.compose.batch import Batch
 from omnimix.compose.conversing import Conversing
 from omnimix.compose.model_config import OmnimixConfig
@@ -154,7 +162,9 @@ class Processor(Conversing):
         # A folder may be a stranger's, so nothing is read from beyond it; one's own recipe may name any file.
         places = [folder, recipes.FOLDER]
         tokenizer = recipe.tokenizer.load(places) if recipe.tokenizer else None
-        return cls.from_recipe(recipe, folder, tokenizer=tokenizer)
+        made = cls.from_recipe(recipe, folder, tokenizer=tokenizer)
+        fingerprint.warn_of_moved(made.weave, folder)
+        return made
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         """Write tokenizer, recipe and the files that its steps name into a folder.
@@ -167,7 +177,8 @@ class Processor(Conversing):
 
     def _save(self, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
-        (place / "recipe.yaml").write_text(recipes.dump(saving.saved(self.recipe)))
+        recipe = recipes.dump(saving.saved(self.recipe))
+        (place / "recipe.yaml").write_text(recipe)
         with contextlib.suppress(RecipeError):  # a tokenizer that is of our own alone
             self.tokenizer.save_pretrained(place)
         # Ours last: transformers adds words to the file that are not the recipe's.
@@ -181,6 +192,7 @@ class Processor(Conversing):
         with looking_in(self.weave.folders):
             for file, saved_as in saving.names(self.recipe).items():
                 _copy(found(file), place / saved_as)
+        (place / fingerprint.FILE).write_text(fingerprint.take(self.weave, recipe))
 
     def _write_ends(self, file: Path) -> None:
         """Tokens that end an answer, into the words of generation; strings that do need a tokenizer there."""

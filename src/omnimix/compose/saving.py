@@ -19,7 +19,7 @@ _TAKEN = frozenset(
         "generation_config.json",
         "model.safetensors",
     }
-    | {"tokenizer.json", "tokenizer.model", "certificate.json", "README.md"}
+    | {"tokenizer.json", "tokenizer.model", "certificate.json", "fingerprint.json", "README.md"}
 )
 """Names of a model folder's own files."""
 

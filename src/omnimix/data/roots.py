@@ -32,9 +32,9 @@ def inside(folder: Path, name: str, what: str, where: str) -> Path:
         raise SampleError(f"the {what} {name[:80]!r} is no path ({error})", where=where) from None
     if not path.is_relative_to(base):
         raise SampleError(
-            f"the {what} {name!r} lies outside {folder}",
+            f"the {what} {name!r} lies outside {base}: it leads to {path}",
             where=where,
-            hint="name the folder of all files in the words of the dataset",
+            hint="name the folder of all files in the words of the dataset, `media: FOLDER` of rows",
         )
     return path
 

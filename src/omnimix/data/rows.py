@@ -5,11 +5,13 @@ from __future__ import annotations
 import abc
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -32,6 +34,19 @@ _ITEM = re.compile(
 
 _TURNS = ("messages", "turns", "conversations")
 """Keys that rows keep their turns under."""
+
+_GIVEN: ContextVar[Mapping[str, Any]] = ContextVar("_GIVEN", default=MappingProxyType({}))
+
+
+@contextmanager
+def given(rows: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, the path `@NAME` of a dataset stands for `rows[NAME]`, as `read_rows` takes them."""
+    token = _GIVEN.set(rows)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
 
 LOOKED = 16
 """Rows at the front of a file that its format is found by."""
@@ -197,7 +212,7 @@ class RowsSpec(SourceSpec):
 
     Attributes:
         path: JSON, JSON lines, CSV, TSV, Parquet, an Arrow folder, or WebDataset's tar files (a folder or a
-            pattern, `shards/*.tar`).
+            pattern, `shards/*.tar`); `@NAME` for rows that Python brings along (`train(FILE, rows={NAME: dataset})`).
         format: the format by name, or with its words, where it is not to be found by the rows.
         media: the folder that paths of items are relative to, several that are tried in turn, or a map from the
             beginning of a path to the folder it stands for; default the folder of the file. Absolute paths
@@ -226,12 +241,33 @@ class RowsSpec(SourceSpec):
         return self
 
     def open(self, folder: Path) -> Source:
+        if self.path.startswith("@"):
+            return self._given(folder)
         if self.stream:
             files = shards_of(folder / self.path)
             form = self.format or _first_format(files)
             opened = partial(_shard, form=form, folder=folder, media=self.media)
             return FileStream(files, opened, _buffer(self.shuffle_buffer))
-        rows = open_rows(folder / self.path)
+        return self._sliced(open_rows(folder / self.path), folder)
+
+    def _given(self, folder: Path) -> Source:
+        """Rows that a caller in Python brought along.
+
+        Raises:
+            SampleError: nobody did.
+        """
+        rows = _GIVEN.get().get(self.path[1:])
+        if rows is None:
+            raise SampleError(
+                f"no rows called {self.path[1:]!r} were given",
+                hint=f"train from Python: train(FILE, rows={{{self.path[1:]!r}: dataset}})",
+            )
+        if self.stream:
+            return _streamed(rows, self.format, self.media, self.shuffle_buffer, folder)
+        listed = rows if hasattr(rows, "__len__") else list(rows)
+        return self._sliced(ListedRows(listed, folder, self.path), folder)
+
+    def _sliced(self, rows: Rows, folder: Path) -> Source:
         ends = [int(end) if end else None for end in self.slice.split(":")]
         roots = Roots(folder, self.media, rows.folder)
         places = range(len(rows))[slice(*ends)]
@@ -266,7 +302,11 @@ def _buffer(rows: int | None) -> int:
 
 
 def _streamed(
-    rows: Any, form: RowFormat | None, media: MediaWord, shuffle_buffer: int | None
+    rows: Any,
+    form: RowFormat | None,
+    media: MediaWord,
+    shuffle_buffer: int | None,
+    folder: Path = Path(),
 ) -> Source:
     if isinstance(rows, str | Path):
         words = RowsSpec(
@@ -279,7 +319,7 @@ def _streamed(
             hint="give a list of tables, a Dataset or an IterableDataset, or a path",
         )
     form = form or format_of(ListedRows(list(islice(iter(rows), LOOKED))))
-    read = partial(_sample, form, Roots(Path(), media))
+    read = partial(_sample, form, Roots(folder, media))
     return IterableStream(rows, read, _buffer(shuffle_buffer))
 
 

@@ -72,9 +72,12 @@ def normalized(words: Mapping[str, Any], place: Path) -> dict[str, Any]:
 def loaded(name: str, place: Path, config: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The tensors of a folder as transformers reads them into a class of its own, which knows older names.
 
+    What the class has no place for comes along under its own name, and what is of another shape with that shape and
+    no numbers. A folder of a whole model that the class finds nothing in gives its tensors as they are.
+
     Args:
         name: of the class.
-        tensors: what one file holds, where `place` is no folder.
+        tensors: what the files hold, under their own names.
     """
     if not place.is_dir():
         return tensors
@@ -88,6 +91,7 @@ def loaded(name: str, place: Path, config: Any, tensors: Mapping[str, Tensor]) -
                 dtype=torch.float32,
                 output_loading_info=True,
                 local_files_only=True,
+                ignore_mismatched_sizes=True,  # refused by name when the part is filled
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -96,4 +100,9 @@ def loaded(name: str, place: Path, config: Any, tensors: Mapping[str, Tensor]) -
             where=str(place),
             hint="the configuration in the recipe must be that of the files",
         ) from None
-    return {n: t for n, t in model.state_dict().items() if n not in report["missing_keys"]}
+    found = {n: t for n, t in model.state_dict().items() if n not in report["missing_keys"]}
+    if not found:
+        return tensors
+    left = {n: tensors.get(n, torch.empty(0)) for n in report["unexpected_keys"]}
+    misshapen = {n: torch.empty(shape, device="meta") for n, shape, _ in report["mismatched_keys"]}
+    return {**found, **left, **misshapen}

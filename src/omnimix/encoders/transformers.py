@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -151,6 +152,19 @@ def _pair(size: Any) -> tuple[int, int] | None:
     )
 
 
+def _sized(words: dict[str, Any]) -> dict[str, Any]:
+    """The words of a tower that counts its patches in place of pixels (siglip2), with the square tile they make."""
+    config = make(words, also=OURS)
+    patches, patch = (
+        getattr(config, "num_patches", None),
+        _pair(getattr(config, "patch_size", None)),
+    )
+    if hasattr(config, "image_size") or not isinstance(patches, int) or patch is None:
+        return words
+    side = math.isqrt(patches)
+    return {**words, "image_size": [side * patch[0], side * patch[1]]}
+
+
 def _cut(config: Any, layer: int) -> int:
     """Leave out the layers behind `hidden_states[layer]`, and say which entry it is then, from the front.
 
@@ -242,13 +256,21 @@ class TransformersVision(EncoderSpec):
 
     @classmethod
     def complete(cls, words: Mapping[str, Any], place: Path) -> dict[str, Any]:
-        return normalized(completed(words, place, "vision_config"), place)
+        found = normalized(completed(words, place, "vision_config"), place)
+        return {**found, "config": _sized(found["config"])} if place.is_dir() else found
 
     def stored(
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
-        found: Mapping[str, Tensor] = loaded("AutoModel", place, make(self.config), tensors)
+        found: Mapping[str, Tensor] = loaded(
+            "AutoModel", place, make(self.config, also=OURS), tensors
+        )
         return found
+
+    def tile(self) -> Float[Tensor, "1 3 h w"]:
+        size = _pair(getattr(make(self.config, also=OURS), "image_size", None))
+        assert size is not None  # it was built
+        return torch.zeros(1, 3, *size)
 
     def build(self, source: Features | None = None) -> Encoder:
         return VisionTower(self)

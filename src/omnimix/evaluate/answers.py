@@ -23,10 +23,12 @@ from omnimix.evaluate.asking import Reply
 from omnimix.evaluate.benchmark import BenchmarkSpec, Official, opened
 from omnimix.evaluate.measure import Measure, Reference, Score, reference_of
 from omnimix.evaluate.predict import predict
+from omnimix.evaluate.ranking import Rank, RankedAnswer, Ranking
 from omnimix.evaluate.report import wilson
 from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
+from omnimix.parallel.process_group import ProcessGroup, join
 from omnimix.registry import MEASURES
 from omnimix.types import Box
 
@@ -68,11 +70,13 @@ class BenchmarkResult:
     skipped: str = ""
 
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval over pictures; None where the score is no mean of the answers' scores."""
+        """The 95 % interval over pictures; None where the score is no mean of the answers' scores, or all are on one."""
         each = self.score.each
         if not each or abs(sum(each) / len(each) - self.score.value) > 1e-9:
             return None
         pictures = [_picture(item) for item in self.items]
+        if len(set(pictures)) == 1 < len(pictures):
+            return None  # nothing says how another picture would have gone
         if len(set(pictures)) == len(pictures) and self.score.ceiling == 1.0:
             return wilson(self.score.value, len(each))
         return clustered(each, pictures)
@@ -89,6 +93,8 @@ class BenchmarkResult:
             for name, pairs in (("groups", self.score.groups), ("numbers", self.score.numbers)):
                 if pairs:
                     found[name] = {key: round(value, 4) for key, value in pairs}
+            if self.score.notes:
+                found["notes"] = list(self.score.notes)
         texts = [item.answer.text for item in self.items if item.answer is not None]
         return found | {
             "n": len(self.items),
@@ -144,7 +150,7 @@ def noted(reply: Reply) -> dict[str, Any]:
         reference = reference_of(reply.sample, reply.size)
     except SampleError:
         return {}
-    said = asdict(reference)
+    said, answer = asdict(reference), reply.answer
     return {
         "question": reply.sample.turns[0].text(),
         "picture": said["picture"],
@@ -153,6 +159,7 @@ def noted(reply: Reply) -> dict[str, Any]:
         "references": list(said["texts"]),
         "choices": list(said["choices"]),
         "boxes": [regions.to_json(box) for box in reference.boxes],
+        **({"likelihoods": dict(answer.likelihoods)} if isinstance(answer, RankedAnswer) else {}),
     }
 
 
@@ -169,6 +176,7 @@ def run(
     options: Options | None = None,
     rows: str = ":",
     index: Path | None = None,
+    rank: Rank | None = None,
 ) -> BenchmarkResult:
     """Ask a model a benchmark and score its answers.
 
@@ -181,39 +189,55 @@ def run(
         limit: the first so many rows.
         rows: some of them as Python writes it, `-200:`.
         index: a file of `omnimix data prepare`: its rows, in its order.
+        rank: choose the likeliest of the possible answers instead of writing one: by the likelihood of the whole
+            (`sum`) or of a token on average (`mean`).
+
+    Under `torchrun` every process has the whole model and answers its share of the batches.
 
     Raises:
-        OmnimixError: as `predict`; a folder without the official files.
+        OmnimixError: as `predict`; a folder without the official files; nothing to rank, or nobody who can.
     """
     spec, source = opened(name, folder, style)
+    if rank is not None:
+        assistant = _ranking(assistant, spec, rank)
+    group = _shares(assistant, out)
     if index is not None:
         source.choose(index)
     source.cut(rows)
     chosen = options or Options(max_new_tokens=spec.max_new_tokens)
-    pinned: dict[str, Any] = {
-        "benchmark": name,
-        "data": _content(source),
-        "slice": rows,
-        **spec.pinned(style),
-    }
+    pinned = {"benchmark": name, "data": _content(source), "slice": rows, **spec.pinned(style)}
     if index is not None:
         pinned["index"] = hashlib.sha256(index.read_bytes()).hexdigest()[:16]
     with tempfile.TemporaryDirectory() as scratch:
         place = out or Path(scratch) / "answers.jsonl"
-        predict(
-            assistant,
-            source,
-            folder,
-            place,
-            chosen,
-            batch_size,
-            limit,
-            overwrite,
-            progress,
-            noted,
-            pinned,
-        )
+        how = (chosen, batch_size, limit, overwrite, progress, noted, pinned, group)
+        predict(assistant, source, folder, place, *how)
         return score(place, spec)
+
+
+def _ranking(assistant: Any, spec: BenchmarkSpec, rank: Rank) -> Any:
+    if not (spec.options or spec.choices or spec.offered):
+        raise OmnimixError(f"{spec.title} has no choices to rank", hint="leave --rank out")
+    if not isinstance(assistant, Assistant):
+        raise OmnimixError(
+            "a server does not say how likely a given answer is",
+            hint="leave --rank or --server out",
+        )
+    return Ranking(assistant, spec.options, rank)
+
+
+def _shares(assistant: Any, out: Path | None) -> ProcessGroup:
+    """The processes of torchrun, of which each has the whole model; this one alone where they share a model."""
+    own = getattr(assistant, "process_group", None)
+    if own is not None and own.size > 1:
+        return ProcessGroup()
+    group = join()
+    if group.size > 1 and out is None:
+        raise OmnimixError(
+            "several processes need a file that they write answers to",
+            hint="name it: --answers FILE.jsonl",
+        )
+    return group
 
 
 def _content(source: Official) -> str:

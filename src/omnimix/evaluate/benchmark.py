@@ -24,6 +24,7 @@ from omnimix.evaluate.official import (
     OfficialFiles,
     OfficialRows,
     file_in,
+    pointed,
     value_at,
     why,
 )
@@ -85,10 +86,13 @@ class BenchmarkSpec(Spec):
         answers: field of what is right, a text or a list of them.
         says: what an answer of the file stands for (`1: "True"`).
         choices: field of a list, or fields of which those that hold nothing are left out.
+        offered: choices that are the same in every row.
         right: how `answers` names one of the choices.
+        options: what can be answered, where there are no choices and likelihoods are ranked.
         box: field of the box that is right.
         form: how boxes of the file are written, `xyxy` or `xywh`.
         regions: fields of marks on the picture, boxes of four numbers (in `form`) and points of two.
+        boxes_in_text: `[x1, y1, x2, y2]` in a question, shares of the picture, are marks on it as well.
         group: template of the part that a row counts in.
         bins: names of groups that are numbers up to each of these.
         prompts: by style; of `default` where none is named. `{question}`, `{choices}` and fields of the row.
@@ -115,10 +119,13 @@ class BenchmarkSpec(Spec):
     answers: str = ""
     says: dict[str, str] = {}
     choices: str | tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
     right: Literal["text", "letter", "index"] = "text"
+    options: tuple[str, ...] = ()
     box: str = ""
     form: Literal["xyxy", "xywh"] = "xyxy"
     regions: tuple[str, ...] = ()
+    boxes_in_text: bool = False
     group: str = ""
     bins: dict[float, str] = {}
     prompts: dict[str, str]
@@ -268,6 +275,8 @@ class Official(Source):
             if field in row
             for region in _marks(row[field], spec.form)
         ]
+        if spec.boxes_in_text:
+            text, marks = pointed(text, pictures[-1])
         asked = question(text, pictures, marks).content if marks else woven(text, pictures)
         meta = {
             "references": references,
@@ -281,7 +290,7 @@ class Official(Source):
     def _choices(self, row: Mapping[str, Any]) -> list[str]:
         words = self.spec.choices
         if not words:
-            return []
+            return list(self.spec.offered)
         if isinstance(words, str):
             found = value_at(row, words)
             # Lists in tables of text are written as Python's.

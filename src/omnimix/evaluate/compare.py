@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
@@ -111,26 +112,35 @@ def mcnemar(better: int, worse: int) -> float:
     return float(min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n))
 
 
-def z_table(scores: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The mean z-score of every model over the benchmarks, which ranks models over benchmarks of unlike scales.
+def z_table(
+    scores: Mapping[str, Mapping[str, float]],
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Every model's mean z-score over the benchmarks, which ranks models over benchmarks of unlike scales.
 
-    A benchmark on which all models score the same says nothing and counts 0.
+    As arXiv 2402.07865 has it: a score less the mean over these models, divided by their standard deviation (that of a
+    population). A benchmark on which all models score the same says nothing and counts 0.
 
     Args:
-        scores: of every model its score on every benchmark.
+        scores: of every model its score on every benchmark; those that all have are taken.
+
+    Returns:
+        The means, and the z-scores behind them.
+
+    Raises:
+        OmnimixError: there is no such benchmark, or a single model.
     """
     names = sorted(set.intersection(*(set(one) for one in scores.values())))
-    if not names:
+    if not names or len(scores) < 2:
         raise OmnimixError(
-            "no benchmark was answered by all models", hint="answer one with all of them"
+            "no benchmark was answered by several models", hint="answer one with two models or more"
         )
-    found: dict[str, list[float]] = {model: [] for model in scores}
+    found: dict[str, dict[str, float]] = {model: {} for model in scores}
     for name in names:
         values = np.asarray([scores[model][name] for model in scores], dtype=float)
         spread = float(values.std())
         for model, value in zip(scores, values, strict=True):
-            found[model].append((float(value) - float(values.mean())) / spread if spread else 0.0)
-    return {model: float(np.mean(each)) for model, each in found.items()}
+            found[model][name] = float(value - values.mean()) / spread if spread else 0.0
+    return {model: float(np.mean([*each.values()])) for model, each in found.items()}, found
 
 
 def page(found: Compared, names: tuple[str, str], folder: Path | None, most: int = 200) -> str:

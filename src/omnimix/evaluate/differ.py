@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from omnimix.compose import fingerprint
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
 from omnimix.types import Sample
@@ -48,6 +49,14 @@ def differences(
             found.append(Difference(name, ours == theirs, None, _words(ours, theirs)))
         else:
             found.append(_numbers(name, ours, theirs, tolerance))
+        if name == "pixels" and not found[-1].same:
+            step = fingerprint.parting(a.processor.weave, b.processor.weave, sample)
+            found[-1] = replace(
+                found[-1],
+                said=" ".join(filter(None, (found[-1].said, f"from {step}")))
+                if step
+                else found[-1].said,
+            )
     return found
 
 

@@ -46,6 +46,7 @@ class Score:
         groups: the same number for each group of the data set.
         ceiling: the value of answers that are all right; None where it is not bounded.
         numbers: further ones that belong beside the value, by name.
+        notes: what is missing among them, and why.
     """
 
     value: float
@@ -53,6 +54,7 @@ class Score:
     groups: tuple[tuple[str, float], ...] = ()
     ceiling: float | None = 1.0
     numbers: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Measure(abc.ABC):

@@ -9,15 +9,19 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from omnimix.config import Spec
 from omnimix.data.containers import Rows, reading
 from omnimix.data.opened import ListedRows, open_rows
 from omnimix.data.roots import inside
 from omnimix.errors import SampleError, kind_of, reason
+from omnimix.types import Box, Media, Point
 
 
 class OfficialFiles(Spec):
@@ -255,4 +259,30 @@ def file_in(folder: Path, name: str, where: str) -> Path:
 
 def why(error: Exception) -> str:
     """What a row lacks, in words."""
+    if isinstance(error, TypeError):
+        return f"a field is of another kind than it should be ({error})"
     return f"it has no field {error}" if isinstance(error, KeyError) else reason(error)
+
+
+_SHARES = re.compile(r"\[([\d.]+), ?([\d.]+), ?([\d.]+), ?([\d.]+)\]")
+
+
+def pointed(text: str, picture: Media) -> tuple[str, list[Box | Point]]:
+    """A question with `{1}` for each box of shares in it, and those boxes in pixels of the picture.
+
+    Raises:
+        SampleError: the picture cannot be read.
+    """
+    try:
+        with Image.open(picture.data) as shown:
+            width, height = shown.size
+    except (OSError, ValueError) as error:
+        raise SampleError(f"the picture cannot be read ({error})", where=picture.label) from None
+    boxes: list[Box | Point] = []
+
+    def named(found: re.Match[str]) -> str:
+        x1, y1, x2, y2 = map(float, found.groups())
+        boxes.append(Box(x1 * width, y1 * height, x2 * width, y2 * height))
+        return f"{{{len(boxes)}}}"
+
+    return _SHARES.sub(named, text), boxes

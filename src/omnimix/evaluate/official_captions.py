@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from omnimix.errors import OmnimixError
+from omnimix.errors import OmnimixError, reason
 from omnimix.evaluate.captions import words
 from omnimix.evaluate.measure import Measure, Reference, Score, worded
 from omnimix.generate.answers import Answer
 
 
 class CocoCaptions(Measure):
-    """CIDEr of the COCO caption code, with BLEU and ROUGE-L beside it (METEOR and its tokenizer where Java is)."""
+    """CIDEr of the COCO caption code, with BLEU and ROUGE-L beside it; METEOR, SPICE and its tokenizer where Java is.
+
+    SPICE needs Stanford's parser beside the package, which its authors' code fetches: where that is missing, or Java
+    cannot run it, the number is left out and the reason is noted.
+    """
 
     def check(self, reference: Reference) -> None:
         worded(reference)
@@ -39,12 +45,44 @@ class CocoCaptions(Measure):
             ("rouge-l", float(rouge)),
         ]
         if java:
-            from pycocoevalcap.meteor.meteor import Meteor
+            numbers.append(("meteor", meteor(truths, given)))
+        notes = ["no METEOR and SPICE: there is no Java"]
+        if java:
+            found, why = spice(truths, given)
+            numbers += [("spice", found)] if found is not None else []
+            notes = [f"no SPICE: {why}"] if why else []
+        numbers.append(("ptb tokens", float(java)))
+        return Score(float(cider), tuple(map(float, each)), (), None, tuple(numbers), tuple(notes))
 
-            numbers.append(("meteor", float(Meteor().compute_score(truths, given)[0])))
-        return Score(
-            float(cider), tuple(map(float, each)), (), None, (*numbers, ("ptb tokens", float(java)))
-        )
+
+def meteor(truths: dict[int, list[str]], given: dict[int, list[str]]) -> float:
+    """METEOR 1.5, by its authors' program."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    program = Meteor()
+    process = program.meteor_p
+    found = float(program.compute_score(truths, given)[0])
+    del program  # ends the process, and leaves its pipes open
+    for pipe in (process.stdout, process.stderr):
+        pipe.close()
+    return found
+
+
+PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+"""What SPICE needs in `pycocoevalcap/spice/lib`; the package does not bring it."""
+
+
+def spice(truths: dict[int, list[str]], given: dict[int, list[str]]) -> tuple[float | None, str]:
+    """The authors' SPICE (arXiv 1607.08822), or why there is none."""
+    import pycocoevalcap.spice.spice as official
+
+    place = Path(official.__file__).parent / "lib"
+    if absent := [name for name in PARSER if not (place / name).is_file()]:
+        return None, f"{' and '.join(absent)} of Stanford CoreNLP 3.6.0 are not in {place}"
+    try:
+        return float(official.Spice().compute_score(truths, given)[0]), ""
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return None, reason(error)
 
 
 def package() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
+import heapq
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from omnimix.errors import OmnimixError
 from omnimix.evaluate.asking import Reply, ask
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
+from omnimix.parallel.process_group import ProcessGroup
 
 _SOME = 64  # numbers of each parameter that the fingerprint looks at
 
@@ -54,6 +58,7 @@ def predict(
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[Reply], dict[str, Any]] | None = None,
     pinned: Mapping[str, Any] | None = None,
+    group: ProcessGroup | None = None,
 ) -> Predicted:
     """Write the answers to all records, one JSON line each in their order.
 
@@ -69,6 +74,8 @@ def predict(
         overwrite: begin anew where `out` holds answers of another run.
         note: what else is written into a line.
         pinned: what the answers and their scores depend on, in place of the content of `data`.
+        group: processes of which each has the whole model; batches are dealt out to them, and each keeps a file of its
+            own beside `out`, until the first puts them together. How many there are makes no difference to `out`.
 
     Raises:
         OmnimixError: answers of another model, data set or other options lie in `out`, or no record is there.
@@ -78,17 +85,17 @@ def predict(
     if total < 1:
         raise OmnimixError("there is no record to ask", where=str(data), hint="ask at least one")
     run = _run(assistant, data, options, batch_size, pinned)
-    done = _begin(out, run, batch_size, overwrite)
+    group = group or ProcessGroup()
+    with group.agreed():
+        if group.rank == 0:
+            _begin(out, run, batch_size, overwrite)
     try:
-        with out.open("a", encoding="utf-8", newline="\n") as file:
-            for replies in ask(assistant, source, range(done, total), options, batch_size):
-                file.writelines(
-                    json.dumps(line_of(one) | (note(one) if note else {})) + "\n" for one in replies
-                )
-                file.flush()
-                os.fsync(file.fileno())
-                if progress is not None:
-                    progress(replies[-1].row + 1, total)
+        for end in _answered(assistant, source, out, total, options, batch_size, note, group):
+            if progress is not None:
+                progress(end, total)
+        with group.agreed():
+            if group.rank == 0:
+                _join(out)
     except OSError as error:
         raise OmnimixError(
             f"cannot write the answers ({error.strerror})",
@@ -96,6 +103,36 @@ def predict(
             hint="make room and run the same command again; it goes on where it stopped",
         ) from None
     return _summary(out)
+
+
+def _answered(
+    assistant: Assistant,
+    source: Source,
+    out: Path,
+    total: int,
+    options: Options,
+    batch_size: int,
+    note: Callable[[Reply], dict[str, Any]] | None,
+    group: ProcessGroup,
+) -> Iterator[int]:
+    """Ask what is left, each rank its share of the batches; gives up to which row all have come."""
+    with out.open("rb") as lines:
+        done = sum(1 for _ in lines)
+    own = out if group.size == 1 else _part(out, group.rank)
+    with own.open("a", encoding="utf-8", newline="\n") as file:
+        for start in range(done, total, batch_size * group.size):
+            # In step, so that a rank that fails ends all, and a stop leaves no gaps of more than a batch.
+            with group.agreed():
+                mine = start + batch_size * group.rank
+                rows = range(mine, min(mine + batch_size, total))
+                for replies in ask(assistant, source, rows, options, batch_size):
+                    file.writelines(
+                        json.dumps(line_of(one) | (note(one) if note else {})) + "\n"
+                        for one in replies
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+            yield min(start + batch_size * group.size, total)
 
 
 def line_of(reply: Reply) -> dict[str, Any]:
@@ -164,12 +201,48 @@ def _content(data: Path) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 
-def _begin(out: Path, run: dict[str, Any], batch_size: int, overwrite: bool) -> int:
-    """Make the file ready to be written on.
+def _part(out: Path, rank: int) -> Path:
+    """Where a rank keeps its answers until they are put together."""
+    return out.with_name(f".{out.name}.rank{rank}")
 
-    Returns:
-        How many records are answered already.
-    """
+
+def _parts(out: Path) -> list[Path]:
+    return sorted(out.parent.glob(f".{glob.escape(out.name)}.rank*"))
+
+
+def _join(out: Path) -> None:
+    """Put what ranks have answered behind one another in the order of rows, up to the first that is missing."""
+    parts = _parts(out)
+    if not parts:
+        return
+    draft = out.with_name(f".{out.name}.joined")
+    row = 0
+    with contextlib.ExitStack() as stack, draft.open("wb") as joined:
+        files = [stack.enter_context(path.open("rb")) for path in (out, *parts)]
+        for line in heapq.merge(*map(_whole, files), key=_row):
+            if _row(line) > row + 1:
+                break
+            if _row(line) == row + 1:
+                joined.write(line)
+                row += 1
+        joined.flush()
+        os.fsync(joined.fileno())
+    draft.replace(out)
+    for path in parts:
+        path.unlink()
+
+
+def _whole(file: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with an end; one without was torn by a stop."""
+    return (line for line in file if line.endswith(b"\n"))
+
+
+def _row(line: bytes) -> int:
+    return int(json.loads(line)["row"])
+
+
+def _begin(out: Path, run: dict[str, Any], batch_size: int, overwrite: bool) -> None:
+    """Make the file ready to be written on: whole batches that this run answered before, or nothing."""
     beside = out.with_name(out.name + ".run.json")
     if not out.parent.is_dir() or out.is_dir():
         raise OmnimixError(
@@ -177,18 +250,21 @@ def _begin(out: Path, run: dict[str, Any], batch_size: int, overwrite: bool) -> 
             where=str(out),
             hint="name a file in a folder that exists",
         )
-    if overwrite or not out.exists() or not out.stat().st_size:
+    parts = _parts(out)
+    if overwrite or not (out.exists() and (out.stat().st_size or parts)):
         with writing(out):
             out.write_bytes(b"")
+        for path in parts:
+            path.unlink()
         write_text(beside, json.dumps(run, indent=2) + "\n")
-        return 0
+        return
     _same_run(beside, run, out)
+    _join(out)
     lines = out.read_bytes().split(b"\n")[:-1]  # what stands behind the last line end is torn
     # Whole batches alone are kept, so that every batch is asked as it would have been in one go.
     kept = len(lines) // batch_size * batch_size
     with out.open("r+b") as file:
         file.truncate(sum(len(line) + 1 for line in lines[:kept]))
-    return kept
 
 
 def _same_run(beside: Path, run: dict[str, Any], out: Path) -> None:
@@ -196,7 +272,8 @@ def _same_run(beside: Path, run: dict[str, Any], out: Path) -> None:
         before = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = {}
-    other = [word for word, value in run.items() if before.get(word) != value]
+    # What only the earlier run had (an index, a ranking) differs as well.
+    other = [word for word in {**run, **before} if before.get(word) != run.get(word)]
     if other:
         raise OmnimixError(
             f"the file holds answers of another run; what differs: {', '.join(other)}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,18 +61,21 @@ class Scored:
         return spread(self.score.each)
 
 
-def open_records(path: Path, slice: str = ":") -> Source:
+def open_records(path: Path, slice: str = ":", media: Sequence[str] = ()) -> Source:
     """The records of a file or folder of any format that is found by its rows.
 
     Args:
         slice: some of them, as of `RowsSpec`.
+        media: folders that paths of items start from, each counted from here; default the file's own.
 
     Raises:
         SampleError: the file is not there or holds none.
     """
     if not path.exists():
         raise SampleError("there is no such file", where=str(path), hint="name a file of records")
-    return RowsSpec.model_validate({"path": str(path.absolute()), "slice": slice}).open(path.parent)
+    folders = [str(Path(folder).absolute()) for folder in media] or None
+    words = {"path": str(path.absolute()), "slice": slice, "media": folders}
+    return RowsSpec.model_validate(words).open(path.parent)
 
 
 def score_records(

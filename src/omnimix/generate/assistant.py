@@ -22,7 +22,7 @@ from omnimix.generate import devices, folder, untrained
 from omnimix.generate.answers import Answer, Placed, Stream, TokenLogprob
 from omnimix.generate.decoding import Decoder, Options
 from omnimix.generate.engine.core import Generation
-from omnimix.generate.stopping import Endings, cut, end_tokens, settled
+from omnimix.generate.stopping import Endings, cut, end_tokens, free, settled
 from omnimix.media.poses import joined
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import ParsedRegions
@@ -264,7 +264,8 @@ class Assistant:
 
     def settled(self, ids: Sequence[int], stops: Sequence[str]) -> str:
         """The text of an answer's first tokens, as far as no later one can change it."""
-        return settled(self.processor.weave.tokenizer.decode(ids), stops)
+        tokenizer = self.processor.weave.tokenizer
+        return settled(tokenizer.decode(ids), stops, free(tokenizer, ids, stops))
 
     def answer_of(self, written: Generation, woven: Woven, stops: Sequence[str]) -> Answer:
         """The answer that an engine wrote, or what there is of it."""
@@ -335,7 +336,8 @@ class Assistant:
         return readable(self.processor.recipe, text, woven.pictures[-1], woven.asked, woven.way)
 
     def _text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
-        return cut(self.processor.weave.tokenizer.decode(ids), stops)[0].strip()
+        tokenizer = self.processor.weave.tokenizer
+        return cut(tokenizer.decode(ids), stops, free(tokenizer, ids, stops))[0].strip()
 
     def stops(self, options: Options) -> Sequence[str]:
         """Strings that end an answer."""
@@ -346,7 +348,7 @@ class Assistant:
         tokenizer = self.processor.weave.tokenizer
         if ids and ids[-1] in end_tokens(tokenizer, stops):
             return True
-        return bool(stops) and cut(tokenizer.decode(ids), stops)[1]
+        return bool(stops) and cut(tokenizer.decode(ids), stops, free(tokenizer, ids, stops))[1]
 
     def weave(self, conversation: Conversation, options: Options) -> Woven:
         """A conversation as tokens, with room for an answer of these options."""

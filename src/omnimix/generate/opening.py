@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omnimix.errors import OmnimixError
 from omnimix.generate.assistant import Assistant, load
 from omnimix.generate.decoding import Decoder
-from omnimix.generate.engine.backends import Backend, Weights, runner_of
+from omnimix.generate.engine.backends import NAMES, Backend, Weights, runner_of
 from omnimix.generate.options import Options
 from omnimix.prompts.questions import question
 from omnimix.registry import did_you_mean
@@ -56,10 +56,10 @@ def open_model(
         raise OmnimixError(
             f"unknown dtype {dtype!r}", hint=did_you_mean(str(dtype), ("auto", *DTYPES))
         )
-    if backend == "openvino":
+    if backend != "torch":
         if dtype not in (None, "float32") or words.get("quantization") or words.get("parallel"):
             raise OmnimixError(
-                "OpenVINO takes the language model in float32, whole",
+                f"{NAMES[backend]} takes the language model in float32, whole",
                 hint="leave --dtype, --quantization and --parallel out; --weights holds it in fewer bits",
             )
         dtype = "float32"
@@ -75,7 +75,7 @@ def open_model(
         say(f"number type {best} (products of {READ} tokens in and {WRITTEN} out: {listed})")
         assistant.to(dtype=DTYPES[best])
     assistant.decoder.make = make
-    if backend == "openvino":
+    if backend != "torch":
         say(agreement(assistant))
     return assistant
 

@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 
 from omnimix.config import first_error
 from omnimix.errors import OmnimixError
+from omnimix.generate.stopping import Stops
 from omnimix.registry import did_you_mean
 
 
@@ -51,7 +52,7 @@ class Options:
         max_new_tokens: the most tokens of an answer; they are kept free in the context.
         temperature: 0 takes the likeliest token every time.
         top_p: with a temperature, only the likeliest tokens that together reach this share.
-        min_new_tokens: the fewest tokens of an answer; it does not end before.
+        min_new_tokens: the fewest tokens of an answer; it does not end before, and stop strings in them are text.
         seed: of the sampling; the same seed gives the same answer, whatever else is asked beside it.
         stop_strings: one string or several that end the answer and are cut from it, beside those of the template.
         pointing: how drawn regions reach the model: `tokens` of their own, coordinates in `text`, `marks` on
@@ -118,13 +119,15 @@ class Options:
         for word, value in checked:
             object.__setattr__(self, word, value)
 
-    def stops(self, own: Sequence[str]) -> tuple[str, ...]:
+    def stops(self, own: Sequence[str]) -> Stops:
         """All strings that end an answer.
 
         Args:
             own: those of the template, without which a model would write the next turn as well.
         """
-        return tuple(dict.fromkeys((*own, *(self.stop_strings or ()))))
+        found = Stops(dict.fromkeys((*own, *(self.stop_strings or ()))))
+        found.least = self.min_new_tokens
+        return found
 
     def but(self, words: Mapping[str, Any]) -> Options:
         """The same with some words said otherwise.

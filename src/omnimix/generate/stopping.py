@@ -6,26 +6,44 @@ from collections.abc import Sequence
 
 from omnimix.language.tokenizer import Tokenizer, end_tokens
 
-__all__ = ["Endings", "cut", "end_tokens", "settled"]
+__all__ = ["Endings", "Stops", "cut", "end_tokens", "free", "settled"]
 
 
-def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the first stop string, and whether there was one."""
-    found = [place for stop in stops if (place := text.find(stop)) >= 0]
+class Stops(tuple[str, ...]):
+    """Strings that end an answer.
+
+    Attributes:
+        least: how many tokens an answer has before they are looked for.
+    """
+
+    least = 0
+
+
+def free(
+    tokenizer: Tokenizer, ids: Sequence[int], stops: Sequence[str], specials: bool = False
+) -> int:
+    """At which character of an answer stop strings begin to be looked for: behind its least length."""
+    least = getattr(stops, "least", 0)
+    return len(tokenizer.decode(ids[:least], specials=specials).rstrip("\ufffd")) if least else 0
+
+
+def cut(text: str, stops: Sequence[str], start: int = 0) -> tuple[str, bool]:
+    """The text before the first stop string from some character on, and whether there was one."""
+    found = [place for stop in stops if (place := text.find(stop, start)) >= 0]
     return (text[: min(found)], True) if found else (text, False)
 
 
-def settled(text: str, stops: Sequence[str]) -> str:
+def settled(text: str, stops: Sequence[str], start: int = 0) -> str:
     """The part of a growing text that no later token can change.
 
     Held back are a character that is not complete yet, an ending that may grow into a stop string, and
     white space, which is no part of an answer unless something follows it.
     """
-    text, stopped = cut(text, stops)
+    text, stopped = cut(text, stops, start)
     if not stopped:
         text = text.rstrip("\ufffd")
         longest = max((len(stop) for stop in stops), default=1) - 1
-        for size in range(min(longest, len(text)), 0, -1):
+        for size in range(min(longest, len(text) - start), 0, -1):
             if any(stop.startswith(text[-size:]) for stop in stops):
                 text = text[:-size]
                 break
@@ -43,7 +61,7 @@ class Endings:
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], ends: Sequence[int]) -> None:
         self.tokenizer = tokenizer
-        self.stops = tuple(stops)
+        self.stops = stops
         self.ends = frozenset(ends)
         # A token is at least one byte of text unless it is special; a few more are looked at for those.
         self.tail = max((len(stop.encode()) for stop in stops), default=0) + 4
@@ -52,5 +70,5 @@ class Endings:
         """Whether the last of the ids ends them; of earlier ones that is known."""
         if ids[-1] in self.ends:
             return True
-        tail = ids[-self.tail :]
+        tail = ids[max(len(ids) - self.tail, getattr(self.stops, "least", 0)) :]
         return bool(self.stops) and cut(self.tokenizer.decode(tail), self.stops)[1]

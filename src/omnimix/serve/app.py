@@ -41,7 +41,8 @@ Route = Callable[[Request], Awaitable[Response]]
 def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
     """The server as an ASGI application; it closes the engine when it ends."""
     chosen = settings or Settings()
-    desk, drain = Desk(engine, chosen), Drain()
+    drain = Drain()
+    desk = Desk(engine, chosen, over=drain.over)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

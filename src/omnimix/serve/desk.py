@@ -37,12 +37,14 @@ class Desk:
         settings: how, whatever clients ask.
         metrics: what is counted.
         uuids: items that clients named.
+        over: is set when the server has no more time.
     """
 
     engine: Engine
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
     uuids: Uuids = field(init=False)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.uuids = Uuids(self.settings.max_named_bytes)
@@ -114,7 +116,8 @@ class Desk:
         self, sample: Sample, options: Sequence[Options]
     ) -> AsyncGenerator[tuple[int, Piece], None]:
         count = self.metrics.answer()
-        async with aclosing(merged([self.engine.stream(sample, one) for one in options])) as pieces:
+        streams = [self.engine.stream(sample, one) for one in options]
+        async with aclosing(merged(streams, self.over)) as pieces:
             async for number, piece in pieces:
                 count.piece(piece)
                 yield number, piece

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Collection
@@ -20,11 +21,13 @@ class Drain:
     Attributes:
         ending: no new request is taken.
         inside: requests that are being answered or wait for it.
+        over: is set where the time that these had is over.
     """
 
     def __init__(self) -> None:
         self.ending = False
         self.inside = 0
+        self.over = asyncio.Event()
 
 
 class Gate:

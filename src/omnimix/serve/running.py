@@ -20,6 +20,12 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from omnimix.errors import OmnimixError
 from omnimix.serve.gate import Drain
 
+LAST_WORDS = 2.0
+"""Seconds for telling those whose answers are cut off at the end."""
+KEPT = 20
+"""Seconds that a connection is kept open for another request: more than clients do (5 in OpenAI's), so that none asks on one
+that is just being closed."""
+
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
@@ -98,7 +104,9 @@ class Ending(uvicorn.Server):
         if self.drain.ending:
             now = time.monotonic()
             self.until = self.until or now + self.grace
-            self.should_exit = self.drain.inside == 0 or now > self.until
+            if now > self.until:
+                self.drain.over.set()
+            self.should_exit = self.drain.inside == 0 or now > self.until + LAST_WORDS
         return await super().on_tick(counter)
 
 
@@ -112,8 +120,8 @@ def run(app: FastAPI, listener: socket.socket, grace: int, root_path: str = "") 
         root_path: what a proxy in front cuts from the paths of requests.
     """
     words = {"http": patient(), "log_level": "warning", "access_log": False, "server_header": False}
-    # What is cut off after the grace has a second to be told so.
-    config = uvicorn.Config(app, timeout_graceful_shutdown=1, root_path=root_path, **words)  # type: ignore[arg-type]
+    words |= {"timeout_graceful_shutdown": 1, "timeout_keep_alive": KEPT, "root_path": root_path}
+    config = uvicorn.Config(app, **words)  # type: ignore[arg-type]
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from omnimix.errors import OmnimixError
-from omnimix.serve.engine import Piece
+from omnimix.serve.engine import Piece, Unavailable
 
 Found = TypeVar("Found")
 
@@ -44,11 +44,17 @@ async def _left(request: Request) -> None:
 
 
 async def merged(
-    streams: Sequence[AsyncGenerator[Piece, None]],
+    streams: Sequence[AsyncGenerator[Piece, None]], over: asyncio.Event
 ) -> AsyncGenerator[tuple[int, Piece], None]:
     """The pieces of several answers as they come, each with the number of its answer.
 
     Closing it ends them all; the first that fails does so too.
+
+    Args:
+        over: is set when the server has no more time.
+
+    Raises:
+        Unavailable: it has not.
     """
     pieces: asyncio.Queue[tuple[int, Piece] | BaseException] = asyncio.Queue()
 
@@ -63,8 +69,13 @@ async def merged(
         except Exception as error:
             pieces.put_nowait(error)
 
+    async def end() -> None:
+        await over.wait()
+        pieces.put_nowait(Unavailable("the server ended before the answer did", hint="ask another"))
+
     pumps = [asyncio.ensure_future(pump(i, stream)) for i, stream in enumerate(streams)]
     left = len(pumps)
+    pumps.append(asyncio.ensure_future(end()))
     try:
         while left:
             found = await pieces.get()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from omnimix import _transformers
 from omnimix.data.mixture import Dropped
+from omnimix.data.rows import given
 from omnimix.disk import whole_folder, writing
 from omnimix.errors import TrainError
 from omnimix.parallel import process_group as process_groups
@@ -52,6 +53,7 @@ def train(
     watcher: Watcher | None = None,
     allow_changes: bool = False,
     fall_back: bool = False,
+    rows: Mapping[str, Any] | None = None,
 ) -> Result:
     """Run a training file.
 
@@ -64,6 +66,8 @@ def train(
         watcher: told everything that a person may want to know.
         allow_changes: go on in a folder whose run began with other words.
         fall_back: where the newest checkpoint is damaged, go on from the whole one before it.
+        rows: datasets that are no files, by the name that the training file calls them with an `@` before it
+            (`data: {path: "@mine"}`): a `Dataset`, an `IterableDataset` or a list of tables.
 
     Returns:
         Where the model lies. Ctrl-C and SIGTERM save a checkpoint and return with `finished` False.
@@ -84,7 +88,7 @@ def train(
     watching = Watchers(
         *([Listening(listener)] if listener else []), *([watcher] if watcher else [])
     )
-    with Stop(process_group) as stop:
+    with Stop(process_group) as stop, given(rows or {}):
         try:
             with process_group.agreed():
                 if training.trackers and process_group.rank == 0:

@@ -40,7 +40,7 @@ figure{margin:0}figcaption{font-size:13px;opacity:.7}img{display:block;max-width
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.6 ui-monospace,monospace;margin:1rem 0 0}
 .learned{color:var(--learned);font-weight:600}.item{color:var(--item);font-weight:600}
 svg{display:block;width:100%;max-width:800px}svg text{font:12px system-ui,sans-serif;fill:currentColor}
-.numbers{width:auto;min-width:20rem}.pictures{margin-top:.6rem}.row p{margin:.3rem 0 0}
+.places td:first-child{white-space:nowrap}.numbers{width:auto;min-width:20rem}.pictures{margin-top:.6rem}.row p{margin:.3rem 0 0}
 @media(prefers-color-scheme:dark){:root{--learned:#3fb950;--item:#b794f6;--bad:#ff7b72}}
 """
 
@@ -86,6 +86,7 @@ def _numbers(survey: Survey) -> str:
         ("rows with faults", f"{len(survey.failed):,}"),
         ("tokens", f"{data['tokens'].get('sum', 0):,}"),
         ("of them learned", f"{data['learned'].get('sum', 0):,}"),
+        ("tokens of the longest row", f"{data['tokens'].get('most', 0):,}"),
         *((f"items of {name}", f"{count:,}") for name, count in survey.items.items()),
         ("tiles", f"{survey.tiles:,}"),
         ("rows a second", f"{data['rows_per_second']:,}"),
@@ -98,16 +99,16 @@ def _faults(survey: Survey) -> str:
     lines = [f'<p class="bad">{_text(said)}</p>' for said in survey.style]
     lines += [f"<p>{count:,} rows: {_text(note)}</p>" for note, count in survey.notes.items()]
     if survey.failed:
-        counts = ", ".join(f"{_text(code)} {n:,}" for code, n in survey.codes.most_common())
+        counts = ", ".join(f"{n:,} x {_text(code)}" for code, n in survey.codes.most_common())
         rows = "".join(
-            f"<tr><td>{_text(row.where)}</td><td>{_text(row.id)}</td><td>{_text(fault.code)}</td>"
-            f"<td>{_text(fault.said)}</td></tr>"
+            f"<tr><td>{_text(row.where)}</td><td>{_id(row.id, row.where)}</td><td>{_text(fault.code)}</td>"
+            f"<td>{_text(fault.said.removeprefix(f'{row.where}: '))}</td></tr>"
             for row in survey.failed[:LISTED]
             for fault in row.faults
         )
         more = len(survey.failed) - LISTED
         lines.append(
-            f"<h3>Faults</h3><p>{counts}</p><table><tr><th>row</th><th>id</th><th>fault</th>"
+            f"<h3>Faults</h3><p>{counts}</p><table class='places'><tr><th>row</th><th>id</th><th>fault</th>"
             f"<th>what is wrong</th></tr>{rows}</table>"
         )
         if more > 0:
@@ -115,14 +116,21 @@ def _faults(survey: Survey) -> str:
     return "".join(lines)
 
 
+def _id(name: str, where: str) -> str:
+    """What a row calls itself; one without a name goes by its place, which stands there already."""
+    return "" if name == where else _text(name)
+
+
 def histogram(numbers: Many[int], limit: int | None, bars: int = 40) -> str:
-    """Bars over the lengths, as SVG; the limit is a line where it is near."""
+    """Bars over the lengths, as SVG; the limit is a line where it is near, and the last bar holds what is far out."""
     if not len(numbers):
         return '<p class="dim">no row could be woven</p>'
     values = np.asarray(numbers)
-    most = max(int(values.max()), 1)
+    longest = max(int(values.max()), 1)
+    most = min(longest, max(int(4 * np.quantile(values, 0.95)), 1))
     right = max(most, limit) if limit is not None and limit < 2 * most else most
-    counts, edges = np.histogram(values, bins=bars, range=(0, right))
+    counts, edges = np.histogram(values.clip(max=right), bins=bars, range=(0, right))
+    edges[-1] = max(longest, right)
     width, height, top = 800, 160, max(int(counts.max()), 1)
     step = width / bars
     drawn = "".join(
@@ -142,7 +150,8 @@ def histogram(numbers: Many[int], limit: int | None, bars: int = 40) -> str:
     return (
         f'<svg viewBox="0 0 {width} {height + 20}" role="img" aria-label="tokens of a row">{drawn}{line}'
         f'<text x="0" y="{height + 16}">0</text><text x="{width}" y="{height + 16}" '
-        f'text-anchor="end">{right} tokens</text></svg>'
+        f'text-anchor="end">{right}{f" and more, at most {longest}" if longest > right else ""} tokens</text>'
+        f'<text x="{width / 2}" y="{height + 16}" text-anchor="middle">{top:,} rows in the highest bar</text></svg>'
     )
 
 
@@ -170,8 +179,9 @@ def _row(check: Checker, index: int, faults: Many[Fault]) -> str:
     )
     bad = "".join(f'<p class="bad">{_text(fault.said)}</p>' for fault in faults)
     sizes = f"{len(sequence)} tokens, {sequence.targets} of them learned"
+    called = _id(sample.id, where)
     return (
-        f'<div class="row"><b>{_text(where)}</b> <span class="dim">{_text(sample.id)}: {sizes}</span>{bad}'
+        f'<div class="row"><b>{_text(where)}</b> <span class="dim">{called and f"{called}: "}{sizes}</span>{bad}'
         f'<div class="pictures">{"".join(_pictures(check, sample))}{"".join(_tiles(sequence))}</div>'
         f"<pre>{words}</pre></div>"
     )

@@ -137,7 +137,7 @@ class Checker:
         id = "" if sample is None else sample.id
         if isinstance(error, OmnimixError):
             code, said = CODES.get(type(error), "row"), error.sentence()
-            if isinstance(error, RegionError) and sample is not None and "shares" not in said:
+            if isinstance(error, RegionError) and sample is not None and "outside" in said:
                 said += unit_guess([bounds(m) for m in sample.media("region")])
         else:
             code, said = "row", f"{where}: {reason(error)}"
@@ -220,7 +220,7 @@ def region_faults(sample: Sample, sequence: Sequence) -> Iterator[Fault]:
                 f"{width} x {height}{unit_guess([box])}",
             )
         elif type(media.data).__name__ == "Box" and min(x2 - x1, y2 - y1) < 1:
-            guess = unit_guess([box])
+            guess = unit_guess([box]) if max(box) <= 1 else ""
             yield Fault("region", f"region {number} ({shown}) is smaller than a pixel{guess}")
 
 

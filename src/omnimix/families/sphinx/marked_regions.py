@@ -6,13 +6,19 @@ caller brings (the published numbers use all-MiniLM-L6-v2); none is part of omni
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
 
-from omnimix.evaluate.measure import Measure, Reference, Score
+from omnimix.evaluate import similar
+from omnimix.evaluate.captions import Cider
+from omnimix.evaluate.measure import Measure, Reference, Score, worded
+from omnimix.evaluate.official_captions import CocoCaptions
 from omnimix.generate.answers import Answer
 
 _SPLIT = ": "
@@ -46,7 +52,7 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
 
 def classification(
     rows: Sequence[tuple[str, str]],
-    similar: Callable[[str, str], float] = word_overlap,
+    alike: Callable[[str, str], float] = word_overlap,
 ) -> float:
     """How well regions are named: the mean similarity over the regions that were named.
 
@@ -55,11 +61,11 @@ def classification(
 
     Args:
         rows: of each picture the prediction and the truth, lines `Region k: label`.
-        similar: of a predicted and a true label; `word_overlap` gives the semantic IoU, the `cosine` of
+        alike: of a predicted and a true label; `word_overlap` gives the semantic IoU, the `cosine` of
             their vectors the semantic similarity.
     """
     found = [
-        similar(ours, true_label(theirs))
+        alike(ours, true_label(theirs))
         for prediction, truth in rows
         for ours, theirs in zip(labels(prediction), labels(truth), strict=False)
     ]
@@ -95,12 +101,24 @@ def reading(rows: Sequence[tuple[str, str]]) -> float:
 
 
 class RegionLabels(Measure):
-    """How well marked regions are named: the words that a label and the true one share (`classification`)."""
+    """How well marked regions are named: the words that a label and the true one share (`classification`).
+
+    Where there is a sentence encoder (`omnimix.evaluate.similar`), the similarity of their meanings stands beside it.
+    """
 
     max_new_tokens = 256
 
     def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
-        return Score(classification(_rows(predictions, references)))
+        rows = _rows(predictions, references)
+        if not os.environ.get(similar.FOLDER):
+            return Score(classification(rows))
+        place = similar.folder()
+
+        def alike(ours: str, theirs: str) -> float:
+            return cosine(*similar.vectors([ours, theirs], place).tolist())
+
+        numbers = (("sentence similarity", classification(rows, alike)),)
+        return Score(classification(rows), numbers=numbers)
 
 
 class RegionTexts(Measure):
@@ -110,6 +128,27 @@ class RegionTexts(Measure):
 
     def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
         return Score(reading(_rows(predictions, references)))
+
+
+class RegionCaptions(Measure):
+    """Captions of the first marked region as the COCO caption code scores them; CIDEr alone without that package."""
+
+    max_new_tokens = 256
+
+    def check(self, reference: Reference) -> None:
+        worded(reference)
+
+    def score(self, predictions: Sequence[Answer], references: Sequence[Reference]) -> Score:
+        code = CocoCaptions if importlib.util.find_spec("pycocoevalcap") else Cider
+        first = [replace(one, text=_first(one.text)) for one in predictions]
+        true = [replace(one, texts=tuple(map(_first, one.texts))) for one in references]
+        return code().score(first, true)
+
+
+def _first(text: str) -> str:
+    """What is said of the first region; the whole where no region is named."""
+    found = labels(text)
+    return found[0] if found else text.strip()
 
 
 def _rows(predictions: Sequence[Answer], references: Sequence[Reference]) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
-"""What runs the language model, chosen by name: torch, or OpenVINO over a graph that was proven and kept."""
+"""What runs the language model, chosen by name: torch, or OpenVINO or llama.cpp over a file that was proven and kept."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import tempfile
@@ -20,7 +21,7 @@ from omnimix.disk import writing
 from omnimix.errors import OmnimixError
 from omnimix.generate.engine.runners import Runner, Together, runner
 
-Backend = Literal["torch", "openvino"]
+Backend = Literal["torch", "openvino", "llama.cpp"]
 Weights = Literal["16", "int8", "int4"]
 BOUNDS: dict[str, float] = {"16": 0.02, "int8": 0.5, "int4": 1.0}
 """How far logits may lie from torch's, of the largest; the graph itself is proven in 16 bits."""
@@ -105,20 +106,32 @@ def runner_of(
         if weights != "16":
             raise OmnimixError(
                 f"torch holds no weights in {weights} this way",
-                hint="add --backend openvino, or take --quantization",
+                hint="add --backend openvino or llama.cpp, or take --quantization",
             )
         return runner
-    if importlib.util.find_spec("openvino") is None:
-        raise OmnimixError(
-            "the package openvino is missing", hint="pip install 'omnimix[openvino]'"
-        )
-    return lambda model: _openvino(model, weights, say)
+    for package in _PACKAGES[backend]:
+        if importlib.util.find_spec(package) is None:
+            extra = backend.replace(".", "-")
+            raise OmnimixError(
+                f"the package {package} is missing", hint=f"pip install 'omnimix[{extra}]'"
+            )
+    return lambda model: _filed(model, backend, weights, say)
 
 
-def _openvino(model: MultimodalLM, weights: Weights, say: Callable[[str], None]) -> Runner:
-    from omnimix.generate.engine import openvino
+_PACKAGES = {"openvino": ("openvino",), "llama.cpp": ("llama_cpp", "gguf")}
+NAMES = {"openvino": "OpenVINO", "llama.cpp": "llama.cpp"}
 
-    kind = model.language.config.model_type
+
+def _module(backend: Backend) -> Any:
+    """What makes files of a model (`drafts`), opens them (`opened`), and has a `version`."""
+    return importlib.import_module(f"omnimix.generate.engine.{backend.replace('.', '_')}")
+
+
+def _filed(
+    model: MultimodalLM, backend: Backend, weights: Weights, say: Callable[[str], None]
+) -> Runner:
+    """A runner over a file that is made of the model, unless it was before."""
+    kind, name = model.language.config.model_type, NAMES[backend]
     ours = runner(model)
     if not isinstance(ours, Together) or model.device.type != "cpu":
         why = (
@@ -126,71 +139,67 @@ def _openvino(model: MultimodalLM, weights: Weights, say: Callable[[str], None])
             if model.device.type == "cpu"
             else "it is not on the CPU"
         )
-        raise OmnimixError(f"OpenVINO cannot run {kind}: {why}", hint="leave --backend out")
+        raise OmnimixError(f"{name} cannot run {kind}: {why}", hint="leave --backend out")
     if any(not p.is_floating_point() for p in model.language.parameters()):
         raise OmnimixError(
-            "weights that are quantized in torch cannot be handed to OpenVINO",
+            f"weights that are quantized in torch cannot be handed to {name}",
             hint="leave --quantization out, and take --weights int8",
         )
-    place = cache.folder("openvino") / _fingerprint(model, weights)
+    engine = _module(backend)
+    place = cache.folder(backend) / _fingerprint(model, weights, engine.version())
     about = place / "about.json"
     if not about.is_file():
-        _keep(model, ours, weights, place)
+        _keep(model, backend, ours, weights, place)
     words = json.loads(about.read_text())
-    say(f"OpenVINO, weights in {weights}: {Measured(**words)} ({place})")
-    return openvino.Paged(openvino.read(place / "model.xml"), ours.layout)
+    say(f"{name}, weights in {weights}: {Measured(**words)} ({place})")
+    run: Runner = engine.opened(place, ours.layout)
+    return run
 
 
-def _keep(model: MultimodalLM, theirs: Together, weights: Weights, place: Path) -> None:
-    """Trace, prove in 16 bits, narrow, measure, and only then keep.
+def _keep(
+    model: MultimodalLM, backend: Backend, theirs: Together, weights: Weights, place: Path
+) -> None:
+    """Make a file, prove it in 16 bits, narrow it, measure, and only then keep it.
 
     Raises:
-        OmnimixError: a model that cannot be traced, or whose graph gives other logits.
+        OmnimixError: a model of which none can be made, or whose file gives other logits.
     """
-    import openvino as ov
-
-    from omnimix.generate.engine import openvino
-
-    kind = model.language.config.model_type
+    cannot = f"{NAMES[backend]} cannot run {model.language.config.model_type}"
     way_out = "leave --backend out: torch is the default"
-    try:
-        graph = openvino.traced(model.language, theirs.layout, model.width)
-    except Exception as error:  # whatever a tracer trips over
-        named = error if isinstance(error, OmnimixError) else error.__cause__ or error
-        line = (str(named).strip().splitlines() or [type(named).__name__])[0]
-        raise OmnimixError(f"OpenVINO cannot run {kind}: {line}", hint=way_out) from error
     steps: tuple[Weights, ...] = ("16",) if weights == "16" else ("16", weights)
-    for step in steps:
-        openvino.narrowed(graph, step)
-        try:
-            found = measured(model, openvino.Paged(graph, theirs.layout), theirs)
-        except RuntimeError as error:
-            raise OmnimixError(
-                f"OpenVINO cannot run {kind}: {str(error).strip().splitlines()[-1]}", hint=way_out
-            ) from error
-        if not found.error <= BOUNDS[step]:
-            raise OmnimixError(
-                f"OpenVINO cannot run {kind} with weights in {step}: {found}, "
-                f"where {BOUNDS[step]:.0e} is the most",
-                hint=way_out if step == "16" else "take --weights 16",
-            )
     with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as near:
-            own = Path(near) / "new"
-            ov.save_model(graph, own / "model.xml", compress_to_fp16=False)
+            own, begun = Path(near) / "new", False
+            own.mkdir()
+            try:
+                made = _module(backend).drafts(model, theirs.layout, steps, own)
+                for step, opened in made:
+                    begun = True
+                    found = measured(model, opened(), theirs)
+                    if not found.error <= BOUNDS[step]:
+                        break
+            except Exception as error:  # whatever a tracer trips over
+                named = error if isinstance(error, OmnimixError) else error.__cause__ or error
+                lines = str(named).strip().splitlines() or [type(named).__name__]
+                line = lines[-1 if begun else 0]
+                raise OmnimixError(f"{cannot}: {line}", hint=way_out) from error
+            if not found.error <= BOUNDS[step]:
+                raise OmnimixError(
+                    f"{cannot} with weights in {step}: {found}, where {BOUNDS[step]:.0e} is the most",
+                    hint=way_out if step == "16" else "take --weights 16",
+                )
             (own / "about.json").write_text(json.dumps(asdict(found)))
             if not place.exists():
                 own.replace(place)
 
 
-def _fingerprint(model: MultimodalLM, weights: str) -> str:
-    """Of all that a graph is made of: weights, configuration and versions."""
-    import openvino as ov
+def _fingerprint(model: MultimodalLM, weights: str, version: str) -> str:
+    """Of all that a file is made of: weights, configuration and versions."""
     import transformers
 
     digest = hashlib.blake2b(digest_size=20)
-    words: Any = [model.language.config.to_dict(), weights, ov.__version__]
+    words: Any = [model.language.config.to_dict(), weights, version]
     words += [transformers.__version__, torch.__version__, str(BOUNDS)]
     digest.update(json.dumps(words, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.language.state_dict().items()):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -349,3 +349,28 @@ def read(file: Path) -> Any:
                 target.replace_source_output(made.output(0))
     graph.validate_nodes_and_infer_types()
     return graph
+
+
+def version() -> str:
+    """Of what files depend on."""
+    import openvino as ov
+
+    return str(ov.__version__)
+
+
+def drafts(
+    model: Any, layout: ragged.CacheLayout, steps: Sequence[str], folder: Path
+) -> Iterator[tuple[str, Callable[[], Paged]]]:
+    """The graph with weights in fewer and fewer bits, to be tried; the last is left in a folder."""
+    import openvino as ov
+
+    graph = traced(model.language, layout, model.width)
+    for step in steps:
+        narrowed(graph, step)
+        yield step, lambda: Paged(graph, layout)
+    ov.save_model(graph, folder / "model.xml", compress_to_fp16=False)
+
+
+def opened(folder: Path, layout: ragged.CacheLayout) -> Paged:
+    """What `drafts` left there."""
+    return Paged(read(folder / "model.xml"), layout)

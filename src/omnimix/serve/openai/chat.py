@@ -14,12 +14,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from omnimix.errors import OmnimixError
 from omnimix.generate.answers import Answer
 from omnimix.generate.decoding import Options
-from omnimix.generate.stopping import cut
+from omnimix.generate.stopping import cut, free
 from omnimix.language.tokenizer import end_tokens
 from omnimix.serve import bodies
 from omnimix.serve.answers import Refused, said, told
 from omnimix.serve.desk import Desk, Late, several
-from omnimix.serve.engine import Piece
+from omnimix.serve.engine import Piece, Unavailable
 from omnimix.serve.keys import owner
 from omnimix.serve.openai import requests
 from omnimix.serve.openai.reading import Reader
@@ -118,7 +118,8 @@ def unparsed(desk: Desk, answers: Sequence[Answer], options: Options) -> list[An
     texts = []
     for answer in answers:
         ids = answer.ids[:-1] if answer.ids and answer.ids[-1] in ends else answer.ids
-        texts.append(cut(tokenizer.decode(ids, specials=True), stops)[0].strip())
+        begins = free(tokenizer, ids, stops, specials=True)
+        texts.append(cut(tokenizer.decode(ids, specials=True), stops, begins)[0].strip())
     return [replace(answer, text=text) for answer, text in zip(answers, texts, strict=True)]
 
 
@@ -160,7 +161,8 @@ async def guarded(events: AsyncIterator[str]) -> AsyncIterator[str]:
             if one:
                 yield one
     except OmnimixError as error:
-        yield event(told(504 if isinstance(error, Late) else 400, error))
+        status = 503 if isinstance(error, Unavailable) else 504 if isinstance(error, Late) else 400
+        yield event(told(status, error))
     except Exception as error:
         log.error("a stream failed", exc_info=error)
         failed = OmnimixError("the server failed", hint="its log says why")
