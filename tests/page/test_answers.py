@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import tarfile
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -190,3 +194,33 @@ def test_an_answer_is_liked_and_copied(visit: Visit, address: str, words: Told) 
         expect(page.get_by_role("button", name="Good answer")).to_have_attribute(
             "aria-pressed", "false"
         )
+
+
+def test_a_box_of_an_answer_is_corrected_for_training(
+    page: Page, words: Told, tmp_path: Path
+) -> None:
+    says(words, "A <p>cup</p>[0.200, 0.300, 0.400, 0.500] and <p>a 3</p>[0.100, 0.200].")
+    give(page)
+    ask(page, "Where?")
+    page.get_by_role("button", name="Correct").click()
+    svg = page.locator("article.model").get_by_role("application")
+    svg.scroll_into_view_if_needed()
+    x1, y1, x2, y2 = words.placed[0].region.bounds()
+    box, middle = words.placed[0].region, ((x1 + x2) / 2, (y1 + y2) / 2)
+    by_mouse(page, svg, [middle, (middle[0] + 31.5, middle[1] + 51)], False)
+    (x, y) = words.placed[1].region.bounds()[:2]
+    by_mouse(page, svg, [(x, y), (x + 63, y)], False)
+    text = "A <p>cup</p>[0.300, 0.500, 0.500, 0.700] and <p>a 3</p>[0.300, 0.200]."
+    expect(page.get_by_label("Correct").first).to_have_value(text)
+    page.get_by_role("button", name="Save", exact=True).click()
+    moved = page.locator("article.user rect.shape").evaluate(
+        "r => [r.x, r.y].map((v) => v.baseVal.value)"
+    )
+    assert moved == pytest.approx([box.bounds()[0] + 31.5, box.bounds()[1] + 51], abs=1)
+    page.get_by_role("button", name="Keep and share").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as training rows (LLaVA)").click()
+    download.value.save_as(tmp_path / "rows.tar")
+    with tarfile.open(tmp_path / "rows.tar") as tar:
+        (row,) = json.load(tar.extractfile("rows.json"))  # type: ignore[arg-type]
+    assert row["conversations"][1] == {"from": "gpt", "value": text}

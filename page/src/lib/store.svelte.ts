@@ -8,7 +8,7 @@ import { placesOf } from "./places";
 import { Server } from "./server.svelte";
 import { forget, keep, kept, remember, remembered } from "./storage";
 import { texts } from "./texts";
-import type { Conversation, Settings, Turn, Version } from "./types";
+import type { Answered, Conversation, Settings, Turn, Version } from "./types";
 
 const STANDARD: Settings = {
   model: "",
@@ -163,7 +163,8 @@ export class Store {
     void this.#keep();
   }
 
-  correct(version: Version, text: string): void {
+  correct(version: Version, text: string, regions: Answered[]): void {
+    version.regions = regions;
     if (text === version.text) delete version.corrected;
     else version.corrected = text;
     void this.#keep();
