@@ -101,7 +101,6 @@ def command(
         raise OmnimixError("the folder does not exist", where=str(out), hint="make it first")
     _one_of(benchmark, data, metric, tasks, max_new_tokens, media)
     opened = partial(official.opened, model, device, feature_cache, server)
-    failed: tuple[str, ...] = ()
     if data is not None:
         asked = (data, rows, media, str(metric), limit, swap_pictures, max_new_tokens, batch_size)
         scored = _file(opened, *asked)
@@ -111,7 +110,7 @@ def command(
     else:
         chosen = [word.strip() for word in tasks.split(",") if word.strip()] if tasks else None
         scores = _benchmark(opened, str(benchmark), limit, swap_pictures, chosen, batch_size)
-        report, shown = {**scores.to_dict(), "model": model}, table(scores, model)
+        report, shown, failed = {**scores.to_dict(), "model": model}, table(scores, model), ()
     if out is not None:
         write_text(out, json.dumps(report, indent=2) + "\n")
     _print(report if as_json else shown)

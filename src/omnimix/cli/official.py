@@ -137,7 +137,7 @@ def from_files(
 
 def _name(given: dict[str, Any], named: str | None) -> str:
     """Which benchmark, where the other options go with official files."""
-    for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens"):
+    for option in ("data", "metric", "tasks", "swap_pictures", "max_new_tokens", "media"):
         if given.get(option):
             shown = "--" + option.replace("_", "-")
             raise OmnimixError(f"{shown} does not go with --folder", hint="leave one of them out")

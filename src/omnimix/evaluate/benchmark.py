@@ -73,11 +73,8 @@ class BenchmarkSpec(Spec):
     Fields of a row are named as in `value_at`; templates are Python's (`{image_id:012d}`).
 
     Attributes:
-        title: as its authors call it.
-        licence: under which its files are given.
-        home: the page where its authors give them.
-        source: where the prompt, the parser and the measure come from, where not from there.
-        differs: what is done here in another way than at the source.
+        title, licence, home: what its authors call it, under which licence its files are given, and on which page.
+        source, differs: where prompt, parser and measure come from, and what is done in another way here.
         version: raised by 1 where a change of the row changes scores.
         rows, join, each, only: where the rows lie, see `OfficialRows`.
         id: template of a row's name.

@@ -37,6 +37,7 @@ class Paper(Spec):
 
     Attributes:
         title: of the paper, whose number at arXiv names the table.
+        rows: benchmarks by name, and how each is asked.
         z: the benchmarks whose z-scores it takes the mean of; all where there are none.
     """
 
