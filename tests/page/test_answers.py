@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tarfile
 from pathlib import Path
@@ -224,3 +225,32 @@ def test_a_box_of_an_answer_is_corrected_for_training(
     with tarfile.open(tmp_path / "rows.tar") as tar:
         (row,) = json.load(tar.extractfile("rows.json"))  # type: ignore[arg-type]
     assert row["conversations"][1] == {"from": "gpt", "value": text}
+
+
+def test_an_imported_file_stays_text(page: Page, words: Told) -> None:
+    bad = "<img src=x onerror=alert(1)> <script>alert(2)</script> \u202egnp " + "w" * 100_000
+    svg = b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9' onload='alert(3)'/>"
+    url = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    size = {"width": 9, "height": 9}
+    item = {"id": bad, "kind": "image", "name": bad, "url": url, "size": size}
+    region = {"point": [1, 2], "label": bad, "joined": [bad], "index": bad}
+    place = {"region": region, "item": bad, "start": 0, "end": 5, "label": bad}
+    common = {"shown": 0, "marks": [], "items": [], "versions": [], "text": bad}
+    mark = {"number": 1, "item": bad, "region": region}
+    question = {**common, "id": "q", "parent": None, "role": "user"}
+    answer = {"by": bad, "text": bad, "regions": [place], "state": "done"}
+    turns = [
+        {**question, "items": [item], "marks": [mark]},
+        {**common, "id": "a", "parent": "q", "role": "assistant", "versions": [answer]},
+    ]
+    file = {"form": "omnimix-conversation-1", "title": bad, "leaf": "a", "turns": turns}
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    page.get_by_role("button", name="Keep and share").click()
+    content = {"name": "a.json", "mimeType": "", "buffer": json.dumps(file).encode()}
+    page.set_input_files("input.import", content)
+    expect(page.locator("article")).to_have_count(2)
+    page.get_by_role("button", name="Conversations").click()
+    for text in ("article.user .said", "article.model .markdown", ".sidebar li bdi"):
+        expect(page.locator(text)).to_contain_text("<script>alert(2)</script>")
+    assert page.locator("img[src=x], script:not([src])").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")

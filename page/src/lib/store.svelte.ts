@@ -38,7 +38,7 @@ export class Store {
   readonly busy = $derived(this.#writing !== null);
   readonly facts = $derived(this.server.facts(this.settings.model));
   readonly limits = $derived(this.facts.limits);
-  readonly chips = $derived(this.turns.length ? [] : this.facts.chips);
+  readonly chips = $derived(this.facts.chips);
   readonly ready = $derived(!this.busy && this.draft.says);
   readonly accept = $derived(
     this.limits.kinds.map((kind) => (kind === "document" ? ".pdf,.html,.htm,.txt,.md" : `${kind}/*`)).join(","),
