@@ -28,6 +28,29 @@ ODD = {
     "aliases in tables": (BOMB.replace("[", "{a: [").replace("]", "]}"), "aliases"),
     "an alias inside itself": ("a: &a [*a]\n", "line 1.*inside what"),
     "an alias inside its table": ("a: &a {b: *a}\n", "inside what"),
+    "aliases of tables in tables": (BOMB.replace("[x,x", "[{a: x},x"), "aliases"),
+    "aliases merged": (
+        "a0: &a0 {k: [x,x,x,x,x,x,x,x,x]}\n"
+        + "".join(
+            f"a{i}: &a{i} {{{', '.join(f'k{j}: *a{i - 1}' for j in range(9))}}}\n"
+            for i in range(1, 9)
+        ),
+        "aliases",
+    ),
+    "aliases in blocks": (
+        "a0: &a0\n- x\n" + "".join(f"a{i}: &a{i}\n" + f"- *a{i - 1}\n" * 20 for i in range(1, 8)),
+        "aliases",
+    ),
+    "an alias many times": ("a: &a [" + "x," * 3000 + "]\nb: [" + "*a," * 3000 + "]\n", "aliases"),
+    "a long text many times": (
+        "a: &a " + "x" * 100_000 + "\nb: [" + "*a," * 20_000 + "]\n",
+        "aliases",
+    ),
+    "an alias inside itself, deep": ("a: &a {b: [1, {c: *a}]}\n", "inside what"),
+    "the whole inside itself": ("&a\nb: *a\n", "inside what"),
+    "an alias of nothing": ("a: *b\n", "line 1"),
+    "an alias before its name": ("a: *b\nb: &b 1\n", "line 1"),
+    "a merge of no table": ("a: &a 1\nb:\n  <<: *a\n", "line 3"),
     "a date that is none": ("x: 1\na: 2024-99-99\n", "line 2"),
     "a time that is none": ("a: 2024-01-01 99:00:00\n", "line 1"),
     "a list as a key": ("x:\n  {[1, 2]: 3}\n", "line 2"),
@@ -90,6 +113,10 @@ def test_a_file_is_not_looked_for_at_the_root(tmp_path: Path) -> None:
         {"model": "vit_tiny_patch16_224", "args": {"pretrained": True}},
         {"model": "vit_tiny_patch16_224", "args": {"pretrained_cfg": {"url": "https://x"}}},
         {"model": "vit_tiny_patch16_224", "args": {"cache_dir": "/tmp"}},
+        {"model": "HF-HUB:someone/vit"},
+        {"model": "hf-hub:/etc/passwd"},
+        {"model": "../vit_tiny_patch16_224"},
+        {"model": "vit_tiny_patch16_224", "args": {"pretrained_cfg_overlay": {"file": "/x"}}},
     ],
 )
 def test_words_that_name_places_do_not_reach_timm(words: dict[str, object]) -> None:
@@ -97,7 +124,9 @@ def test_words_that_name_places_do_not_reach_timm(words: dict[str, object]) -> N
         config.validate(TimmEncoder, words, "recipe")
 
 
-@pytest.mark.parametrize("where", ["", "text_config", "vision_config"])
+@pytest.mark.parametrize(
+    "where", ["", "text_config", "vision_config", "audio_config", "language_config"]
+)
 def test_code_of_strangers_is_not_run(where: str) -> None:
     code = {"auto_map": {"AutoModelForCausalLM": "someone/model--modeling.Model"}}
     for config_words in (
@@ -157,7 +186,26 @@ def test_a_sum_that_overflows_is_no_fault() -> None:
             check_finite([("a", torch.tensor([value, torch.nan]).to(dtype))], None)
 
 
-@pytest.mark.parametrize("name", ["kernels-community/flash-attn", "someone/kernel:fn", "../x"])
+KERNELS = [
+    *(
+        "kernels-community/flash-attn",
+        "someone/kernel:fn",
+        "../x",
+        "/tmp/x",
+        "a/b@main",
+        "hf://a/b",
+    ),
+    *(
+        "sdpa|someone/kernel",
+        "paged|kernels-community/x",
+        "flash_attention_2:x/y",
+        "A/B",
+        "\\\\host\\x",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_kernels_of_strangers_are_not_fetched(name: str) -> None:
     with pytest.raises(RecipeError, match="attn_implementation"):
         words = {"config": {"model_type": "llama"}, "attn_implementation": name}

@@ -246,3 +246,34 @@ def test_a_mask_may_be_as_large_as_the_limit(monkeypatch: pytest.MonkeyPatch) ->
     assert masks.from_png(content, None).all()
     with pytest.raises(RegionError, match="more than"):
         masks.from_png(content + b"\0", None)
+
+
+@pytest.mark.parametrize("thickness", [6, 7.5, 12, 19])
+def test_a_brush_is_round_at_its_ends(thickness: float) -> None:
+    pixels = masks.brushed([(30, 20)], thickness, 60, 40)
+    rows, columns = np.nonzero(pixels)
+    assert abs(pixels.sum() - np.pi * (thickness / 2) ** 2) < 4 * thickness
+    for spots, middle in ((rows, 20), (columns, 30)):
+        assert abs(spots.min() + spots.max() - 2 * middle) <= 1
+        assert abs(spots.max() - spots.min() - thickness) <= 1
+
+
+def test_small_boxes_overlap_as_large_ones() -> None:
+    small = Box(0, 0, 0.4, 0.5)
+    assert small.iou(small) == 1 and small.iou(Box(0, 0, 0.4, 0.25)) == pytest.approx(0.5)
+    assert Box(2, 2, 2, 2).iou(Box(2, 2, 2, 2)) == 0
+
+
+@pytest.mark.parametrize(("files", "said"), [(True, "ends in .png, or base64"), (False, "base64")])
+def test_a_word_that_is_no_png_is_told_what_may_stand_there(files: bool, said: str) -> None:
+    with pytest.raises(RegionError, match=said) as caught:
+        from_json({"png": "*"}, files=files)
+    assert files == ("a path" in str(caught.value))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_mask_of_any_depth_begins_at_half(kind: type) -> None:
+    half = (int(np.iinfo(kind).max) + 1) // 2
+    file = io.BytesIO()
+    Image.fromarray(np.array([[0, half - 1, half, 2 * half - 1]], dtype=kind)).save(file, "PNG")
+    assert masks.from_png(file.getvalue()).tolist() == [[False, False, True, True]]

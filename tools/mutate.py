@@ -1,25 +1,36 @@
 """Small wrong changes, one at a time, and whether a test notices: `make mutate`, or `python tools/mutate.py -n 20 --seed 1`.
 
-mutmut and cosmic-ray run all tests of a project for a change, or want its layout; here a change is met by the tests of
-its own folder alone, which is minutes in place of days. Each change is made in a copy of the package, so that the tree
-stays as it is, also when this is stopped.
+mutmut and cosmic-ray run all tests of a project for a change, or want its layout. Here the tests run once with coverage,
+which says whom each line concerns; a change is met by those first, the quickest at the front, and only what passes them
+is met by all tests that name its module. Each change is made in a copy of the package, so that the tree stays as it is,
+also when this is stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
+import importlib
+import itertools
+import json
 import os
 import random
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import coverage
+import pytest
+
+from omnimix import _torchvision
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path("src") / "omnimix"
@@ -28,15 +39,25 @@ MODULES = {
     "masks.py": ["tests/test_regions.py", "tests/segment", "tests/media/test_region.py"],
     "prompts/codecs/*.py": ["tests/prompts"],
     "compose/*.py": ["tests/compose"],
-    "train/step.py": ["tests/train"],
+    "train/step.py": [f"tests/train/test_{name}.py" for name in ("step", "trainer_words", "parts")],
 }
 """What is changed, and the tests that are to notice."""
 
 SLOW = {"test_generation_ways.py", "test_family_recipes.py", "test_citizen.py", "test_ranks.py"}
 """Left out: minutes for each change. What they alone would notice counts as survived."""
 
+HEAVY = {"hypothesis", "numpy", "PIL", "pydantic", "safetensors", "timm", "torch", "transformers"}
+"""What is imported once for all changes: packages that start no threads, so that a copy of the process is whole."""
+
 LONGEST = 600
 """Seconds: a change that never ends is noticed too."""
+
+QUICK = 60
+"""Seconds: what the tests that run a changed line may take together, before all tests of its module are asked."""
+
+TOLD = "told.json"
+Runs = dict[tuple[str, int], list[str]]
+"""File and line to the tests that run it, the quickest first."""
 
 COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -143,14 +164,17 @@ def changes(file: Path, tests: list[str]) -> Iterator[Change]:
             yield Change(file, node.lineno, *short, text, tuple(tests))
 
 
-def every() -> list[Change]:
-    """The changes of all `MODULES`."""
-    return [
-        change
-        for pattern, tests in MODULES.items()
-        for path in sorted((ROOT / PACKAGE).glob(pattern))
-        for change in changes(path.relative_to(ROOT), concerned(path, tests))
-    ]
+def chosen(count: int, seed: int, only: str) -> list[Change]:
+    """Changes drawn evenly from the `MODULES`, of files alone in whose path the pattern `only` is found."""
+    groups = []
+    for pattern, tests in MODULES.items():
+        paths = [p.relative_to(ROOT) for p in sorted((ROOT / PACKAGE).glob(pattern))]
+        asked = [p for p in paths if re.search(only, str(p))]
+        group = [change for p in asked for change in changes(p, concerned(ROOT / p, tests))]
+        random.Random(seed).shuffle(group)
+        groups.append(group)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*groups))
+    return list(itertools.islice(filter(None, turns), count))
 
 
 def concerned(file: Path, places: list[str]) -> list[str]:
@@ -169,34 +193,118 @@ def concerned(file: Path, places: list[str]) -> list[str]:
     return sorted(naming, key=lambda test: Path(test).stem != f"test_{file.stem}")
 
 
-def noticed(change: Change, folder: Path) -> bool:
+def noticed(change: Change, runs: Runs, folder: Path) -> bool:
     """Whether the tests fail when the change is made in the copy of the sources in `folder`."""
     file = folder / change.file
     whole = file.read_text(encoding="utf-8")
     file.write_text(change.text, encoding="utf-8")
+    first = runs.get((str(change.file), change.line), [])
     try:
-        return fails(change.tests, folder)
+        # What a shared fixture ran stands under the first test that asked for it, so the others have their say too.
+        return bool(first and fails(first, folder)) or fails(change.tests, folder)
     finally:
         file.write_text(whole, encoding="utf-8")
 
 
-def fails(tests: tuple[str, ...], folder: Path) -> bool:
+def fails(tests: Sequence[str], folder: Path) -> bool:
     """Whether one of the tests in the copy fails, or does not end."""
-    words = ["-n", "0", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-B", "-m", "pytest", *words],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            timeout=LONGEST,
-            check=False,
+    state = in_a_child(lambda: _tests_run(tests, folder))
+    if os.WIFEXITED(state) and os.WEXITSTATUS(state) not in (0, 1, 2):
+        raise SystemExit(
+            f"the tests do not run (pytest's {os.WEXITSTATUS(state)}): {' '.join(tests)}"
         )
-    except subprocess.TimeoutExpired:
-        return True
-    if done.returncode not in (0, 1, 2):
-        raise SystemExit(f"the tests do not run: {done.stdout.decode()[-2000:]}")
-    return done.returncode != 0
+    return state != 0
+
+
+def in_a_child(work: Callable[[], int]) -> int:
+    """The wait status of a copy of this process that did `work`; what is imported here need not be there again."""
+    sys.stdout.flush()
+    if pid := os.fork():
+        return os.waitpid(pid, 0)[1]
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    code = 3
+    try:
+        code = work()
+    finally:
+        os._exit(code)
+
+
+def _tests_run(tests: Sequence[str], folder: Path, *plugins: object, longest: int = LONGEST) -> int:
+    os.chdir(folder)
+    sys.path[:0] = [str(folder), str(folder / "src")]
+    os.environ["PYTHONPATH"] = str(folder / "src")
+    signal.alarm(longest)  # ends the process
+    words = [
+        "-n",
+        "0",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore:Module already imported",
+    ]
+    return int(pytest.main([*words, *tests], [*plugins]))
+
+
+class Watch:
+    """A plugin of pytest: coverage is told whose lines are running, and tests are timed."""
+
+    def __init__(self, measured: coverage.Coverage) -> None:
+        self.measured = measured
+        self.took: defaultdict[str, float] = defaultdict(float)
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self.measured.switch_context(item.nodeid.partition("[")[0])
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.took[report.nodeid.partition("[")[0]] += report.duration
+
+
+def _watched(tests: Sequence[str], folder: Path) -> int:
+    sys.dont_write_bytecode = False  # what is compiled now need not be for each change
+    measured = coverage.Coverage(str(folder / ".coverage"), source=[str(folder / PACKAGE)])
+    watch = Watch(measured)
+    with measured.collect():
+        code = _tests_run(tests, folder, watch, longest=0)
+    measured.save()
+    told = {"took": watch.took, "modules": [m for m in sys.modules if m.partition(".")[0] in HEAVY]}
+    (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
+    return code
+
+
+def lines_run(tests: Sequence[str], folder: Path) -> Runs:
+    """Runs the unchanged copy once and tells which tests run which line.
+
+    Raises:
+        SystemExit: a test fails without any change; then every change would seem to be noticed.
+    """
+    if in_a_child(lambda: _watched(tests, folder)) != 0:
+        raise SystemExit(f"the tests fail without any change: {' '.join(tests)}")
+    told = json.loads((folder / TOLD).read_text(encoding="utf-8"))
+    took = told["took"]
+    warm(told["modules"])
+    data = coverage.CoverageData(str(folder / ".coverage"))
+    data.read()
+    runs: Runs = {}
+    for file in data.measured_files():
+        for line, who in data.contexts_by_lineno(file).items():
+            left, first = float(QUICK), []
+            for test in sorted(set(who) & set(took), key=took.__getitem__):
+                left -= took[test]
+                if left < 0 and first:
+                    break
+                first.append(test)
+            runs[str(Path(file).relative_to(folder)), line] = first
+    return runs
+
+
+def warm(modules: Sequence[str]) -> None:
+    """Imports what is not changed; every run of the tests is a copy of this process."""
+    for name in modules:
+        with contextlib.suppress(Exception):  # some are made by hand
+            importlib.import_module(name)
 
 
 def main() -> None:
@@ -207,8 +315,7 @@ def main() -> None:
         "--only", default="", help="files alone whose path this pattern is found in"
     )
     words = parser.parse_args()
-    found = [change for change in every() if re.search(words.only, str(change.file))]
-    chosen = random.Random(words.seed).sample(found, min(words.n, len(found)))
+    drawn = chosen(words.n, words.seed, words.only)
     caught = 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "copy"
@@ -216,14 +323,18 @@ def main() -> None:
         shutil.copytree(ROOT, folder, ignore=idle)
         cases = Path("golden") / "cases"
         (folder / cases).symlink_to(ROOT / cases)
-        every_test = tuple(dict.fromkeys(test for change in chosen for test in change.tests))
-        if fails(every_test, folder):  # else every change would seem to be noticed
-            raise SystemExit(f"the tests fail without any change: {' '.join(every_test)}")
-        for i, change in enumerate(chosen):
-            good = noticed(change, folder)
+        every_test = tuple(dict.fromkeys(test for change in drawn for test in change.tests))
+        os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        sys.dont_write_bytecode = True
+        _torchvision.install()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "omnimix"]:
+            del sys.modules[name]
+        runs = lines_run(every_test, folder)
+        for i, change in enumerate(drawn):
+            good = noticed(change, runs, folder)
             caught += good
             print(f"{i + 1:3} {'caught' if good else 'SURVIVED'}  {change}", flush=True)
-    print(f"{caught} of {len(chosen)} caught, of {len(found)} possible (seed {words.seed})")
+    print(f"{caught} of {len(drawn)} caught (seed {words.seed})")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from omnimix.errors import RecipeError, RegistryError, kind_of
+from omnimix.errors import RecipeError, RegistryError, kind_of, reason
 from omnimix.registry import Registry, did_you_mean
 from omnimix.renamed import new_name, new_value
 
@@ -229,7 +229,9 @@ class _Loader(yaml.SafeLoader):
             inner = [] if isinstance(node, yaml.ScalarNode) else list(node.value)
             if isinstance(node, yaml.MappingNode):
                 inner = list(chain.from_iterable(node.value))
-            words = self._words[id(node)] = 1 + sum(self._words[id(one)] for one in inner)
+            # A long text counts as several words: an alias of it is as long when it is written.
+            words = 1 if inner else 1 + len(node.value) // 1000
+            words = self._words[id(node)] = words + sum(self._words[id(one)] for one in inner)
             if words > _MOST_WORDS:
                 what = f"its aliases stand for more than {_MOST_WORDS} words"
                 raise _no_yaml(what, event.start_mark)
@@ -278,7 +280,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read the file ({error})", where=str(path)) from None
+        raise RecipeError(f"cannot read the file ({reason(error)})", where=str(path)) from None
     return parse_yaml(text, str(path))
 
 

@@ -36,7 +36,7 @@ class OmnimixError(Exception):
     def sentence(self) -> str:
         """The whole message on one line."""
         text = f"{self.where}: {self.what}" if self.where else self.what
-        hint = f" {_ended(self.hint[0].upper() + self.hint[1:])}" if self.hint else ""
+        hint = f" {_ended(_begun(self.hint))}" if self.hint else ""
         return f"{_ended(text)}{hint}"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -49,6 +49,12 @@ class OmnimixError(Exception):
         return type(self)(self.what, where=place, hint=self.hint)
 
 
+def _begun(sentence: str) -> str:
+    """With a capital, unless it begins with the name of a file or a word of a recipe (`config.json`, `max_bytes`)."""
+    named = any(sign in sentence.split(" ", 1)[0].rstrip(".,;:?!") for sign in "._/=")
+    return sentence if named else sentence[0].upper() + sentence[1:]
+
+
 def _ended(sentence: str) -> str:
     """With a final stop, unless it has one: `did you mean 'lr'?` is left alone."""
     return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
@@ -58,6 +64,8 @@ def reason(error: BaseException) -> str:
     """What an exception that is none of ours says, on one line and without the name of its class."""
     if isinstance(error, OmnimixError):
         return error.sentence().rstrip(".")
+    if isinstance(error, UnicodeDecodeError):
+        return f"no {error.encoding} at byte {error.start + 1}"
     said = " ".join(_NUMBERED.sub(r"\1", str(error)).split())[:160]
     if isinstance(error, KeyError):
         return f"{said} is missing"

@@ -16,7 +16,7 @@ from omnimix.compose.item_batch import ItemBatches
 from omnimix.compose.loss import token_loss
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.compose.sequence import IGNORE, Sequence
+from omnimix.compose.sequence import IGNORE, Sequence, behind_first
 from omnimix.compose.splice import splice
 from omnimix.errors import SpliceError
 from omnimix.types import Media
@@ -220,3 +220,21 @@ def test_the_first_token_of_a_packed_sample_is_never_learned(
     others = np.setdiff1d(np.arange(batch.labels.shape[1]), starts)
     assert (batch.labels[0, others] == batch.input_ids[0, others]).all()
     assert batch.targets == len(others)
+
+
+def test_a_block_behind_the_first_token_takes_its_scale_along(tiny_processor: Processor) -> None:
+    """What is put in counts for nothing, and every token keeps its own label and scale."""
+    woven = tiny_processor.weave(talk("What?", "A cup."))
+    scale = np.linspace(0.5, 1.5, len(woven), dtype=np.float32)
+    holes = np.full(3, -1)
+    block = Sequence(holes, np.full(3, IGNORE), np.ones(3, dtype=holes.dtype), {})
+    for own in (None, scale):
+        found = behind_first(replace(woven, scale=own), block)
+        assert found.ids.tolist() == [woven.ids[0], -1, -1, -1, *woven.ids[1:]]
+        assert found.labels.tolist() == [IGNORE] * 4 + woven.labels[1:].tolist()
+        assert found.owner.tolist() == [woven.owner[0], 1, 1, 1, *woven.owner[1:]]
+        if own is None:
+            assert found.scale is None
+        else:
+            assert found.scale is not None
+            assert found.scale.tolist() == [own[0], 0, 0, 0, *own[1:]]

@@ -387,14 +387,75 @@ def test_rows_that_are_named(marks: str, change: Any, said: str, folder: Path) -
     assert said in caught.value.sentence() and "r.jsonl: line 3" in caught.value.sentence()
 
 
+TALKS = {
+    "llava": {"conversations": [{"from": "human", "value": "Who?"}, TALK[1]]},
+    "sharegpt": {"conversations": [{"from": "human", "value": "Who?"}, TALK[1]], "system": ""},
+    "messages": {"messages": [{"role": "user", "content": "Who?"}, SAYS]},
+    "alpaca": {"instruction": "Who?", "output": "A cup."},
+}
+
+
 @pytest.mark.parametrize("value", ["", None, []])
-def test_no_picture_is_none(value: Any, folder: Path) -> None:
-    row = {
-        "image": value,
-        "images": value,
-        "conversations": [{"from": "human", "value": "Who?"}, TALK[1]],
-    }
-    assert one(row, folder).media() == []
+@pytest.mark.parametrize("name", TALKS)
+def test_no_picture_is_none(name: str, value: Any, folder: Path) -> None:
+    row = {"image": value, "images": value, **TALKS[name]}
+    for words in ({}, {"format": name}):
+        assert one(row, folder, **words).media() == []
+
+
+HUMAN, GPT = {"from": "human", "value": "Who?"}, {"from": "gpt", "value": "A cup."}
+NO_QUESTION: list[Any] = [
+    [],
+    [GPT],
+    [GPT, GPT],
+    [GPT, HUMAN],
+    [{"from": "system", "value": "Short."}],
+    [{"from": "system", "value": "Short."}, GPT],
+    [HUMAN],
+    [HUMAN, HUMAN],
+    [HUMAN, GPT, HUMAN],
+    [HUMAN, {"from": "gpt"}],
+    [{"from": "human"}, GPT],
+    [{"value": "Who?"}, {"value": "A cup."}],
+    [None, GPT],
+    ["Who?", "A cup."],
+    {"human": "Who?", "gpt": "A cup."},
+]
+
+
+@pytest.mark.parametrize("marks", ["strict", "loose"])
+@pytest.mark.parametrize("talk", NO_QUESTION, ids=lambda talk: json.dumps(talk)[:40])
+def test_a_talk_without_a_question_or_an_answer(talk: Any, marks: str, folder: Path) -> None:
+    """It is refused alone, and never ends in another error than its own sentence; the row behind it is read."""
+    rows = [{"id": "odd", "conversations": talk}, {"id": "good", "conversations": [HUMAN, GPT]}]
+    (folder / "r.json").write_text(json.dumps(rows))
+    source = RowsSpec(path="r.json", format={"kind": "llava", "marks": marks}).open(folder)
+    assert source[1].turns[1].text() == "A cup."
+    try:
+        sample = source[0]
+    except SampleError as error:
+        assert "r.json: record 1" in error.sentence() or "odd" in error.sentence()
+    else:
+        assert [turn.text() for turn in sample.turns] == [one["value"] for one in talk]
+
+
+MARKED = ["utf-8-sig", "utf-16", "utf-32"]
+
+
+@pytest.mark.parametrize("encoding", MARKED)
+@pytest.mark.parametrize("name", ["r.json", "r.jsonl", "r.ndjson", "r.JSONL", "r.csv", "r.tsv"])
+def test_byte_order_marks_are_no_part_of_the_first_word(
+    name: str, encoding: str, folder: Path
+) -> None:
+    sign = "," if name.endswith("csv") else "\t"
+    text = f"image{sign}caption\na.png{sign}\u00fc \u6d77\n"
+    if "j" in name.lower():
+        text = json.dumps({"image": "a.png", "caption": "\u00fc \u6d77"}, ensure_ascii=False)
+        text = f"[{text}]" if name == "r.json" else f"{text}\r\n"
+    (folder / name).write_bytes(text.encode(encoding))
+    source = RowsSpec(path=name).open(folder)
+    assert source.length == 1
+    assert plain(source[0]) == [("u", ["image:a.png"]), ("a", ["\u00fc \u6d77"])]
 
 
 def test_a_broken_line_is_named_alone(folder: Path) -> None:

@@ -296,3 +296,35 @@ def test_weights_that_are_no_numbers_are_named_in_place_of_an_answer(
     finally:
         with torch.no_grad():
             weight.copy_(before)
+
+
+@pytest.fixture
+def copied(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+def test_a_configuration_with_a_byte_order_mark_is_read(copied: Path) -> None:
+    before = omnimix.load(copied).model.state_dict()
+    file = copied / "config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    after = omnimix.load(copied).model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("said", ['"llama"', "NaN", "null", "[]", "7"])
+def test_a_configuration_of_something_else_is_named(said: str, copied: Path) -> None:
+    (copied / "config.json").write_text(f'{{"model_type": {said}}}')
+    with pytest.raises(CheckpointError, match=r"config\.json: model_type is .* where 'omnimix'"):
+        omnimix.load(copied)
+
+
+def test_weights_of_another_shape_are_named(copied: Path) -> None:
+    weights = load_file(copied / "model.safetensors")
+    name = next(name for name in weights if weights[name].dim() == 2)
+    shape = list(weights[name].shape)
+    weights[name] = weights[name][:, :1].contiguous()
+    save_file(weights, copied / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError) as caught:
+        omnimix.load(copied)
+    assert f"{name} (is [{shape[0]}, 1], wanted is {shape})" in caught.value.sentence()
+    assert "recipe.yaml and config.json must" in caught.value.sentence()

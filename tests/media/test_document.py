@@ -155,6 +155,19 @@ PAGES = {
     "a long comment first": f"<!--{'- x' * 5000}--><html><title>Tides</title>{PAGE}".encode(),
     "head not closed": f"<!doctype html><html><head><title>Tides</title>{PAGE}".encode(),
     "head with its body": f"<html><head><title>Tides</title>{PAGE}</head></html>".encode(),
+    "head closed twice": f"<head><title>Tides</title></head></head>{PAGE}".encode(),
+    "head behind the body": f"<body><title>Tides</title>{PAGE}</body><head></head>".encode(),
+    "a script that is not closed before it": (
+        f"<html><head><title>Tides</title><style>p {{}}</style><link rel=x>{PAGE}<script>x"
+    ).encode(),
+    "links in a head that is open": (
+        f"<!DOCTYPE html><head><title>Tides</title><link rel=a><base href=b>{PAGE}"
+    ).encode(),
+    "heads within heads": f"<head><head><title>Tides</title>{PAGE}".encode(),
+    "upper case": f"<HTML><HEAD><TITLE>Tides</TITLE>{PAGE}".encode(),
+    "noscript in the head": (
+        f"<head><title>Tides</title><noscript><style>p {{}}</style></noscript>{PAGE}"
+    ).encode(),
     "text in the head": "<head><title>Tides</title>Caf\u00e9 by the sea.".encode(),
     "XHTML": f"<?xml version='1.0' encoding='utf-8'?><html><title>Tides</title>{PAGE}".encode(),
     "Latin-1": f"<meta charset=iso-8859-1><title>Tides</title>{PAGE}".encode("latin-1"),
@@ -206,11 +219,17 @@ def test_what_is_no_page_stays_as_it_is(text: str) -> None:
     assert text_of(text.encode()) == text
 
 
-@pytest.mark.parametrize(
-    "before", [b"\xef\xbb\xbf", b"\n\n", b"\0\0\0junk", b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 1000]
-)
-def test_a_pdf_behind_other_bytes(before: bytes) -> None:
-    assert text_of(before + pdf(["First page", "Second"])) == "First page\n\nSecond"
+BEFORE = [
+    *(b"\xef\xbb\xbf", b"\n\n", b"\0\0\0junk", b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 1000),
+    *(b"\xff\xfe", b" ", b"%!PS-Adobe-3.0 PDF-1.4\n", b"<!-- made by hand -->\n", b"\x1a\r\n"),
+    *(b"--frame\r\nContent-Type: application/pdf\r\n\r\n", b"% PDF\n"),
+]
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("behind", [b"", b"\r\n--frame--\r\n" + b"\0" * 500])
+def test_a_pdf_between_other_bytes(before: bytes, behind: bytes) -> None:
+    assert text_of(before + pdf(["First page", "Second"]) + behind) == "First page\n\nSecond"
 
 
 @pytest.mark.parametrize(

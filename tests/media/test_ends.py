@@ -138,6 +138,8 @@ JOINED = {
     "MP3 with notes": _MP3 + b"TAG" + b"x" * 125 + _MP3,
     "MP3 without Xing frames": _NO_XING * 2,
     "MP3, the first with one": _MP3 + _NO_XING,
+    "Opus": encoded("OGG", "OPUS") * 2,
+    "AAC": ffmpeg("adts", "aac") * 2,
 }
 CUT = {
     "FLAC": encoded("FLAC")[:-100],
@@ -289,6 +291,19 @@ def test_frames_are_those_that_are_shown(name: str) -> None:
     assert np.abs(np.array(seen(FILMS[name], num_frames=5)) - wanted).max() <= 1
 
 
+@given(st.integers(0, 1400), st.integers(40, 1600))
+@settings(max_examples=25, deadline=None)
+def test_any_edit_list_is_what_the_decoder_makes_of_it(first: int, length: int) -> None:
+    content = trimmed(_FILM, first, length)
+    held = [which for _, which in shown(content)]
+    if held:
+        wanted = [held[round(at)] for at in np.linspace(0, len(held) - 1, 4)]
+        assert np.abs(np.array(seen(content, num_frames=4)) - wanted).max() <= 1
+    else:
+        with pytest.raises(MediaError):
+            seen(content, num_frames=4)
+
+
 @pytest.mark.parametrize("name", sorted(FILMS.keys() - {"no container"}))
 @pytest.mark.parametrize("fps", [1.0, 2.5])
 def test_a_rate_goes_by_time_stamps(name: str, fps: float) -> None:
@@ -311,6 +326,9 @@ def test_a_rate_goes_by_time_stamps(name: str, fps: float) -> None:
         (film("avi", "mpeg4", EVEN, Fraction(1, 25)), 0.5),
         (film("flv", "flv1", EVEN), 0.8),
         (film("ogg", "libvpx", EVEN, Fraction(1, 25)), 0.7),
+        (film("mov", "mpeg4", EVEN), 0.3),
+        (film("mp4", "libx264", EVEN), 0.95),
+        (film("flv", "flv1", EVEN, pipe=True), 0.3),
     ],
 )
 def test_a_video_that_is_cut_off_is_refused(content: bytes, keep: float) -> None:

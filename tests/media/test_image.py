@@ -15,7 +15,11 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from omnimix.errors import MediaError
+from omnimix.media.audio import AudioOpener
+from omnimix.media.document import DocumentOpener
 from omnimix.media.image import ImageOpener
+from omnimix.media.opening import MediaOpener
+from omnimix.media.video import VideoOpener
 from omnimix.types import Media
 
 
@@ -207,3 +211,27 @@ def test_a_long_label_is_cut() -> None:
     with pytest.raises(MediaError) as caught:
         opened("data:image/png;base64," + "A" * 100_000)
     assert len(str(caught.value)) < 400
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 9{1}\n"
+
+
+@pytest.mark.parametrize("size", ["", "99999999"])
+@pytest.mark.parametrize(
+    ("opener", "name"),
+    [
+        *((ImageOpener, name) for name in ("a.png", "a.jpg", "a")),
+        *((AudioOpener, name) for name in ("a.wav", "a.mp3")),
+        *((VideoOpener, name) for name in ("a.mp4", "a.mkv")),
+        *((DocumentOpener, name) for name in ("a.pdf", "a.txt")),
+    ],
+)
+def test_pointers_of_git_lfs_and_folders_are_called_so(
+    opener: type[MediaOpener], name: str, size: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(POINTER.format(0, size))
+    with pytest.raises(MediaError, match="is a pointer of Git LFS"):
+        opener().open(Media("any", tmp_path / name))
+    if opener is not VideoOpener:  # for which a folder of frames is one
+        with pytest.raises(MediaError, match="this is a folder"):
+            opener().open(Media("any", tmp_path))

@@ -16,16 +16,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+from omnimix.checkpoints import runs
 from omnimix.cli.main import app
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
-from omnimix.errors import DroppedError, SampleError, TrainError, WriteError
-from omnimix.train import checkpoint
+from omnimix.data.rows import RowSource
+from omnimix.errors import CheckpointError, DroppedError, SampleError, TrainError, WriteError
+from omnimix.generate.folder import find
+from omnimix.train import checkpoint, optim
 from omnimix.train.idle import IdleError
 from omnimix.train.loop import recompute
 from omnimix.train.objectives import Sft
 from omnimix.train.run import train
-from omnimix.train.watcher import Watcher
+from omnimix.train.watcher import Watcher, Watchers
 from tests.conftest import TINY
 from tests.train.runs import Write, metrics, record, same_weights, weights
 
@@ -103,6 +106,50 @@ def test_a_signal_while_weights_move_waits_for_the_end_of_the_step(
     assert result.saved is not None and checkpoint.state_of(result.saved)["step"] == 1
 
 
+MOMENTS = {
+    "while a record is read": (RowSource, "__getitem__"),
+    "while a loss is taken": (Sft, "loss"),
+    "while gradients are cut": (optim, "clip"),
+    "in the backward pass": (torch.Tensor, "backward"),
+    "while weights move": (torch.optim.AdamW, "step"),
+    "while a line is written": (Watchers, "metrics"),
+    "while a checkpoint is written": (torch, "save"),
+    "while a file gets to the disk": (checkpoint, "sync"),
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    list(zip(MOMENTS, [signal.SIGINT, signal.SIGTERM] * len(MOMENTS), strict=False)),
+)
+def test_a_signal_at_any_moment_costs_nothing(
+    moment: str,
+    number: signal.Signals,
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owner, name = MOMENTS[moment]
+    plain, calls = getattr(owner, name), 0
+
+    def pressed(*words: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1 + (owner not in (torch, checkpoint)):
+            os.kill(os.getpid(), number)
+        return plain(*words, **more)
+
+    path = write(stages=[{"max_steps": 2, "save_steps": 1}])
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, pressed)
+        done = CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path / "cut")])
+    assert done.exit_code == 128 + number and "stopped " in done.output
+    saved = runs.checkpoints(tmp_path / "cut")
+    assert [runs.damage(place) for place in saved] == [None] * len(saved)
+    assert train(path, out=tmp_path / "cut").finished
+    assert [line["step"] for line in metrics(tmp_path / "cut")] == [1, 2]
+
+
 def test_handlers_are_put_back(write: Write) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     train(write(stages=[{"max_steps": 1}]))
@@ -123,6 +170,51 @@ def test_a_step_without_a_usable_record_is_skipped_and_counted(write: Write) -> 
     assert sum("left out: talks.jsonl: line 2" in one for one in told.said) == 1
     (dropped,) = (result.folder / "dropped.jsonl").read_text().splitlines()
     assert "talks.jsonl: line 2" in json.loads(dropped)["why"]
+
+
+def _changed(**words: Any) -> str:
+    return json.dumps(json.loads(record(0)) | words)
+
+
+def _asked(*content: Any) -> str:
+    said = [{"role": "user", "content": list(content)}, {"role": "assistant", "content": ["red"]}]
+    return _changed(turns=said)
+
+
+UNUSABLE = {
+    "no JSON": "{",
+    "a list": "[1]",
+    "null": "null",
+    "no turns": _changed(turns=[]),
+    "turns that are none": _changed(turns=7),
+    "an unknown role": record(0).replace("assistant", "robot"),
+    "a null answer": record(0).replace('["red"]', "null"),
+    "half of a character": record(0).replace("red", "\\ud83d"),
+    "a picture that is not there": _asked({"image": "gone.png"}, "What?"),
+    "a picture that is none": _asked({"image": "test.train.yaml"}, "What?"),
+    "a picture that is a folder": _asked({"image": "."}, "What?"),
+    "a picture elsewhere": _asked({"image": "../../etc/hosts"}, "What?"),
+    "a region without a picture": _asked({"point": [1, 1]}, "What?"),
+    "a region outside": _asked({"image": "a.png"}, {"point": [900, 1]}, "What?"),
+    "a region that is no number": record(0).replace("[0, 0]", "[NaN, 0]"),
+    "a text beyond the context": _asked("word " * 3000),
+}
+
+
+def test_records_that_are_left_out_are_named_with_their_line(write: Write) -> None:
+    told = Told()
+    lines = [line for bad in UNUSABLE.values() for line in (bad, record(1))]
+    steps = {"max_steps": len(lines), "batch_size": 1, "max_dropped": 0.9, "order": "shuffled"}
+    result = train(write(lines, [steps]), watcher=told)
+    assert result.finished and result.dropped.count == len(UNUSABLE)
+    named = [
+        json.loads(line) for line in (result.folder / "dropped.jsonl").read_text().splitlines()
+    ]
+    assert not any("object is not" in one["why"] for one in named)  # words of Python
+    for i, name in enumerate(UNUSABLE):
+        where = f"talks.jsonl: line {2 * i + 1}:"
+        assert sum(one["why"].startswith(where) for one in named) == 1, name
+    assert sum("left out" in sentence for sentence in told.said) >= 5
 
 
 def test_a_micro_batch_without_a_usable_record_changes_nothing_for_the_others(
@@ -207,7 +299,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(
     spoil(lambda call, loss: loss * value if call == 5 else loss)
     with pytest.raises(TrainError, match=r"loss of step 5 is (nan|inf)"):
         train(path)
-    (_, last) = checkpoint.checkpoints(path.parent / "run")
+    (_, last) = runs.checkpoints(path.parent / "run")
     assert last.name.endswith("4")
     assert all(t.isfinite().all() for t in load_file(last / "model.safetensors").values())
 
@@ -238,7 +330,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
     with pytest.raises(TrainError, match="b holds values that are not finite"):
         checkpoint.save(tmp_path, weights, optimizer, {"stage": 0, "step": 1}, [{}])
-    assert checkpoint.checkpoints(tmp_path) == []
+    assert runs.checkpoints(tmp_path) == []
 
 
 def _flip(file: Path) -> None:
@@ -255,6 +347,9 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "a missing file": lambda place: (place / "optimizer.pt").unlink(),
     "no checksums": lambda place: (place / "checksums.json").unlink(),
     "checksums cut": lambda place: os.truncate(place / "checksums.json", 5),
+    "a cut file of weights": lambda place: os.truncate(place / "model.safetensors", 300),
+    "a file of zeros": lambda place: (place / "optimizer.pt").write_bytes(bytes(4096)),
+    "checksums of nothing": lambda place: (place / "checksums.json").write_text("[]"),
     "another state": lambda place: (place / "state.json").write_text('{"stage": 0, "step": 9}'),
 }
 
@@ -268,7 +363,15 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_found(
         weights = {"a": torch.rand(200)}
         state = {"stage": 0, "step": step}
         checkpoint.save(tmp_path, weights, optimizer, state, [checkpoint.chance()])
-    DAMAGES[damage](tmp_path / "stage-00-step-0000002")
+    with pytest.raises(CheckpointError, match=r"not ended.*from stage-00-step-0000002, which is"):
+        find(tmp_path)
+    DAMAGES[damage](last := tmp_path / "stage-00-step-0000002")
+    for place in (tmp_path, last):  # by those who answer, too
+        with pytest.raises(
+            CheckpointError,
+            match=r"0002 is damaged \(.*--fall-back goes on from stage-00-step-0000001",
+        ):
+            find(place)
     with pytest.raises(
         TrainError, match=r"is damaged \(.*--fall-back goes on from stage-00-step-0000001"
     ):
@@ -278,8 +381,14 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_found(
     assert len(said) == 1 and said[0].startswith("stage-00-step-0000002 is damaged")
     assert checkpoint.newest(tmp_path) == (place, [])
     DAMAGES[damage](place)
+    with pytest.raises(CheckpointError, match="can end in no model"):
+        find(tmp_path)
     with pytest.raises(TrainError, match="no whole checkpoint is left"):
         checkpoint.newest(tmp_path, fall_back=True)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "recipe.yaml").touch()
+    with pytest.raises(CheckpointError, match=r"training run\. Its model is .*model"):
+        find(tmp_path)
 
 
 def test_a_run_that_fell_back_ends_as_one_that_did_not(write: Write, tmp_path: Path) -> None:
@@ -330,6 +439,25 @@ def test_a_full_disk_ends_in_a_sentence_and_the_checkpoint_before_stays(
     same_weights(tmp_path / "straight", tmp_path / "cut")
 
 
+@pytest.mark.parametrize("room", [0, 1, 7, 63, 100, 500, 900, 1500, 2500, 4000])
+def test_a_disk_that_is_full_at_any_byte_leaves_no_half_of_a_checkpoint(
+    room: int, tmp_path: Path
+) -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
+    words = {"a": torch.rand(700)}, optimizer
+    first = checkpoint.save(tmp_path, *words, {"stage": 0, "step": 1}, [checkpoint.chance()])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(
+            WriteError, match=r"cannot be written \(.*goes on from stage-00-step-0000001"
+        ):
+            checkpoint.save(tmp_path, *words, {"stage": 0, "step": 2}, [checkpoint.chance()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [first] and runs.damage(first) is None
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -362,7 +490,7 @@ def test_a_checkpoint_holds_what_learns_and_refuses_another_foundation(
     (tmp_path / "begin").symlink_to(tiny_folder)
     path = write(stages=[{"max_steps": 2, "save_steps": 1}])
     result = train(path, words)
-    (_, last) = checkpoint.checkpoints(result.folder)
+    (_, last) = runs.checkpoints(result.folder)
     held = load_file(last / "model.safetensors")
     names = {name for name in held if "running" not in name and "num_batches" not in name}
     assert names and all(".connector." in name or ".frame." in name for name in names)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from omnimix import config
+from omnimix.checkpoints import runs
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import RecipeError, SampleError, TrainError
-from omnimix.train import checkpoint
 from omnimix.train.run import train
 from tests.train.runs import Write, metrics, record, weights
 
@@ -31,7 +31,7 @@ def test_what_a_run_leaves_behind(write: Write, tmp_path: Path) -> None:
     result = train(write(), ["stages.0.save_steps=2"], listener=seen.append)
     assert result.folder == tmp_path / "run"
     assert [line["step"] for line in seen] == [1, 2, 3, 4, 5, 6]
-    assert [path.name[-1] for path in checkpoint.checkpoints(result.folder)] == ["4", "6"]
+    assert [path.name[-1] for path in runs.checkpoints(result.folder)] == ["4", "6"]
     with Image.open(result.folder / "loss.png") as curve:
         assert min(curve.size) > 100
     (run,) = [json.loads(line) for line in (result.folder / "run.jsonl").read_text().splitlines()]

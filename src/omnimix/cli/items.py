@@ -56,8 +56,9 @@ def item(text: str) -> Media:
         )
     file = Path(path)
     if not path or not (file.is_file() or (name == "video" and file.is_dir())):
+        what = WORDS.get(name, "file")
         raise OmnimixError(
-            f"there is no such {WORDS.get(name, 'file')}",
+            f"this is a folder, not a {what}" if file.is_dir() else f"there is no such {what}",
             where=path or f"/{name}",
             hint="check the path",
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnimix.errors import OmnimixError, SampleError, kind_of
+from omnimix.errors import OmnimixError, SampleError, kind_of, reason
 from omnimix.regions import from_json, to_json
 from omnimix.types import Media, Part, Turn, text_of
 
@@ -58,7 +58,9 @@ def _url(item: Media) -> str:
         try:
             data = Path(data).read_bytes()
         except OSError as error:
-            raise OmnimixError(f"cannot read the file ({error})", where=str(item.data)) from None
+            raise OmnimixError(
+                f"cannot read the file ({reason(error)})", where=str(item.data)
+            ) from None
     if not isinstance(data, bytes):
         raise OmnimixError("the item is no file", where=item.label, hint="give a path")
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from omnimix.errors import ContextError
@@ -140,7 +140,9 @@ class Sequence:
 def behind_first(sequence: Sequence, block: Sequence) -> Sequence:
     """The sequence with a block of holes behind its first token, whatever that is."""
 
-    def joined(own: Int[np.ndarray, "n"], added: Int[np.ndarray, "m"]) -> Int[np.ndarray, "k"]:
+    def joined(
+        own: Shaped[np.ndarray, "n"], added: Shaped[np.ndarray, "m"]
+    ) -> Shaped[np.ndarray, "k"]:
         return np.concatenate([own[:1], added, own[1:]])
 
     labels = joined(sequence.labels, block.labels)

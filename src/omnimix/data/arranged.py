@@ -256,6 +256,10 @@ class ArrangedBatches(Batches):
             return self._sample(entry).id
         return source.where(entry.record)
 
+    def _placed_entry(self, entry: Entry, said: str) -> str:
+        source = self.entries.sources[entry.which]
+        return said if isinstance(source, StreamSource) else source.placed(entry.record, said)
+
     def _sample(self, entry: Entry) -> Sample:
         source = self.entries.sources[entry.which]
         if isinstance(source, StreamSource):
@@ -274,7 +278,7 @@ class ArrangedBatches(Batches):
                     if room is not None and len(woven) > room:
                         raise _outgrown(len(woven), room).at(woven.id)
                 except OmnimixError as error:
-                    dropped.append(error.sentence())
+                    dropped.append(self._placed_entry(entry, error.sentence()))
                     continue
                 room = None if room is None else room - len(woven)
                 sequences.append(woven)

@@ -31,6 +31,11 @@ class Source(abc.ABC):
         """Where a record stands, for messages."""
         return f"record {index + 1}"
 
+    def placed(self, index: int, said: str) -> str:
+        """What is wrong with a record, with its place in the file where the sentence does not name it."""
+        where = self.where(index)
+        return said if said.startswith(where) else f"{where}: {said}"
+
     def source(self, index: int) -> Source:
         """The dataset that a record is of: this one, unless it joins several."""
         return self

@@ -43,8 +43,15 @@ def reading(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise SampleError(
-            f"the row has not the form it should have ({reason(error)})", where=where
+            f"the row has not the form it should have ({wrong_form(error)})", where=where
         ) from error
+
+
+def wrong_form(error: Exception) -> str:
+    """As `reason`; what only those understand who know what the program does with a row is left out."""
+    if isinstance(error, TypeError | AttributeError):
+        return "a value is of another kind than it should be"
+    return reason(error)
 
 
 class Rows(Sequence[Any], abc.ABC):
@@ -117,7 +124,7 @@ class JsonRows(Rows):
             self.lined = lined and first != "["
             spans = self._lines(len(mark)) if self.lined else self._list(len(mark))
         except (OSError, UnicodeDecodeError) as error:
-            raise SampleError(f"cannot read the file ({error})", where=str(path)) from None
+            raise SampleError(f"cannot read the file ({reason(error)})", where=str(path)) from None
         self.spans = np.array(spans, dtype=np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:

@@ -231,8 +231,14 @@ class Batches(Dataset[Read]):
                 sequences.append(self._woven(place, self.draw(n, place)))
                 digests.append(f"{self.first + n}/{k}/{sequences[-1].digest()}")
             except OmnimixError as error:
-                dropped.append(error.sentence())
+                dropped.append(self._placed(place, error.sentence()))
         return self._collated(sequences, digests), dropped
+
+    def _placed(self, place: int, said: str) -> str:
+        if not isinstance(self.mixture, Mixture):
+            return said
+        which, record = self.mixture.entry(place)
+        return self.mixture.sources[which].placed(record, said)
 
     def order(self, workers: int = 0) -> Iterable[Any] | None:
         """What `__getitem__` is asked for, one after another; None for the numbers from 0."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from omnimix.data.containers import wrong_form
 from omnimix.data.placing import READS, Items, Strictness, items_of, placed, role_of
 from omnimix.data.roots import Roots
 from omnimix.data.rows import RowFormat, id_of
-from omnimix.errors import SampleError, reason
+from omnimix.errors import SampleError
 from omnimix.regions import from_json
 from omnimix.types import Media, Part, Sample, Turn, text_of
 
@@ -193,7 +194,7 @@ class TurnsFormat(RowFormat):
             ]
         except (KeyError, TypeError, AttributeError) as error:
             raise SampleError(
-                f"not a record ({reason(error)})",
+                f"not a record ({wrong_form(error)})",
                 where=where,
                 hint='write {"id": ..., "turns": [{"role": "user", "content": [...]}]}',
             ) from None

@@ -126,7 +126,7 @@ def _answered(reply: Reply, one: Woven, answer: Answer | OmnimixError, source: S
     """A reply with its answer; a server may refuse a single one."""
     size = one.pictures[-1].size if one.pictures else (0, 0)
     if isinstance(answer, OmnimixError):
-        return replace(reply, size=size, error=placed(source, reply.row, answer.sentence()))
+        return replace(reply, size=size, error=source.placed(reply.row, answer.sentence()))
     return replace(reply, answer=answer, size=size)
 
 
@@ -139,10 +139,4 @@ def _read(
         sample = source[row]
         return Reply(row, sample, None), assistant.weave(question_of(sample), options)
     except OmnimixError as error:
-        return Reply(row, sample, None, error=placed(source, row, error.sentence())), None
-
-
-def placed(source: Source, row: int, said: str) -> str:
-    """What is wrong with a record, with its place in the file where the sentence does not name it."""
-    where = source.where(row)
-    return said if said.startswith(where) else f"{where}: {said}"
+        return Reply(row, sample, None, error=source.placed(row, error.sentence())), None

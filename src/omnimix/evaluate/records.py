@@ -10,7 +10,7 @@ from typing import Any
 from omnimix.data.base import Source
 from omnimix.data.rows import RowsSpec
 from omnimix.errors import OmnimixError, SampleError
-from omnimix.evaluate.asking import Reply, ask, placed
+from omnimix.evaluate.asking import Reply, ask
 from omnimix.evaluate.measure import Measure, Reference, Score, reference_of
 from omnimix.evaluate.report import spread, wilson
 from omnimix.generate.answers import Answer
@@ -111,7 +111,7 @@ def score_records(
         for reply in replies:
             pair = _pair(reply, measure)
             if isinstance(pair, str):
-                failed.append(placed(source, reply.row, pair))
+                failed.append(source.placed(reply.row, pair))
             else:
                 pairs.append(pair)
         if progress is not None:

@@ -12,10 +12,12 @@ from omnimix import _transformers
 from omnimix.checkpoints import base, reading, releases
 from omnimix.checkpoints.base import Parts, Recognised
 from omnimix.checkpoints.files import check_finite, check_pointer
+from omnimix.checkpoints.runs import check_is_no_run
 from omnimix.compose.holding import Holding
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.errors import CheckpointError, RegistryError, first_of
+from omnimix.errors import CheckpointError, RegistryError, first_of, reason
+from omnimix.hub import read_json
 from omnimix.registry import CHECKPOINTS, did_you_mean
 
 FOLDER = Path(__file__).parent.parent / "models"
@@ -31,7 +33,7 @@ def find(name_or_folder: str | Path) -> Path:
 
     Raises:
         RegistryError: neither a shipped model nor a folder.
-        CheckpointError: a folder or file that holds no model.
+        CheckpointError: a folder or file that holds no model, such as that of a training run.
     """
     return look(name_or_folder)[0]
 
@@ -46,6 +48,8 @@ def look(name_or_folder: str | Path) -> tuple[Path, Recognised | None]:
     if name in shipped():
         return FOLDER / name, None
     path = Path(name_or_folder)
+    if path.is_dir() and not (path / "config.json").is_file():
+        check_is_no_run(path)
     recognised = base.recognise(path)
     if recognised is not None:
         return path, recognised
@@ -167,16 +171,20 @@ def read(
         check_pointer(file)
     processor = Processor.from_pretrained(folder)
     holding = holding or Holding(device)
-    words = holding.words(processor.recipe)
+    words = holding.words(processor.recipe) | _config(folder)
     try:
         with _transformers.quiet():
             model, report = MultimodalLM.from_pretrained(
-                folder, dtype=dtype, output_loading_info=True, local_files_only=True, **words
+                folder,
+                dtype=dtype,
+                output_loading_info=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are in the report, by name
+                **words,
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"the weights cannot be loaded ({line.rstrip('.')})",
+            f"the weights cannot be loaded ({reason(error).rstrip('.')})",
             where=str(folder),
             hint="the recipe and the weights must come from one save; copy the whole folder again",
         ) from error
@@ -191,6 +199,31 @@ def read(
     return holding.settle(model.eval()), processor
 
 
+def _config(folder: Path) -> dict[str, Any]:
+    """The configuration as a word of `from_pretrained`, where transformers cannot read the file itself.
+
+    Raises:
+        CheckpointError: it is another model's, or says no model.
+    """
+    file = folder / "config.json"
+    kind, found = MultimodalLM.config_class.model_type, read_json(file) or {}
+    if found.get("model_type") != kind:
+        raise CheckpointError(
+            f"model_type is {found.get('model_type')!r} where {kind!r} is wanted",
+            where=str(file),
+            hint="the recipe and the weights must come from one save; copy the whole folder again",
+        )
+    marked = file.read_bytes()[:3] == b"\xef\xbb\xbf"
+    return {"config": MultimodalLM.config_class.from_dict(found)} if marked else {}
+
+
+def _misfit(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    name, stored, wanted = key
+    return f"{name} (is {list(stored)}, wanted is {list(wanted)})"
+
+
 def _check_report(report: dict[str, Any], folder: Path) -> None:
     words = {
         "missing_keys": "missing",
@@ -198,7 +231,7 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
         "mismatched_keys": "misshapen",
     }
     for key, word in words.items():
-        names = sorted(str(name) for name in report.get(key, ()))
+        names = sorted(map(_misfit, report.get(key, ())))
         if names:
             raise CheckpointError(
                 f"{len(names)} weights are {word}: {first_of(names)}",

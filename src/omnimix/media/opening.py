@@ -23,6 +23,7 @@ from omnimix.errors import MediaError
 from omnimix.media.tiles import Step, Tiles, View
 from omnimix.types import Media
 
+_POINTER = b"version https://git-lfs"
 _ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
 
 
@@ -140,9 +141,10 @@ def check_file(path: str | Path, what: str, where: str, most: int) -> Path:
         raise _address(what, where)
     try:
         # Only regular files: reading a pipe or a device would wait for ever.
-        if not Path(path).is_file():
-            raise FileNotFoundError("no such file")
-        size = Path(path).stat().st_size
+        if not (path := Path(path)).is_file():
+            path.stat()  # the system says why, where it knows
+            raise OSError("this is a folder" if path.is_dir() else "this is no regular file")
+        size = path.stat().st_size
     except (OSError, ValueError) as error:
         raise MediaError(
             f"cannot read the {what} ({getattr(error, 'strerror', None) or error})",
@@ -151,7 +153,13 @@ def check_file(path: str | Path, what: str, where: str, most: int) -> Path:
         ) from None
     if not 0 < size <= most:
         raise _size(size, most, where)
-    return Path(path)
+    if size < 1024 and path.read_bytes().startswith(_POINTER):
+        raise MediaError(
+            f"this is a pointer of Git LFS, and the {what} itself was not fetched",
+            where=where,
+            hint="run git lfs pull in the folder, or download the file from its page",
+        )
+    return path
 
 
 def chance(seed: int, draw: int | None) -> np.random.RandomState:

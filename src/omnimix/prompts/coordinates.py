@@ -102,7 +102,7 @@ class Codec(Spec):
         """Regions as text: points as points, everything else by its bounding box.
 
         Args:
-            regions: in pixels of the original picture; what lies outside is cut.
+            regions: in pixels of the original picture; what lies outside of it is cut.
             view: how the model sees the picture.
             labels: write labels too, where the convention has them.
         """
@@ -163,7 +163,9 @@ class Codec(Spec):
         return view.frame if self.frame == "tile" else Frame.whole(*view.size)
 
     def _fractions(self, region: Region, view: View) -> Numbers:
-        x1, y1, x2, y2 = region.bounds()
+        width, height = view.size
+        x1, x2 = (min(max(x, 0.0), width) for x in region.bounds()[::2])
+        y1, y2 = (min(max(y, 0.0), height) for y in region.bounds()[1::2])
         if not self.boxes:
             x1 = x2 = (x1 + x2) / 2
             y1 = y2 = (y1 + y2) / 2

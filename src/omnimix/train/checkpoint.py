@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omnimix import _transformers
+from omnimix.checkpoints.runs import SUMS, checkpoints, damage, digest, whole_before
 from omnimix.compose.adapters import whole
 from omnimix.compose.model import MultimodalLM
 from omnimix.disk import HINT, sync, writing
@@ -25,7 +27,6 @@ from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train import shards
 
 WEIGHTS = "model.safetensors"
-SUMS = "checksums.json"
 BEST = "best"
 CHANCE = "chance.pt"
 RESUMED = "train into another folder, or use the recipe this run began with"
@@ -180,23 +181,12 @@ def seal(folder: Path, known: Mapping[str, str]) -> None:
         sync(path)
 
 
-def digest(path: Path) -> str:
-    """The checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def chance() -> dict[str, Tensor]:
     """The random states of this process."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("stage-*-step-*") if (path / "state.json").is_file())
 
 
 def newest(folder: Path, fall_back: bool = False) -> tuple[Path | None, list[str]]:
@@ -212,12 +202,12 @@ def newest(folder: Path, fall_back: bool = False) -> tuple[Path | None, list[str
         TrainError: it is damaged; names the file and the whole one before it.
     """
     said: list[str] = []
-    for place in reversed(done := checkpoints(folder)):
+    for place in reversed(checkpoints(folder)):
         wrong = damage(place)
         if wrong is None:
             return place, said
         if not fall_back:
-            whole = next((p for p in reversed(done) if p < place and damage(p) is None), None)
+            whole = whole_before(place)
             hint = (
                 f"--fall-back goes on from {whole.name}, which is whole"
                 if whole
@@ -233,22 +223,6 @@ def newest(folder: Path, fall_back: bool = False) -> tuple[Path | None, list[str
             hint="train into another folder",
         )
     return None, said
-
-
-def damage(place: Path) -> str | None:
-    """What is wrong with a checkpoint's files, by their checksums; None where nothing is."""
-    try:
-        sums = json.loads((place / SUMS).read_text())
-        for name, told in sums.items():
-            if not (place / name).is_file():
-                return f"{name} is missing"
-            if digest(place / name) != told:
-                return f"{name} has another checksum than was written"
-    except FileNotFoundError:
-        return f"{SUMS} is missing"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"{SUMS} cannot be read: {error}"
-    return None
 
 
 def state_of(place: Path) -> dict[str, Any]:
@@ -310,15 +284,53 @@ def load_learned(place: Path, model: MultimodalLM, names: Collection[str]) -> No
         )
     every = model.state_dict()
     try:
-        if shards.is_ours(place):
-            found = shards.weights(place, every)
-        else:
-            stored = load_file(place / WEIGHTS)
-            found = {n: shards.spread(t, every[n]) if n in every else t for n, t in stored.items()}
+        found = _weights(place, every)
         wrong = [n for n in (*found, *learnable(model, names)) if n not in found or n not in every]
         if wrong:
             raise RuntimeError(f"other names: {wrong[0]}")
         model.load_state_dict(found, strict=False)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _unfit(error, place) from None
+
+
+def _weights(place: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All stored weights, held as `own` of their names are."""
+    if shards.is_ours(place):
+        return shards.weights(place, own)
+    stored = load_file(place / WEIGHTS)
+    return {n: shards.spread(t, own[n]) if n in own else t for n, t in stored.items()}
+
+
+def save_start(place: Path, weights: Mapping[str, Tensor], group: ProcessGroup) -> None:
+    """Keep what a stage began with; every process calls it.
+
+    Raises:
+        TrainError: as `save`.
+    """
+    if group.size > 1:
+        kept = shards.entries(weights)
+        save_together(place.parent, place.name, kept, {}, (), group, keep=sys.maxsize)
+    else:
+        _write(place.parent, place.name, {n: t.contiguous() for n, t in weights.items()}, {})
+
+
+def start_of(place: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a stage began with, held as `own` is.
+
+    Raises:
+        TrainError: it is damaged, or of another model.
+    """
+    if wrong := damage(place):
+        raise TrainError(
+            f"the model that the stage began with cannot be read ({wrong})",
+            where=str(place),
+            hint="bring the folder back, or train into another one",
+        )
+    try:
+        found = _weights(place, own)
+        if lacking := own.keys() ^ found.keys():
+            raise RuntimeError(f"other names: {min(lacking)}")
+        return found
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _unfit(error, place) from None
 

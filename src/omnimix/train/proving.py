@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnimix.checkpoints import runs
 from omnimix.compose import features
 from omnimix.compose.processor import Processor
 from omnimix.data.mixture import loader
@@ -62,7 +63,7 @@ def prove(
     """
     training, folder = settings.load(path, overrides)
     place = Path(out) if out is not None else folder / training.output_dir
-    done = checkpoint.checkpoints(place)
+    done = runs.checkpoints(place)
     if not done:
         raise TrainError("there is no checkpoint to go on from", where=str(place))
     state = checkpoint.state_of(done[-1])

@@ -86,8 +86,8 @@ def looked_at(
                 else processor.weave(sample, max_length=most, cuts_items=source.cuts_items)
             )
         except OmnimixError as error:
-            refused.append(error.sentence())
-            faults.setdefault("unusable", error.sentence())
+            refused.append(source.placed(place, error.sentence()))
+            faults.setdefault("unusable", refused[-1])
             continue
         for fault in (*text_faults(sample), *region_faults(sample, woven)):
             faults.setdefault(fault.code, f"{source.where(place)}: {fault.said}")

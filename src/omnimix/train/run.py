@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omnimix import _transformers
+from omnimix.checkpoints import runs
 from omnimix.data.mixture import Dropped
 from omnimix.data.rows import given
 from omnimix.disk import whole_folder, writing
@@ -79,7 +80,7 @@ def train(
     training, folder = settings.load(path, overrides)
     process_group = process_groups.join()
     place = Path(out) if out is not None else folder / training.output_dir
-    if not resume and checkpoint.checkpoints(place):
+    if not resume and runs.checkpoints(place):
         raise TrainError(
             "the folder holds checkpoints of an earlier run",
             where=str(place),
@@ -198,7 +199,7 @@ class Run(Begun):
         if self.training.stages[number].validate is None or not best.is_dir():
             return
         state = checkpoint.state_of(best)
-        newest = checkpoint.state_of(checkpoint.checkpoints(self.out)[-1])
+        newest = checkpoint.state_of(runs.checkpoints(self.out)[-1])
         if (state["stage"], state["step"]) == (number, newest["step"]):
             self.tell("the last weights are the best that validation saw")
             return
