@@ -183,6 +183,7 @@ def push(*words: object) -> Result:
 SENT = {
     "README.md",
     "config.json",
+    "fingerprint.json",
     "generation_config.json",
     "model.safetensors",
     "nano.tokenizer.json",

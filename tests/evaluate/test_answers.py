@@ -71,6 +71,9 @@ def test_items_as_lines_and_parquet(tmp_path: Path) -> None:
     table = pyarrow.parquet.read_table(tmp_path / "items.parquet")
     assert table.column("score").to_pylist() == [1, 0]
     assert json.loads(table.schema.metadata[b"omnimix"])["parser"] == "unit_box@1"
+    pinned = (rows[0]["prompt"], rows[0]["parser"], rows[0]["measure"])
+    assert pinned == (found.pinned["prompt"], "unit_box@1", "referring@1")
+    assert table.column("measure").to_pylist() == ["referring@1"] * 2
 
 
 def test_nothing_that_can_be_scored_is_no_score(tmp_path: Path) -> None:

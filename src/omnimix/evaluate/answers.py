@@ -107,10 +107,11 @@ class BenchmarkResult:
         }
 
     def lines(self) -> list[dict[str, Any]]:
-        """Every scored line with what was read and its score."""
+        """Every scored line with what was read and its score, and by which prompt, parser and measure."""
         each = self.score.each or (None,) * len(self.items)
+        words = {word: self.pinned.get(word) for word in ("prompt", "parser", "measure")}
         return [
-            item.line | {"read": item.read.text if item.read else None, "score": score}
+            item.line | {"read": item.read.text if item.read else None, "score": score} | words
             for item, score in zip(self.items, each, strict=True)
         ]
 
