@@ -107,6 +107,7 @@ check: .venv/.full
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy tests/user_script.py
+	$(BIN)/pyright --pythonpath $(BIN)/python tests/user_script.py
 	$(BIN)/python -m pytest -n 0 tests/test_imports.py
 
 bench-serve: .venv/.full

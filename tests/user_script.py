@@ -1,4 +1,4 @@
-"""What somebody writes who uses omnimix; `make check` reads its types as a stranger's mypy would."""
+"""What somebody writes who uses omnimix; `make check` reads its types as a stranger's mypy and pyright would."""
 
 from __future__ import annotations
 

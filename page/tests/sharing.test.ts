@@ -187,3 +187,13 @@ it("words that name a place are found again", () => {
     { text: " stands there.", place: null },
   ]);
 });
+
+it("what conventions write around a place is left out of its words", () => {
+  const said = (text: string, label = "") =>
+    wordsOf(linked(text, [{ region: {}, item: null, start: 0, end: text.length, label }]))[0]?.text;
+  expect(said("<p>a cat</p>[0.1, 0.2]", "a cat")).toBe("a cat[0.1, 0.2]");
+  expect(said('<point x="1" y="2" alt="cup">cup</point>', "cup")).toBe("cup");
+  expect(said("<object><patch_index_0044></object>", "roof")).toBe("roof");
+  expect(said("<loc_1><loc_2>")).toBe("▢");
+  expect(said("[0.1, 0.2]")).toBe("[0.1, 0.2]");
+});

@@ -7,6 +7,7 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.utils import send_to_device
@@ -214,6 +215,33 @@ def test_a_batch_travels(batch: Batch) -> None:
     half = copy.copy(batch).to(torch.bfloat16)
     assert half.input_ids.dtype == torch.int64 and half["items"]["image"].on.dtype == torch.int64
     assert half["items"]["region"].inputs[0].dtype == torch.bfloat16
+
+
+def test_items_are_no_array(batch: Batch) -> None:
+    """TRL's GRPO makes one of whatever it is given for a prompt."""
+    with pytest.raises(
+        SpliceError, match=r"items \(image, region\) are no array.*one number of tiles"
+    ):
+        np.array(batch["items"])
+
+
+def test_the_model_without_its_head_speaks_in_both_forms(model: MultimodalLM, batch: Batch) -> None:
+    """TRL calls it, and peft hands it `return_dict` by name."""
+    words = batch.inputs()
+    wanted = model.eval().base_model(**words)[0]
+    assert torch.equal(model.base_model(**words, return_dict=True).last_hidden_state, wanted)
+    assert torch.equal(model.base_model(**words, return_dict=False)[0], wanted)
+
+
+def test_a_folder_of_the_language_model_alone(
+    tmp_path: Path, model: MultimodalLM, batch: Batch
+) -> None:
+    """As in transformers the model without its head is saved by itself, and what stands before it is fresh."""
+    model.base_model.save_pretrained(tmp_path)
+    again, told = MultimodalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert {name.partition(".")[0] for name in told["missing_keys"]} == {"image", "region"}
+    text = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    assert torch.equal(logits(again.eval(), **text), logits(model.eval(), **text))
 
 
 def test_export_with_pictures(model: MultimodalLM, batch: Batch) -> None:

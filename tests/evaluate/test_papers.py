@@ -28,6 +28,12 @@ def test_tables_name_what_there_is() -> None:
             assert row.rank is None or spec.options or spec.choices or spec.offered
 
 
+def test_the_page_names_every_benchmark_and_table() -> None:
+    text = (Path(__file__).parents[2] / "docs/evaluate.md").read_text()
+    assert [name for name in benchmarks() if f"| `{name}` | [" not in text] == []
+    assert [name for name in table() if name not in text] == []
+
+
 def test_one_command_gives_the_table(
     tiny_folder: Path, tiny_model: MultimodalLM, tiny_processor: Processor, tmp_path: Path
 ) -> None:

@@ -110,6 +110,27 @@ def test_mixes_and_orders_change_no_answer(
         assert core.items.hits and core.held == 0
 
 
+def test_an_answer_can_be_the_same_to_its_last_bit_in_any_company(
+    tiny_processor: Processor, questions: list[Sample]
+) -> None:
+    assistant = of_kind("llama", tiny_processor)
+    words = Options(max_new_tokens=6, stop_strings=(), logprobs=3)
+    woven = [assistant.weave(question, words) for question in questions]
+
+    def written(together: int, **limits: Any) -> list[Any]:
+        found = []
+        for first in range(0, len(woven), together):
+            some = [asked(assistant, one, words) for one in woven[first : first + together]]
+            core = Core(assistant.model, Limits(prefill_chunk=7, prefix_memory=2**20, **limits))
+            core.run(some)
+            found += [(one.ids, one.likely) for one in some]
+        return found
+
+    alone = written(1, deterministic=True)
+    assert written(len(woven), deterministic=True) == written(3, deterministic=True) == alone
+    assert written(len(woven)) != written(1), "these numbers should tell company"
+
+
 def test_which_models_run_together(tiny_processor: Processor) -> None:
     for kind, wanted in (("gemma3_text", Together), ("lfm2", OneByOne)):
         assert isinstance(of_kind(kind, tiny_processor).decoder.runner, wanted)
@@ -137,6 +158,52 @@ def test_who_leaves_fails_or_comes_too_late_changes_no_answer(
     assert (
         requests[3].reason == "cancelled" and requests[3].ids == wanted[3][: len(requests[3].ids)]
     )
+
+
+MIXED = [
+    LONG,
+    Options(max_new_tokens=3, stop_strings=()),
+    LONG.but({"temperature": 1.1, "seed": 7, "top_p": 0.9}),
+    LONG.but({"repetition_penalty": 1.3, "min_new_tokens": 4}),
+    LONG.but({"temperature": 0.7, "seed": 2, "top_k": 20, "frequency_penalty": 0.5}),
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_32_that_come_at_random_each_is_what_it_is_alone(
+    seed: int, assistant: Assistant, questions: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    woven = [assistant.weave(question, LONG) for question in questions]
+    cases = [(chance.randrange(len(woven)), chance.choice(MIXED)) for _ in range(32)]
+    alone: dict[Any, list[int]] = {}
+    for i, words in cases:
+        if (i, id(words)) not in alone:
+            (one,) = assistant.decoder.write([woven[i]], words, assistant.endings(words))
+            alone[i, id(words)] = one.ids
+    rows, chunk = chance.choice((3, 8, 32)), chance.choice((4, 32, 256))
+    core = Core(assistant.model, Limits(rows, None, chunk, prefix_memory=2**20, item_memory=2**20))
+    requests = [asked(assistant, woven[i], words) for i, words in cases]
+    leaving, failing = requests[::6], requests[3::7]
+    for one in failing:
+        monkeypatch.setattr(one.sampler, "note", _broken)
+    waiting = list(requests)
+    while waiting or core.waiting or core.running:
+        for _ in range(chance.randrange(4)):
+            if waiting:
+                core.add(waiting.pop(0))
+        core.step()
+        if chance.random() < 0.5:
+            chance.choice(leaving).cancel()
+    for one, (i, words) in zip(requests, cases, strict=True):
+        wanted = alone[i, id(words)]
+        if one in failing and one.error is not None:
+            assert isinstance(one.error, ZeroDivisionError)
+        elif one.reason == "cancelled":
+            assert one in leaving and one.ids == wanted[: len(one.ids)]
+        else:
+            assert one.ids == wanted
+    assert sum(one.reason in ("stop", "length") for one in requests) > 16 and core.held == 0
 
 
 def _broken(_: int) -> None:

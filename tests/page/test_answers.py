@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import tarfile
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -41,6 +46,12 @@ def test_a_pose_is_drawn_with_its_skeleton(page: Page, words: Told) -> None:
     give(page)
     ask(page, "Detect the key points.")
     picture = page.get_by_role("application").first
+    # The convention's tags are gone, and its words are one link each.
+    assert page.locator("button.words").all_inner_texts() == [
+        "nose[0.500, 0.300]",
+        "left_eye[0.520, 0.280]",
+        "left_elbow[0.700, 0.600]",
+    ]
     limbs = picture.locator("line.limb:not(.halo)")
     expect(limbs).to_have_count(1)
     ends = limbs.evaluate("l => [l.x1, l.y1, l.x2, l.y2].map((v) => v.baseVal.value)")
@@ -184,3 +195,62 @@ def test_an_answer_is_liked_and_copied(visit: Visit, address: str, words: Told) 
         expect(page.get_by_role("button", name="Good answer")).to_have_attribute(
             "aria-pressed", "false"
         )
+
+
+def test_a_box_of_an_answer_is_corrected_for_training(
+    page: Page, words: Told, tmp_path: Path
+) -> None:
+    says(words, "A <p>cup</p>[0.200, 0.300, 0.400, 0.500] and <p>a 3</p>[0.100, 0.200].")
+    give(page)
+    ask(page, "Where?")
+    page.get_by_role("button", name="Correct").click()
+    svg = page.locator("article.model").get_by_role("application")
+    svg.scroll_into_view_if_needed()
+    x1, y1, x2, y2 = words.placed[0].region.bounds()
+    box, middle = words.placed[0].region, ((x1 + x2) / 2, (y1 + y2) / 2)
+    by_mouse(page, svg, [middle, (middle[0] + 31.5, middle[1] + 51)], False)
+    (x, y) = words.placed[1].region.bounds()[:2]
+    by_mouse(page, svg, [(x, y), (x + 63, y)], False)
+    text = "A <p>cup</p>[0.300, 0.500, 0.500, 0.700] and <p>a 3</p>[0.300, 0.200]."
+    expect(page.get_by_label("Correct").first).to_have_value(text)
+    page.get_by_role("button", name="Save", exact=True).click()
+    moved = page.locator("article.user rect.shape").evaluate(
+        "r => [r.x, r.y].map((v) => v.baseVal.value)"
+    )
+    assert moved == pytest.approx([box.bounds()[0] + 31.5, box.bounds()[1] + 51], abs=1)
+    page.get_by_role("button", name="Keep and share").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as training rows (LLaVA)").click()
+    download.value.save_as(tmp_path / "rows.tar")
+    with tarfile.open(tmp_path / "rows.tar") as tar:
+        (row,) = json.load(tar.extractfile("rows.json"))  # type: ignore[arg-type]
+    assert row["conversations"][1] == {"from": "gpt", "value": text}
+
+
+def test_an_imported_file_stays_text(page: Page, words: Told) -> None:
+    bad = "<img src=x onerror=alert(1)> <script>alert(2)</script> \u202egnp " + "w" * 100_000
+    svg = b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9' onload='alert(3)'/>"
+    url = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    size = {"width": 9, "height": 9}
+    item = {"id": bad, "kind": "image", "name": bad, "url": url, "size": size}
+    region = {"point": [1, 2], "label": bad, "joined": [bad], "index": bad}
+    place = {"region": region, "item": bad, "start": 0, "end": 5, "label": bad}
+    common = {"shown": 0, "marks": [], "items": [], "versions": [], "text": bad}
+    mark = {"number": 1, "item": bad, "region": region}
+    question = {**common, "id": "q", "parent": None, "role": "user"}
+    answer = {"by": bad, "text": bad, "regions": [place], "state": "done"}
+    turns = [
+        {**question, "items": [item], "marks": [mark]},
+        {**common, "id": "a", "parent": "q", "role": "assistant", "versions": [answer]},
+    ]
+    file = {"form": "omnimix-conversation-1", "title": bad, "leaf": "a", "turns": turns}
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    page.get_by_role("button", name="Keep and share").click()
+    content = {"name": "a.json", "mimeType": "", "buffer": json.dumps(file).encode()}
+    page.set_input_files("input.import", content)
+    expect(page.locator("article")).to_have_count(2)
+    page.get_by_role("button", name="Conversations").click()
+    for text in ("article.user .said", "article.model .markdown", ".sidebar li bdi"):
+        expect(page.locator(text)).to_contain_text("<script>alert(2)</script>")
+    assert page.locator("img[src=x], script:not([src])").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 from transformers_tests import test_modeling_common as common
+from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_modeling_common import ModelTesterMixin
 
 from omnimix.compose import recipe as recipes
@@ -35,7 +36,7 @@ SMALL = (
     f"{ENCODER}.finish=[]",
 )
 ONE_VIEW = "modalities.image.steps=[{kind: resize_crop, size: 32, interpolation: bilinear}]"
-TILES = "modalities.image.steps=[{kind: anyres, size: 32, grids: [[2, 1], [1, 2]]}]"
+TILES = "modalities.image.steps=[{kind: anyres, size: 32, grids: [[1, 1], [2, 1], [1, 2]]}]"
 
 
 def tiny() -> Recipe:
@@ -44,7 +45,7 @@ def tiny() -> Recipe:
 
 
 def tiles() -> Recipe:
-    """Two branches with a frame, and several tiles an item."""
+    """Two branches with a frame, and tiles of unlike counts."""
     words = recipes.load("nano", [*SMALL, TILES]).dump(defaults=True)
     image = words["modalities"]["image"]
     image["branches"] = [*image["branches"], *image["branches"]]
@@ -109,7 +110,7 @@ class Body(MultimodalLM):
 common.MODEL_MAPPING_NAMES["omnimix"] = Body.__name__
 
 
-class Common(ModelTesterMixin):  # type: ignore[misc]
+class Common(ModelTesterMixin, GenerationTesterMixin):  # type: ignore[misc]
     """The common tests over one recipe."""
 
     all_model_classes = (MultimodalLM,)
@@ -144,4 +145,4 @@ class TestSound(Common, unittest.TestCase):
     recipe = staticmethod(sound)
 
 
-del Common, ModelTesterMixin  # pytest shall not collect these by themselves
+del Common, ModelTesterMixin, GenerationTesterMixin  # pytest shall not collect these by themselves

@@ -157,18 +157,42 @@ def same_gradients(one: torch.nn.Module, other: torch.nn.Module) -> None:
         torch.testing.assert_close(gradient, theirs[name].grad, atol=1e-5, rtol=1e-3)
 
 
-def test_sft(place: Path, processor: Processor, plain: MultimodalLM, tmp_path: Path) -> None:
-    rows = [
+def test_sft_with_adapters(
+    place: Path, processor: Processor, plain: MultimodalLM, tmp_path: Path
+) -> None:
+    """TRL puts peft around the model, whose words then come in another form; fresh adapters change no loss."""
+    trainer = SFTTrainer(
+        model=opened(place),
+        args=SFTConfig(**words(tmp_path, max_length=None)),
+        train_dataset=Dataset.from_list(talked()),
+        processing_class=processor,
+        peft_config=LoraConfig(task_type="CAUSAL_LM"),
+    )
+    batch = batch_of(trainer)
+    wanted = plain.requires_grad_(False)(**batch).loss
+    found = trainer.compute_loss(trainer.model, dict(batch))
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+    trainer.train()
+    learned = [p for name, p in trainer.model.named_parameters() if "lora_B" in name]
+    assert learned and all(p.abs().sum() > 0 for p in learned)
+
+
+def talked() -> list[dict[str, Any]]:
+    """Both rows, as SFT takes them."""
+    return [
         {
             "images": [PICTURES[i]],
             "messages": [said("user", QUESTIONS[i]), said("assistant", ANSWERS[i])],
         }
         for i in range(2)
     ]
+
+
+def test_sft(place: Path, processor: Processor, plain: MultimodalLM, tmp_path: Path) -> None:
     trainer = SFTTrainer(
         model=(model := opened(place).train()),
         args=SFTConfig(**words(tmp_path, max_length=None)),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(talked()),
         processing_class=processor,
     )
     batch = batch_of(trainer)

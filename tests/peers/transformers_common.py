@@ -7,8 +7,8 @@ nothing of it is in this repository. `transformers_common.yaml` beside this file
 a failure that is not on the list ends with exit code 1, and so does a test on the list that passes. Where the
 archive cannot be had, the script says that nothing was run.
 
-The archive of 5.24 holds the mixin of models but not those of generation and of exporting; what those two would
-ask is asked by tests/compose/test_generation_ways.py.
+The archives of 5.23 and 5.24 hold the mixin of models but not those of generation and of exporting, for which empty
+classes stand in; what those two would ask is asked by tests/compose/test_generation_ways.py.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from omnimix.types import Sample, Turn
 from tests.compose import senses
 from tests.compose.shrunk import shrunk, unlike
 
-RECIPES = ("nano", "prism_dinosiglip", "sphinx_v", "multi_token_speech")
+RECIPES = ("nano", "prism_dinosiglip", "sphinx_v", "multi_token_speech", "sphinx_v dpo")
 PLANS = {
     "full": "{shard: full}",
     "grad": "{shard: grad}",
@@ -32,22 +32,27 @@ PLANS = {
 
 
 class Unlike(Source):
-    """Nine records of a recipe: items of every sense, none, or several."""
+    """Nine records of a recipe: items of every sense, none, or several; of `NAME dpo` with a worse answer each."""
 
     length = 9
 
     def __init__(self, name: str) -> None:
+        name, _, self.objective = name.partition(" ")
         self.samples = unlike(shrunk(name))
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.samples[index % len(self.samples)]
         answer = Turn("assistant", ("red " * (1 + index % 4),))
         turns = tuple(turn for turn in sample.turns if turn.role != "assistant")
-        return replace(sample, turns=(*turns, answer), id=str(index))
+        worse = (
+            (*turns, Turn("assistant", ("blue " * (1 + index % 3),))) if self.objective else None
+        )
+        return replace(sample, turns=(*turns, answer), id=str(index), rejected=worse)
 
 
 def training_file(folder: Path, name: str, steps: int) -> Path:
-    """A training file of a shrunk recipe."""
+    """A training file of a shrunk recipe, of `NAME dpo` with that objective."""
+    name, _, objective = name.partition(" ")
     recipe = shrunk(name)
     for file in recipe.files():
         senses.write_tokenizer(folder / file)
@@ -66,8 +71,10 @@ def training_file(folder: Path, name: str, steps: int) -> Path:
         # Adam divides gradients that are nothing but rounding by their own size.
         "optimizer": {"lr": 0.001, "eps": 1e-4},
     }
+    if objective:
+        stage |= {"objective": {"kind": objective, "beta": 0.5}, "packing": False}
     words = {"name": name, "recipe": f"{name}.yaml", "num_workers": 0, "output_dir": "run"}
-    file = folder / f"{name}.train.yaml"
+    file = folder / f"{name}-{objective}.train.yaml"
     file.write_text(config.to_yaml({**words, "stages": [stage]}))
     return file
 

@@ -19,6 +19,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.data.mixture import Batches, Mixture, MixturePart
 from omnimix.errors import SampleError, TrainError
+from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train.objectives import Sft
 from omnimix.train.preferences import Dpo, Ipo
 from omnimix.train.run import train
@@ -95,7 +96,7 @@ def test_the_loss_and_gradients_are_those_of_trl(
     model = fresh()
     ours = ours.model_copy()
     names = {name for name, p in model.named_parameters() if p.requires_grad}
-    ours.begin(model, names, folder / "start.safetensors", False, True)
+    ours.begin(model, names, folder / "start", False, ProcessGroup())
     rows_ = [
         {**row, "images": [Image.open(folder / image).copy() for image in row["images"]]}
         for row in rows()
@@ -146,9 +147,9 @@ def test_adapters_off_are_the_model_below_them(folder: Path, tiny_processor: Pro
     start.begin(
         model,
         {n for n, p in model.named_parameters() if p.requires_grad},
-        folder / "s.safetensors",
+        folder / "start",
         False,
-        True,
+        ProcessGroup(),
     )
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -188,7 +189,7 @@ def test_a_run_learns_and_goes_on_exactly(write: Write, folder: Path) -> None:
     losses = [line["loss"] for line in metrics(folder / "straight") if line["stage"] == 1]
     assert losses[0] == pytest.approx(0.69, abs=0.1)  # the policy drops out
     assert losses[-1] < 0.5
-    (folder / "cut" / "start-01.safetensors").unlink()
+    (folder / "cut" / "start-01" / "model.safetensors").unlink()
     for place in (folder / "cut").glob("stage-01-step-0000004"):
         for file in place.iterdir():
             file.unlink()

@@ -8,7 +8,7 @@ import { placesOf } from "./places";
 import { Server } from "./server.svelte";
 import { forget, keep, kept, remember, remembered } from "./storage";
 import { texts } from "./texts";
-import type { Conversation, Settings, Turn, Version } from "./types";
+import type { Answered, Conversation, Settings, Turn, Version } from "./types";
 
 const STANDARD: Settings = {
   model: "",
@@ -38,7 +38,7 @@ export class Store {
   readonly busy = $derived(this.#writing !== null);
   readonly facts = $derived(this.server.facts(this.settings.model));
   readonly limits = $derived(this.facts.limits);
-  readonly chips = $derived(this.turns.length ? [] : this.facts.chips);
+  readonly chips = $derived(this.facts.chips);
   readonly ready = $derived(!this.busy && this.draft.says);
   readonly accept = $derived(
     this.limits.kinds.map((kind) => (kind === "document" ? ".pdf,.html,.htm,.txt,.md" : `${kind}/*`)).join(","),
@@ -163,7 +163,8 @@ export class Store {
     void this.#keep();
   }
 
-  correct(version: Version, text: string): void {
+  correct(version: Version, text: string, regions: Answered[]): void {
+    version.regions = regions;
     if (text === version.text) delete version.corrected;
     else version.corrected = text;
     void this.#keep();

@@ -16,6 +16,8 @@ export const texts = {
   like: "Good answer",
   dislike: "Bad answer",
   correct: "Correct",
+  movePlaces: "Drag a place, or a corner of it, to where it should be.",
+  notRewritten: "It is not plain how the answer writes this place. Change its words instead.",
   newChat: "New conversation",
   chats: "Conversations",
   remove: "Remove",

@@ -6,6 +6,11 @@ import type { Answered } from "./types";
 const [OPEN, CLOSE] = ["\uE000", "\uE001"];
 const PRIVATE = /[\uE000\uE001]/g;
 
+/** What a convention writes around a place (`<p>cat</p>[0.1, 0.2]`) is not for people, and would part the words. */
+function plain(text: string, label: string): string {
+  return text.includes("<") ? text.replace(/<[^<>]*>/g, "").trim() || label || "▢" : text;
+}
+
 /** Starts and ends count whole characters (code points), as Python does. */
 export function linked(text: string, places: readonly Answered[]): string {
   if (text.search(PRIVATE) >= 0) return text.replace(PRIVATE, "\uFFFD");
@@ -15,9 +20,9 @@ export function linked(text: string, places: readonly Answered[]): string {
   let out = "";
   let at = 0;
   const order = places.map((place, index) => ({ ...place, index })).sort((a, b) => a.start - b.start);
-  for (const { start, end, index } of order) {
+  for (const { start, end, index, label } of order) {
     if (start < at || end <= start || end > characters.length) continue;
-    out += `${part(at, start)}${OPEN}${index}${OPEN}${part(start, end)}${CLOSE}`;
+    out += `${part(at, start)}${OPEN}${index}${OPEN}${plain(part(start, end), label)}${CLOSE}`;
     at = end;
   }
   return out + part(at);

@@ -60,6 +60,8 @@ def _show(
 ) -> None:
     from rich.console import Console
 
+    from omnimix.evaluate.papers import table
+
     reports = {one: result.to_dict() for one, result in found.items()}
     whole = {"paper": name, "model": given["model"], "benchmarks": reports, "missing": missing}
     if given["out"] is not None:
@@ -75,6 +77,10 @@ def _show(
             )
         if "skipped" in report:
             say(f"{one}: no score: {report['skipped']}")
+        if table()[name].rows[one].rank and "ranked" not in report["pinned"]:
+            say(
+                f"{one}: a server writes its answers; the paper ranks them, so that the number is another"
+            )
     for one, why in missing.items():
         say(f"{one}: not asked: {why}")
     if missing or any(report["failed"] or "skipped" in report for report in reports.values()):

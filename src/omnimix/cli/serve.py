@@ -70,6 +70,13 @@ PrefillChunk = Annotated[
         min=1, help="The most tokens of new prompts that running answers wait for at each token."
     ),
 ]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="In low precision too an answer is the same whoever asks beside it; slower with many.",
+    ),
+]
 Grace = Annotated[
     int, typer.Option(min=1, help="Seconds for waiting requests when the server is ended.")
 ]
@@ -145,6 +152,7 @@ def command(
     cache_memory: CacheMemory = 2048,
     max_batch: MaxBatch = 32,
     prefill_chunk: PrefillChunk = 256,
+    deterministic: Deterministic = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
     backend: options.Backend = "torch",
@@ -216,7 +224,7 @@ def _engine(asked: SimpleNamespace, assistant: Assistant) -> Engine:
 
     if asked.engine == "one":
         return OneAtATime(assistant, asked.name)
-    most = limits(asked.max_batch, asked.cache_memory, asked.prefill_chunk)
+    most = limits(asked.max_batch, asked.cache_memory, asked.prefill_chunk, asked.deterministic)
     return Batched(assistant, asked.name, most)
 
 

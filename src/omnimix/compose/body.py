@@ -32,7 +32,16 @@ class Headless(nn.Module):
                 f"the output head gives {head.width} of its rows (language.head), and a fused loss takes all",
                 hint="train this model with Trainer or omnimix train; TRL's trainers cannot",
             )
-        return self.whole.run(self.whole.language.base_model, input_ids, **words)
+        given = words.pop("return_dict", None)  # peft hands it on by name
+        output = self.whole.run(self.whole.language.base_model, input_ids, **words)
+        return output.to_tuple() if given is False else output
+
+    def save_pretrained(self, save_directory: Any, **words: Any) -> None:
+        """The language model's weights in a folder of the whole model; opened again, everything else of it is fresh."""
+        state = words.pop("state_dict", None) or self.whole.state_dict()
+        prefix = f"{self.whole.base_model_prefix}."
+        own = {name: value for name, value in state.items() if name.startswith(prefix)}
+        self.whole.save_pretrained(save_directory, state_dict=own, **words)
 
     def get_encoder(self, modality: str | None = None) -> Headless:
         """Itself: there is no encoder that stands for all items."""

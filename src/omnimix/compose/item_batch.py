@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from omnimix.errors import SpliceError
+
 
 class Card(NamedTuple):
     """What is written beside the features of an item: its key, its frame, and the size of its first tile."""
@@ -180,6 +182,18 @@ class ItemBatches(Mapping[str, ItemBatch]):
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """Refused: a trainer that makes arrays of all inputs carries pictures as `pixel_values` alone.
+
+        Raises:
+            SpliceError: always.
+        """
+        raise SpliceError(
+            f"items ({', '.join(self)}) are no array",
+            hint="GRPO of TRL takes prompts whose pictures have one number of tiles, and no other items; "
+            "SFT and DPO take all",
+        )
 
     def numbers(self, name: str) -> list[int]:
         """For each item of a modality the number of its first feature, as `item_places` counts them."""

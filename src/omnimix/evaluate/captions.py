@@ -1,6 +1,6 @@
 """Captions against references: CIDEr (Vedantam et al. 2015) in the form of the COCO caption code.
 
-METEOR needs its authors' Java program and its tables and is not offered.
+METEOR and SPICE need their authors' Java programs: `omnimix.evaluate.official_captions`.
 """
 
 from __future__ import annotations

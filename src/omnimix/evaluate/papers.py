@@ -16,6 +16,7 @@ from omnimix.evaluate.benchmark import named
 from omnimix.evaluate.judges import judged
 from omnimix.evaluate.ranking import Rank
 from omnimix.evaluate.server import Server
+from omnimix.generate.assistant import Assistant
 
 
 class PaperRow(Spec):
@@ -66,6 +67,8 @@ def run_paper(
 ) -> tuple[dict[str, BenchmarkResult], dict[str, str]]:
     """Ask a model all benchmarks of a table; one that cannot be asked stops none.
 
+    A server writes answers where the paper ranks them, since it does not say how likely a given answer is.
+
     Args:
         folder: below it lies a folder for each benchmark.
         out: a folder for the answers, one file a benchmark; a run that was killed is gone on with there.
@@ -78,7 +81,8 @@ def run_paper(
     out.mkdir(parents=True, exist_ok=True)
     for one, row in table()[name].rows.items():
         answers = out / f"{one}.jsonl"
-        words: dict[str, Any] = {"style": row.prompt, "rank": row.rank, "limit": limit}
+        rank = row.rank if isinstance(assistant, Assistant) else None  # a server writes
+        words: dict[str, Any] = {"style": row.prompt, "rank": rank, "limit": limit}
         if progress is not None:
             words["progress"] = lambda done, total, one=one: progress(one, done, total)
         try:

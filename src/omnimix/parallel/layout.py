@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, distributed as dist, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
+    FSDPModule,
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
@@ -114,6 +115,27 @@ class ModelLayout:
         """
         return work()
 
+    @contextmanager
+    def standing_in(self, model: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Exchange some of a model's weights for others, and back; outside of `run`.
+
+        Args:
+            weights: by name, held as those of the model are; they hold the model's meanwhile.
+        """
+        self._exchange(model, weights)
+        try:
+            yield
+        finally:
+            self._exchange(model, weights)
+
+    def _exchange(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+        for name, parameter in model.named_parameters():
+            if name in weights:
+                parameter.data, weights[name] = weights[name], parameter.data
+
+
+ALONE = ModelLayout()
+
 
 class Root(nn.Module):
     """The outermost module of FSDP, around whatever calls the model, through whichever of its methods."""
@@ -207,6 +229,18 @@ class Sharded(ModelLayout):
         for name, parameter in model.named_parameters():
             if name in whole:
                 parameter.data = parameter.data.to(self.device)
+
+    @torch.no_grad()
+    def _exchange(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+        for module in self.root.modules():
+            if weights and isinstance(module, FSDPModule):
+                module.reshard()  # What `shard: grad` keeps gathered would be the old values.
+        for name, parameter in model.named_parameters():
+            if name in weights:  # FSDP gathers from the memory that it was given.
+                mine, other = own_part(parameter)[0], own_part(weights[name])[0]
+                kept = mine.clone()
+                mine.copy_(other)
+                other.copy_(kept)
 
     def run(self, work: Callable[[], T], counts: bool = True) -> T:
         several = self.process_group.size > 1 and any(

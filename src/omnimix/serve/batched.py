@@ -25,14 +25,19 @@ ITEMS = 2**28
 """Bytes of encoded items that are kept."""
 
 
-def limits(max_batch: int = 32, cache_memory: int = 2048, prefill_chunk: int = 256) -> Limits:
+def limits(
+    max_batch: int = 32,
+    cache_memory: int = 2048,
+    prefill_chunk: int = 256,
+    deterministic: bool = False,
+) -> Limits:
     """What a server takes.
 
     Args:
         cache_memory: MiB for running answers; half as many again keep beginnings of prompts.
     """
     memory = cache_memory * 2**20
-    return Limits(max_batch, memory, prefill_chunk, prefix_memory=memory // 2, item_memory=ITEMS)
+    return Limits(max_batch, memory, prefill_chunk, memory // 2, ITEMS, deterministic)
 
 
 class Batched:

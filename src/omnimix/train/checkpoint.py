@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -283,15 +284,53 @@ def load_learned(place: Path, model: MultimodalLM, names: Collection[str]) -> No
         )
     every = model.state_dict()
     try:
-        if shards.is_ours(place):
-            found = shards.weights(place, every)
-        else:
-            stored = load_file(place / WEIGHTS)
-            found = {n: shards.spread(t, every[n]) if n in every else t for n, t in stored.items()}
+        found = _weights(place, every)
         wrong = [n for n in (*found, *learnable(model, names)) if n not in found or n not in every]
         if wrong:
             raise RuntimeError(f"other names: {wrong[0]}")
         model.load_state_dict(found, strict=False)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _unfit(error, place) from None
+
+
+def _weights(place: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All stored weights, held as `own` of their names are."""
+    if shards.is_ours(place):
+        return shards.weights(place, own)
+    stored = load_file(place / WEIGHTS)
+    return {n: shards.spread(t, own[n]) if n in own else t for n, t in stored.items()}
+
+
+def save_start(place: Path, weights: Mapping[str, Tensor], group: ProcessGroup) -> None:
+    """Keep what a stage began with; every process calls it.
+
+    Raises:
+        TrainError: as `save`.
+    """
+    if group.size > 1:
+        kept = shards.entries(weights)
+        save_together(place.parent, place.name, kept, {}, (), group, keep=sys.maxsize)
+    else:
+        _write(place.parent, place.name, {n: t.contiguous() for n, t in weights.items()}, {})
+
+
+def start_of(place: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a stage began with, held as `own` is.
+
+    Raises:
+        TrainError: it is damaged, or of another model.
+    """
+    if wrong := damage(place):
+        raise TrainError(
+            f"the model that the stage began with cannot be read ({wrong})",
+            where=str(place),
+            hint="bring the folder back, or train into another one",
+        )
+    try:
+        found = _weights(place, own)
+        if lacking := own.keys() ^ found.keys():
+            raise RuntimeError(f"other names: {min(lacking)}")
+        return found
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _unfit(error, place) from None
 

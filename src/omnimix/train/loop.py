@@ -71,10 +71,10 @@ class Loop:
         self.moved = False
         self.warned: dict[str, int] = {}
         self.norms: dict[str, Tensor] = {}
-        with run.process_group.agreed():
-            start = run.out / f"start-{number:02d}.safetensors"
-            first, names = run.process_group.rank == 0, run.learned[number]
-            self.stage.objective.begin(run.model, names, start, resumed is not None, first)
+        start, learned = run.out / f"start-{number:02d}", run.learned[number]
+        self.stage.objective.begin(
+            run.model, learned, start, resumed is not None, run.process_group
+        )
         if resumed is not None:
             with run.process_group.agreed():
                 checkpoint.load_learned(resumed, run.model, run.learned[number])

@@ -13,6 +13,8 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.config import Spec
 from omnimix.errors import SampleError, TrainError
+from omnimix.parallel.layout import ALONE, ModelLayout
+from omnimix.parallel.process_group import ProcessGroup
 from omnimix.types import Sample
 
 
@@ -40,16 +42,25 @@ class Objective(Spec):
         """
 
     def begin(
-        self, model: MultimodalLM, names: Collection[str], file: Path, resumed: bool, write: bool
+        self,
+        model: MultimodalLM,
+        names: Collection[str],
+        place: Path,
+        resumed: bool,
+        group: ProcessGroup,
     ) -> None:
-        """Keep what is needed of the model that a stage begins with.
+        """Keep what is needed of the model that a stage begins with; every process calls it.
 
         Args:
             names: of the parameters that learn.
-            file: of the run's folder, for what a run that goes on needs again.
+            place: a folder in that of the run, for what a run that goes on needs again.
             resumed: whether the stage goes on, so that the model is not yet or no longer that one.
-            write: whether this process writes the file.
+            group: the processes of the run.
         """
+
+    def against(self, model: MultimodalLM, batch: Batch, layout: ModelLayout = ALONE) -> Objective:
+        """The objective of one micro-batch, with what it takes from passes of its own; every process calls it."""
+        return self
 
     def amount(self, batch: Batch) -> float:
         """How much of what the mean is taken over a micro-batch holds: learned tokens, by what they count for."""

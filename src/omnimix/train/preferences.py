@@ -5,25 +5,24 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field, PrivateAttr
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.func import functional_call
 from torch.nn import functional
 
 from omnimix.compose import adapters
 from omnimix.compose.batch import Batch
 from omnimix.compose.loss import learned
 from omnimix.compose.model import MultimodalLM
-from omnimix.disk import writing
 from omnimix.errors import SampleError, TrainError
+from omnimix.parallel.layout import ALONE, ModelLayout
+from omnimix.parallel.process_group import ProcessGroup
+from omnimix.train import checkpoint
 from omnimix.train.objectives import Objective
 from omnimix.types import Sample
 
@@ -42,6 +41,7 @@ class Preference(Objective):
     reference: Literal["start", "adapters_off"] = "start"
     length_normalized: bool = False
     _start: dict[str, Tensor] | None = PrivateAttr(default=None)
+    _before: Tensor | None = PrivateAttr(default=None)
 
     @classmethod
     def takes(cls, sample: Sample) -> None:
@@ -52,33 +52,31 @@ class Preference(Objective):
             )
 
     def begin(
-        self, model: MultimodalLM, names: Collection[str], file: Path, resumed: bool, write: bool
+        self,
+        model: MultimodalLM,
+        names: Collection[str],
+        place: Path,
+        resumed: bool,
+        group: ProcessGroup,
     ) -> None:
         if self.reference == "adapters_off":
             return
         if resumed:
-            try:
-                self._start = load_file(file, device=str(model.device))
-            except (OSError, SafetensorError) as error:
-                raise TrainError(
-                    f"the model that the stage began with cannot be read ({error})",
-                    where=str(file),
-                    hint="bring the file back, or train into another folder",
-                ) from None
+            with group.agreed():
+                own = {n: p.detach() for n, p in model.named_parameters() if n in names}
+                self._start = checkpoint.start_of(place, own)
             return
         self._start = _held(model, names)
-        if not write:
-            return
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_suffix(".part")
-            save_file({n: t.contiguous() for n, t in self._start.items()}, draft)
-            draft.replace(file)
+        checkpoint.save_start(place, self._start, group)
 
     def amount(self, batch: Batch) -> float:
         return batch.pairs
 
-    def loss(self, model: MultimodalLM, batch: Batch, count: float) -> Tensor:
+    def against(self, model: MultimodalLM, batch: Batch, layout: ModelLayout = ALONE) -> Preference:
+        """Itself, with how likely the reference finds the answers.
+
+        A pass of its own, for weights that lie over processes can stand aside for others only while none is gathered.
+        """
         if not batch.pairs:
             raise TrainError(
                 f"the objective {self.kind!r} learns from pairs, and a record has one answer alone",
@@ -87,9 +85,17 @@ class Preference(Objective):
             )
         if self.reference == "start" and self._start is None:
             self._start = _held(model, {n for n, p in model.named_parameters() if p.requires_grad})
-        with torch.no_grad(), _still(model):
-            before = self._likely(model, batch, self._as_it_was(model))
-        score = self._likely(model, batch, lambda words: model(**words).loss) - before
+        start = layout.standing_in(model, self._start or {})
+        off = _without_adapters(model) if self.reference == "adapters_off" else nullcontext()
+        found = self.model_copy()
+        with torch.no_grad(), _still(model), start, off:
+            found._before = layout.run(lambda: self._likely(model, batch))
+        return found
+
+    def loss(self, model: MultimodalLM, batch: Batch, count: float) -> Tensor:
+        if self._before is None:
+            return self.against(model, batch).loss(model, batch, count)
+        score = self._likely(model, batch) - self._before
         chosen, rejected = score.chunk(2)
         return self.of(chosen - rejected).sum() / count
 
@@ -101,25 +107,12 @@ class Preference(Objective):
             margin: by how much more likely the chosen answer has become, less that of the rejected one.
         """
 
-    def _as_it_was(self, model: MultimodalLM) -> Any:
-        if self.reference == "start":
-            start = self._start
-            assert start is not None
-            if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-                raise TrainError(
-                    "what the stage began with cannot stand in for weights that are cut over processes",
-                    where="objective.reference",
-                    hint="set reference: adapters_off, or leave parallel out",
-                )
-            return lambda words: functional_call(model, start, (), words).loss
-        return lambda words: _without_adapters(model, words)
-
-    def _likely(self, model: MultimodalLM, batch: Batch, run: Any) -> Float[Tensor, "answers"]:
+    def _likely(self, model: MultimodalLM, batch: Batch) -> Float[Tensor, "answers"]:
         """The logarithm of every answer's probability, the chosen ones first."""
         words = batch.inputs(mask=False) | {"labels": batch.labels, "token_losses": True}
         scale = words.pop("loss_scale", None)
         places, _, scale = learned(batch.labels, None, scale)
-        losses: Tensor = run(words)
+        losses: Tensor = model(**words).loss
         width, borders = batch.input_ids.shape[1], batch.cu_seq_lens_q
         if borders is None:
             owner = places // width
@@ -174,7 +167,8 @@ def _still(model: MultimodalLM) -> Iterator[None]:
         model.train(was)
 
 
-def _without_adapters(model: MultimodalLM, words: dict[str, Any]) -> Tensor:
+@contextlib.contextmanager
+def _without_adapters(model: MultimodalLM) -> Iterator[None]:
     layers = [one for one in adapters.layers(model).values() if not one.disable_adapters]
     if not layers:
         raise TrainError(
@@ -186,10 +180,9 @@ def _without_adapters(model: MultimodalLM, words: dict[str, Any]) -> Tensor:
     try:
         for one in layers:
             one.enable_adapters(False)
-        loss: Tensor = model(**words).loss
+        yield
     finally:
         for one in layers:
             one.enable_adapters(True)
         for parameter, learned_ in learns:
             parameter.requires_grad_(learned_)
-    return loss

@@ -14,11 +14,9 @@ from torch import Tensor
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import TrainError
-from omnimix.parallel.layout import ModelLayout
+from omnimix.parallel.layout import ALONE, ModelLayout
 from omnimix.train import optim, ranks
 from omnimix.train.settings import Stage
-
-ALONE = ModelLayout()
 
 LEARNED = 1e-3
 """A loss below which a gradient may round to nothing."""
@@ -161,7 +159,8 @@ def _backward(
     with layout.process_group.together():
         moved = batch.to(device, non_blocking=True)
         with autocast():
-            loss = layout.run(lambda: stage.objective.loss(model, moved, count) * share, share > 0)
+            objective = stage.objective.against(model, moved, layout)
+            loss = layout.run(lambda: objective.loss(model, moved, count) * share, share > 0)
         # Nothing to learn from where only an image's connector learns, and the part holds no image.
         if loss.requires_grad:
             loss.backward()

@@ -22,7 +22,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.errors import OmnimixError
 from omnimix.generate.engine.prefixes import PrefixCache
 from omnimix.generate.engine.prompts import ItemCache, NamedPrompt
-from omnimix.generate.engine.runners import Runner, runner
+from omnimix.generate.engine.runners import Apart, Runner, runner
 from omnimix.generate.engine.sampling import Likely, Sampler
 
 IDLE_CHUNK = 2048
@@ -39,6 +39,8 @@ class Limits:
         prefill_chunk: tokens of prompts that a step reads at most while answers are being written.
         prefix_memory: bytes for beginnings of prompts that may come again.
         item_memory: bytes for encoded items that may come again.
+        deterministic: texts and items pass through the model one by one, so that in low precision too an answer is the
+            same in any company; much slower where many are written at once.
     """
 
     max_batch: int = 32
@@ -46,6 +48,7 @@ class Limits:
     prefill_chunk: int = 256
     prefix_memory: int = 0
     item_memory: int = 0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for word in ("max_batch", "prefill_chunk"):
@@ -135,7 +138,9 @@ class Core:
         self.model = model
         self.limits = limits or Limits()
         self.runner = run or runner(model)
-        self.items = ItemCache(model, self.limits.item_memory)
+        if self.limits.deterministic:
+            self.runner = Apart(self.runner)
+        self.items = ItemCache(model, self.limits.item_memory, self.limits.deterministic)
         self.prefixes = PrefixCache(self.runner, self.limits.prefix_memory)
         self.ranks = ranks
         self.tokens = self.steps = 0

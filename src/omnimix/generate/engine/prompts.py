@@ -81,15 +81,17 @@ class ItemCache:
     Args:
         model: encodes them.
         most: bytes that are kept beyond what running prompts need.
+        apart: items pass through the encoders one by one, so that the last bits of each are its own.
 
     Attributes:
         hits, misses: items that were at hand, and items that were encoded.
         bytes: that are kept.
     """
 
-    def __init__(self, model: MultimodalLM, most: int) -> None:
+    def __init__(self, model: MultimodalLM, most: int, apart: bool = False) -> None:
         self.model = model
         self.most = most
+        self.apart = apart
         self.hits = self.misses = self.bytes = 0
         self._kept: OrderedDict[Key, tuple[Tensor, Tensor | None]] = OrderedDict()
         sources = {spec.source() for spec in model.recipe.modalities.values()}
@@ -121,6 +123,11 @@ class ItemCache:
         if not new:
             return
         self.misses += len(new)
+        for some in [{key: one} for key, one in new.items()] if self.apart else [new]:
+            self._run(name, some)
+
+    def _run(self, name: str, new: Mapping[Key, tuple[Item, Key | None]]) -> None:
+        """Encode items that are not at hand."""
         items = [item for item, _ in new.values()]
         batch = item_batch(items, list(range(len(items)))).to(self.model.device)
         maps = [self._kept[on][1] for _, on in new.values() if on is not None]

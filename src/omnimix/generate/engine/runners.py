@@ -120,6 +120,34 @@ class OneByOne:
         raise NotImplementedError
 
 
+class Apart:
+    """Texts one after the other and each prompt in one piece: to the last bit, a text's numbers are its own.
+
+    Args:
+        run: what runs each.
+    """
+
+    whole = True
+
+    def __init__(self, run: Runner) -> None:
+        self._run = run
+        self.token_bytes = run.token_bytes
+
+    def open(self, room: int) -> Any:
+        return self._run.open(room)
+
+    def run(self, texts: Sequence[Any], embeddings: Sequence[Tensor]) -> Tensor:
+        pairs = zip(texts, embeddings, strict=True)
+        return torch.cat([self._run.run([text], [new]) for text, new in pairs])
+
+    def cut(self, text: Any, start: int, end: int) -> None:
+        """Nothing: what a longer prompt read differs in its last bits."""
+        return None
+
+    def put(self, text: Any, pieces: Sequence[Tensor]) -> None:
+        raise NotImplementedError
+
+
 def runner(model: MultimodalLM) -> Runner:
     """What runs a model: all texts together, where a tiny copy of it gave each text's own logits so."""
     language = model.recipe.language

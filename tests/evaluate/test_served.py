@@ -1,0 +1,47 @@
+"""A model behind `omnimix serve`, asked over a real connection, gets the scores that it gets directly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.evaluate.layouts import MAKERS
+from tests.serve.live import live
+
+from omnimix.compose.model import MultimodalLM
+from omnimix.compose.processor import Processor
+from omnimix.evaluate.answers import run
+from omnimix.evaluate.server import Server
+from omnimix.generate.assistant import Assistant
+from omnimix.generate.decoding import Options
+from omnimix.serve.app import Settings, create_app
+from omnimix.serve.batched import Batched
+from omnimix.serve.items import ItemReader
+
+FEW = Options(max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def assistant(tiny_model: MultimodalLM, tiny_processor: Processor) -> Assistant:
+    return Assistant(tiny_model, tiny_processor)
+
+
+@pytest.fixture(scope="module")
+def server(assistant: Assistant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    settings = Settings(ItemReader(tmp_path_factory.mktemp("root")), FEW)
+    with live(create_app(Batched(assistant, "tiny"), settings)) as address:
+        yield Server(f"{address}/v1", "tiny")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_same_scores_as_directly(
+    name: str, assistant: Assistant, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)  # Java takes seconds to start
+    MAKERS[name](tmp_path / "files")
+    direct = run(assistant, name, tmp_path / "files", options=FEW).to_dict()
+    served = run(server, name, tmp_path / "files", options=FEW).to_dict()  # type: ignore[arg-type]
+    kept = ("score", "n", "empty", "unread", "groups", "numbers", "low", "high", "failed")
+    assert {k: served.get(k) for k in kept} == {k: direct.get(k) for k in kept}, served["failures"]
+    assert served["n"] and served["pinned"]["server"] and "weights" in direct["pinned"]
