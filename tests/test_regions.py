@@ -277,3 +277,16 @@ def test_a_mask_of_any_depth_begins_at_half(kind: type) -> None:
     file = io.BytesIO()
     Image.fromarray(np.array([[0, half - 1, half, 2 * half - 1]], dtype=kind)).save(file, "PNG")
     assert masks.from_png(file.getvalue()).tolist() == [[False, False, True, True]]
+
+
+def test_the_largest_mask_is_taken_and_none_above_it() -> None:
+    masks.check_size(masks.MOST_PIXELS // 4, 4)
+    with pytest.raises(RegionError):
+        masks.check_size(masks.MOST_PIXELS // 4 + 1, 4)
+
+
+def test_a_label_is_named() -> None:
+    """A fifth number or word by its place alone would pass for one."""
+    for made in (lambda: Box(1, 2, 3, 4, "cup"), lambda: Point(1, 2, "cup")):  # type: ignore[misc]
+        with pytest.raises(TypeError):
+            made()

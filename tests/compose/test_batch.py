@@ -16,7 +16,7 @@ from omnimix.compose.item_batch import ItemBatches
 from omnimix.compose.loss import token_loss
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.compose.sequence import IGNORE, Sequence, behind_first
+from omnimix.compose.sequence import IGNORE, Sequence, behind_first, cut_items
 from omnimix.compose.splice import splice
 from omnimix.errors import SpliceError
 from omnimix.types import Media
@@ -238,3 +238,16 @@ def test_a_block_behind_the_first_token_takes_its_scale_along(tiny_processor: Pr
         else:
             assert found.scale is not None
             assert found.scale.tolist() == [own[0], 0, 0, 0, *own[1:]]
+
+
+@pytest.mark.parametrize("most", range(1, 12))
+def test_a_cut_counts_each_item_as_one(most: int, tiny_processor: Processor) -> None:
+    seen = [picture(seed=i) for i in range(2)]
+    woven = tiny_processor.weave(talk((*seen, "What is there, and what is here?"), "A cup."))
+    cut = cut_items(woven, most, list(tiny_processor.recipe.modalities))
+    kept = cut.items.get("image", [])
+    assert [item.key for item in kept] == [item.key for item in woven.items["image"][: len(kept)]]
+    inside = int((cut.owner > 0).sum())
+    assert inside == sum(item.tokens for item in kept)
+    assert len(cut) - inside + len(kept) == most
+    assert np.array_equal(cut.ids, woven.ids[: len(cut)])

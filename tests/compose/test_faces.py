@@ -23,7 +23,7 @@ from transformers import (
     pipeline,
 )
 
-from omnimix.compose import fingerprint, pixels
+from omnimix.compose import fingerprint, messages, pixels
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
@@ -357,3 +357,10 @@ def test_batches_that_a_pipeline_put_together_are_refused(
     words = {**batch, "items": [batch["items"]]}
     with pytest.raises(OmnimixError, match="items are a list"):
         tiny_model.generate(**words, max_new_tokens=1)
+
+
+def test_a_document_is_called_by_its_place_and_a_file_by_its_name() -> None:
+    """The text of a document is no name of it."""
+    assert messages.media("document", "Once upon a time.", "message 1").label == "message 1"
+    assert messages.media("image", "a.png", "message 1").label == "a.png"
+    assert messages.media("image", b"x", "message 1").label == "message 1"

@@ -218,6 +218,17 @@ def test_readings(row: str, text: str, regions: int, skipped: int) -> None:
     assert all(one.why and one.text for one in reading.skipped)
 
 
+@pytest.mark.parametrize("row", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+    "odd", ['"x"', "[1, 2, 3]", "[]", "null", "7", '["a", 1, 2, 3]', "[[1, 2, 3, 4]]"]
+)
+def test_what_is_skipped_stands_as_it_was_written(row: str, odd: str) -> None:
+    bad = f'{{"bbox_2d": {odd}, "label": "a"}}'
+    reading = codec(row).read(f"{FORMS[row]} and {bad} and {FORMS[row]}", HUNDRED)
+    assert len(reading.regions) == 2
+    assert [one.text for one in reading.skipped] == [bad]
+
+
 @pytest.mark.parametrize("row", CODECS)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())

@@ -28,6 +28,10 @@ class JoinedSources(Source):
         source, inside = self.find(index)
         return source[inside]
 
+    def where(self, index: int) -> str:
+        source, place = self.find(index)
+        return source.where(place)
+
     def source(self, index: int) -> Source:
         return self.find(index)[0]
 

@@ -236,7 +236,7 @@ class Batches(Dataset[Read]):
 
     def _placed(self, place: int, said: str) -> str:
         if not isinstance(self.mixture, Mixture):
-            return said
+            return self.mixture.placed(place, said)
         which, record = self.mixture.entry(place)
         return self.mixture.sources[which].placed(record, said)
 
