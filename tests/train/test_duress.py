@@ -24,6 +24,7 @@ from omnimix.data.rows import RowSource
 from omnimix.errors import CheckpointError, DroppedError, SampleError, TrainError, WriteError
 from omnimix.generate.folder import find
 from omnimix.train import checkpoint, optim
+from omnimix.train.folder import locked
 from omnimix.train.idle import IdleError
 from omnimix.train.loop import recompute
 from omnimix.train.objectives import Sft
@@ -273,6 +274,16 @@ def test_a_folder_of_a_run_with_other_words_is_refused(
     with pytest.raises(TrainError, match=f"began with other words: .*{said}"):
         train(path, [word])
     assert (path.parent / "run" / "training.yaml").read_text() == before
+
+
+def test_two_runs_do_not_share_a_folder(write: Write, tmp_path: Path) -> None:
+    path = write(stages=[{"max_steps": 1}])
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(TrainError, match="another process trains in this folder"),
+    ):
+        train(path, out=tmp_path / "run")
+    assert train(path, out=tmp_path / "run").finished
 
 
 def test_words_that_change_nothing_learned_may_change(write: Write) -> None:

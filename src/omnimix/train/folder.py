@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -31,6 +31,35 @@ FREE_OF_STAGE = (
 
 NAMED = 8
 """Changed words that are named."""
+
+
+def locked(folder: Path) -> IO[str]:
+    """Hold a folder, made where there is none, against a second run, which would write over this one's files.
+
+    Returns:
+        What holds it until it is closed.
+
+    Raises:
+        TrainError: another process holds it.
+        WriteError: it cannot be written to.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise TrainError(
+            "another process trains in this folder",
+            where=str(folder),
+            hint="wait until it has ended, or name another folder with --out",
+        ) from None
+    except (ImportError, OSError):
+        pass  # Windows, and file systems without locks.
+    return file
 
 
 def leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:

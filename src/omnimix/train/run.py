@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from omnimix import _transformers
 from omnimix.checkpoints import runs
 from omnimix.data.mixture import Dropped
 from omnimix.data.rows import given
-from omnimix.disk import whole_folder, writing
+from omnimix.disk import whole_folder
 from omnimix.errors import TrainError
 from omnimix.parallel import process_group as process_groups
 from omnimix.train import checkpoint, folder as folders, held, settings, shards, start
@@ -106,9 +106,13 @@ class Run(Begun):
 
     def go(self, allow_changes: bool = False, fall_back: bool = False) -> Result:
         """All stages, from wherever the newest checkpoint stands."""
-        with self.first_alone() as first, writing(self.out):
-            if first:
-                self.out.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as holding:
+            with self.first_alone() as first:
+                if first:
+                    holding.enter_context(folders.locked(self.out))
+            return self._go(allow_changes, fall_back)
+
+    def _go(self, allow_changes: bool, fall_back: bool) -> Result:
         done = self._newest(fall_back)
         at = checkpoint.state_of(done) if done else {"stage": 0, "step": 0}
         self._open(done, at, allow_changes)
