@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import tracking
+from accelerate import PartialState, tracking
+from accelerate.logging import get_logger
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -133,6 +134,8 @@ class Kept(tracking.GeneralTracker):  # type: ignore[misc]
         self.said.append(("run", run_name))
 
     def start(self) -> None:
+        # accelerate's own trackers write to its log, which asks for its state first.
+        get_logger(__name__).debug("started")
         self.said.append(("start", None))
 
     @property
@@ -152,6 +155,7 @@ class Kept(tracking.GeneralTracker):  # type: ignore[misc]
 def test_metrics_reach_the_trackers(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "kept", Kept)
     Kept.said.clear()
+    PartialState._reset_state()
     stages = [{"max_steps": 1, "validate": {**VALIDATE, "answers": 0}}, {"max_steps": 1}]
     train(write(stages=stages), ["trackers=[kept]"])
     said = [word for word, _ in Kept.said]
@@ -159,6 +163,20 @@ def test_metrics_reach_the_trackers(write: Write, monkeypatch: pytest.MonkeyPatc
     assert Kept.said[2][1]["stages.0.batch_size"] == 2
     assert {"loss", "lr", "grad_norm", "grad_norms/language"} <= Kept.said[3][1].keys()
     assert "validation" in Kept.said[4][1]
+
+
+def test_a_tracker_that_fails_is_named(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "kept", Kept)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no account")
+
+    monkeypatch.setattr(Kept, "log", fail)
+    with pytest.warns(UserWarning, match="'kept' failed and gets no more: no account"):
+        assert train(write(stages=[{"max_steps": 2}]), ["trackers=[kept]"]).finished
+    monkeypatch.setattr(Kept, "start", fail)
+    with pytest.raises(TrainError, match=r"'kept' does not start \(no account\)"):
+        train(write(), ["trackers=[kept]"])
 
 
 def test_a_tracker_that_is_not_there_is_named(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnimix.errors import TrainError
+from omnimix.errors import TrainError, reason
 from omnimix.registry import did_you_mean
 from omnimix.train.watcher import Watcher
 
@@ -21,17 +22,25 @@ class Tracking(Watcher):
         words: of the run, by dotted path.
 
     Raises:
-        TrainError: a name that accelerate does not know, or a package that is not there.
+        TrainError: a name that accelerate does not know, a package that is not there, or a tracker that does not
+            start (no account, no network).
     """
 
     def __init__(self, names: Sequence[str], folder: Path, words: Mapping[str, Any]) -> None:
         self.trackers: list[Any] = []
         for name in names:
             tracker = made(name, folder)
-            tracker.start()
             # A tracker takes plain values alone.
             plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in words.items()}
-            tracker.store_init_configuration(plain)
+            try:
+                tracker.start()
+                tracker.store_init_configuration(plain)
+            except Exception as error:
+                raise TrainError(
+                    f"the tracker {name!r} does not start ({reason(error)})",
+                    where="trackers",
+                    hint="set it up as its own pages say, or leave it out",
+                ) from None
             self.trackers.append(tracker)
 
     def metrics(self, line: dict[str, Any]) -> None:
@@ -40,8 +49,15 @@ class Tracking(Watcher):
             values |= {f"{word}/{part}": value for part, value in line.get(word, {}).items()}
         for word in ("stage", "step", "steps", "trainable", "total_step"):
             values.pop(word, None)
-        for tracker in self.trackers:
-            tracker.log(values, step=line["total_step"])
+        for tracker in list(self.trackers):
+            try:
+                tracker.log(values, step=line["total_step"])
+            except Exception as error:  # the run is worth more, and metrics.jsonl holds every line
+                self.trackers.remove(tracker)
+                warnings.warn(
+                    f"the tracker {tracker.name!r} failed and gets no more: {reason(error)}",
+                    stacklevel=2,
+                )
 
     def close(self) -> None:
         for tracker in self.trackers:
@@ -52,7 +68,7 @@ class Tracking(Watcher):
 def made(name: str, folder: Path) -> Any:
     """A tracker, not started yet."""
     try:
-        from accelerate import tracking
+        from accelerate import PartialState, tracking
     except ModuleNotFoundError:
         raise TrainError(
             "trackers need accelerate", where="trackers", hint="pip install 'omnimix[train]'"
@@ -70,5 +86,6 @@ def made(name: str, folder: Path) -> Any:
             where="trackers",
             hint=f"pip install {name.replace('_', '-')}, or leave the tracker out",
         )
+    PartialState()  # Their log asks it, down to the lines that nobody sees.
     more = {"logging_dir": str(folder / "logs")} if known[name].requires_logging_directory else {}
     return known[name](folder.resolve().name, **more)
