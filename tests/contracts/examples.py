@@ -206,7 +206,14 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
                 "circular",
                 "pope",
             ),
-            *("mme", "number", "mathvista", "coco_captions", "sentence_similarity"),
+            *(
+                "mme",
+                "number",
+                "mathvista",
+                "coco_captions",
+                "sentence_similarity",
+                "region_captions",
+            ),
         )
     },
 }

@@ -10,11 +10,9 @@ from tests.evaluate.layouts import MAKERS
 from typer.testing import CliRunner
 
 from omnimix.cli.main import app
-from omnimix.compose.model import MultimodalLM
-from omnimix.compose.processor import Processor
 from omnimix.evaluate.benchmark import table as benchmarks
 from omnimix.evaluate.papers import run_paper, table
-from omnimix.generate.assistant import Assistant
+from omnimix.generate.assistant import load
 
 PAPER = "2402.07865"
 
@@ -34,9 +32,7 @@ def test_the_page_names_every_benchmark_and_table() -> None:
     assert [name for name in table() if name not in text] == []
 
 
-def test_one_command_gives_the_table(
-    tiny_folder: Path, tiny_model: MultimodalLM, tiny_processor: Processor, tmp_path: Path
-) -> None:
+def test_one_command_gives_the_table(tiny_folder: Path, tmp_path: Path) -> None:
     files, out = tmp_path / "files", tmp_path / "first"
     rows = table()[PAPER].rows
     for name, row in rows.items():
@@ -58,7 +54,7 @@ def test_one_command_gives_the_table(
     assert "ranked" not in report["benchmarks"]["vqav2"]["pinned"]
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     (out / "vsr.jsonl").write_bytes(before["vsr.jsonl"][:-9])
-    found, missing = run_paper(Assistant(tiny_model, tiny_processor), PAPER, files, out)
+    found, missing = run_paper(load(str(tiny_folder)), PAPER, files, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert (
         list(missing) == ["gqa"]

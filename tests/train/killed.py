@@ -1,6 +1,6 @@
 """A run that is killed again and again, with other numbers of processes and workers each time.
 
-Called as `killed.py FILE OUT`, where OUT/plan.json lists `{"world", "workers", "kill": [what, count]}`. Every try is a
+Called as `killed.py FILE OUT`, where OUT/plan.json lists `{"world", "workers", "kill": [what, count], "overrides"}`. Every try is a
 fork of this process, which has imported everything already; each notes what it read in OUT/read.jsonl.
 """
 
@@ -52,7 +52,7 @@ def once(file: str, out: Path, words: dict[str, Any], rank: int, tried: int) -> 
     Proof.take = taken  # type: ignore[method-assign]
     checkpoint.sync = synced  # type: ignore[attr-defined]
     workers = [f"num_workers={words['workers']}"]
-    run.train(file, workers, out / "run", allow_changes=True)
+    run.train(file, [*workers, *words.get("overrides", ())], out / "run", allow_changes=True)
 
 
 def main(file: str, out: Path) -> None:

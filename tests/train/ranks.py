@@ -73,8 +73,8 @@ class Spoiled(OneSense):
 class InTurn(plan.Mixture):
     """The records of a dataset one after another, so that each rank's sense is known."""
 
-    def __getitem__(self, place: int) -> Sample:
-        return self.sources[0][place % (self.sources[0].length or 1)]
+    def _record(self, which: int, index: int) -> int:
+        return index % (self.sources[which].length or 1)
 
 
 def _burst(*_: Any) -> None:

@@ -236,7 +236,9 @@ def test_two_processes_learn_what_one_learns(two: dict[str, Ran], one: Any, name
     pair = two[name]
     place, alone, expected = one(CASES[name] if name in CASES else PLANS[name][0])
     assert alone["size"] == 1 and [said["size"] for said in pair.said] == [2, 2]
-    assert all(said["finished"] for said in pair.said)
+    assert all(said.get("finished") for said in pair.said), [
+        said.get("error") for said in pair.said
+    ]
     assert [said["dropped"] for said in pair.said] == [alone["dropped"]] * 2
     for gradients in pair.gradients:
         assert gradients.keys() == expected.keys() and expected

@@ -142,7 +142,8 @@ def check_file(path: str | Path, what: str, where: str, most: int) -> Path:
     try:
         # Only regular files: reading a pipe or a device would wait for ever.
         if not (path := Path(path)).is_file():
-            path.stat()  # the system says why, where it knows
+            if not path.exists():
+                raise OSError("there is no such file")
             raise OSError("this is a folder" if path.is_dir() else "this is no regular file")
         size = path.stat().st_size
     except (OSError, ValueError) as error:
