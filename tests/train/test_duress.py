@@ -6,6 +6,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,6 @@ from omnimix.data.rows import RowSource
 from omnimix.errors import CheckpointError, DroppedError, SampleError, TrainError, WriteError
 from omnimix.generate.folder import find
 from omnimix.train import checkpoint, optim
-from omnimix.train.folder import locked
 from omnimix.train.idle import IdleError
 from omnimix.train.loop import recompute
 from omnimix.train.objectives import Sft
@@ -278,11 +279,17 @@ def test_a_folder_of_a_run_with_other_words_is_refused(
 
 def test_two_runs_do_not_share_a_folder(write: Write, tmp_path: Path) -> None:
     path = write(stages=[{"max_steps": 1}])
-    with (
-        locked(tmp_path / "run"),
-        pytest.raises(TrainError, match="another process trains in this folder"),
-    ):
-        train(path, out=tmp_path / "run")
+    holding = (
+        "import sys; from pathlib import Path; from omnimix.train.folder import locked; "
+        "held = locked(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", holding, str(tmp_path / "run")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None and other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(TrainError, match="another process trains in this folder"):
+            train(path, out=tmp_path / "run")
+        other.stdin.close()
     assert train(path, out=tmp_path / "run").finished
 
 

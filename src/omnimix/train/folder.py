@@ -49,8 +49,9 @@ def locked(folder: Path) -> IO[str]:
     try:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        # Of this process alone: workers that read data outlive one that was killed, by moments, and hold nothing.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         file.close()
         raise TrainError(
             "another process trains in this folder",
