@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ LITTLE = 1 << 20
 """Bytes: with less than that left a disk is called full."""
 
 HINT = "free some space, mend the permission or name another place, then run the same command again"
+
+
+def digest(path: Path) -> str:
+    """The checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from PIL import Image
+from transformers.utils import logging
 
 from omnimix.compose import recipe as recipes
+from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.types import Media
 from tests.conftest import TINY
 from tests.contracts.examples import EXAMPLES
 from tests.contracts.test_registry import write_tokenizer
+from tests.models import random_model
 
 _PARTS = EXAMPLES["encoders"]
 _NORM = {"kind": "normalize", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -132,3 +135,13 @@ def video(seed: int = 0) -> Media:
 
 def document(words: int = 9) -> Media:
     return Media.document("one two three four " * words)
+
+
+def saved(place: Path) -> Path:
+    """A folder of a tiny model of every sense, with random weights."""
+    write_words(place)
+    recipe = recipe_of_senses()
+    logging.disable_progress_bar()
+    random_model(recipe).save_pretrained(place / "model")
+    Processor.from_recipe(recipe, place).save_pretrained(place / "model")
+    return place / "model"

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from transformers.utils import logging
 
 import omnimix
-from omnimix.compose.processor import Processor
 from omnimix.generate.assistant import Assistant
 from omnimix.types import Media
 from tests.compose import senses
 from tests.media.test_video import film
-from tests.models import random_model
 from tests.page.conftest import Scripted, Told, Visit, served
 from tests.page.test_drawing import by_mouse
 from tests.page.test_talking import ask
@@ -27,12 +24,7 @@ NOTES = b"one two three four"
 def hearing(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
     """A tiny model of every sense, with random weights."""
     place = tmp_path_factory.mktemp("senses")
-    senses.write_words(place)
-    recipe = senses.recipe_of_senses()
-    logging.disable_progress_bar()
-    random_model(recipe).save_pretrained(place / "model")
-    Processor.from_recipe(recipe, place).save_pretrained(place / "model")
-    return omnimix.load(place / "model", device="cpu")
+    return omnimix.load(senses.saved(place), device="cpu")
 
 
 @pytest.fixture(scope="module")

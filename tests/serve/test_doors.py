@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 import torch
 from starlette.testclient import TestClient
-from transformers.utils import logging
 from typer.testing import CliRunner
 
 import omnimix
 from omnimix.cli.main import app
-from omnimix.compose.processor import Processor
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
 from omnimix.serve.app import Settings, create_app
@@ -25,7 +23,6 @@ from omnimix.serve.items import ItemReader
 from omnimix.types import Media, Sample, Turn
 from tests.compose import senses
 from tests.media.test_video import film
-from tests.models import random_model
 
 NOTES = "one two three four two one"
 WORDS = {"max_new_tokens": 12}
@@ -35,12 +32,7 @@ WORDS = {"max_new_tokens": 12}
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a tiny model of every sense, with random weights."""
     place = tmp_path_factory.mktemp("senses")
-    senses.write_words(place)
-    recipe = senses.recipe_of_senses()
-    logging.disable_progress_bar()
-    random_model(recipe).save_pretrained(place / "model")
-    Processor.from_recipe(recipe, place).save_pretrained(place / "model")
-    return place / "model"
+    return senses.saved(place)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
+from omnimix.disk import digest
 from omnimix.errors import CheckpointError
 
 SUMS = "checksums.json"
@@ -14,12 +14,6 @@ SUMS = "checksums.json"
 def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
     return sorted(path for path in folder.glob("stage-*-step-*") if (path / "state.json").is_file())
-
-
-def digest(path: Path) -> str:
-    """The checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damage(place: Path) -> str | None:

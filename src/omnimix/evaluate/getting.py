@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tarfile
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from omnimix.disk import write_text, writing
+from omnimix.disk import digest, write_text, writing
 from omnimix.errors import MediaError, OmnimixError
 from omnimix.evaluate.benchmark import BenchmarkSpec, Download
 
@@ -62,7 +61,7 @@ def get(
         with writing(path):
             path.parent.mkdir(exist_ok=True)
             _fetch(one.url, path, progress, checked)
-            found = _sha256(path)
+            found = digest(path)
             known = one.sha256 or sums.get(one.url, {}).get("sha256", "")
             if known and found != known:
                 path.unlink()
@@ -96,11 +95,6 @@ def _sums(folder: Path) -> dict[str, dict[str, Any]]:
         return found
     except (OSError, ValueError):
         return {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Checked(urllib.request.HTTPRedirectHandler):

@@ -19,7 +19,7 @@ from torch import nn
 from omnimix import regions, versions
 from omnimix.compose import recipe as recipes
 from omnimix.data.sources import Source
-from omnimix.disk import write_text, writing
+from omnimix.disk import digest, write_text, writing
 from omnimix.errors import OmnimixError
 from omnimix.evaluate.asking import Reply, ask
 from omnimix.generate.assistant import Assistant
@@ -194,8 +194,7 @@ def identity(assistant: Any) -> dict[str, Any]:
 def _content(data: Path) -> str:
     """A hash of a file, or of the names and sizes of a folder's files."""
     if data.is_file():
-        with data.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return digest(data)[:16]
     files = sorted(path for path in data.rglob("*") if path.is_file())
     listed = "\n".join(f"{path.relative_to(data)} {path.stat().st_size}" for path in files)
     return hashlib.sha256(listed.encode()).hexdigest()[:16]

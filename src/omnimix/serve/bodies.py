@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,8 +78,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise ValueError(f"an object holds {len(pairs)} words, at most {_MOST_WORDS} are read")
     found = dict(pairs)
     if len(found) < len(pairs):
-        words = [word for word, _ in pairs]
-        twice = next(word for word in found if words.count(word) > 1)
+        counts = Counter(word for word, _ in pairs)
+        twice = next(word for word, count in counts.items() if count > 1)
         raise ValueError(f"the word {twice[:40]!r} stands twice in one object")
     return found
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omnimix import _transformers
-from omnimix.checkpoints.runs import SUMS, checkpoints, damage, digest, whole_before
+from omnimix.checkpoints.runs import SUMS, checkpoints, damage, whole_before
 from omnimix.compose.adapters import whole
 from omnimix.compose.model import MultimodalLM
-from omnimix.disk import HINT, sync, writing
+from omnimix.disk import HINT, digest, sync, writing
 from omnimix.errors import TrainError
 from omnimix.parallel.layout import own_part
 from omnimix.parallel.process_group import ProcessGroup
