@@ -10,13 +10,15 @@ import json
 import shutil
 from pathlib import Path
 
+import omnimix  # noqa: F401  (first: it makes timm importable beside a torchvision of another build)
+
+# isort: split
 import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import omnimix  # noqa: F401  (makes timm importable beside a torchvision of another build)
 from omnimix.compose import recipe as recipes
 
 CHAT = (

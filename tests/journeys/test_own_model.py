@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +177,12 @@ def served(folder: Path, picture: Path) -> str:
         said = client.post("/chat", json={"messages": [{"role": "user", "content": content}]})
     assert said.status_code == 200, said.text
     return str(said.json()["message"]["content"])
+
+
+def test_the_tiny_parts_of_the_page_are_made_in_a_fresh_process(tmp_path: Path) -> None:
+    file = Path(__file__).parents[2] / "examples" / "tiny_parts.py"
+    done = subprocess.run(
+        [sys.executable, str(file)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "rows.json").is_file() and (tmp_path / "parts" / "vit").is_dir()
