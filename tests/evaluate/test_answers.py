@@ -278,11 +278,21 @@ def test_a_judge_with_a_prompt_of_a_file(tmp_path: Path, served: Callable[[Repli
     assert any(one.endswith(" | {reference} | {untouched}\n") for one in asked)
     assert all(one.startswith("Q | ") for one in asked) and len(asked) == 2
     again = CliRunner().invoke(app, words[:3])
-    assert json.loads(again.stdout.splitlines()[0])["score"] is None  # by our prompt it is not judged
+    assert (
+        json.loads(again.stdout.splitlines()[0])["score"] is None
+    )  # by our prompt it is not judged
     place.write_text("{question} {answer}")
     refused = CliRunner().invoke(app, words)
     assert refused.exit_code == 2 and "has no {reference}" in refused.stderr
-    table = ["evaluate", "nano", "2403.20271", "--folder", str(tmp_path), "--answers", str(tmp_path / "t")]
+    table = [
+        "evaluate",
+        "nano",
+        "2403.20271",
+        "--folder",
+        str(tmp_path),
+        "--answers",
+        str(tmp_path / "t"),
+    ]
     refused = CliRunner().invoke(app, [*table, "--judge-prompt", str(place)])
     assert refused.exit_code == 2 and "--judge-prompt does not go with" in refused.stderr
     answered("pope", tmp_path / "pope", tmp_path / "pope.jsonl", ["yes"] * 9)

@@ -87,7 +87,9 @@ def test_every_table_asks_all_of_its_rows(
     report = json.loads(found.read_text())
     # The tiny model's whole context is as long as those answers.
     long = [name for name in rows if benchmarks()[name].max_new_tokens == 1024]
-    assert list(report["missing"]) == long and all(f"{one}: not asked" in done.stderr for one in long)
+    assert list(report["missing"]) == long and all(
+        f"{one}: not asked" in done.stderr for one in long
+    )
     asked = [name for name in rows if name not in long]
     assert list(report["benchmarks"]) == asked and all(f"{name} " in done.stdout for name in asked)
     judged = [name for name in asked if benchmarks()[name].judge is not None]
