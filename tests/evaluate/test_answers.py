@@ -50,7 +50,7 @@ def test_stored_answers_are_scored_without_model_or_files(tmp_path: Path) -> Non
         path.unlink()
     again = score(out)
     assert again.to_dict() == first.to_dict() and again.to_dict()["empty"] == 1
-    assert again.pinned["benchmark"] == "vizwiz" and again.pinned["measure"] == "vqa@1"
+    assert again.pinned["benchmark"] == "vizwiz" and again.pinned["measure"] == "vizwiz@1"
     assert score(out, metric="exact").measure == "exact"
     with out.open("a") as file:
         file.write('{"row": 4, "id": 7, "answer": 3}\n{"to\n')
