@@ -45,6 +45,12 @@ JudgeUrl: TypeAlias = Annotated[
     str | None, typer.Option("--judge", help="The server of a judge: http://host:port/v1.")
 ]
 JudgeModel: TypeAlias = Annotated[str, typer.Option(help="The judge's name there.")]
+JudgePrompt: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="The judge's prompt, with {question}, {reference} and {answer} in it. Default: our own."
+    ),
+]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Begin answers anew.")]
 Index: TypeAlias = Annotated[
     Path | None, typer.Option(help="With --folder, the rows of an index file of data prepare.")
@@ -83,6 +89,7 @@ def from_files(
     style: Style = "default",
     judge: JudgeUrl = None,
     judge_model: JudgeModel = "",
+    judge_prompt: JudgePrompt = None,
     overwrite: Overwrite = False,
     index: Index = None,
     rank: Rank = None,
@@ -95,7 +102,7 @@ def from_files(
     from omnimix.cli.bars import bars
     from omnimix.evaluate.answers import run
     from omnimix.evaluate.benchmark import opened as official_rows
-    from omnimix.evaluate.judges import judged
+    from omnimix.evaluate.judges import judged, prompted
     from omnimix.evaluate.papers import table as paper_table
     from omnimix.evaluate.written import write_items
     from omnimix.parallel.process_group import join
@@ -105,10 +112,12 @@ def from_files(
     words = (given[word] for word in ("model", "device", "feature_cache", "server"))
     group = join()
     if name in paper_table():
-        place = papers.folder_for(answers, items=items, index=index, rank=rank)
+        others = {"items": items, "index": index, "rank": rank, "judge-prompt": judge_prompt}
+        place = papers.folder_for(answers, **others)
         more = (folder, place, overwrite, judge_at(judge, judge_model))
         return papers.ask(name, opened(*words), given, *more)
     spec, _ = official_rows(name, folder, style)
+    spec = spec if judge_prompt is None else prompted(spec, judge_prompt)
     if spec.judge is not None and answers is None:
         raise OmnimixError("judged answers have to stay", hint="say where: --answers FILE.jsonl")
     judging, assistant = judge_at(judge, judge_model), opened(*words)
@@ -221,17 +230,19 @@ def score(
     ] = None,
     judge: JudgeUrl = None,
     judge_model: JudgeModel = "",
+    judge_prompt: JudgePrompt = None,
     as_json: AsJson = False,
     out: Out = None,
 ) -> None:
     """Score stored answers again, without the model and without the benchmark's files."""
     from omnimix.evaluate.answers import score as scored
     from omnimix.evaluate.benchmark import named
-    from omnimix.evaluate.judges import judged
+    from omnimix.evaluate.judges import judged, prompted
     from omnimix.evaluate.written import exported, write_items
 
     found = scored(answers, None, metric)
     spec = named(found.benchmark)
+    spec = spec if judge_prompt is None else prompted(spec, judge_prompt)
     if export is not None:
         write_text(export, json.dumps(exported(found, spec.export)) + "\n")
     if spec.judge is not None and metric is None:
