@@ -13,6 +13,7 @@ import typer
 
 from omnimix.cli import papers
 from omnimix.cli.guard import say
+from omnimix.cli.tables import table
 from omnimix.disk import write_text
 from omnimix.errors import OmnimixError
 
@@ -211,21 +212,17 @@ def show(result: BenchmarkResult, title: str, as_json: bool, out: Path | None) -
 
 
 def _table(report: dict[str, Any], title: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
     pinned = report["pinned"]
     versions = ", ".join(str(pinned.get(word, "")) for word in ("prompt", "parser", "measure"))
     counts = f"{report['n']} answers on {report['pictures']} pictures, {report['empty']} empty, "
     counts += f"{report['unread']} not understood, {report['failed']} failed"
     counts = "; ".join((counts, *report.get("notes", ())))
-    made = Table(
-        box=box.SIMPLE_HEAD,
+    made = table(
+        [""],
+        ("score", "low", "high"),
         title=f"{title} on {report['benchmark']} by {report['measure']}",
         caption=f"{counts}; {versions}",
     )
-    for column in ("", "score", "low", "high"):
-        made.add_column(column, justify="left" if not column else "right")
     numbers = (report.get(word) for word in ("score", "low", "high"))
     made.add_row("all", *("" if one is None else f"{one:.4f}" for one in numbers))
     for part in ("groups", "numbers"):
