@@ -19,6 +19,7 @@ from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
     from omnimix.evaluate.answers import BenchmarkResult
+    from omnimix.evaluate.benchmark import BenchmarkSpec
     from omnimix.evaluate.server import Server
 
 Folder: TypeAlias = Annotated[
@@ -101,8 +102,7 @@ def from_files(
     """
     from omnimix.cli.bars import bars
     from omnimix.evaluate.answers import run
-    from omnimix.evaluate.benchmark import opened as official_rows
-    from omnimix.evaluate.judges import judged, prompted
+    from omnimix.evaluate.judges import judged
     from omnimix.evaluate.papers import table as paper_table
     from omnimix.evaluate.written import write_items
     from omnimix.parallel.process_group import join
@@ -116,10 +116,7 @@ def from_files(
         place = papers.folder_for(answers, **others)
         more = (folder, place, overwrite, judge_at(judge, judge_model))
         return papers.ask(name, opened(*words), given, *more)
-    spec, _ = official_rows(name, folder, style)
-    spec = spec if judge_prompt is None else prompted(spec, judge_prompt)
-    if spec.judge is not None and answers is None:
-        raise OmnimixError("judged answers have to stay", hint="say where: --answers FILE.jsonl")
+    spec = _asked(name, folder, style, answers, judge_prompt)
     judging, assistant = judge_at(judge, judge_model), opened(*words)
     with bars() as step:
         found = run(
@@ -143,6 +140,19 @@ def from_files(
     if items is not None:
         write_items(found, items)
     show(found, given["model"], given["as_json"], given["out"])
+
+
+def _asked(
+    name: str, folder: Path, style: str, answers: Path | None, judge_prompt: Path | None
+) -> BenchmarkSpec:
+    """The benchmark, after all that can be wrong about it before a model is loaded."""
+    from omnimix.evaluate.benchmark import opened as official_rows
+    from omnimix.evaluate.judges import prompted
+
+    spec, _ = official_rows(name, folder, style)
+    if spec.judge is not None and answers is None:
+        raise OmnimixError("judged answers have to stay", hint="say where: --answers FILE.jsonl")
+    return spec if judge_prompt is None else prompted(spec, judge_prompt)
 
 
 def _name(given: dict[str, Any], named: str | None) -> str:
