@@ -58,9 +58,6 @@ Server = Annotated[
         help="Ask a server that speaks OpenAI's API; its key is read from OMNIMIX_API_KEY or OPENAI_API_KEY.",
     ),
 ]
-Parallel = Annotated[
-    str | None, typer.Option(help="tensor: share the model out over the processes of torchrun.")
-]
 
 
 def command(
@@ -83,7 +80,7 @@ def command(
     weights: options.Weights = "16",
     part: options.Parts = None,
     word: options.Words = None,
-    parallel: Parallel = None,
+    parallel: options.Parallel = None,
     quantization: options.Quantization = None,
     server: Server = None,
 ) -> None:

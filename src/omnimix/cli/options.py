@@ -79,6 +79,9 @@ FeatureCache: TypeAlias = Annotated[
         help="A folder in which what the encoders give is kept, for the next time that the same items are asked about."
     ),
 ]
+Parallel: TypeAlias = Annotated[
+    str | None, typer.Option(help="tensor: share the model out over the processes of torchrun.")
+]
 Quantization: TypeAlias = Annotated[
     str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
 ]

@@ -90,8 +90,8 @@ class Decoder:
             while True:
                 with group.together():
                     core.step()
-                if one.error is not None:
-                    raise one.error
+                    if one.error is not None:
+                        raise one.error
                 yield from one.ids[given:]
                 given = len(one.ids)
                 # A caller may end the writing on one rank; the others must not wait for its next token.
@@ -120,7 +120,7 @@ class Decoder:
                 seeds = [seed + i * apart for i in range(len(prompts))]
         with self.process_group.together():
             limits = Limits(max_batch=max(batch_size, 1), item_memory=ITEMS)
-            core = Core(self.model, limits, self.runner, shared)
+            core = Core(self.model, limits, self.runner, self.process_group)
         asked = zip(prompts, seeds, strict=True)
         return core, [request(one, self.model, options, endings, seed) for one, seed in asked]
 

@@ -66,11 +66,14 @@ def open_model(
     if dtype == "auto" and words.get("quantization"):
         raise OmnimixError("quantized weights have a type of their own", hint="leave --dtype out")
     assistant = load(name, device, dtype=DTYPES.get(dtype or ""), **words)
+    group = assistant.process_group
+    if group.rank:
+        say = lambda _: None  # noqa: E731
     if dtype == "auto":
         took = {
             one: seconds(assistant.model.language, DTYPES[one]) for one in ("float32", "bfloat16")
         }
-        best = min(took, key=lambda one: sum(took[one]))
+        best = group.tell(min(took, key=lambda one: sum(took[one])))
         listed = "; ".join(f"{one} {a:.2g} s and {b:.2g} s" for one, (a, b) in took.items())
         say(f"number type {best} (products of {READ} tokens in and {WRITTEN} out: {listed})")
         assistant.to(dtype=DTYPES[best])
