@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -216,7 +217,9 @@ def _follow(asked: SimpleNamespace, group: ProcessGroup) -> None:
 
     with group.agreed():  # that the first can listen
         running.deaf()
-    follow(_opened(asked), _limits(asked))
+    assistant = _opened(asked)
+    gc.freeze()  # as the first does
+    follow(assistant, _limits(asked))
 
 
 def _opened(asked: SimpleNamespace) -> Assistant:
