@@ -67,8 +67,8 @@ def open_model(
         raise OmnimixError("quantized weights have a type of their own", hint="leave --dtype out")
     assistant = load(name, device, dtype=DTYPES.get(dtype or ""), **words)
     group = assistant.process_group
-    if group.rank:
-        say = lambda _: None  # noqa: E731
+    if group.rank:  # the first process speaks for all
+        say = _silent
     if dtype == "auto":
         took = {
             one: seconds(assistant.model.language, DTYPES[one]) for one in ("float32", "bfloat16")
@@ -81,6 +81,10 @@ def open_model(
     if backend != "torch":
         say(agreement(assistant))
     return assistant
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
 
 
 def seconds(language: nn.Module, dtype: torch.dtype) -> tuple[float, float]:

@@ -174,7 +174,7 @@ class Core:
             for one in requests:
                 one.cancel()
             with torch.inference_mode():
-                self._settle(*Core._news(self))
+                self._settle(*self._news())
 
     def fail(self, error: BaseException) -> None:
         """Give up all requests."""
