@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from omnimix.compose.sequence import Sequence as Woven
+from omnimix.errors import Unavailable
 from omnimix.generate.answers import Answer, Closing
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options, request
-from omnimix.generate.engine.core import Core, Generation, Limits
+from omnimix.generate.engine.core import Generation, Limits
 from omnimix.generate.engine.prompts import prompt
-from omnimix.serve.engine import Piece, Unavailable, whole
+from omnimix.serve.engine import Piece, whole
 from omnimix.types import Sample
 
 ITEMS = 2**28
@@ -54,7 +55,7 @@ class Batched:
         self.processor = assistant.processor
         self.recipe = assistant.processor.recipe
         self._assistant = assistant
-        self._core = Core(assistant.model, most or limits(), assistant.decoder.runner)
+        self._core = assistant.decoder.core(most or limits())
         self._weaving = ThreadPoolExecutor(2, thread_name_prefix="omnimix-weave")
         self._work = threading.Condition()
         self._closing = self._closed = False
