@@ -186,24 +186,26 @@ def server() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
         free.close()
-        # omnimix first, which cures a torchvision of another build.
-        main = "import omnimix; from vllm.entrypoints.cli.main import main; main()"
-        command = [sys.executable, "-c", main, "serve", str(Path(folder) / "export")]
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command += ["--model", str(Path(folder) / "export")]
         command += ["--host", "127.0.0.1", "--port", port]
         command += ["--enable-prompt-embeds", "--enforce-eager", "--dtype", "float32"]
-        forked = os.environ | {"VLLM_WORKER_MULTIPROC_METHOD": "fork"}
-        with subprocess.Popen(command, stdout=sys.stderr, env=forked) as process:
+        with subprocess.Popen(command, stdout=sys.stderr) as process:
             address = f"http://127.0.0.1:{port}"
             try:
-                while process.poll() is None:
-                    try:
-                        urllib.request.urlopen(f"{address}/health", timeout=1).close()
-                        break
-                    except OSError:
-                        time.sleep(0.5)
+                while process.poll() is None and not _listens(address):
+                    time.sleep(0.5)
                 yield address
             finally:
                 process.terminate()
+
+
+def _listens(address: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{address}/health", timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

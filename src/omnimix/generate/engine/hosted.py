@@ -103,9 +103,16 @@ class Hosted(Core):
         self._started.append(request)
         return super()._begun(request, embeddings[:0])
 
-    def _leave(self) -> None:
-        super()._leave()
+    def step(self) -> bool:
+        more = super().step()
         self._give_back()
+        return more
+
+    def run(self, requests: Sequence[Generation]) -> None:
+        try:
+            super().run(requests)
+        finally:
+            self._give_back()
 
     def _give_back(self) -> None:
         running = [one.request for one in self._running]
@@ -129,4 +136,3 @@ class Hosted(Core):
                 one.request.reason = "length"  # the host's own limit
                 self._running.remove(one)
                 one.request.listen(one.request)
-        self._give_back()
