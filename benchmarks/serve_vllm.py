@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 32])
-    parser.add_argument("--compile", action="store_true", help="let it compile, which takes minutes")
+    parser.add_argument(
+        "--compile", action="store_true", help="let it compile, which takes minutes"
+    )
     asked = parser.parse_args()
     for name, value in (("LOGGING_STREAM", "ext://sys.stderr"), ("LOGGING_LEVEL", "ERROR")):
         os.environ.setdefault(f"VLLM_{name}", value)
@@ -77,7 +79,11 @@ def main() -> None:
     prompts = [torch.from_numpy(held[name]) for name in held.files]
     own = {"dtype": "float32", "enable_prompt_embeds": True, "skip_tokenizer_init": True}
     # Each round shall read its prompts, as the others do.
-    own |= {"max_model_len": 2048, "enforce_eager": not asked.compile, "enable_prefix_caching": False}
+    own |= {
+        "max_model_len": 2048,
+        "enforce_eager": not asked.compile,
+        "enable_prefix_caching": False,
+    }
     engine = LLMEngine.from_engine_args(EngineArgs(asked.folder, **own))
     params = SamplingParams(
         temperature=0,

@@ -22,8 +22,10 @@ import torch
 from tests.generate.test_backends import questions
 from tests.generate.test_engine import LONG, asked, of_kind
 from torch import Tensor
+from typer.testing import CliRunner
 
 from omnimix.cache import MOVED
+from omnimix.cli.main import app
 from omnimix.compose.processor import Processor
 from omnimix.errors import OmnimixError, Unavailable
 from omnimix.generate.assistant import Assistant
@@ -418,3 +420,17 @@ def test_what_vllm_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(OmnimixError, match=why):
             backends.runner_of(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--backend", "vllm", "--cache-memory", "9"], "--cache-memory is not for vllm"),
+        (["--backend", "vllm", "--deterministic"], "--deterministic is not for vllm"),
+        (["--backend-arg", "url=http://a"], "--backend-arg is for vllm"),
+        (["--backend-arg", "url"], "--backend-arg takes NAME=VALUE"),
+    ],
+)
+def test_words_of_a_served_vllm(words: list[str], why: str) -> None:
+    result = CliRunner().invoke(app, ["serve", "nano", "--port", "0", *words])
+    assert result.exit_code == 2 and why in result.output

@@ -59,7 +59,7 @@ def made(model: MultimodalLM, words: Mapping[str, Any], say: Callable[[str], Non
             where="language.head",
             hint="leave --backend out",
         )
-    texts = [one.to(model.device, model.dtype) for one in probes(model)]
+    texts = [one.to(model.device, language.dtype) for one in probes(model)]
     with torch.inference_mode():
         wanted = [language(inputs_embeds=one[None]).logits[0, -1].float().cpu() for one in texts]
     if not all(bool(one.isfinite().all()) for one in wanted):
@@ -74,7 +74,7 @@ def made(model: MultimodalLM, words: Mapping[str, Any], say: Callable[[str], Non
         spare(model)
     run = Hosted(model, host)
     found = _measured(run, texts, wanted)
-    bound = BOUNDS["16"] if model.dtype == torch.float32 else NARROW
+    bound = BOUNDS["16"] if language.dtype == torch.float32 else NARROW
     if "quantization" in words:
         bound = BOUNDS["int8"]
     if not found.error <= bound:
@@ -154,7 +154,7 @@ class Vllm:
             if word not in known:
                 hint = "omnimix says it" if word in OURS else did_you_mean(word, known)
                 raise OmnimixError(f"--backend-arg {word} is no word of vLLM's", hint=hint)
-        self.dtype = model.dtype
+        self.dtype = model.language.dtype
         own = {"max_model_len": model.context, "disable_log_stats": True, **words}
         said = dict.fromkeys(OURS[3:], True) | {"dtype": str(self.dtype).removeprefix("torch.")}
         try:
