@@ -159,6 +159,7 @@ def command(
     device: options.Device = None,
     dtype: options.Dtype = None,
     backend: options.Backend = "torch",
+    backend_arg: options.BackendArgs = None,
     weights: options.Weights = "16",
     part: options.Parts = None,
     word: options.Words = None,
@@ -226,7 +227,8 @@ def _opened(asked: SimpleNamespace) -> Assistant:
     from omnimix.generate.opening import open_model
 
     places, facts = places_of(asked.part or ()), words_of(asked.word or ())
-    running_on = (asked.dtype, asked.backend, asked.weights, options.note)
+    engine = words_of(asked.backend_arg or (), "--backend-arg")
+    running_on = (asked.dtype, asked.backend, asked.weights, options.note, engine)
     words = {"parts": places, "quantization": asked.quantization, **facts}
     return open_model(asked.model, asked.device, *running_on, parallel=asked.parallel, **words)
 
@@ -273,6 +275,13 @@ def _check(asked: SimpleNamespace) -> None:
         if value is not None and not 0 < value < float("inf"):
             shown = f"--{option.replace('_', '-')}"
             raise OmnimixError(f"{shown} {value:g} is no time", hint="give seconds above 0")
+    own = {"cache_memory": 2048, "prefill_chunk": 256, "deterministic": False}
+    for option, usual in own.items() if asked.backend == "vllm" else ():
+        if getattr(asked, option) != usual:
+            raise OmnimixError(
+                f"--{option.replace('_', '-')} is not for vllm, which orders its requests itself",
+                hint="--backend-arg gpu_memory_utilization=0.8 or max_num_batched_tokens=2048 is its word",
+            )
     for origin in asked.allow_origin or ():
         if not re.fullmatch(r"https?://[\w.-]{1,253}(:\d{1,5})?", origin, re.ASCII):
             raise OmnimixError(

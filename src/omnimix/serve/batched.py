@@ -13,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from omnimix.compose.sequence import Sequence as Woven
+from omnimix.errors import Unavailable
 from omnimix.generate.answers import Answer, Closing
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options, request
 from omnimix.generate.engine.core import Core, Generation, Limits
 from omnimix.generate.engine.prompts import prompt
 from omnimix.generate.engine.shared import Shared
-from omnimix.serve.engine import Piece, Unavailable, whole
+from omnimix.serve.engine import Piece, whole
 from omnimix.types import Sample
 
 ITEMS = 2**28
@@ -45,9 +46,10 @@ def core_of(assistant: Assistant, most: Limits) -> Core:
     """What writes its answers; where several processes hold its model, each has to make one."""
     group = assistant.process_group
     if group.size == 1:
-        return Core(assistant.model, most, assistant.decoder.runner)
+        return assistant.decoder.core(most)
     with group.together():
-        return Shared(assistant.model, most, assistant.decoder.runner, group)
+        run: Any = assistant.decoder.runner  # torch's: others take no part of a model
+        return Shared(assistant.model, most, run, group)
 
 
 def follow(assistant: Assistant, most: Limits) -> None:

@@ -149,7 +149,7 @@ class Core:
             self._settle(*self._news())
             self._join()
             if self._running:
-                self._write(*self._plan())
+                self._advance()
                 self.steps += 1
         return bool(self.running or self.waiting)
 
@@ -235,14 +235,7 @@ class Core:
             for one in joining:
                 given = one.prompt
                 begins = next(embedded) if isinstance(given, NamedPrompt) else given
-                text, known = self.runner.open(one.room), 0
-                if (
-                    isinstance(given, NamedPrompt)
-                    and given.names is not None
-                    and self.limits.prefix_memory
-                ):
-                    known = self.prefixes.begin(text, given.names)
-                self._running.append(_Running(one, text, begins[known:]))
+                self._running.append(self._begun(one, begins))
         except Exception as error:
             if self.group.size > 1 and error is not self.group.known:
                 raise
@@ -254,10 +247,19 @@ class Core:
             for one in left:
                 self._open([one])
 
+    def _begun(self, request: Generation, embeddings: Tensor) -> _Running:
+        given, text, known = request.prompt, self.runner.open(request.room), 0
+        if isinstance(given, NamedPrompt) and given.names is not None and self.limits.prefix_memory:
+            known = self.prefixes.begin(text, given.names)
+        return _Running(request, text, embeddings[known:])
+
     def _fail(self, request: Generation, error: BaseException) -> None:
         request.error = error
         self._running = [one for one in self._running if one.request is not request]
         request.listen(request)
+
+    def _advance(self) -> None:
+        self._write(*self._plan())
 
     def _plan(self) -> tuple[list[_Running], list[Tensor]]:
         """Who takes part in this step, and the embeddings of their new tokens."""

@@ -72,7 +72,11 @@ class Generation:
         likely: Likely | None = None
         if not self.sampler.plain:
             token, likely = self.sampler.choose(row)
+        return token, likely, self.end(token)
+
+    def end(self, token: int) -> Reason | None:
+        """Why it is over with its next token; None where it is not."""
         ids = [*self.ids, token]
         if self.ended(ids):
-            return token, likely, "stop"
-        return token, likely, "length" if len(ids) >= self.most else None
+            return "stop"
+        return "length" if len(ids) >= self.most else None
