@@ -106,6 +106,16 @@ def _rebuild(
     return kind(what, where=where, hint=hint)
 
 
+class Unavailable(OmnimixError):
+    """No fault of what was asked: the engine is full, broken or ending. Asked later, or elsewhere, it may be answered.
+
+    Attributes:
+        busy: it is full, and nothing else.
+    """
+
+    busy = False
+
+
 class RecipeError(OmnimixError):
     """A recipe or training file that cannot be used: unknown word, wrong type, parts that do not fit."""
 

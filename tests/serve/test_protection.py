@@ -17,13 +17,13 @@ from starlette.testclient import TestClient
 
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.errors import OmnimixError
+from omnimix.errors import OmnimixError, Unavailable
 from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
 from omnimix.serve import keys, ready
 from omnimix.serve.app import Settings, create_app
-from omnimix.serve.engine import OneAtATime, Piece, Unavailable, whole
+from omnimix.serve.engine import OneAtATime, Piece, whole
 from omnimix.serve.openai.uuids import Forgotten, Uuids
 from omnimix.types import Mask, Media, Sample
 from omnimix_scenes import Scenes

@@ -199,10 +199,14 @@ def test_a_root_that_is_none(tiny_folder: Path) -> None:
     assert result.exit_code == 2 and "no such folder" in result.output
 
 
-def test_several_processes_are_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_torchrun_hold_the_model_together(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    result = CliRunner().invoke(app, ["serve", str(tiny_folder), "--port", "0"])
-    assert result.exit_code == 2 and "runs in one process" in " ".join(result.output.split())
+    words = ["serve", str(tiny_folder), "--port", "0", "--quantization", "nf4"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "cannot be cut over processes" in " ".join(result.output.split())
 
 
 def test_without_the_packages_of_the_extra(

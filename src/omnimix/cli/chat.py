@@ -58,9 +58,6 @@ Server = Annotated[
         help="Ask a server that speaks OpenAI's API; its key is read from OMNIMIX_API_KEY or OPENAI_API_KEY.",
     ),
 ]
-Parallel = Annotated[
-    str | None, typer.Option(help="tensor: share the model out over the processes of torchrun.")
-]
 
 
 def command(
@@ -80,10 +77,11 @@ def command(
     device: options.Device = None,
     dtype: options.Dtype = None,
     backend: options.Backend = "torch",
+    backend_arg: options.BackendArgs = None,
     weights: options.Weights = "16",
     part: options.Parts = None,
     word: options.Words = None,
-    parallel: Parallel = None,
+    parallel: options.Parallel = None,
     quantization: options.Quantization = None,
     server: Server = None,
 ) -> None:
@@ -98,12 +96,13 @@ def command(
         typer.echo(f"no item is given: this is about the demo picture {picture}", err=True)
         items = [f"image={picture}"]
     regions = regions_from(box, point, region)
-    pictures = [text for text in items or () if text.startswith("image=")]
-    _check(regions, bool(pictures), ask, as_json, draw)
-    on = (device, dtype, backend, weights, options.note)
+    pictured = any(text.startswith("image=") for text in items or ())
+    _check(regions, pictured, ask, as_json, draw)
+    engine = words_of(backend_arg or (), "--backend-arg")
+    on = (device, dtype, backend, weights, options.note, engine)
     if server is not None:
         local = {"device": device, "dtype": dtype, "part": part, "word": word}
-        local |= {"parallel": parallel, "quantization": quantization}
+        local |= {"parallel": parallel, "quantization": quantization, "backend-arg": backend_arg}
         _none_of(local | {"backend": backend != "torch", "weights": weights != "16"})
     load = _loader(server, on, part, word, parallel, quantization)
     assistant = load(model)

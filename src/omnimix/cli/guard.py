@@ -205,8 +205,8 @@ def places_of(options: Iterable[str]) -> dict[str, str]:
     return dict(_pair(option, "--part takes NAME=PLACE", hint) for option in options)
 
 
-def words_of(options: Iterable[str]) -> dict[str, Any]:
-    """Facts that no file tells, of `--word NAME=VALUE` options; a value is read as YAML.
+def words_of(options: Iterable[str], option: str = "--word") -> dict[str, Any]:
+    """Facts that no file tells, of `--word NAME=VALUE` options or another's; a value is read as YAML.
 
     Raises:
         OmnimixError: an option without a name or a value, or one that is no YAML.
@@ -214,13 +214,15 @@ def words_of(options: Iterable[str]) -> dict[str, Any]:
     import yaml
 
     words: dict[str, Any] = {}
-    for option in options:
-        name, value = _pair(option, "--word takes NAME=VALUE", "for instance --word image_size=224")
+    for pair in options:
+        name, value = _pair(
+            pair, f"{option} takes NAME=VALUE", f"for instance {option} image_size=224"
+        )
         try:
             words[name] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise OmnimixError(
-                f"the value of --word {name} is no YAML: {value!r}",
+                f"the value of {option} {name} is no YAML: {value!r}",
                 hint="a number, a plain word, or a table such as {heads: 4}",
             ) from None
     return words

@@ -79,6 +79,9 @@ FeatureCache: TypeAlias = Annotated[
         help="A folder in which what the encoders give is kept, for the next time that the same items are asked about."
     ),
 ]
+Parallel: TypeAlias = Annotated[
+    str | None, typer.Option(help="tensor: share the model out over the processes of torchrun.")
+]
 Quantization: TypeAlias = Annotated[
     str | None, typer.Option(help="nf4 or int8: hold the language model in fewer bits.")
 ]
@@ -90,10 +93,20 @@ Dtype: TypeAlias = Annotated[
 ]
 Backend: TypeAlias = Annotated[
     str,
-    typer.Option(help="What runs the language model: torch, or openvino or llama.cpp on a CPU."),
+    typer.Option(
+        help="What runs the language model: torch, openvino or llama.cpp on a CPU, or vllm."
+    ),
+]
+BackendArgs: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend-arg",
+        metavar="NAME=VALUE",
+        help="A word of vLLM's: tensor_parallel_size=2 ...; url=http://host:8000 for a server of its own.",
+    ),
 ]
 Weights: TypeAlias = Annotated[
-    str, typer.Option(help="How these hold its matrices: 16 (bits), int8 or int4.")
+    str, typer.Option(help="How OpenVINO and llama.cpp hold its matrices: 16 (bits), int8 or int4.")
 ]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from omnimix.cli import options
 from omnimix.cli.bars import bars
-from omnimix.cli.guard import say
+from omnimix.cli.guard import say, words_of
 
 
 def command(
@@ -27,6 +27,7 @@ def command(
     device: options.Device = None,
     dtype: options.Dtype = None,
     backend: options.Backend = "torch",
+    backend_arg: options.BackendArgs = None,
     weights: options.Weights = "16",
     feature_cache: options.FeatureCache = None,
 ) -> None:
@@ -41,7 +42,8 @@ def command(
 
     chosen = Options(max_new_tokens, temperature, top_p, seed=seed)
     source = open_records(data, media=media or ())
-    assistant = open_model(model, device, dtype, backend, weights, options.note)  # type: ignore[arg-type]
+    engine = words_of(backend_arg or (), "--backend-arg")
+    assistant = open_model(model, device, dtype, backend, weights, options.note, engine)  # type: ignore[arg-type]
     if feature_cache is not None:
         assistant.keep_features(feature_cache)
     with bars() as step:

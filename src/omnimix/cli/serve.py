@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import re
@@ -18,7 +20,8 @@ from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
     from omnimix.generate.assistant import Assistant
-    from omnimix.serve.engine import Engine
+    from omnimix.generate.engine.core import Limits
+    from omnimix.parallel.process_group import ProcessGroup
     from omnimix.serve.settings import Settings
 
 _HOME = ("127.0.0.1", "::1", "localhost")
@@ -156,25 +159,23 @@ def command(
     device: options.Device = None,
     dtype: options.Dtype = None,
     backend: options.Backend = "torch",
+    backend_arg: options.BackendArgs = None,
     weights: options.Weights = "16",
     part: options.Parts = None,
     word: options.Words = None,
+    parallel: options.Parallel = None,
     quantization: options.Quantization = None,
 ) -> None:
     """Answer over HTTP in the words of OpenAI's API, with regions in it both ways; GET /health says that it is there.
 
-    SIGTERM and Ctrl-C let the requests that are there come to their answers.
+    SIGTERM and Ctrl-C let the requests that are there come to their answers. Under torchrun the processes hold the
+    model together, and the first answers.
     """
     _run(SimpleNamespace(**locals()))
 
 
 def _run(asked: SimpleNamespace) -> None:
     """Load a model and serve it, as the words of the command say."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise OmnimixError(
-            "omnimix serve runs in one process, and torchrun started several",
-            hint="start it without torchrun; several servers stand behind a proxy (docs/serving.md)",
-        )
     if asked.root is None and asked.host in _HOME:
         asked.root = Path()
     if asked.engine not in ("batched", "one"):
@@ -186,46 +187,85 @@ def _run(asked: SimpleNamespace) -> None:
     _check(asked)
     try:
         from omnimix.serve import running
-        from omnimix.serve.app import create_app
-        from omnimix.serve.engine import limited
     except ModuleNotFoundError as error:
         raise OmnimixError(
             f"the package {error.name} is missing", hint="pip install 'omnimix[serve]'"
         ) from None
-    from omnimix.generate.opening import open_model
+    from omnimix.generate.devices import TENSOR, meet
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        asked.parallel = asked.parallel or TENSOR
+    group = meet(asked.parallel, asked.quantization)
+    if group.size > 1 and asked.engine == "one":
+        raise OmnimixError("several processes write answers together", hint="leave --engine out")
+    if group.rank:
+        _follow(asked, group)
+        return
     if asked.access_log:
         logging.basicConfig(format="%(asctime)s %(message)s")
         logging.getLogger("omnimix.serve").setLevel(logging.INFO)
-    with running.listening(asked.host, asked.port) as listener:
-        settings = _settings(asked)
-        places, facts = places_of(asked.part or ()), words_of(asked.word or ())
-        running_on = (asked.dtype, asked.backend, asked.weights, options.note)
-        words = {"parts": places, "quantization": asked.quantization, **facts}
-        assistant = limited(
-            open_model(asked.model, asked.device, *running_on, **words),
-            max_pixels=asked.max_pixels,
-            max_seconds=asked.max_seconds,
-            max_pages=asked.max_pages,
-        )
-        folder = Path(asked.model)
-        asked.name = asked.name or (folder.resolve().name if folder.exists() else asked.model)
-        app = create_app(_engine(asked, assistant), settings)
-        typer.echo(
-            f"{asked.name} answers at {running.address(listener)} (POST /v1/chat/completions, "
-            "POST /generate, GET /health ...)"
-        )
-        running.run(app, listener, asked.grace, asked.root_path)
+    with contextlib.ExitStack() as held:
+        with group.agreed():
+            listener = held.enter_context(running.listening(asked.host, asked.port))
+            settings = _settings(asked)
+        _answer(asked, _opened(asked), listener, settings)
 
 
-def _engine(asked: SimpleNamespace, assistant: Assistant) -> Engine:
-    from omnimix.serve.batched import Batched, limits
-    from omnimix.serve.engine import OneAtATime
+def _follow(asked: SimpleNamespace, group: ProcessGroup) -> None:
+    """What a process does that is not the first: its part of the work, until the first has ended."""
+    from omnimix.serve import running
+    from omnimix.serve.batched import follow
 
-    if asked.engine == "one":
-        return OneAtATime(assistant, asked.name)
-    most = limits(asked.max_batch, asked.cache_memory, asked.prefill_chunk, asked.deterministic)
-    return Batched(assistant, asked.name, most)
+    with group.agreed():  # that the first can listen
+        running.deaf()
+    assistant = _opened(asked)
+    gc.freeze()  # as the first does
+    follow(assistant, _limits(asked))
+
+
+def _opened(asked: SimpleNamespace) -> Assistant:
+    from omnimix.generate.opening import open_model
+
+    places, facts = places_of(asked.part or ()), words_of(asked.word or ())
+    engine = words_of(asked.backend_arg or (), "--backend-arg")
+    running_on = (asked.dtype, asked.backend, asked.weights, options.note, engine)
+    words = {"parts": places, "quantization": asked.quantization, **facts}
+    return open_model(asked.model, asked.device, *running_on, parallel=asked.parallel, **words)
+
+
+def _answer(
+    asked: SimpleNamespace, opened: Assistant, listener: socket.socket, settings: Settings
+) -> None:
+    """Serve a model until the process is asked to end."""
+    from omnimix.serve import running
+    from omnimix.serve.app import create_app
+    from omnimix.serve.batched import Batched
+    from omnimix.serve.engine import OneAtATime, limited
+
+    most = {name: getattr(asked, name) for name in ("max_pixels", "max_seconds", "max_pages")}
+    assistant = limited(opened, **most)
+    folder = Path(asked.model)
+    name = asked.name or (folder.resolve().name if folder.exists() else asked.model)
+    one = asked.engine == "one"
+    engine = OneAtATime(assistant, name) if one else Batched(assistant, name, _limits(asked))
+    app = create_app(engine, settings)
+    typer.echo(
+        f"{name} answers at {running.address(listener)} (POST /v1/chat/completions, "
+        "POST /generate, GET /health ...)"
+    )
+
+    def lost() -> BaseException | None:
+        # One process alone goes on saying what broke; several would wait for each other.
+        several = opened.process_group.size > 1
+        return engine.broken if several and isinstance(engine, Batched) else None
+
+    running.run(app, listener, asked.grace, asked.root_path, lost)
+
+
+def _limits(asked: SimpleNamespace) -> Limits:
+    from omnimix.serve.batched import limits
+
+    return limits(asked.max_batch, asked.cache_memory, asked.prefill_chunk, asked.deterministic)
 
 
 def _check(asked: SimpleNamespace) -> None:
@@ -235,6 +275,13 @@ def _check(asked: SimpleNamespace) -> None:
         if value is not None and not 0 < value < float("inf"):
             shown = f"--{option.replace('_', '-')}"
             raise OmnimixError(f"{shown} {value:g} is no time", hint="give seconds above 0")
+    own = {"cache_memory": 2048, "prefill_chunk": 256, "deterministic": False}
+    for option, usual in own.items() if asked.backend == "vllm" else ():
+        if getattr(asked, option) != usual:
+            raise OmnimixError(
+                f"--{option.replace('_', '-')} is not for vllm, which orders its requests itself",
+                hint="--backend-arg gpu_memory_utilization=0.8 or max_num_batched_tokens=2048 is its word",
+            )
     for origin in asked.allow_origin or ():
         if not re.fullmatch(r"https?://[\w.-]{1,253}(:\d{1,5})?", origin, re.ASCII):
             raise OmnimixError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.sequence import Sequence as Woven
 from omnimix.generate.engine.core import Core, Generation, Limits
+from omnimix.generate.engine.hosted import Hosted
 from omnimix.generate.engine.prompts import NamedPrompt, prompt
 from omnimix.generate.engine.runners import Runner, runner
 from omnimix.generate.engine.sampling import Sampler
@@ -51,22 +53,29 @@ class Decoder:
 
     Attributes:
         process_group: the processes that share the model.
-        make: what makes a runner of the model, torch's where nothing else is said.
+        make: what makes a runner of the model, or another engine over it; torch's runner where nothing else is said.
     """
 
     model: MultimodalLM
     process_group: ProcessGroup
-    make: Callable[[MultimodalLM], Runner] = runner
-    _runner: tuple[object, Runner] | None = field(default=None, repr=False)
+    make: Callable[[MultimodalLM], Runner | Hosted] = runner
+    _runner: tuple[object, Runner | Hosted] | None = field(default=None, repr=False)
 
     @property
-    def runner(self) -> Runner:
+    def runner(self) -> Runner | Hosted:
         """What runs the model, as it is held now."""
-        weight = next(self.model.language.parameters())
-        held = (self.model.language, weight.dtype, weight.device)
+        weight: Any = self.model.get_input_embeddings().weight
+        held = (self.model.language, weight.dtype, weight.device, self.make)
         if self._runner is None or self._runner[0] != held:
             self._runner = held, self.make(self.model)
         return self._runner[1]
+
+    def core(self, limits: Limits) -> Core:
+        """What writes answers, within limits."""
+        run = self.runner
+        if isinstance(run, Hosted):
+            return run.within(limits)
+        return Core(self.model, limits, run, self.process_group)
 
     def write(
         self, woven: Sequence[Woven], options: Options, endings: Endings, batch_size: int = 32
@@ -90,8 +99,8 @@ class Decoder:
             while True:
                 with group.together():
                     core.step()
-                if one.error is not None:
-                    raise one.error
+                    if one.error is not None:
+                        raise one.error
                 yield from one.ids[given:]
                 given = len(one.ids)
                 # A caller may end the writing on one rank; the others must not wait for its next token.
@@ -101,6 +110,9 @@ class Decoder:
             if not one.over:
                 group.any(True)
             raise
+        finally:
+            one.cancel()
+            core.run(())
 
     def _begin(
         self, woven: Sequence[Woven], options: Options, endings: Endings, batch_size: int
@@ -120,7 +132,7 @@ class Decoder:
                 seeds = [seed + i * apart for i in range(len(prompts))]
         with self.process_group.together():
             limits = Limits(max_batch=max(batch_size, 1), item_memory=ITEMS)
-            core = Core(self.model, limits, self.runner, shared)
+            core = self.core(limits)
         asked = zip(prompts, seeds, strict=True)
         return core, [request(one, self.model, options, endings, seed) for one, seed in asked]
 

@@ -67,7 +67,7 @@ def place(
             hint="hide the GPUs with CUDA_VISIBLE_DEVICES= to work on the CPU" if cuda else None,
         )
     own = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    return own, TensorParallel(process_group.rank, process_group.size)
+    return own, TensorParallel(process_group)
 
 
 def move(

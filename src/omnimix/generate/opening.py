@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ def open_model(
     backend: Backend = "torch",
     weights: Weights = "16",
     say: Callable[[str], None] = lambda _: None,
+    engine: Mapping[str, Any] | None = None,
     **words: Any,
 ) -> Assistant:
     """A model that answers as the words say.
@@ -46,17 +47,24 @@ def open_model(
         dtype: a floating type of torch, or `auto` for the sooner one of float32 and bfloat16 on this machine.
         backend, weights: what runs the language model, and how it holds its matrices.
         say: is told what was chosen and measured.
+        engine: words of vLLM.
         words: as `load` takes them.
 
     Raises:
         OmnimixError: words that do not fit each other or the model, a package that is missing.
     """
-    make = runner_of(backend, weights, say)
+    make = runner_of(backend, weights, say, engine)
     if dtype not in (None, "auto", *DTYPES):
         raise OmnimixError(
             f"unknown dtype {dtype!r}", hint=did_you_mean(str(dtype), ("auto", *DTYPES))
         )
-    if backend != "torch":
+    if backend == "vllm" and (words.get("quantization") or words.get("parallel")):
+        raise OmnimixError(
+            "vLLM takes the language model whole",
+            hint="leave --quantization and --parallel out; --backend-arg quantization=fp8 or "
+            "tensor_parallel_size=2 does it there",
+        )
+    if backend not in ("torch", "vllm"):
         if dtype not in (None, "float32") or words.get("quantization") or words.get("parallel"):
             raise OmnimixError(
                 f"{NAMES[backend]} takes the language model in float32, whole",
@@ -66,11 +74,14 @@ def open_model(
     if dtype == "auto" and words.get("quantization"):
         raise OmnimixError("quantized weights have a type of their own", hint="leave --dtype out")
     assistant = load(name, device, dtype=DTYPES.get(dtype or ""), **words)
+    group = assistant.process_group
+    if group.rank:  # the first process speaks for all
+        say = _silent
     if dtype == "auto":
         took = {
             one: seconds(assistant.model.language, DTYPES[one]) for one in ("float32", "bfloat16")
         }
-        best = min(took, key=lambda one: sum(took[one]))
+        best = group.tell(min(took, key=lambda one: sum(took[one])))
         listed = "; ".join(f"{one} {a:.2g} s and {b:.2g} s" for one, (a, b) in took.items())
         say(f"number type {best} (products of {READ} tokens in and {WRITTEN} out: {listed})")
         assistant.to(dtype=DTYPES[best])
@@ -78,6 +89,10 @@ def open_model(
     if backend != "torch":
         say(agreement(assistant))
     return assistant
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
 
 
 def seconds(language: nn.Module, dtype: torch.dtype) -> tuple[float, float]:
@@ -114,9 +129,9 @@ def agreement(assistant: Assistant, prompts: Sequence[str] = PROMPTS) -> str:
     decoder, options = assistant.decoder, Options(max_new_tokens=ANSWERED)
     woven = [assistant.weave([question(one)], options) for one in prompts]
     endings = assistant.endings(options)
-    ours = [one.ids for one in decoder.write(woven, options, endings)]
-    plain = Decoder(assistant.model, assistant.process_group)
+    plain = Decoder(assistant.model, assistant.process_group)  # first: vLLM takes torch's place
     theirs = [one.ids for one in plain.write(woven, options, endings)]
+    ours = [one.ids for one in decoder.write(woven, options, endings)]
     same = sum(_common(a, b) for a, b in zip(ours, theirs, strict=True))
     whole = sum(a == b for a, b in zip(ours, theirs, strict=True))
     return (

@@ -35,6 +35,8 @@ class ProcessGroup:
 
     rank = 0
     size = 1
+    known: BaseException | None = None
+    """The last error that all ranks have heard of, and can go on behind."""
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -61,6 +63,10 @@ class ProcessGroup:
             value: small, for it is pickled.
         """
         return [value]
+
+    def tell(self, value: Any) -> Any:
+        """What the first rank says, whatever the others do."""
+        return value
 
     def any(self, said: bool) -> bool:
         """Whether any rank says so."""
@@ -110,13 +116,14 @@ class Ranks(ProcessGroup):
         except ParallelError:
             raise
         except Exception as error:
+            if error is self.known:
+                raise
             own = error
         said = self.gather("agreed", None if own is None else reason(own))
-        if own is not None:
-            raise own
         for rank, sentence in enumerate(said):
             if sentence is not None:
-                raise ParallelError(f"rank {rank} failed: {sentence}")
+                self.known = own or ParallelError(f"rank {rank} failed: {sentence}")
+                raise self.known
 
     def same(self, what: str, value: Any) -> None:
         values = self.gather(what, value)
@@ -130,6 +137,12 @@ class Ranks(ProcessGroup):
         drawn = int(torch.randint(2**31, ()).item()) if seed is None else seed
         found: int = self.gather("seed", drawn)[0]
         return found
+
+    def tell(self, value: Any) -> Any:
+        told = [value]
+        with self.together():
+            dist.broadcast_object_list(told, 0, group=self.control)
+        return told[0]
 
     def any(self, said: bool) -> bool:
         return any(self.gather("any", said))

@@ -7,8 +7,10 @@ of the pictures.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from omnimix.compose.modality import Branch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import ParallelError
+from omnimix.parallel.process_group import ProcessGroup
 
 HEAD = "language.lm_head"
 
@@ -39,12 +42,23 @@ _HEADS = ("num_attention_heads", "num_key_value_heads")
 
 
 class Spread:
-    """Shares tiles out over the ranks: padded with copies of the first, encoded, gathered, cut."""
+    """Shares tiles out over the ranks: padded with copies of the first, encoded, gathered, cut.
 
-    def __init__(self, rank: int, size: int, group: Any = None) -> None:
+    Args:
+        agreed: around a rank's own share, so that nobody waits for the features of one that failed.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        group: Any = None,
+        agreed: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self.rank = rank
         self.size = size
         self.group = group
+        self.agreed = agreed
 
     def __call__(self, encode: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
         """The features of all tiles, on every rank."""
@@ -55,7 +69,8 @@ class Spread:
         more = each * self.size - count
         if more:
             tiles = torch.cat([tiles, tiles[:1].expand(more, *tiles.shape[1:])])
-        mine = encode(tiles[self.rank * each : (self.rank + 1) * each]).contiguous()
+        with self.agreed():
+            mine = encode(tiles[self.rank * each : (self.rank + 1) * each]).contiguous()
         whole = mine.new_empty(self.size * len(mine), *mine.shape[1:])
         # As bytes, which every back end carries.
         dist.all_gather_single(whole.view(torch.uint8), mine.view(torch.uint8), group=self.group)
@@ -63,11 +78,10 @@ class Spread:
 
 
 class TensorParallel(Holding):
-    """Holds a model over `size` ranks, this one being `rank`."""
+    """Holds a model over the ranks of a group."""
 
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank = rank
-        self.size = size
+    def __init__(self, group: ProcessGroup) -> None:
+        self.group = group
 
     def words(self, recipe: Recipe) -> dict[str, Any]:
         """What transformers is told.
@@ -75,10 +89,10 @@ class TensorParallel(Holding):
         Raises:
             ParallelError: the language model cannot be cut into so many parts.
         """
-        return _transformers.cut_words(self.size, plan(recipe, self.size))
+        return _transformers.cut_words(self.group.size, plan(recipe, self.group.size))
 
     def settle(self, model: MultimodalLM) -> MultimodalLM:
-        spread = Spread(self.rank, self.size)
+        spread = Spread(self.group.rank, self.group.size, agreed=self.group.agreed)
         for module in model.modules():
             if isinstance(module, Branch):
                 module.spread = spread

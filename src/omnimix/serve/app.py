@@ -15,12 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from omnimix.errors import OmnimixError
+from omnimix.errors import OmnimixError, Unavailable
 from omnimix.generate.decoding import Options
 from omnimix.serve import bodies, described, opening, pages, wires
 from omnimix.serve.answers import Refused, refusal, said
 from omnimix.serve.desk import Desk
-from omnimix.serve.engine import Engine, Unavailable
+from omnimix.serve.engine import Engine
 from omnimix.serve.gate import Drain, Gate
 from omnimix.serve.items import Forbidden
 from omnimix.serve.keys import KeyCheck

@@ -13,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from omnimix.compose.sequence import Sequence as Woven
+from omnimix.errors import Unavailable
 from omnimix.generate.answers import Answer, Closing
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options, request
 from omnimix.generate.engine.core import Core, Generation, Limits
 from omnimix.generate.engine.prompts import prompt
-from omnimix.serve.engine import Piece, Unavailable, whole
+from omnimix.generate.engine.shared import Shared
+from omnimix.serve.engine import Piece, whole
 from omnimix.types import Sample
 
 ITEMS = 2**28
@@ -40,6 +42,23 @@ def limits(
     return Limits(max_batch, memory, prefill_chunk, memory // 2, ITEMS, deterministic)
 
 
+def core_of(assistant: Assistant, most: Limits) -> Core:
+    """What writes its answers; where several processes hold its model, each has to make one."""
+    group = assistant.process_group
+    if group.size == 1:
+        return assistant.decoder.core(most)
+    with group.together():
+        run: Any = assistant.decoder.runner  # torch's: others take no part of a model
+        return Shared(assistant.model, most, run, group)
+
+
+def follow(assistant: Assistant, most: Limits) -> None:
+    """Take part in the answers of the first process that holds the model, until that one has ended."""
+    core = core_of(assistant, most)
+    assert isinstance(core, Shared)
+    core.follow()
+
+
 class Batched:
     """Answers that are written together; each is what it would be alone.
 
@@ -47,18 +66,22 @@ class Batched:
         assistant: who answers. Its weights are not to be changed while the engine runs.
         name: of the model.
         most: how many at once, and how much memory for what.
+
+    Attributes:
+        broken: what it broke down by.
     """
 
     def __init__(self, assistant: Assistant, name: str, most: Limits | None = None) -> None:
         self.name = name
         self.processor = assistant.processor
         self.recipe = assistant.processor.recipe
-        self._assistant = assistant
-        self._core = Core(assistant.model, most or limits(), assistant.decoder.runner)
+        # Conversations are woven in this process alone.
+        self._assistant = Assistant(assistant.model, assistant.processor)
+        self._core = core_of(assistant, most or limits())
         self._weaving = ThreadPoolExecutor(2, thread_name_prefix="omnimix-weave")
         self._work = threading.Condition()
         self._closing = self._closed = False
-        self._broken: BaseException | None = None
+        self.broken: BaseException | None = None
         self._asked = self._answered = 0
         self._thread = threading.Thread(target=self._run, name="omnimix-engine", daemon=True)
         self._thread.start()
@@ -106,6 +129,7 @@ class Batched:
             "queued": core.waiting,
             "running": core.running,
             "max_batch": core.limits.max_batch,
+            "processes": core.group.size,
             "tokens": core.tokens,
             "steps": core.steps,
             "cache": {"used": core.held, "most": core.limits.cache_memory},
@@ -131,26 +155,36 @@ class Batched:
 
     def _add(self, asked: Generation) -> None:
         with self._work:
-            if self._broken is not None:
-                raise Unavailable(
-                    f"the engine broke down ({self._broken})", hint="start the server again"
-                ) from self._broken
+            if self.broken is not None:
+                raise self._unavailable()
             self._core.add(asked)
             self._work.notify()
 
+    def _unavailable(self) -> Unavailable:
+        error = Unavailable(f"the engine broke down ({self.broken})", hint="start the server again")
+        error.__cause__ = self.broken
+        return error
+
     def _run(self) -> None:
+        core = self._core
         try:
-            while True:
-                with self._work:
-                    while not (self._core.waiting or self._core.running):
-                        if self._closed:
-                            return
-                        self._work.wait()
-                self._core.step()
+            while not self._idle():
+                core.step()
+            core.close()
         except BaseException as error:  # told to everybody who waits
-            self._broken = error
-            self._core.fail(error)
+            self.broken = error
+            if core.group.size > 1:  # the command tells it, and ends
+                core.fail(self._unavailable())
+                return
+            core.fail(error)
             raise
+
+    def _idle(self) -> bool:
+        """Wait for work; whether there will be none."""
+        with self._work:
+            if not (self._core.waiting or self._core.running or self._closed):
+                self._work.wait(self._core.patience)
+            return self._closed and not (self._core.waiting or self._core.running)
 
 
 class _Pieces:

@@ -38,16 +38,6 @@ class Piece:
     answer: Answer | None = None
 
 
-class Unavailable(OmnimixError):
-    """No fault of what was asked: the engine is full, broken or ending. Asked later, or elsewhere, it may be answered.
-
-    Attributes:
-        busy: it is full, and nothing else.
-    """
-
-    busy = False
-
-
 class Engine(Protocol):
     """Answers conversations.
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -87,12 +87,20 @@ class Ending(uvicorn.Server):
     Args:
         drain: of the application.
         grace: seconds after which the rest is cut off.
+        lost: says what makes it end at once.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, grace: int) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        grace: int,
+        lost: Callable[[], BaseException | None],
+    ) -> None:
         super().__init__(config)
         self.drain = drain
         self.grace = grace
+        self.lost = lost
         self.until: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -101,6 +109,8 @@ class Ending(uvicorn.Server):
         self.drain.ending = True
 
     async def on_tick(self, counter: int) -> bool:
+        if self.lost() is not None:
+            self.drain.ending, self.grace = True, 0
         if self.drain.ending:
             now = time.monotonic()
             self.until = self.until or now + self.grace
@@ -110,7 +120,13 @@ class Ending(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def run(app: FastAPI, listener: socket.socket, grace: int, root_path: str = "") -> None:
+def run(
+    app: FastAPI,
+    listener: socket.socket,
+    grace: int,
+    root_path: str = "",
+    lost: Callable[[], BaseException | None] = lambda: None,
+) -> None:
     """Serve until SIGTERM or SIGINT; what is being answered then has `grace` seconds.
 
     uvicorn raises the signal again when all is over; a server that was asked to end and did has not
@@ -118,12 +134,24 @@ def run(app: FastAPI, listener: socket.socket, grace: int, root_path: str = "") 
 
     Args:
         root_path: what a proxy in front cuts from the paths of requests.
+        lost: says what makes the server end at once.
+
+    Raises:
+        BaseException: what made it.
     """
     words = {"http": patient(), "log_level": "warning", "access_log": False, "server_header": False}
     words |= {"timeout_graceful_shutdown": 1, "timeout_keep_alive": KEPT, "root_path": root_path}
     config = uvicorn.Config(app, **words)  # type: ignore[arg-type]
+    deaf()
+    gc.freeze()  # else every request with many lists has the collector walk through the model and its libraries
+    Ending(config, app.state.drain, grace, lost).run(sockets=[listener])
+    error = lost()
+    if error is not None:
+        raise error
+
+
+def deaf() -> None:
+    """Let SIGTERM and SIGINT end nothing by themselves."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-    gc.freeze()  # else every request with many lists has the collector walk through the model and its libraries
-    Ending(config, app.state.drain, grace).run(sockets=[listener])

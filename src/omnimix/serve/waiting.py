@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from omnimix.errors import OmnimixError
-from omnimix.serve.engine import Piece, Unavailable
+from omnimix.errors import OmnimixError, Unavailable
+from omnimix.serve.engine import Piece
 
 Found = TypeVar("Found")
 

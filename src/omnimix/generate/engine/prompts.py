@@ -19,6 +19,7 @@ from torch import Tensor
 from omnimix.compose.batch import item_batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.sequence import Item, Sequence as Woven
+from omnimix.parallel.process_group import ProcessGroup
 
 Key = tuple[str, bytes]
 """A modality and the hash of an item's contents."""
@@ -82,14 +83,22 @@ class ItemCache:
         model: encodes them.
         most: bytes that are kept beyond what running prompts need.
         apart: items pass through the encoders one by one, so that the last bits of each are its own.
+        group: processes that encode the same items; what fails in one of them fails in all.
 
     Attributes:
         hits, misses: items that were at hand, and items that were encoded.
         bytes: that are kept.
     """
 
-    def __init__(self, model: MultimodalLM, most: int, apart: bool = False) -> None:
+    def __init__(
+        self,
+        model: MultimodalLM,
+        most: int,
+        apart: bool = False,
+        group: ProcessGroup | None = None,
+    ) -> None:
         self.model = model
+        self.group = group or ProcessGroup()
         self.most = most
         self.apart = apart
         self.hits = self.misses = self.bytes = 0
@@ -104,8 +113,9 @@ class ItemCache:
 
     def embeddings(self, prompts: Sequence[NamedPrompt]) -> list[Float[Tensor, "n width"]]:
         """Embeddings of prompts with the items in their places."""
-        for name in self.model.modalities:
-            self._encode(name, [one for each in prompts for one in each.items.get(name, ())])
+        with self.group.agreed():
+            for name in self.model.modalities:
+                self._encode(name, [one for each in prompts for one in each.items.get(name, ())])
         found = [self._filled(each) for each in prompts]
         while self.bytes > self.most and self._kept:
             self.bytes -= _size(self._kept.popitem(last=False)[1])

@@ -42,6 +42,10 @@ class Sampler:
         vocabulary: how many tokens the model tells apart.
         seed: of its own chance, in place of the options'.
 
+    Attributes:
+        ends: tokens that end it.
+        prompt: its ids; None where no option asks for them.
+
     Raises:
         OmnimixError: a bias for a token that the model does not have.
     """
@@ -56,8 +60,8 @@ class Sampler:
     ) -> None:
         self.options = options
         self.seed = options.seed if seed is None else seed
-        self._ends = list(ends)
-        self._prompt = prompt if options.repetition_penalty != 1 else None
+        self.ends = list(ends)
+        self.prompt = prompt if options.repetition_penalty != 1 else None
         self._counts: dict[int, int] = {}
         self._generator: torch.Generator | None = None
         self._written = 0
@@ -83,7 +87,7 @@ class Sampler:
         """Whether the next token is the likeliest, whatever was written."""
         said = self.options
         asked = said.temperature > 0 or said.logprobs is not None or self._bias is not None
-        penalised = self._prompt is not None or said.presence_penalty or said.frequency_penalty
+        penalised = self.prompt is not None or said.presence_penalty or said.frequency_penalty
         return not (asked or penalised or self._written < said.min_new_tokens)
 
     def note(self, token: int) -> None:
@@ -103,10 +107,8 @@ class Sampler:
 
     def _changed(self, scores: Tensor) -> Tensor:
         said, device = self.options, scores.device
-        if self._prompt is not None:
-            seen = torch.cat(
-                [self._prompt.to(device), torch.tensor([*self._counts], device=device)]
-            )
+        if self.prompt is not None:
+            seen = torch.cat([self.prompt.to(device), torch.tensor([*self._counts], device=device)])
             seen = seen.long().unique()
             own = scores[seen]
             penalty = said.repetition_penalty
@@ -118,7 +120,7 @@ class Sampler:
         if self._bias is not None:
             scores[self._bias[0].to(device)] += self._bias[1].to(device)
         if self._written < said.min_new_tokens:
-            scores[self._ends] = -torch.inf
+            scores[self.ends] = -torch.inf
         return scores
 
     def _chance(self, device: torch.device) -> torch.Generator | None:

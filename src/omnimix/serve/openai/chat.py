@@ -11,7 +11,7 @@ from dataclasses import replace
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from omnimix.errors import OmnimixError
+from omnimix.errors import OmnimixError, Unavailable
 from omnimix.generate.answers import Answer
 from omnimix.generate.decoding import Options
 from omnimix.generate.stopping import cut, free
@@ -19,7 +19,7 @@ from omnimix.language.tokenizer import end_tokens
 from omnimix.serve import bodies
 from omnimix.serve.answers import Refused, said, told
 from omnimix.serve.desk import Desk, Late, several
-from omnimix.serve.engine import Piece, Unavailable
+from omnimix.serve.engine import Piece
 from omnimix.serve.keys import owner
 from omnimix.serve.openai import requests
 from omnimix.serve.openai.reading import Reader
