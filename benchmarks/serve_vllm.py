@@ -80,7 +80,7 @@ def main() -> None:
     own = {"dtype": "float32", "enable_prompt_embeds": True, "skip_tokenizer_init": True}
     # Each round shall read its prompts, as the others do.
     own |= {
-        "max_model_len": 2048,
+        "max_model_len": max(map(len, prompts)) + asked.tokens,
         "enforce_eager": not asked.compile,
         "enable_prefix_caching": False,
     }
