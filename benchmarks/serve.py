@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -106,8 +106,8 @@ class Bench:
     def _sides(self) -> list[Side]:
         given, most = self.given, max(self.asked.clients)
         sides = [
-            Side("generate", lambda _: by_generate(given, 1), alone=True),
-            Side("padded", lambda n: by_generate(given, n, True), (16, 2)),
+            Side("generate", lambda _: by_generate(given, 1)),
+            Side("padded", lambda n: by_generate(given, n, True), (16,)),
             Side("torch", lambda n: by_engine(given, n)),
             Side("server", lambda n: by_server(given, n), (1, 16)),
         ]
@@ -165,21 +165,24 @@ class Bench:
                 for side in here[first:] + here[:first]:
                     run = side.write(count)
                     self.runs.setdefault((count, side.name), []).append(run)
-                    written = (1 if side.alone else count) * self.given.options.max_new_tokens
-                    told = (
-                        f"{written / run.seconds:7.1f} tokens/s, first after {run.firsts[0]:.2f} s"
-                    )
-                    print(f"round {number + 1}, {count:2} clients  {told}  {side.name}", flush=True)
+                    told = f"{self.speed(run):7.1f} tokens/s, first after {run.firsts[0]:.2f} s"
+                    print(f"round {number + 1}, {count:2} at once {told}  {side.name}", flush=True)
+
+    def speed(self, run: Run) -> float:
+        """Tokens a second; whose ids are not told wrote as many as were asked for."""
+        asked = len(run.firsts) * self.given.options.max_new_tokens
+        return (sum(map(len, run.ids)) or asked) / run.seconds
 
     def ratios(self, name: str, other: str, count: int, decode: bool = False) -> list[float]:
         """In each round, how many times as quick one was as the other; by the tokens behind the first alone."""
         pairs = zip(
             self.runs.get((count, name), ()), self.runs.get((count, other), ()), strict=False
         )
-        times = count if other == "generate" else 1
         if decode:
             return [theirs.steady / ours.steady for ours, theirs in pairs]
-        return [times * theirs.seconds / ours.seconds for ours, theirs in pairs]
+        if other == "generate":  # it wrote one of the answers
+            return [self.speed(ours) / self.speed(theirs) for ours, theirs in pairs]
+        return [theirs.seconds / ours.seconds for ours, theirs in pairs]
 
     def equal(self, name: str, other: str, count: int) -> str:
         """How many answers of one are the other's."""
@@ -201,17 +204,18 @@ class Bench:
             if goal.startswith("<"):
                 ratios = [1 / one for one in ratios]
             if ratios:
-                said = line(f"{count} clients: {words}", ratios, goal)
+                said = line(f"{count} client{'s' * (count > 1)}: {words}", ratios, goal)
                 found.append(Line(**{**asdict(said), "equal": self.equal(name, other, count)}))
 
         alone, same = "generate one at a time", "llama.cpp f16, the same embeddings"
         goals = {
             (16, "torch"): ">= 6",
+            (16, "OpenVINO 16"): ">= 6",
             (1, "OpenVINO 16"): ">= 2.4",
             (1, "OpenVINO int8"): ">= 3.3",
         }
         for count in self.asked.clients:
-            for name in self.runners:
+            for name in (*self.runners, VLLM):
                 goal = goals.get((count, name), "")
                 add(f"{name} over {alone}", name, "generate", count, goal)
                 if count == 1:
@@ -263,14 +267,18 @@ class Bench:
         for name in ("generate", *self.runners):
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.serve", *words]
             command += ["--peak", name, "--clients", str(count), "--folder", str(self.folder)]
-            self.memory[name] = _last_line(command)["peak"]
+            self.memory[f"{name}, {1 if name == 'generate' else count} at once"] = _last_line(
+                command
+            )["peak"]
         if ("llama.cpp alone", count) in {(name, n) for n, name in self.runs}:
             np.savez(self.folder / "prompts.npz", *[x.numpy() for x in self.given.embedded(count)])
             file, prompts = self.folder / "alone.gguf", self.folder / "prompts.npz"
             command = [sys.executable, "-m", "benchmarks.serve_llama", str(file), str(prompts)]
-            self.memory["llama.cpp alone"] = _last_line([*command, words[-1]])["peak"]
+            self.memory[f"llama.cpp alone, {count} at once"] = _last_line([*command, words[-1]])[
+                "peak"
+            ]
         if self.served is not None:
-            self.memory["transformers serve"] = self.served.peak
+            self.memory["transformers serve, 4 at once"] = self.served.peak
 
     def vllm(self) -> None:
         """vLLM in an environment of its own, over the exported language model and the same embeddings."""
@@ -294,8 +302,6 @@ class Bench:
                 self.memory[VLLM] = max(self.memory.get(VLLM, 0), told.get("peak", 0))
         if done.returncode:
             self.left_out[VLLM] = f"it ended with {done.returncode}"
-        elif "torch" in self.asked.sides:
-            self.runners[VLLM] = self.runners["torch"]  # stands in the lines as they do
 
 
 def line(name: str, values: Sequence[float], goal: str = "") -> Line:
@@ -341,7 +347,7 @@ def _last_line(command: Sequence[str]) -> Any:
 
 def tables(bench: Bench, lines: Sequence[Line]) -> str:
     """All of it as Markdown."""
-    clients, tokens = bench.asked.clients, bench.given.options.max_new_tokens
+    clients = bench.asked.clients
     rows = [
         "| what | ratio | middle half | goal | reached | equal answers |",
         "|---|---|---|---|---|---|",
@@ -350,14 +356,13 @@ def tables(bench: Bench, lines: Sequence[Line]) -> str:
         words = (one.median, f"{one.low} to {one.high}", one.goal, one.reached, one.equal)
         rows.append(f"| {one.name} | {' | '.join(map(str, words))} |")
     for title, of in (
-        ("tokens a second", lambda run, n: n * tokens / run.seconds),
+        ("tokens a second", bench.speed),
         ("seconds to the first token, the median of the clients'", _median_first),
     ):
         rows += ["", f"| {title} | {' | '.join(f'{n} clients' for n in clients)} |"]
         rows.append("|---" * (1 + len(clients)) + "|")
         for name in dict.fromkeys(name for _, name in bench.runs):
-            alone = any(one.alone for one in bench.sides if one.name == name)
-            cells = [_cell(bench.runs.get((n, name), []), 1 if alone else n, of) for n in clients]
+            cells = [_cell([of(run) for run in bench.runs.get((n, name), ())]) for n in clients]
             rows.append(f"| {name} | {' | '.join(cells)} |")
     rows += ["", "| process | peak memory, MiB |", "|---|---|"]
     rows += [f"| {name} | {most} |" for name, most in bench.memory.items()]
@@ -365,14 +370,14 @@ def tables(bench: Bench, lines: Sequence[Line]) -> str:
     return "\n".join(rows).rstrip() + "\n"
 
 
-def _median_first(run: Run, _: int) -> float:
+def _median_first(run: Run) -> float:
     return statistics.median(run.firsts)
 
 
-def _cell(runs: Sequence[Run], count: int, of: Callable[[Run, int], float]) -> str:
-    if not runs:
+def _cell(values: Sequence[float]) -> str:
+    if not values:
         return ""
-    low, middle, high = spread([of(run, count) for run in runs])
+    low, middle, high = spread(values)
     return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 

@@ -63,15 +63,13 @@ class Side:
     """A way to have answers written.
 
     Attributes:
-        write: the first questions.
+        write: the first questions; one that writes them one after the other may write the first alone.
         clients: how many at once it is asked for; None for every number.
-        alone: it writes one after the other, so that its throughput is that of one.
     """
 
     name: str
     write: Write
     clients: tuple[int, ...] | None = None
-    alone: bool = False
 
 
 class _Clock:
@@ -227,7 +225,8 @@ class TransformersServe:
             self.prompts = [table(torch.tensor(one)) for one in ids]
         with listening("127.0.0.1", 0) as free:
             self.base = address(free)
-        program = "from transformers.cli.transformers import main; main()"
+        # omnimix first: with it a torchvision of another build than torch does not stop transformers.
+        program = "import omnimix; from transformers.cli.transformers import main; main()"
         command = [sys.executable, "-c", program, "serve", str(self.folder), "--device", "cpu"]
         command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", self.base.split(":")[-1]]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
@@ -238,10 +237,12 @@ class TransformersServe:
     def _wait(self) -> None:
         until = time.monotonic() + 180
         while time.monotonic() < until and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                with urllib.request.urlopen(f"{self.base}/health", timeout=5) as answer:
-                    if answer.status == 200:
-                        return
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{self.base}/health", timeout=5) as answer,
+            ):
+                if answer.status == 200:
+                    return
             time.sleep(0.2)
         said = Path(self.log.name).read_text(errors="replace").strip().splitlines()[-1:]
         self.close()

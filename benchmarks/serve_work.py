@@ -79,7 +79,7 @@ class Work:
         return [
             Generation(
                 one,
-                Sampler(self.options, torch.zeros(0), (), model.vocab_size),
+                Sampler(self.options, torch.zeros(0, dtype=torch.long), (), model.vocab_size),
                 self.options.max_new_tokens,
                 endings,
             )
