@@ -41,6 +41,7 @@ from benchmarks.serve_sides import (
 )
 from benchmarks.serve_work import SHAPES, Work, sample, shaped
 from omnimix.convert import exporting
+from omnimix.errors import OmnimixError
 from omnimix.generate.decoding import request
 from omnimix.generate.engine.core import Core, Limits
 from omnimix.generate.engine.prompts import prompt
@@ -99,6 +100,7 @@ class Bench:
         self.runs: dict[tuple[int, str], list[Run]] = {}
         self.left_out: dict[str, str] = {}
         self.memory: dict[str, int] = {}
+        self.failed = False
         self.runners: dict[str, Runner] = {"torch": given.assistant.decoder.runner}
         self.served: TransformersServe | None = None
         self.sides = [one for one in self._sides() if one.name in asked.sides]
@@ -122,7 +124,11 @@ class Bench:
                 extra = backend.replace(".", "-")
                 self.left_out[name] = f"pip install 'omnimix[{extra}]'"
                 continue
-            self.runners |= runners(given, {name: (backend, weights)})
+            try:
+                self.runners |= runners(given, {name: (backend, weights)})
+            except (OmnimixError, RuntimeError) as error:
+                self._fails(name, error)
+                continue
             sides.append(Side(name, lambda n, r=self.runners[name]: by_engine(given, n, r)))
         return sides + self._others(most)
 
@@ -147,13 +153,18 @@ class Bench:
         if "transformers serve" in asked.sides:
             try:
                 self.served = TransformersServe(given, self.folder, 4)
-            except (RuntimeError, OSError) as error:
-                self.left_out["transformers serve"] = str(error)
+            except (OmnimixError, RuntimeError, OSError) as error:
+                self._fails("transformers serve", error)
             else:
                 sides.append(Side("transformers serve", self.served, (1, 4)))
                 sides.append(Side("torch, the same text", self.served.ours, (1, 4)))
                 asked.sides.append("torch, the same text")
         return sides
+
+    def _fails(self, name: str, error: BaseException) -> None:
+        self.failed = True
+        self.left_out[name] = f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
+        print(f"{name}: {self.left_out[name]}", flush=True)
 
     def run(self) -> None:
         """Every side at every number of clients, turn about; who goes first changes every round."""
@@ -163,7 +174,14 @@ class Bench:
                 here = [one for one in self.sides if one.clients is None or count in one.clients]
                 first = number % max(len(here), 1)
                 for side in here[first:] + here[:first]:
-                    run = side.write(count)
+                    try:
+                        run = side.write(count)
+                    except (
+                        Exception
+                    ) as error:  # the others go on; the end tells it, and ends with 1
+                        self._fails(side.name, error)
+                        self.sides.remove(side)
+                        continue
                     self.runs.setdefault((count, side.name), []).append(run)
                     told = f"{self.speed(run):7.1f} tokens/s, first after {run.firsts[0]:.2f} s"
                     print(f"round {number + 1}, {count:2} at once {told}  {side.name}", flush=True)
@@ -264,7 +282,8 @@ class Bench:
         """What a process of each side alone holds at most."""
         count = min(16, max(self.asked.clients))
         words = ["--shape", self.asked.shape, "--tokens", str(min(16, self.asked.tokens))]
-        for name in ("generate", *self.runners):
+        served = ["server"] * ("server" in self.asked.sides)
+        for name in ("generate", *self.runners, *served):
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.serve", *words]
             command += ["--peak", name, "--clients", str(count), "--folder", str(self.folder)]
             self.memory[f"{name}, {1 if name == 'generate' else count} at once"] = _last_line(
@@ -293,15 +312,18 @@ class Bench:
         command = [self.asked.vllm, "-m", "benchmarks.serve_vllm", str(plain), str(prompts)]
         command += ["--tokens", str(self.asked.tokens), "--rounds", str(self.asked.rounds)]
         command += ["--clients", *map(str, self.asked.clients)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        for one in done.stdout.splitlines():
-            if one.startswith("{"):
-                told = json.loads(one)
-                run = Run(told["ids"], told["seconds"], told["firsts"], 0.0)
-                self.runs.setdefault((told["clients"], VLLM), []).append(run)
-                self.memory[VLLM] = max(self.memory.get(VLLM, 0), told.get("peak", 0))
-        if done.returncode:
-            self.left_out[VLLM] = f"it ended with {done.returncode}"
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+            for one in started.stdout or ():
+                if one.startswith("{"):
+                    self._told(json.loads(one))
+        if started.returncode:
+            self._fails(VLLM, RuntimeError(f"it ended with {started.returncode}"))
+
+    def _told(self, told: dict[str, Any]) -> None:
+        run = Run(told["ids"], told["seconds"], told["firsts"], 0.0)
+        self.runs.setdefault((told["clients"], VLLM), []).append(run)
+        self.memory[VLLM] = max(self.memory.get(VLLM, 0), told.get("peak", 0))
+        print(f"{told['clients']:2} at once {self.speed(run):7.1f} tokens/s  {VLLM}", flush=True)
 
 
 def line(name: str, values: Sequence[float], goal: str = "") -> Line:
@@ -424,28 +446,31 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> int:
     asked = parsed(words)
     with tempfile.TemporaryDirectory() as near:
         folder = asked.folder or Path(near)
         given = shaped(asked.shape, folder, max(asked.clients), asked.tokens, asked.device)
         if asked.peak:
-            _peak(given, asked.peak, max(asked.clients))
-        else:
-            _bench(given, asked, folder)
+            return _peak(given, asked.peak, max(asked.clients))
+        return _bench(given, asked, folder)
 
 
-def _peak(given: Work, name: str, count: int) -> None:
+def _peak(given: Work, name: str, count: int) -> int:
     """What this process held at most, after one side alone wrote."""
     if name == "generate":
         by_generate(given, 1)
+    elif name == "server":
+        by_server(given, count)
     else:
         own = runners(given, {name: BACK_ENDS[name]}) if name in BACK_ENDS else {}
         by_engine(given, count, own.get(name))
     print(json.dumps({"peak": peak()}))
+    return 0
 
 
-def _bench(given: Work, asked: argparse.Namespace, folder: Path) -> None:
+def _bench(given: Work, asked: argparse.Namespace, folder: Path) -> int:
+    """All of it; 1 where a side failed, which the tables name."""
     begin = time.perf_counter()
     told = about(asked, given)
     print(json.dumps(told), flush=True)
@@ -466,6 +491,7 @@ def _bench(given: Work, asked: argparse.Namespace, folder: Path) -> None:
     print(f"{(time.perf_counter() - begin) / 60:.1f} minutes")
     if asked.out is not None:
         _write(asked, told, bench, lines, text, shares)
+    return int(bench.failed)
 
 
 def _write(
@@ -498,4 +524,4 @@ def _write(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -56,7 +56,7 @@ def test_the_whole_runs_through(
     other.chmod(0o755)
     out = tmp_path / "results"
     words = [*TINY, *SIDES, "--no-memory", "--profile", "--vllm", str(other), "--out", str(out)]
-    serve.main(words)
+    assert serve.main(words) == 0
     assert "round 1,  3 at once" in capsys.readouterr().out
     held = json.loads((out / "serve.json").read_text())
     lines = {one["name"]: one for one in held["lines"]}
@@ -84,3 +84,18 @@ def test_goals(goal: str, median: float, reached: str) -> None:
 def test_memory_is_of_a_process_of_its_own(tmp_path: Path, given: Work) -> None:
     command: list[Any] = [sys.executable, "-W", "ignore", "-m", "benchmarks.serve", *TINY]
     assert serve._last_line([*command, "--peak", "torch", "--folder", str(tmp_path)])["peak"] > 100
+
+
+def test_a_side_that_fails_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setenv("OMNIMIX_CACHE", "")
+    monkeypatch.setattr(serve, "by_generate", broken)
+    words = [*TINY, "--sides", "generate", "torch", "--no-memory", "--out", str(tmp_path)]
+    assert serve.main(words) == 1
+    held = json.loads((tmp_path / "serve.json").read_text())
+    assert held["left_out"]["generate"] == "RuntimeError: no memory"
+    assert {one["name"] for one in held["runs"]} == {"torch"}
