@@ -24,8 +24,12 @@ STEPS = 12
 """Steps of writing that are profiled: they are alike."""
 
 
-def told(given: Work, count: int) -> str:
-    """A table in Markdown: a run without the profiler, then shares with it."""
+def told(given: Work, count: int, alone: float | None = None) -> str:
+    """A table in Markdown: a run without the profiler, then shares with it.
+
+    Args:
+        alone: seconds of one answer by `generate`.
+    """
     took = _steps(given, count, given.options.max_new_tokens + 1)
     rows = [
         f"{count} clients, torch, one run:",
@@ -36,6 +40,10 @@ def told(given: Work, count: int) -> str:
     for kind in ("reading", "writing"):
         own = [seconds for one, seconds in took if one == kind]
         rows.append(f"| {kind} | {len(own)} | {sum(own):.2f} |")
+    reads = sum(seconds for one, seconds in took if one == "reading")
+    if alone is not None:
+        bound = f"{count * alone / reads:.1f} times one at a time"
+        rows += ["", f"Were writing free, and prompts read as they are, this would be {bound}."]
     rows += ["", "| share of the time, profiled | " + " | ".join(("reading", "writing")) + " |"]
     rows.append("|---|---|---|")
     shares = _profiled(given, count)

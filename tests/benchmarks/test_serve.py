@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from benchmarks.serve_work import Work, shaped
@@ -70,7 +68,8 @@ def test_the_whole_runs_through(
     assert held["left_out"] == {"llama.cpp f16": "pip install 'omnimix[llama-cpp]'"}
     text = (out / "serve.md").read_text()
     assert all(one in text for one in (*lines, "| torch | ", "llama.cpp f16 was left out"))
-    assert "products of matrices" in (out / "serve-profile.md").read_text()
+    profiled = (out / "serve-profile.md").read_text()
+    assert "products of matrices" in profiled and "times one at a time" in profiled
 
 
 @pytest.mark.parametrize(
@@ -82,8 +81,12 @@ def test_goals(goal: str, median: float, reached: str) -> None:
 
 
 def test_memory_is_of_a_process_of_its_own(tmp_path: Path, given: Work) -> None:
-    command: list[Any] = [sys.executable, "-W", "ignore", "-m", "benchmarks.serve", *TINY]
-    assert serve._last_line([*command, "--peak", "torch", "--folder", str(tmp_path)])["peak"] > 100
+    bench = serve.Bench(given, serve.parsed([*TINY, "--sides", "torch"]), tmp_path)
+    words = ["serve", *TINY, "--folder", str(tmp_path), "--peak"]
+    bench._peak_of("torch", [*words, "torch"])
+    bench._peak_of("OpenVINO 17", [*words, "OpenVINO 17", "--device", "none"])
+    assert bench.memory.keys() == {"torch"} and bench.memory["torch"] > 100
+    assert bench.left_out["memory of OpenVINO 17"].endswith("it ended with 2") and bench.failed
 
 
 def test_a_side_that_fails_is_told_and_the_others_go_on(
