@@ -29,6 +29,7 @@ help:
 	@echo "make page    build the page of omnimix serve (needs Node 20 or later)"
 	@echo "make shards  20 steps of tiny recipes by every plan over two processes, against one"
 	@echo "make bench-train  training steps beside Trainer and TRL (BENCH='--bf16 --size 135m')"
+	@echo "make bench-serve  answers beside transformers, llama.cpp and vLLM (BENCH='--rounds 2 --vllm PYTHON')"
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
 	@echo "make reference  write docs/reference/ from the docstrings"
@@ -110,8 +111,13 @@ check: .venv/.full
 	$(BIN)/pyright --pythonpath $(BIN)/python tests/user_script.py
 	$(BIN)/python -m pytest -n 0 tests/test_imports.py
 
-bench-serve: .venv/.full
-	$(BIN)/python -m benchmarks.serve --out benchmarks/results
+# Without it the comparison goes on, and says so.
+.venv/.llama-cpp: .venv/.full
+	@echo "Building llama.cpp for the comparison (about 8 minutes, once)"
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[llama-cpp]' && touch $@ || echo "llama.cpp was not built"
+
+bench-serve: .venv/.llama-cpp
+	nice $(BIN)/python -W ignore -m benchmarks.serve --profile --out benchmarks/results $(BENCH)
 
 docs: .venv/.full
 	$(BIN)/python -m pytest -n 0 -s tests/test_docs.py

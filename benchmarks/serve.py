@@ -1,272 +1,534 @@
-"""The engine beside transformers' `generate`: the same model, questions and greedy ids, turn about in one process.
+"""Answers written by the engine, its back ends, its server and others: the same model, questions and greedy ids, turn about.
 
 Run `python -m benchmarks.serve` (or `make bench-serve`). The model has the shape of SmolLM2-135M behind a small picture
 encoder, with random weights; a question is a picture and some words, about 230 tokens, and an answer 64. With `--out`
-the results are written as Markdown and as JSON.
+the results are written as Markdown and as JSON, with `--profile` also where the time of 16 clients goes.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import resource
+import os
+import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks import serve_profile
 from benchmarks.harness import spread
-from omnimix.compose import recipe as recipes
-from omnimix.compose.model import MultimodalLM
-from omnimix.compose.processor import Processor
-from omnimix.compose.sequence import Sequence as Woven
-from omnimix.generate.assistant import Assistant
+from benchmarks.serve_sides import (
+    LlamaAlone,
+    Run,
+    Side,
+    TransformersServe,
+    by_engine,
+    by_generate,
+    by_server,
+    missing,
+    peak,
+    runners,
+)
+from benchmarks.serve_work import SHAPES, Work, sample, shaped
+from omnimix.convert import exporting
+from omnimix.errors import OmnimixError
 from omnimix.generate.decoding import request
-from omnimix.generate.engine.backends import runner_of
-from omnimix.generate.engine.core import Core, Generation, Limits
+from omnimix.generate.engine.core import Core, Limits
 from omnimix.generate.engine.prompts import prompt
 from omnimix.generate.engine.runners import Runner
-from omnimix.generate.options import Options
-from omnimix.serve.batched import Batched, limits
-from omnimix.types import Media, Sample, Turn
+from omnimix.serve.batched import limits
 
-_ENCODER = "modalities.image.branches.0.encoders.0"
-SHAPE = (
-    "language.config={model_type: llama, vocab_size: 49152, hidden_size: 576, intermediate_size: 1536, "
-    "num_hidden_layers: 30, num_attention_heads: 9, num_key_value_heads: 3, tie_word_embeddings: true, "
-    "max_position_embeddings: 2048, bos_token_id: 1, eos_token_id: 2, pad_token_id: 0, initializer_range: 0.05}",
-    f"{_ENCODER}.args={{embed_dim: 192, depth: 12, num_heads: 3, class_token: false}}",
-    f"{_ENCODER}.finish=[]",
+BACK_ENDS = {
+    "OpenVINO 16": ("openvino", "16"),
+    "OpenVINO int8": ("openvino", "int8"),
+    "llama.cpp f16": ("llama.cpp", "16"),
+}
+"""The engine over others than torch: a back end and its weights."""
+NEEDS = {"openvino": "openvino", "llama.cpp": "llama_cpp"}
+SIDES = (
+    "generate",
+    "padded",
+    "torch",
+    *BACK_ENDS,
+    "llama.cpp alone",
+    "server",
+    "transformers serve",
 )
-"""Overrides of nano's recipe: SmolLM2-135M behind 196 tokens of a picture."""
-SPACE = "What is there to be seen, and which of the things is nearest to the left side? Number "
+VLLM = "vLLM-CPU"
 
 
 @dataclass(frozen=True)
-class Work:
-    """One model and its questions, each about a picture of its own."""
+class Line:
+    """A comparison: `median` times as quick as the other, or as many times as long where `goal` begins with `<`.
 
-    assistant: Assistant
-    woven: list[Woven]
-    options: Options
+    Attributes:
+        equal: how many answers are the other's.
+    """
 
-    def requests(self, count: int) -> list[Generation]:
-        """The first questions, asked anew."""
-        model, endings = self.assistant.model, self.assistant.endings(self.options)
-        return [
-            request(prompt(one, model), model, self.options, endings) for one in self.woven[:count]
+    name: str
+    median: float
+    low: float
+    high: float
+    goal: str = ""
+    equal: str = ""
+
+    @property
+    def reached(self) -> str:
+        """Whether the goal is."""
+        if not self.goal:
+            return ""
+        most = self.goal.startswith("<")
+        value = float(self.goal.strip("<>= "))
+        return "yes" if (self.median < value if most else self.median >= value) else "no"
+
+
+class Bench:
+    """All sides, what they took, and who was left out."""
+
+    def __init__(self, given: Work, asked: argparse.Namespace, folder: Path) -> None:
+        self.given, self.asked, self.folder = given, asked, folder
+        self.runs: dict[tuple[int, str], list[Run]] = {}
+        self.left_out: dict[str, str] = {}
+        self.memory: dict[str, int] = {}
+        self.failed = False
+        self.runners: dict[str, Runner] = {"torch": given.assistant.decoder.runner}
+        self.served: TransformersServe | None = None
+        self.sides = [one for one in self._sides() if one.name in asked.sides]
+
+    def _sides(self) -> list[Side]:
+        given, most = self.given, max(self.asked.clients)
+        sides = [
+            Side("generate", lambda _: by_generate(given, 1)),
+            Side("padded", lambda n: by_generate(given, n, True), (16,)),
+            Side("torch", lambda n: by_engine(given, n)),
+            Side("server", lambda n: by_server(given, n), (1, 16)),
         ]
+        if self.asked.device != "cpu":
+            for name in (*BACK_ENDS, "llama.cpp alone", "transformers serve"):
+                self.left_out[name] = "it is compared on the CPU"
+            return sides
+        for name, (backend, weights) in BACK_ENDS.items():
+            if name not in self.asked.sides:
+                continue
+            if missing(NEEDS[backend]):
+                extra = backend.replace(".", "-")
+                self.left_out[name] = f"pip install 'omnimix[{extra}]'"
+                continue
+            try:
+                self.runners |= runners(given, {name: (backend, weights)})
+            except (OmnimixError, RuntimeError) as error:
+                self._fails(name, error)
+                continue
+            sides.append(Side(name, lambda n, r=self.runners[name]: by_engine(given, n, r)))
+        return sides + self._others(most)
 
+    def _others(self, most: int) -> list[Side]:
+        given, asked = self.given, self.asked
+        sides = []
+        if "OpenVINO 16" in self.runners and "server" in asked.sides:
+            run = self.runners["OpenVINO 16"]
+            sides.append(Side("server over OpenVINO 16", lambda n: by_server(given, n, run), (16,)))
+            asked.sides.append("server over OpenVINO 16")
+        if "llama.cpp alone" in asked.sides and "llama.cpp f16" in self.runners:
+            alone = LlamaAlone(given, self.folder, min(most, 16))
+            run = self.runners["llama.cpp f16"]
+            prompts = given.embedded(min(most, 16))
 
-def sample(number: int, words: str = "") -> Sample:
-    """A question about a picture of its own."""
-    noise = torch.Generator().manual_seed(number)
-    pixels = torch.randint(0, 255, (64, 64, 3), generator=noise, dtype=torch.uint8)
-    picture = Media.image(Image.fromarray(pixels.numpy()).resize((224, 224)))
-    return Sample((Turn("user", (picture, f"{SPACE}{number}{words}")),))
+            def same(count: int) -> Run:
+                return by_engine(given, count, run, given.asked(prompts[:count]))
 
+            sides.append(Side("llama.cpp alone", alone, (1, 16)))
+            sides.append(Side("llama.cpp f16, the same embeddings", same, (1, 16)))
+            asked.sides.append("llama.cpp f16, the same embeddings")
+        if "transformers serve" in asked.sides:
+            try:
+                self.served = TransformersServe(given, self.folder, 4)
+            except (OmnimixError, RuntimeError, OSError) as error:
+                self._fails("transformers serve", error)
+            else:
+                sides.append(Side("transformers serve", self.served, (1, 4)))
+                sides.append(Side("torch, the same text", self.served.ours, (1, 4)))
+                asked.sides.append("torch, the same text")
+        return sides
 
-def work(
-    overrides: Sequence[str] = SHAPE, count: int = 32, tokens: int = 64, device: str = "cpu"
-) -> Work:
-    """The model with random weights, and questions."""
-    torch.manual_seed(0)
-    recipe = recipes.load("nano", overrides)
-    model = MultimodalLM.from_recipe(recipe).eval().to(device)
-    assistant = Assistant(model, Processor.from_recipe(recipe))
-    options = Options(max_new_tokens=tokens, stop_strings=())
-    return Work(assistant, [assistant.weave(sample(i), options) for i in range(count)], options)
+    def _fails(self, name: str, error: BaseException) -> None:
+        self.failed = True
+        self.left_out[name] = f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
+        print(f"{name}: {self.left_out[name]}", flush=True)
 
+    def run(self) -> None:
+        """Every side at every number of clients, turn about; who goes first changes every round."""
+        by_engine(self.given, 1)
+        for number in range(self.asked.rounds):
+            for count in self.asked.clients:
+                if count > 16 and number % 2:
+                    continue  # these take longest
+                here = [one for one in self.sides if one.clients is None or count in one.clients]
+                first = number % max(len(here), 1)
+                for side in here[first:] + here[:first]:
+                    try:
+                        run = side.write(count)
+                    except (
+                        Exception
+                    ) as error:  # the others go on; the end tells it, and ends with 1
+                        self._fails(side.name, error)
+                        self.sides.remove(side)
+                        continue
+                    self.runs.setdefault((count, side.name), []).append(run)
+                    told = f"{self.speed(run):7.1f} tokens/s, first after {run.firsts[0]:.2f} s"
+                    print(f"round {number + 1}, {count:2} at once {told}  {side.name}", flush=True)
 
-def by_generate(given: Work, count: int, together: bool) -> list[list[int]]:
-    """transformers' own loop, one question after another or all in one padded batch."""
-    assistant = given.assistant
-    ends = sorted(assistant.endings(given.options).ends)
-    config = given.options.config(ends, assistant.processor.weave.tokenizer.pad)
-    rows = given.woven[:count]
-    found: list[list[int]] = []
-    for part in [rows] if together else [[row] for row in rows]:
-        batch = assistant.batch(part)
-        with torch.inference_mode():
-            ids = assistant.model.generate(**batch.inputs(), generation_config=config)
-        found += ids[:, batch.input_ids.shape[1] :].tolist()
-    return found
+    def speed(self, run: Run) -> float:
+        """Tokens a second; whose ids are not told wrote as many as were asked for."""
+        asked = len(run.firsts) * self.given.options.max_new_tokens
+        return (sum(map(len, run.ids)) or asked) / run.seconds
 
+    def ratios(self, name: str, other: str, count: int, decode: bool = False) -> list[float]:
+        """In each round, how many times as quick one was as the other; by the tokens behind the first alone."""
+        pairs = zip(
+            self.runs.get((count, name), ()), self.runs.get((count, other), ()), strict=False
+        )
+        if decode:
+            return [theirs.steady / ours.steady for ours, theirs in pairs]
+        if other == "generate":  # it wrote one of the answers
+            return [self.speed(ours) / self.speed(theirs) for ours, theirs in pairs]
+        return [theirs.seconds / ours.seconds for ours, theirs in pairs]
 
-def by_engine(given: Work, count: int) -> list[list[int]]:
-    """The engine, without what an earlier question could have left behind."""
-    requests = given.requests(count)
-    Core(given.assistant.model, Limits(), given.assistant.decoder.runner).run(requests)
-    return [one.ids for one in requests]
+    def equal(self, name: str, other: str, count: int) -> str:
+        """How many answers of one are the other's."""
+        ours, theirs = (self.runs[count, one][0] for one in (name, other))
+        text = self.given.text
+        if ours.texts or theirs.texts:
+            a, b = (run.texts or [text(one) for one in run.ids] for run in (ours, theirs))
+            pairs = [(x.strip(), y.strip()) for x, y in zip(a, b, strict=False)]
+        else:
+            pairs = list(zip(ours.ids, theirs.ids, strict=False))  # type: ignore[arg-type]
+        return f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
 
+    def lines(self) -> list[Line]:
+        """Every comparison, first those that have goals."""
+        found: list[Line] = []
 
-def by_server(given: Work, count: int) -> list[list[int]]:
-    """The engine behind the server's face, its questions woven there."""
+        def add(words: str, name: str, other: str, count: int, goal: str = "", **more: Any) -> None:
+            ratios = self.ratios(name, other, count, **more)
+            if goal.startswith("<"):
+                ratios = [1 / one for one in ratios]
+            if ratios:
+                said = line(f"{count} client{'s' * (count > 1)}: {words}", ratios, goal)
+                found.append(Line(**{**asdict(said), "equal": self.equal(name, other, count)}))
 
-    async def run() -> list[list[int]]:
-        engine = Batched(given.assistant, "bench", Limits(cache_memory=2**31))
-        asked = (engine.generate(sample(i), given.options) for i in range(count))
-        answers = await asyncio.gather(*asked)
-        await engine.close()
-        return [list(one.ids) for one in answers]
-
-    return asyncio.run(run())
-
-
-def back_ends(given: Work, clients: Sequence[int], rounds: int) -> list[dict[str, object]]:
-    """The engine over OpenVINO in 16 and 8 bits beside the same engine over torch, turn about."""
-    lines: list[dict[str, object]] = []
-    model, torchs = given.assistant.model, given.assistant.decoder.runner
-    runners = {one: runner_of("openvino", one, print)(model) for one in ("16", "int8")}
-    for count in clients:
-
-        def write(run: Runner, count: int = count) -> list[list[int]]:
-            requests = given.requests(count)
-            Core(model, Limits(), run).run(requests)
-            return [one.ids for one in requests]
-
-        wanted = write(torchs)
-        for name, run in runners.items():
-            alike = sum(a == b for a, b in zip(write(run), wanted, strict=True))
-            pairs = [
-                (seconds(lambda: write(torchs)), seconds(lambda r=run: write(r)))
-                for _ in range(rounds)
-            ]
-            speed = statistics.median(
-                count * given.options.max_new_tokens / own for _, own in pairs
+        alone, same = "generate one at a time", "llama.cpp f16, the same embeddings"
+        goals = {
+            (16, "torch"): ">= 6",
+            (16, "OpenVINO 16"): ">= 6",
+            (1, "OpenVINO 16"): ">= 2.4",
+            (1, "OpenVINO int8"): ">= 3.3",
+        }
+        for count in self.asked.clients:
+            for name in (*self.runners, VLLM):
+                goal = goals.get((count, name), "")
+                add(f"{name} over {alone}", name, "generate", count, goal)
+                if count == 1:
+                    words = f"{name} over generate, tokens behind the first"
+                    add(words, name, "generate", 1, goal, decode=True)
+                if name != "torch":
+                    add(f"{name} over torch", name, "torch", count)
+            add("torch over generate in one padded batch", "torch", "padded", count)
+            goal = ">= 0.95" if count == 1 else ""
+            add(
+                "llama.cpp f16 in the engine over llama.cpp alone",
+                same,
+                "llama.cpp alone",
+                count,
+                goal,
             )
-            lines.append({
-                "name": f"{count} clients: torch over OpenVINO, weights in {name}", **ratio(pairs),
-                "engine_tokens_per_second": round(speed, 1), "equal": f"{alike} of {count}",
-            })  # fmt: skip
-            print(lines[-1], flush=True)
-    return lines
+            for name, engine in (("server", "torch"), ("server over OpenVINO 16", "OpenVINO 16")):
+                add(
+                    f"time of the server ({engine}) over the engine's",
+                    name,
+                    engine,
+                    count,
+                    "< 1.05",
+                )
+            add(
+                "torch over transformers serve", "torch, the same text", "transformers serve", count
+            )
+        return sorted(found, key=lambda one: not one.goal)
+
+    def looked(self) -> list[Line]:
+        """First tokens: of a prompt beside the module's own forward, and of a second question on a picture."""
+        found = []
+        for name, run in self.runners.items():
+            _prefill(self.given, run)
+            pairs = [_prefill(self.given, run) for _ in range(self.asked.rounds)]
+            found.append(line(f"prefill: {name} over torch's forward", _over(pairs), ">= 1"))
+            pairs = [_second(self.given, run, 100 + i) for i in range(self.asked.rounds)]
+            words = (
+                f"first token of a second question on a picture, sooner than of the first: {name}"
+            )
+            found.append(line(words, _over(pairs), ">= 3"))
+            print(found[-2], found[-1], sep="\n", flush=True)
+        return found
+
+    def measure_memory(self) -> None:
+        """What a process of each side alone holds at most."""
+        count = min(16, max(self.asked.clients))
+        tokens = str(min(16, self.asked.tokens))
+        served = ["server"] * ("server" in self.asked.sides)
+        for name in ("generate", *self.runners, *served):
+            words = ["serve", "--shape", self.asked.shape, "--tokens", tokens, "--peak", name]
+            words += ["--clients", str(count), "--folder", str(self.folder)]
+            self._peak_of(f"{name}, {1 if name == 'generate' else count} at once", words)
+        if (count, "llama.cpp alone") in self.runs:
+            prompts = self.folder / "prompts.npz"
+            np.savez(prompts, *[one.float().numpy() for one in self.given.embedded(count)])
+            words = ["serve_llama", str(self.folder / "alone.gguf"), str(prompts), tokens]
+            self._peak_of(f"llama.cpp alone, {count} at once", words)
+        if self.served is not None:
+            self.memory["transformers serve, 4 at once"] = self.served.peak
+
+    def _peak_of(self, name: str, words: Sequence[str]) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{words[0]}", *words[1:]]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            self._fails(f"memory of {name}", RuntimeError(f"it ended with {done.returncode}"))
+            return
+        self.memory[name] = json.loads(done.stdout.strip().splitlines()[-1])["peak"]
+
+    def vllm(self) -> None:
+        """vLLM in an environment of its own, over the exported language model and the same embeddings."""
+        if self.asked.vllm is None:
+            self.left_out[VLLM] = "name a Python that has it: --vllm PYTHON"
+            return
+        plain, prompts = self.folder / "plain", self.folder / "vllm.npz"
+        if not plain.exists():
+            exporting.write_folder(self.given.assistant, plain)
+        embedded = self.given.embedded(max(self.asked.clients))
+        np.savez(prompts, *[one.float().numpy() for one in embedded])
+        command = [self.asked.vllm, "-m", "benchmarks.serve_vllm", str(plain), str(prompts)]
+        command += ["--tokens", str(self.asked.tokens), "--rounds", str(self.asked.rounds)]
+        command += ["--clients", *map(str, self.asked.clients)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+            for one in started.stdout or ():
+                if one.startswith("{"):
+                    self._told(json.loads(one))
+        if started.returncode:
+            self._fails(VLLM, RuntimeError(f"it ended with {started.returncode}"))
+
+    def _told(self, told: dict[str, Any]) -> None:
+        run = Run(told["ids"], told["seconds"], told["firsts"], 0.0)
+        self.runs.setdefault((told["clients"], VLLM), []).append(run)
+        self.memory[VLLM] = max(self.memory.get(VLLM, 0), told.get("peak", 0))
+        print(f"{told['clients']:2} at once {self.speed(run):7.1f} tokens/s  {VLLM}", flush=True)
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """How long it takes."""
-    begin = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
+def line(name: str, values: Sequence[float], goal: str = "") -> Line:
+    """Median and middle half."""
+    low, middle, high = spread(values)
+    return Line(name, round(middle, 3), round(low, 3), round(high, 3), goal)
 
 
-def first_token(given: Work, core: Core, woven: Woven) -> float:
-    """Seconds from asking to the first token of an answer."""
+def _over(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    return [a / b for a, b in pairs]
+
+
+def _first_token(given: Work, core: Core, number: int, words: str = "") -> float:
+    """Seconds from a woven question to the first token of its answer."""
     model, options = given.assistant.model, given.options.but({"max_new_tokens": 1})
+    woven = given.assistant.weave(sample(number, words), options)
     begin = time.perf_counter()
     one = request(prompt(woven, model), model, options, given.assistant.endings(options))
     core.run([one])
     return time.perf_counter() - begin
 
 
-def second_question(given: Work, number: int) -> tuple[float, float]:
+def _second(given: Work, run: Runner, number: int) -> tuple[float, float]:
     """Seconds to the first token: of a first question on a picture, and of a second one."""
-    core = Core(given.assistant.model, limits(), given.assistant.decoder.runner)
-    two = [
-        given.assistant.weave(sample(number, words), given.options)
-        for words in ("", "? And what is behind it, as far as one can tell?")
-    ]
-    return first_token(given, core, two[0]), first_token(given, core, two[1])
+    core, words = Core(given.assistant.model, limits(), run), "? And what is behind it?"
+    return _first_token(given, core, number), _first_token(given, core, number, words)
 
 
-def prefill(given: Work) -> tuple[float, float]:
-    """Seconds for reading a prompt: the model's forward, and the engine to its first token."""
+def _prefill(given: Work, run: Runner) -> tuple[float, float]:
+    """Seconds for reading a prompt with its picture: the model's forward, and the engine to its first token."""
     batch = given.assistant.batch(given.woven[:1])
-
-    def forward() -> None:
-        with torch.inference_mode():
-            given.assistant.model(**batch.inputs(), use_cache=True, logits_to_keep=1)
-
-    core = Core(given.assistant.model, Limits(), given.assistant.decoder.runner)
-    return seconds(forward), first_token(given, core, given.woven[0])
+    begin = time.perf_counter()
+    with torch.inference_mode():
+        given.assistant.model(**batch.inputs(), use_cache=True, logits_to_keep=1)
+    took = time.perf_counter() - begin
+    return took, _first_token(given, Core(given.assistant.model, Limits(), run), 0)
 
 
-def ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """First over second of each round: median and middle half."""
-    low, middle, high = spread([a / b for a, b in pairs])
-    return {"median": round(middle, 2), "low": round(low, 2), "high": round(high, 2)}
-
-
-def measure(given: Work, clients: Sequence[int], rounds: int) -> list[dict[str, object]]:
-    """Every line of the table; both sides of each turn about."""
-    tokens = given.options.max_new_tokens
-    lines: list[dict[str, object]] = []
-
-    def line(name: str, pairs: list[tuple[float, float]], **words: object) -> None:
-        lines.append({"name": name, **ratio(pairs), **words})
-        print(lines[-1], flush=True)
-
-    prefill(given)
-    line("prefill: torch over engine", [prefill(given) for _ in range(rounds)])
-    line(
-        "first token: first question over second, on one picture",
-        [second_question(given, 100 + i) for i in range(rounds)],
-    )
-    for count in clients:
-        ways = {
-            "generate one at a time": lambda n=count: by_generate(given, n, False),
-            "generate in one padded batch": lambda n=count: by_generate(given, n, True),
-            "server over engine": lambda n=count: by_server(given, n),
-        }
-        ours = by_engine(given, count)
-        took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-        alike = {
-            name: sum(a == b for a, b in zip(run(), ours, strict=True))
-            for name, run in ways.items()
-        }
-        for _ in range(rounds):
-            own = seconds(lambda n=count: by_engine(given, n))
-            for name, run in ways.items():
-                took[name].append((seconds(run), own))
-        speed = statistics.median(count * tokens / own for _, own in took["server over engine"])
-        for name, pairs in took.items():
-            line(
-                f"{count} clients: {name}",
-                pairs,
-                engine_tokens_per_second=round(speed, 1),
-                equal=f"{alike[name]} of {count}",
-            )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    lines.append({"name": "peak memory of all of this, MiB", "median": peak // 1024})
-    return lines
-
-
-def table(lines: Sequence[dict[str, object]]) -> str:
-    """The lines as Markdown."""
-    rows = ["| what | ratio | middle half | engine tok/s | equal ids |", "|---|---|---|---|---|"]
+def tables(bench: Bench, lines: Sequence[Line]) -> str:
+    """All of it as Markdown."""
+    clients = bench.asked.clients
+    rows = [
+        "| what | ratio | middle half | goal | reached | equal answers |",
+        "|---|---|---|---|---|---|",
+    ]
     for one in lines:
-        half = f"{one['low']} to {one['high']}" if "low" in one else ""
-        words = (one.get(word, "") for word in ("engine_tokens_per_second", "equal"))
-        rows.append(f"| {one['name']} | {one['median']} | {half} | {' | '.join(map(str, words))} |")
-    return "\n".join(rows) + "\n"
+        words = (one.median, f"{one.low} to {one.high}", one.goal, one.reached, one.equal)
+        rows.append(f"| {one.name} | {' | '.join(map(str, words))} |")
+    for title, of in (
+        ("tokens a second", bench.speed),
+        ("seconds to the first token, the median of the clients'", _median_first),
+    ):
+        rows += ["", f"| {title} | {' | '.join(f'{n} clients' for n in clients)} |"]
+        rows.append("|---" * (1 + len(clients)) + "|")
+        for name in dict.fromkeys(name for _, name in bench.runs):
+            cells = [_cell([of(run) for run in bench.runs.get((n, name), ())]) for n in clients]
+            rows.append(f"| {name} | {' | '.join(cells)} |")
+    rows += ["", "| process | peak memory, MiB |", "|---|---|"]
+    rows += [f"| {name} | {most} |" for name, most in bench.memory.items()]
+    rows += [""] + [f"{name} was left out: {why}." for name, why in bench.left_out.items()]
+    return "\n".join(rows).rstrip() + "\n"
 
 
-def main() -> None:
+def _median_first(run: Run) -> float:
+    return statistics.median(run.firsts)
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    low, middle, high = spread(values)
+    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+
+
+def about(asked: argparse.Namespace, given: Work) -> dict[str, Any]:
+    """What was run, and where."""
+    names = ("torch", "transformers", "openvino", "llama-cpp-python")
+    found = {one.name: one.version for one in metadata.distributions() if one.name in names}
+    cpu = [
+        x.split(":")[1].strip() for x in _text("/proc/cpuinfo").splitlines() if "model name" in x
+    ]
+    return {
+        "processor": cpu[0] if cpu else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "versions": found,
+        "shape": asked.shape,
+        "device": asked.device,
+        "tokens": [len(given.woven[0]), asked.tokens],
+        "rounds": asked.rounds,
+    }
+
+
+def _text(file: str) -> str:
+    return Path(file).read_text() if Path(file).is_file() else ""
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="times that each line is run")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each side is run")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 32])
+    parser.add_argument("--shape", default="135m", choices=tuple(SHAPES))
+    parser.add_argument("--tokens", type=int, default=64, help="of each answer")
+    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
     parser.add_argument("--out", type=Path, help="folder for serve.md and serve.json")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--backends", action="store_true", help="OpenVINO beside torch alone")
-    asked = parser.parse_args()
-    given = work(count=max(asked.clients), device=asked.device)
-    print(f"{len(given.woven[0])} tokens in, {given.options.max_new_tokens} out", flush=True)
-    lines = (back_ends if asked.backends else measure)(given, asked.clients, asked.rounds)
-    print(table(lines))
+    parser.add_argument("--profile", action="store_true", help="where the time of 16 clients goes")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="no process for each side's memory"
+    )
+    parser.add_argument("--vllm", metavar="PYTHON", help="a Python whose environment has vLLM")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    asked = parsed(words)
+    with tempfile.TemporaryDirectory() as near:
+        folder = asked.folder or Path(near)
+        given = shaped(asked.shape, folder, max(asked.clients), asked.tokens, asked.device)
+        if asked.peak:
+            return _peak(given, asked.peak, max(asked.clients))
+        return _bench(given, asked, folder)
+
+
+def _peak(given: Work, name: str, count: int) -> int:
+    """What this process held at most, after one side alone wrote."""
+    if name == "generate":
+        by_generate(given, 1)
+    elif name == "server":
+        by_server(given, count)
+    else:
+        own = runners(given, {name: BACK_ENDS[name]}) if name in BACK_ENDS else {}
+        by_engine(given, count, own.get(name))
+    print(json.dumps({"peak": peak()}))
+    return 0
+
+
+def _bench(given: Work, asked: argparse.Namespace, folder: Path) -> int:
+    """All of it; 1 where a side failed, which the tables name."""
+    begin = time.perf_counter()
+    told = about(asked, given)
+    print(json.dumps(told), flush=True)
+    bench = Bench(given, asked, folder)
+    try:
+        bench.run()
+        bench.vllm()
+        lines = bench.looked() + bench.lines()
+        lines.sort(key=lambda one: not one.goal)
+        if not asked.no_memory:
+            bench.measure_memory()
+    finally:
+        if bench.served is not None:
+            bench.served.close()
+    text = tables(bench, lines)
+    shares = _shares(bench) if asked.profile else ""
+    print(text, shares, sep="\n")
+    print(f"{(time.perf_counter() - begin) / 60:.1f} minutes")
     if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        name = "serve" if asked.device == "cpu" else f"serve-{asked.device}"
-        name += "-openvino" if asked.backends else ""
-        (asked.out / f"{name}.md").write_text(table(lines))
-        (asked.out / f"{name}.json").write_text(json.dumps(lines, indent=1) + "\n")
+        _write(asked, told, bench, lines, text, shares)
+    return int(bench.failed)
+
+
+def _shares(bench: Bench) -> str:
+    count = min(16, max(bench.asked.clients))
+    alone = [run.seconds for run in bench.runs.get((count, "generate"), ())]
+    return serve_profile.told(bench.given, count, statistics.median(alone) if alone else None)
+
+
+def _write(
+    asked: argparse.Namespace,
+    told: dict[str, Any],
+    bench: Bench,
+    lines: Sequence[Line],
+    text: str,
+    shares: str,
+) -> None:
+    asked.out.mkdir(parents=True, exist_ok=True)
+    name = "serve" if asked.device == "cpu" else f"serve-{asked.device}"
+    runs = [
+        {
+            "clients": n,
+            "name": who,
+            "seconds": run.seconds,
+            "firsts": run.firsts,
+            "cpu": run.process,
+        }
+        for (n, who), own in bench.runs.items()
+        for run in own
+    ]
+    compared = [{**asdict(one), "reached": one.reached} for one in lines]
+    held = {**told, "lines": compared, "memory": bench.memory, "left_out": bench.left_out}
+    (asked.out / f"{name}.md").write_text(text)
+    (asked.out / f"{name}.json").write_text(json.dumps({**held, "runs": runs}, indent=1) + "\n")
+    if shares:
+        (asked.out / f"{name}-profile.md").write_text(shares)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,7 +12,6 @@ from benchmarks import (
     llava,
     packing,
     preprocess,
-    serve,
     splicing,
     train,
     trainers,
@@ -96,14 +95,3 @@ def test_all_sides_take_the_same_steps(learns: str, names: tuple[str, str], tmp_
         theirs.load_state_dict(before)
     assert found[names[0]] == pytest.approx(found[names[1]], abs=2e-4)
     assert 0 < train.operations(work, [0]) < 1e12
-
-
-def test_all_ways_of_serving_write_the_same() -> None:
-    given = serve.work(TINY, count=3, tokens=4)
-    wanted = serve.by_generate(given, 3, together=False)
-    assert len({tuple(ids) for ids in wanted}) > 1
-    assert serve.by_engine(given, 3) == serve.by_server(given, 3) == wanted
-    assert serve.by_generate(given, 3, together=True) == wanted
-    lines = serve.measure(given, [2], rounds=1)
-    assert [one["equal"] for one in lines if "equal" in one] == ["2 of 2"] * 3
-    assert serve.table(lines).count("\n") == len(lines) + 2
