@@ -63,19 +63,19 @@ MIXED = Scenario("full, mixed lengths", False, "full", ("packed", "sharded", "tr
 
 SCENARIOS = (
     Scenario("full, mixed lengths", False, "full", ("packed", "padded", "trainer", "trl", "trl_keeps")),
+    Scenario("connector, mixed lengths", False, "connector", ("packed", "warm", "trainer", "trl")),
     Scenario("full, like lengths", True, "full", ("packed", "padded", "trainer", "trl")),
     Scenario("lora, mixed lengths", False, "lora", ("packed", "padded", "trainer", "trl")),
     Scenario("lora, like lengths", True, "lora", ("packed", "padded", "trainer")),
-    Scenario("connector, mixed lengths", False, "connector", ("packed", "warm", "trainer", "trl")),
 )  # fmt: skip
 
 
 ALL = (
-    (0.32, ("--size", "30m")),
-    (0.24, ("--size", "30m", "--bf16", "--only", "mixed")),
-    (0.32, ("--size", "135m", "--only", "mixed", "--rounds", "1")),
-    (0.12, ("--size", "30m", "--ranks", "2")),
-)
+    (0.4, ("--size", "30m", "--sides", "packed,warm,trl")),
+    (0.17, ("--size", "30m", "--bf16", "--only", "mixed", "--sides", "packed,warm,trl", "--no-profile")),
+    (0.33, ("--size", "135m", "--only", "mixed", "--sides", "packed,warm", "--steps", "1", "--no-profile")),
+    (0.1, ("--size", "30m", "--ranks", "2", "--no-profile")),
+)  # fmt: skip
 """What `--all` runs, and which share of the time each gets."""
 
 
@@ -293,7 +293,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if words.all:
         for share, more in ALL:
             print(f"benchmarks.train {' '.join(more)}", flush=True)
-            main([*given, *more, "--minutes", f"{share * words.minutes:.2f}", "--not-all"])
+            main([*given, *more, "--minutes", f"{share * words.minutes:.2f}", "--no-all"])
         return
     if words.ranks > 1 and "RANK" not in os.environ:
         launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(words.ranks)]
@@ -328,17 +328,15 @@ def asked(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--memory", action="store_true", help="on a CPU: a process for each side besides"
     )
-    parser.add_argument(
-        "--profile", action="store_true", help="say of a goal that was missed where it went"
-    )
+    profile = "say of a goal that was missed where it went"
+    parser.add_argument("--profile", action=argparse.BooleanOptionalAction, help=profile)
     parser.add_argument(
         "--checks", action="store_true", help="compare a GPU's numbers with the CPU's first"
     )
     parser.add_argument("--raises", action="store_true", help="stop at the first failure")
     parser.add_argument("--out", default="benchmarks/results", help="folder of the results")
     every = "30m in fp32 and bf16, 135m, and two processes, within --minutes (35)"
-    parser.add_argument("--all", action="store_true", help=every)
-    parser.add_argument("--not-all", dest="all", action="store_false", help=argparse.SUPPRESS)
+    parser.add_argument("--all", action=argparse.BooleanOptionalAction, help=every)
     return parser.parse_args(given)
 
 
