@@ -113,7 +113,8 @@ def _light() -> Any:
             if not torch.is_autocast_enabled(x.device.type):
                 x = x.to(self.lora_A[NAME].weight.dtype)
             thin = self.lora_A[NAME](self.lora_dropout[NAME](x)) * self.scaling[NAME]
-            return (result + self.lora_B[NAME](thin)).to(result.dtype)
+            found = (result + self.lora_B[NAME](thin)).to(result.dtype)
+            return found
 
     return Light
 

@@ -85,7 +85,8 @@ def chosen_losses(
         return functional.cross_entropy(logits, wanted, reduction="none")
 
     if frozen and chosen.requires_grad:
-        return torch.cat([_AtOnce.apply(part, *each) for each in parts])
+        at_once: Callable[..., Tensor] = _AtOnce.apply
+        return torch.cat([at_once(part, *each) for each in parts])
     if len(parts) > 1 and torch.is_grad_enabled():
         return torch.cat([checkpoint(part, *each, use_reentrant=False) for each in parts])
     return torch.cat([part(*each) for each in parts])
