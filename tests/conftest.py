@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Workers of pytest-xdist share the cores; set before torch is imported.
@@ -55,10 +56,29 @@ def tiny_recipe() -> Recipe:
     return recipes.load("nano", TINY)
 
 
+_LENT: dict[MultimodalLM, list[object]] = {}
+"""Models that many tests share, as they were made."""
+
+
+def _looks(model: MultimodalLM) -> list[object]:
+    weights = ((p.sum().item(), p.requires_grad, p.grad is None) for p in model.parameters())
+    return [*weights, *(module.training for module in model.modules())]
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tiny_recipe: Recipe) -> MultimodalLM:
-    """Random weights, large enough that answers differ from picture to picture."""
-    return random_model(tiny_recipe)
+    """Random weights, large enough that answers differ from picture to picture; who changes them takes a copy."""
+    model = random_model(tiny_recipe)
+    _LENT[model] = _looks(model)
+    return model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _lent_models_come_back_as_they_were() -> Iterator[None]:
+    """At the end of the file that changed one, for its other tests would see it in their turn."""
+    yield
+    for model, made in _LENT.items():
+        assert _looks(model) == made, "a test of this file changed tiny_model: let it take a copy"
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PurePath, PureWindowsPath
@@ -134,6 +134,12 @@ def looks_like(path: Path) -> str:
     names = sorted(child.name + ("/" if child.is_dir() else "") for child in path.iterdir())
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "")
     return f"the folder holds {shown or 'nothing'}"
+
+
+def token_text(token: Any) -> str | None:
+    """A token in a tokenizer's configuration: its text, or a table that holds it."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return str(text) if text else None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -41,11 +41,19 @@ def rows_of(*files: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The way out for a mistyped word: the nearest known one, or all of them."""
+def did_you_mean(word: str, known: Iterable[str], listed: str = "") -> str:
+    """The way out for a mistyped word: the nearest known one, or all of them.
+
+    Args:
+        listed: how to see all, where they are too many for a sentence; the nearest few are named then.
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.0 if listed else 0.6)
+    if close and difflib.SequenceMatcher(None, close[0], word).ratio() >= 0.6:
+        return f"did you mean {close[0]!r}?"
+    return (
+        f"nearest are {', '.join(close)}; {listed}" if listed else f"known are: {', '.join(names)}"
+    )
 
 
 def plug_in(file: Path) -> None:

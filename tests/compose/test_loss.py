@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -120,7 +121,8 @@ def test_nothing_learned_gives_nothing_and_reaches_every_part(
 ) -> None:
     batch = tiny_processor([talk("Look", "at this")])
     labels = torch.full_like(batch.labels, -100)
-    found, grads = taught(tiny_model, {**batch.inputs(), "labels": labels, "skip_logits": True})
+    model = copy.deepcopy(tiny_model)
+    found, grads = taught(model, {**batch.inputs(), "labels": labels, "skip_logits": True})
     assert found == 0 and grads and not any(grad.any() for grad in grads.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ def test_stored_answers_are_scored_without_model_or_files(tmp_path: Path) -> Non
         path.unlink()
     again = score(out)
     assert again.to_dict() == first.to_dict() and again.to_dict()["empty"] == 1
-    assert again.pinned["benchmark"] == "vizwiz" and again.pinned["measure"] == "vqa@1"
+    assert again.pinned["benchmark"] == "vizwiz" and again.pinned["measure"] == "vizwiz@1"
     assert score(out, metric="exact").measure == "exact"
     with out.open("a") as file:
         file.write('{"row": 4, "id": 7, "answer": 3}\n{"to\n')
@@ -253,6 +254,50 @@ def test_a_judge_is_stored_and_never_a_zero(
         json.loads(CliRunner().invoke(app, ["score", str(out), "--json"]).stdout)["score"] == 0.75
     )
     assert len(asked) == 2
+
+
+def test_a_judge_with_a_prompt_of_a_file(tmp_path: Path, served: Callable[[Replies], str]) -> None:
+    out, asked = tmp_path / "answers.jsonl", list[str]()
+    answered("mm-vet", tmp_path / "files", out, ["-1 and -5", "{reference}"])
+
+    def replies(body: dict[str, Any]) -> tuple[int, Any]:
+        content = body["messages"][0]["content"]
+        asked.append(content if isinstance(content, str) else content[0]["text"])
+        return chat("0.7")
+
+    place = tmp_path / "prompt.txt"
+    place.write_text("Q | {question} | {reference} | {answer} | {untouched}\n")
+    words = ["score", str(out), "--json", "--judge", served(replies), "--judge-model", "j"]
+    words += ["--judge-prompt", str(place)]
+    report = json.loads(CliRunner().invoke(app, words).stdout)
+    whole = hashlib.sha256(place.read_bytes()).hexdigest()
+    assert report["score"] == pytest.approx(0.7) and report["pinned"]["judge_prompt"] == whole
+    assert report["pinned"]["measure"] == f"judge@{whole[:12]}"
+    assert (tmp_path / f"answers.jsonl.judge-{whole[:12]}.txt").read_bytes() == place.read_bytes()
+    # What an answer says is no place, nor are other curly brackets.
+    assert any(one.endswith(" | {reference} | {untouched}\n") for one in asked)
+    assert all(one.startswith("Q | ") for one in asked) and len(asked) == 2
+    again = CliRunner().invoke(app, words[:3])
+    assert (
+        json.loads(again.stdout.splitlines()[0])["score"] is None
+    )  # by our prompt it is not judged
+    place.write_text("{question} {answer}")
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2 and "has no {reference}" in refused.stderr
+    table = [
+        "evaluate",
+        "nano",
+        "2403.20271",
+        "--folder",
+        str(tmp_path),
+        "--answers",
+        str(tmp_path / "t"),
+    ]
+    refused = CliRunner().invoke(app, [*table, "--judge-prompt", str(place)])
+    assert refused.exit_code == 2 and "--judge-prompt does not go with" in refused.stderr
+    answered("pope", tmp_path / "pope", tmp_path / "pope.jsonl", ["yes"] * 9)
+    refused = CliRunner().invoke(app, ["score", str(tmp_path / "pope.jsonl"), *words[3:]])
+    assert refused.exit_code == 2 and "no judge scores POPE" in refused.stderr
 
 
 def test_marks_of_a_pair(tmp_path: Path, served: Callable[[Replies], str]) -> None:

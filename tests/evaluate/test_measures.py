@@ -135,7 +135,15 @@ def test_a_judge_is_summed_up_by_group() -> None:
     "answer, people, right",
     [
         ("yes", ["yes"] * 10, 1.0),
-        ("Yes", ["yes"] * 10, 0.0),  # nobody disagrees, so nothing is normalised
+        ("Yes.", ["yes"] * 10, 1.0),  # the model's answer is always normalised
+        ("black/white", ["black/white"] * 10, 0.0),  # the people's only where they disagree
+        ("two dogs", ["two dogs"] * 9 + ["dogs"], 0.0),  # and their numbers never
+        ("The Dog", ["dog"] * 3 + ["a dog"] * 7, 0.9),
+        ("none", ["0"] * 2 + ["1"] * 8, 0.6),
+        ("twas", ["'twas"] * 10, 1.0),
+        ("3.5.", ["3.5"] * 3 + ["4"] * 7, 0.9),
+        ("$1,000", ["$1000"] * 4 + ["many"] * 6, 1.0),
+        ("red\tcar", ["red car"] * 10, 1.0),
         ("Yes.", ["yes"] * 9 + ["no"], 1.0),
         ("two", ["2"] * 2 + ["3"] * 8, 0.6),  # ten times two agree, less themselves
         ("the red", ["red", "blue"] + ["green"] * 8, 0.3),
@@ -151,6 +159,14 @@ def test_vqa_accuracy(answer: str, people: list[str], right: float) -> None:
     assert accuracy(answer, people) == pytest.approx(right)
 
 
+def test_vizwiz_takes_answers_of_people_as_they_are() -> None:
+    """As VizWiz's authors' script: only what the model says is normalised."""
+    people = Reference(("coca-cola",) * 9 + ("coca cola",))
+    measures = {name: MEASURES.load(name)() for name in ("vqa", "vizwiz")}
+    found = {name: one.one(said("Coca-Cola"), people) for name, one in measures.items()}
+    assert found == {"vqa": 1.0, "vizwiz": pytest.approx(0.3)}
+
+
 def test_contractions_of_every_form() -> None:
     found = contractions()
     expected = {"couldnt've": "couldn't've", "couldn'tve": "couldn't've", "yalld've": None}
@@ -161,7 +177,16 @@ def test_contractions_of_every_form() -> None:
 
 @pytest.mark.parametrize(
     "answer, truth, right",
-    [("Hello", " hello ", 1.0), ("hallo", "hello", 0.8), ("abc", "xyz", 0.0), ("ab", "abcd", 0.5)],
+    [
+        ("Hello", " hello ", 1.0),
+        ("hallo", "hello", 0.8),
+        ("abc", "xyz", 0.0),
+        ("ab", "abcd", 0.5),
+        ("abc", "abcdefg", 0.0),  # 3 of 7 is less than a half
+        ("a  b", "a\nb", 1.0),  # white space is one blank
+        (" a b ", "a", 0.6),  # but its length counts as it is written
+        ("", "cat", 0.0),
+    ],
 )
 def test_anls(answer: str, truth: str, right: float) -> None:
     assert anls(answer, truth) == pytest.approx(right)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from omnimix.errors import OmnimixError, RegistryError
 from omnimix.evaluate import parsing, similar
 from omnimix.evaluate.captions import Cider
 from omnimix.evaluate.measure import Reference
-from omnimix.evaluate.official_captions import CocoCaptions
+from omnimix.evaluate.official_captions import PARSER, CocoCaptions, spice
 from omnimix.evaluate.scores import said_no
 from omnimix.generate.answers import Answer
 from omnimix.registry import MEASURES
@@ -212,6 +215,28 @@ def test_region_captions_as_the_published_run() -> None:
         assert numbers["meteor"] == pytest.approx(case["expected"]["METEOR"], abs=1e-6)
         assert numbers["ptb tokens"] == 1
         assert ("spice" in numbers) != any(one.startswith("no SPICE: ") for one in found.notes)
+
+
+def test_spice_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package does not bring Stanford's parser; one sentence says which files go where."""
+    program = SimpleNamespace(compute_score=lambda truths, given: (0.25, []))
+    for name in ("pycocoevalcap", "pycocoevalcap.spice", "pycocoevalcap.spice.spice"):
+        module = ModuleType(name)
+        vars(module).update(__file__=str(tmp_path / "spice.py"), Spice=lambda: program)
+        monkeypatch.setitem(sys.modules, name, module)
+    texts = {0: ["a cat"]}
+    found, why = spice(texts, texts)
+    assert found is None and why == (
+        "stanford-corenlp-3.6.0.jar and stanford-corenlp-3.6.0-models.jar of Stanford CoreNLP 3.6.0 are not in "
+        f"{tmp_path / 'lib'}"
+    )
+    (tmp_path / "lib").mkdir()
+    for name in PARSER:
+        (tmp_path / "lib" / name).touch()
+    assert spice(texts, texts) == (0.25, "")
+    program.compute_score = lambda truths, given: subprocess.run(["false"], check=True)
+    found, why = spice(texts, texts)
+    assert found is None and "false" in why
 
 
 def test_sentences_as_a_local_encoder_sees_them(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,38 @@ def test_one_command_gives_the_table(tiny_folder: Path, tmp_path: Path) -> None:
     for said, wrong in told.items():
         refused = CliRunner().invoke(app, wrong)
         assert refused.exit_code == 2 and said in refused.stderr, refused.stderr
+
+
+@pytest.mark.parametrize("paper", [name for name in table() if name != PAPER])
+def test_every_table_asks_all_of_its_rows(
+    paper: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Miniature files of every row: what cannot be asked or needs a judge is named, and a second run asks nothing."""
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # Java takes seconds to start
+    files, out, found = tmp_path / "files", tmp_path / "answers", tmp_path / "table.json"
+    rows = table()[paper].rows
+    for name, row in rows.items():
+        MAKERS[name](files / (row.folder or name))
+    words = ["evaluate", str(tiny_folder), paper, "--folder", str(files), "--answers", str(out)]
+    words += ["--limit", "1", "--out", str(found)]
+    done = CliRunner().invoke(app, words)
+    report = json.loads(found.read_text())
+    # The tiny model's whole context is as long as those answers.
+    long = [name for name in rows if benchmarks()[name].max_new_tokens == 1024]
+    assert list(report["missing"]) == long and all(
+        f"{one}: not asked" in done.stderr for one in long
+    )
+    asked = [name for name in rows if name not in long]
+    assert list(report["benchmarks"]) == asked and all(f"{name} " in done.stdout for name in asked)
+    judged = [name for name in asked if benchmarks()[name].judge is not None]
+    assert [name for name in asked if "skipped" in report["benchmarks"][name]] == judged
+    assert all(f"{name}: no score: " in done.stderr for name in judged)
+    failed = [name for name in asked if report["benchmarks"][name]["failed"]]
+    assert done.exit_code == bool(failed or long or judged)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    again = CliRunner().invoke(app, words)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert json.loads(found.read_text()) == report and again.exit_code == done.exit_code
 
 
 def test_models_ranked_over_benchmarks(tmp_path: Path) -> None:

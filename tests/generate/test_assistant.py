@@ -198,6 +198,9 @@ def test_half_weights_load_as_float32(
 def test_unknown_models_are_refused() -> None:
     with pytest.raises(RegistryError, match="unknown model 'nanoo'"):
         omnimix.load("nanoo")
+    with pytest.raises(RegistryError, match="`omnimix models` lists them") as caught:
+        omnimix.load("zzz")
+    assert "Nearest are " in str(caught.value) and str(caught.value).count(",") < 5
 
 
 def test_folders_without_a_model_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from omnimix.errors import OmnimixError
 from omnimix.generate.decoding import Options
-from omnimix.generate.stopping import cut, settled
+from omnimix.generate.stopping import Stops, cut, settled
 
 
 def test_the_first_stop_string_cuts() -> None:
@@ -73,6 +73,6 @@ def test_options_out_of_range_are_refused_by_name(word: str, value: Any) -> None
 
 def test_a_bare_stop_string_is_one_and_stops_are_added_to_the_templates() -> None:
     assert Options(stop_strings="large").stop_strings == ("large",)  # type: ignore[arg-type]
-    assert Options(stop_strings=["a", "\n"]).stops(("\n",)) == ("\n", "a")  # type: ignore[arg-type]
-    assert Options(stop_strings=()).stops(("\n",)) == ("\n",)
+    assert Options(stop_strings=["a", "\n"]).stops(("\n",)).strings == ("\n", "a")  # type: ignore[arg-type]
+    assert Options(stop_strings=()).stops(("\n",)) == Stops(("\n",))
     assert Options(max_new_tokens=np.int64(8), temperature=1).max_new_tokens == 8

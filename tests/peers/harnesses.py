@@ -2,7 +2,7 @@
 
     python tests/peers/harnesses.py
 
-lmms-eval finds the model by its entry point and runs a local task of drawn pictures, offline; the same rows are a
+VLMEvalKit is on PyPI as ms-vlmeval (and nvidia-vlmeval); installed with --no-deps it needs what it imports. lmms-eval finds the model by its entry point and runs a local task of drawn pictures, offline; the same rows are a
 benchmark of ours, and its answers and score have to be ours. VLMEvalKit's class is asked by its own `generate`. Prints
 what came out side by side and ends with 1 where something differs or neither is installed.
 """
@@ -152,6 +152,35 @@ def rescored(answers: list[str]) -> bool:
     return all(abs(theirs[name] - numbers[name]) < 1e-9 for name in theirs)
 
 
+def rescored_by_kit(answers: list[str]) -> bool:
+    """Our stored answers by VLMEvalKit's rules of four kinds of benchmarks, beside our own measures of them."""
+    from vlmeval.dataset.utils.vqa_eval import hit_calculate, process_line
+
+    from omnimix.evaluate.measure import Reference
+    from omnimix.generate.answers import Answer
+    from omnimix.registry import MEASURES
+
+    said, same = [Answer(text, (), 1, True) for text in answers], True
+    rules = {
+        "exact": ("accuracy", "OCRVQA", 1),
+        "relaxed": ("relaxed_accuracy", "ChartQA", 1),
+        "anls": ("anls", "DocVQA", 1),
+        "vqa": ("vqa_score", "TextVQA", 10),
+    }
+    for name, (rule, like, people) in rules.items():
+        truths = [[row["answer"]] * people for row in rows()]
+        lines = [
+            process_line({"answer": str(truth), "prediction": text}, rule)
+            for truth, text in zip(truths, answers, strict=True)
+        ]
+        theirs = sum(map(float, hit_calculate(lines, like))) / len(lines)
+        references = [Reference(tuple(truth)) for truth in truths]
+        own = MEASURES.load(name)().score(said, references).value
+        print(f"  {name}: VLMEvalKit {theirs:.6f}, omnimix {own:.6f}")
+        same &= abs(theirs - own) < 1e-9
+    return same
+
+
 def vlmevalkit(folder: Path) -> tuple[list[str], list[float], float]:
     """The same rows as VLMEvalKit hands them over: a picture's path and a text."""
     kit, found = harnesses.VlmEvalKit("nano", max_new_tokens=TOKENS), []
@@ -186,6 +215,8 @@ def main() -> int:
             wrong |= theirs != own
         if "lmms_eval" in here:
             wrong |= not rescored(own[0])
+        if "vlmeval" in here:
+            wrong |= not rescored_by_kit(own[0])
     print("something differs, or neither is installed" if wrong else "the same everywhere")
     return int(wrong)
 

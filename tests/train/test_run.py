@@ -146,6 +146,17 @@ def test_an_unknown_file_is_refused() -> None:
         train("nowhere.train.yaml")
 
 
+def test_a_folder_in_place_of_a_file_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"a folder, not a training file.*nano\.train\.yaml"):
+        train(tmp_path)
+    (tmp_path / "mine.train.yaml").touch()
+    with pytest.raises(RecipeError, match=r"Name a file in it: .*mine\.train\.yaml"):
+        train(tmp_path)
+    (tmp_path / "training.yaml").touch()
+    with pytest.raises(RecipeError, match=r"the folder of a training run.*goes on where"):
+        train(tmp_path)
+
+
 def test_a_wrong_word_of_a_table_is_named_itself(write: Write) -> None:
     path = write(stages=[{"packing": {"tokens": 300, "items": 0}}])
     with pytest.raises(RecipeError, match=r"stages\.0\.packing\.items: .*equal to 1"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,12 @@ def talk(name: str, answer: str, *asked: Part) -> Sample:
 
 def picture(seed: int) -> Media:
     return Media.image(Image.effect_noise((32, 32), 40 + seed).convert("RGB"))
+
+
+@pytest.fixture
+def tiny_model(tiny_model: MultimodalLM) -> MultimodalLM:
+    """A copy: what learns here is what others ask."""
+    return copy.deepcopy(tiny_model)
 
 
 def stage(**words: Any) -> Stage:

@@ -29,12 +29,6 @@ def write_json(path: Path, data: Mapping[str, Any]) -> Path:
     return path
 
 
-def token_text(token: Any) -> str | None:
-    """A token in a tokenizer's configuration: its text, or a table that holds it."""
-    text = token.get("content") if isinstance(token, Mapping) else token
-    return str(text) if text else None
-
-
 def layers(keys: Iterable[str], prefix: str) -> int:
     """How many numbered layers stand behind a prefix such as `llma.layers.`."""
     number = re.compile(rf"{re.escape(prefix)}(\d+)\.")

@@ -12,6 +12,7 @@ import yaml
 
 from omnimix import config
 from omnimix.checkpoints import licences
+from omnimix.cli.tables import markdown
 from omnimix.errors import OmnimixError
 
 if TYPE_CHECKING:
@@ -122,23 +123,17 @@ def _tokens(recipe: Recipe, counted: Counted) -> str:
     from omnimix.cli.show import millions
 
     rows = [
-        f"| {name} | {spec.media} | {spec.place} | {_sum(counted, name)} |"
+        (name, spec.media, spec.place, _sum(counted, name))
         for name, spec in recipe.modalities.items()
     ]
-    table = ["| modality | opens | place | tokens of an item |", "|---|---|---|---|", *rows]
+    table = markdown(("modality", "opens", "place", "tokens of an item"), rows)
     size = f"{millions(counted.total)} parameters" if not counted.problems else ""
     parts = [f"{part} {millions(number)}" for part, number in counted.parameters.items()]
     context = recipe.model_max_length or recipe.language.config.get("max_position_embeddings")
     facts = [size, *parts, f"context {context} tokens" if context else ""]
-    return "\n".join(
-        [
-            "## Tokens and parameters",
-            "",
-            *(table if rows else ["Text only."]),
-            "",
-            "; ".join(filter(None, facts)) + ".",
-        ]
-    )
+    shown = table if rows else ["Text only."]
+    said = "; ".join(filter(None, facts)) + "."
+    return "\n".join(["## Tokens and parameters", "", *shown, "", said])
 
 
 def _sum(counted: Counted, name: str) -> str:
@@ -152,11 +147,11 @@ def _sum(counted: Counted, name: str) -> str:
 def _parts(parts: Mapping[str, str], whole: str | None, problems: list[str]) -> str:
     lines = ["## Parts and licences", ""]
     if parts:
-        lines += ["| part | made from | licence |", "|---|---|---|"]
-        lines += [
-            f"| {name} | [{place}](https://huggingface.co/{place}) | {licences.of_part(place) or 'unknown'} |"
-            for name, place in parts.items()
+        rows = [
+            (name, f"[{at}](https://huggingface.co/{at})", licences.of_part(at) or "unknown")
+            for name, at in parts.items()
         ]
+        lines += markdown(("part", "made from", "licence"), rows)
     else:
         lines.append("No part was made elsewhere, as far as the recipe says.")
     lines += ["", f"The whole: {whole or 'no licence was chosen'}."]
@@ -169,22 +164,16 @@ def _training(folder: Path) -> str:
     stages = words.get("stages") if isinstance(words, Mapping) else None
     if not isinstance(stages, list) or not stages:
         return ""
-    rows = [
-        "## Data and stages",
-        "",
-        "| stage | trainable | data | steps | batch_size | lr |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for stage in stages:
-        trainable = ", ".join(stage.get("trainable") or ["*"])
+        trainable = f"`{', '.join(stage.get('trainable') or ['*'])}`"
         data = ", ".join(dict.fromkeys(_source(part) for part in stage.get("mixture") or []))
         steps = stage.get("max_steps") or f"{stage.get('num_train_epochs', '?')} epochs"
         batch = stage.get("batch_size") or 32
         lr = (stage.get("optimizer") or {}).get("lr", "default")
-        rows.append(
-            f"| {stage.get('name', 'train')} | `{trainable}` | {data} | {steps} | {batch} | {lr} |"
-        )
-    return "\n".join(rows)
+        rows.append((stage.get("name", "train"), trainable, data, steps, batch, lr))
+    heads = ("stage", "trainable", "data", "steps", "batch_size", "lr")
+    return "\n".join(["## Data and stages", "", *markdown(heads, rows)])
 
 
 def _source(part: Mapping[str, Any]) -> str:
@@ -201,17 +190,12 @@ def _scores(folder: Path) -> str:
         report = _read(path)
         if not isinstance(report, Mapping) or not {"tasks", "benchmark"} <= report.keys():
             continue
-        lines += [
-            "",
-            f"`{report['benchmark']}`:",
-            "",
-            "| task | score | 95 % interval | questions |",
-            "|---|---|---|---|",
+        rows = [
+            (task, f"{row['score']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", row["n"])
+            for task, row in report["tasks"].items()
         ]
-        for task, row in report["tasks"].items():
-            lines.append(
-                f"| {task} | {row['score']:.1%} | {row['low']:.1%} to {row['high']:.1%} | {row['n']} |"
-            )
+        heads = ("task", "score", "95 % interval", "questions")
+        lines += ["", f"`{report['benchmark']}`:", "", *markdown(heads, rows)]
     return "\n".join(["## Scores", *lines]) if lines else ""
 
 

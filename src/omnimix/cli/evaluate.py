@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from omnimix.cli import official, options
+from omnimix.cli import official, options, tables
 from omnimix.cli.bars import bars
 from omnimix.cli.guard import say
 from omnimix.disk import write_text
@@ -28,15 +28,12 @@ def _list(wanted: bool) -> None:
     """What `--list` prints: every benchmark and metric with a line about it."""
     if not wanted:
         return
-    from rich import box
-    from rich.table import Table
-
     from omnimix.cli.show import wide
     from omnimix.evaluate.benchmark import table as benchmarks
     from omnimix.evaluate.papers import table as papers
     from omnimix.registry import BENCHMARKS, MEASURES
 
-    shown = Table("", "name", "what it measures", box=box.SIMPLE_HEAD)
+    shown = tables.table(("", "name", "what it measures"))
     for name, spec in sorted(benchmarks().items()):
         shown.add_row("--folder", name, f"{spec.title}; {spec.licence}")
     for name, paper in papers().items():
@@ -232,18 +229,13 @@ def _file(
 
 def records_table(scored: Scored, model: str) -> Table:
     """The score of a file to read."""
-    from rich import box
-    from rich.table import Table
-
     interval = scored.interval()
-    made = Table(
-        box=box.SIMPLE_HEAD,
+    made = tables.table(
+        [""],
+        ("score", "low", "high", "records"),
         title=f"{model} by {scored.measure}",
         caption=_caption(scored),
     )
-    made.add_column("", style="bold")
-    for title in ("score", "low", "high", "records"):
-        made.add_column(title, justify="right")
     bounds = ("", "") if interval is None else tuple(f"{value:.4f}" for value in interval)
     made.add_row("all", f"{scored.score.value:.4f}", *bounds, str(scored.n))
     for name, value in scored.score.groups:
@@ -262,18 +254,13 @@ def _caption(scored: Scored) -> str | None:
 
 def table(report: Scores, model: str) -> Table:
     """The report to read."""
-    from rich import box
-    from rich.table import Table
-
     swapped = ", pictures swapped" if report.swapped else ""
-    found = Table(
-        box=box.SIMPLE_HEAD,
+    found = tables.table(
+        ["task"],
+        ("score", "low", "high", "most frequent", "questions"),
         title=f"{model} on {report.benchmark}{swapped}",
         caption=f"95 % intervals; {report.seconds:.0f} s",
     )
-    found.add_column("task", style="bold")
-    for title in ("score", "low", "high", "most frequent", "questions"):
-        found.add_column(title, justify="right")
     for name, score in report.tasks.items():
         numbers = [f"{100 * value:.1f} %" for value in (score.score, score.low, score.high)]
         chance = "" if score.chance is None else f"{100 * score.chance:.1f} %"

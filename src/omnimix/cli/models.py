@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omnimix.cli import tables
 from omnimix.cli.counts_written import COUNTS, written
 
 if TYPE_CHECKING:
@@ -95,16 +96,10 @@ def counted(name: str) -> dict[str, Any]:
 
 
 def _own_table(rows: list[dict[str, Any]]) -> Table:
-    from rich import box
-    from rich.table import Table
-
     from omnimix.cli.show import millions
 
-    table = Table(box=box.SIMPLE_HEAD, title="ships with omnimix", title_justify="left")
-    for title, style in (("name", "bold"), ("ships", ""), ("about", "")):
-        table.add_column(title, style=style)
-    for title in ("parameters", "per picture"):
-        table.add_column(title, justify="right")
+    numbers = ("parameters", "per picture")
+    table = tables.table(("name", "ships", "about"), numbers, title="ships with omnimix")
     for row in rows:
         parameters = millions(row["parameters"]) if row["parameters"] else "?"
         tokens = "-" if row["tokens"] is None else str(row["tokens"])
@@ -114,26 +109,19 @@ def _own_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _released_table(rows: list[dict[str, Any]]) -> Table:
-    from rich import box
-    from rich.table import Table
-
     papers = {
         row["family"]: f"{row['family']}: {row['paper'] or 'no paper'}"
         + (f" (arXiv {row['arxiv']})" if row["arxiv"] else "")
         + f"; licence {row['licence'] or 'not stated'}"
         for row in rows
     }
-    table = Table(
-        box=box.SIMPLE_HEAD,
+    table = tables.table(
+        ("id", "family", "encoder", "language model, its licence", "connector"),
+        ["files"],
         title="released models, by id",
-        title_justify="left",
         caption="\n".join(papers.values()),
-        caption_justify="left",
     )
-    table.add_column("id", style="bold", no_wrap=True)
-    for title in ("family", "encoder", "language model, its licence", "connector"):
-        table.add_column(title)
-    table.add_column("files", justify="right", no_wrap=True)
+    table.columns[0].no_wrap = True
     for row in rows:
         size = f"{row['bytes'] / 1e9:.1f} GB" if row["bytes"] else "?"
         language = f"{row['language']}, {row['language_licence']}"

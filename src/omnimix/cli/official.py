@@ -13,6 +13,7 @@ import typer
 
 from omnimix.cli import papers
 from omnimix.cli.guard import say
+from omnimix.cli.tables import table
 from omnimix.disk import write_text
 from omnimix.errors import OmnimixError
 
@@ -44,6 +45,12 @@ JudgeUrl: TypeAlias = Annotated[
     str | None, typer.Option("--judge", help="The server of a judge: http://host:port/v1.")
 ]
 JudgeModel: TypeAlias = Annotated[str, typer.Option(help="The judge's name there.")]
+JudgePrompt: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="The judge's prompt, with {question}, {reference} and {answer} in it. Default: our own."
+    ),
+]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Begin answers anew.")]
 Index: TypeAlias = Annotated[
     Path | None, typer.Option(help="With --folder, the rows of an index file of data prepare.")
@@ -82,6 +89,7 @@ def from_files(
     style: Style = "default",
     judge: JudgeUrl = None,
     judge_model: JudgeModel = "",
+    judge_prompt: JudgePrompt = None,
     overwrite: Overwrite = False,
     index: Index = None,
     rank: Rank = None,
@@ -94,7 +102,7 @@ def from_files(
     from omnimix.cli.bars import bars
     from omnimix.evaluate.answers import run
     from omnimix.evaluate.benchmark import opened as official_rows
-    from omnimix.evaluate.judges import judged
+    from omnimix.evaluate.judges import judged, prompted
     from omnimix.evaluate.papers import table as paper_table
     from omnimix.evaluate.written import write_items
     from omnimix.parallel.process_group import join
@@ -104,10 +112,12 @@ def from_files(
     words = (given[word] for word in ("model", "device", "feature_cache", "server"))
     group = join()
     if name in paper_table():
-        place = papers.folder_for(answers, items=items, index=index, rank=rank)
+        others = {"items": items, "index": index, "rank": rank, "judge-prompt": judge_prompt}
+        place = papers.folder_for(answers, **others)
         more = (folder, place, overwrite, judge_at(judge, judge_model))
         return papers.ask(name, opened(*words), given, *more)
     spec, _ = official_rows(name, folder, style)
+    spec = spec if judge_prompt is None else prompted(spec, judge_prompt)
     if spec.judge is not None and answers is None:
         raise OmnimixError("judged answers have to stay", hint="say where: --answers FILE.jsonl")
     judging, assistant = judge_at(judge, judge_model), opened(*words)
@@ -192,21 +202,17 @@ def show(result: BenchmarkResult, title: str, as_json: bool, out: Path | None) -
 
 
 def _table(report: dict[str, Any], title: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
     pinned = report["pinned"]
     versions = ", ".join(str(pinned.get(word, "")) for word in ("prompt", "parser", "measure"))
     counts = f"{report['n']} answers on {report['pictures']} pictures, {report['empty']} empty, "
     counts += f"{report['unread']} not understood, {report['failed']} failed"
     counts = "; ".join((counts, *report.get("notes", ())))
-    made = Table(
-        box=box.SIMPLE_HEAD,
+    made = table(
+        [""],
+        ("score", "low", "high"),
         title=f"{title} on {report['benchmark']} by {report['measure']}",
         caption=f"{counts}; {versions}",
     )
-    for column in ("", "score", "low", "high"):
-        made.add_column(column, justify="left" if not column else "right")
     numbers = (report.get(word) for word in ("score", "low", "high"))
     made.add_row("all", *("" if one is None else f"{one:.4f}" for one in numbers))
     for part in ("groups", "numbers"):
@@ -224,17 +230,19 @@ def score(
     ] = None,
     judge: JudgeUrl = None,
     judge_model: JudgeModel = "",
+    judge_prompt: JudgePrompt = None,
     as_json: AsJson = False,
     out: Out = None,
 ) -> None:
     """Score stored answers again, without the model and without the benchmark's files."""
     from omnimix.evaluate.answers import score as scored
     from omnimix.evaluate.benchmark import named
-    from omnimix.evaluate.judges import judged
+    from omnimix.evaluate.judges import judged, prompted
     from omnimix.evaluate.written import exported, write_items
 
     found = scored(answers, None, metric)
     spec = named(found.benchmark)
+    spec = spec if judge_prompt is None else prompted(spec, judge_prompt)
     if export is not None:
         write_text(export, json.dumps(exported(found, spec.export)) + "\n")
     if spec.judge is not None and metric is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from omnimix.cli.guard import say
+from omnimix.cli.tables import table
 from omnimix.disk import write_text
 from omnimix.errors import OmnimixError
 
@@ -88,17 +89,12 @@ def _show(
 
 
 def _table(name: str, reports: dict[str, dict[str, Any]], model: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    made = Table(
-        box=box.SIMPLE_HEAD,
+    made = table(
+        ["benchmark"],
+        ("score", "low", "high", "n", "empty", "unread", "failed"),
         title=f"{Path(model).name}: the table of arXiv {name}",
         caption="95 % intervals over pictures; n answers; unread: nothing was found in them; failed: not asked, not in the score",
     )
-    made.add_column("benchmark", no_wrap=True, max_width=30)
-    for column in ("score", "low", "high", "n", "empty", "unread", "failed"):
-        made.add_column(column, justify="right", no_wrap=True)
     for one, report in reports.items():
         words = ("score", "low", "high")
         numbers = ("" if (x := report.get(word)) is None else f"{x:.4f}" for word in words)
@@ -135,9 +131,9 @@ def z_table(folders: list[Path], only: str | None, as_json: bool) -> None:
 
 
 def _chosen(only: str | None) -> tuple[str, ...]:
-    from omnimix.evaluate.papers import table
+    from omnimix.evaluate.papers import table as listed
 
-    papers = table()
+    papers = listed()
     if only in papers:
         return papers[only].z or tuple(papers[only].rows)
     return tuple(word.strip() for word in (only or "").split(",") if word.strip())
@@ -146,15 +142,11 @@ def _chosen(only: str | None) -> tuple[str, ...]:
 def _print_z(
     means: dict[str, float], each: dict[str, dict[str, float]], scores: dict[str, dict[str, float]]
 ) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, caption="scores, in brackets their z over these models")
     models = sorted(means, key=means.__getitem__, reverse=True)
-    made.add_column("", no_wrap=True)
-    for model in models:
-        made.add_column(Path(model).name, justify="right")
+    names = [Path(model).name for model in models]
+    made = table([""], names, caption="scores, in brackets their z over these models")
     made.add_row("mean z", *(f"{means[model]:+.3f}" for model in models), style="bold")
     names = list(next(iter(each.values())))
     for name in names:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 import omnimix
 from omnimix import config
+from omnimix.cli import tables
 from omnimix.compose.model import MultimodalLM
 from omnimix.config import Spec
 from omnimix.disk import write_text
@@ -240,9 +241,8 @@ def markdown(spec: SweepSpec, rows: Sequence[Mapping[str, Any]]) -> str:
         f"{spec.benchmark}, {spec.limit} questions of a task, the same for every cell. The first cell is the base. "
         f"{len(rows) - 1} comparisons: of 20 without a difference one has p < 0.05.",
         "",
-        "| " + " | ".join(heads) + " |",
-        "|---" * len(heads) + "|",
     ]
+    lines = []
     for row in rows:
         low, high = row["interval"]
         less, more = row["difference_interval"]
@@ -255,7 +255,8 @@ def markdown(spec: SweepSpec, rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['parameters']:,}",
             f"{row['train_seconds']:.0f}",
         ]
-        said.append("| " + " | ".join(line) + " |")
+        lines.append(line)
+    said += tables.markdown(heads, lines)
     return "\n".join([*said, "", "![scores](scores.png)", "![cost](cost.png)", ""])
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omnimix.cli import tables
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -64,13 +66,8 @@ def verdict(report: Verdict) -> str:
 
 def table(report: Verdict) -> Table:
     """One row a stage."""
-    from rich import box
-    from rich.table import Table
-
-    found = Table(box=box.SIMPLE_HEAD, title=report.name, title_justify="left")
-    found.add_column("stage", style="bold")
-    for title in ("compared", "largest difference", "tolerance"):
-        found.add_column(title, justify="right")
+    numbers = ("compared", "largest difference", "tolerance")
+    found = tables.table(["stage"], numbers, title=report.name)
     found.add_column("at")
     found.add_column("")
     for line in report.lines():

@@ -22,7 +22,7 @@ from omnimix.data import orders
 from omnimix.data.containers import reading
 from omnimix.data.joined import JoinedSources
 from omnimix.data.lengths import UNREAD, LengthMeasure
-from omnimix.data.mixture import Batches, Read, Share, _begin, drawn
+from omnimix.data.mixture import Batches, Read, Share, _begin, drawn, same
 from omnimix.data.packing import WINDOW, PackingSpec, Size, alike, packed
 from omnimix.data.sources import Source
 from omnimix.data.streams import StreamReader, StreamSource
@@ -90,11 +90,6 @@ class _Planned(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return self.batches._works()
-
-
-def same(value: Any) -> Any:
-    """Nothing is changed on the way from a worker."""
-    return value
 
 
 class ArrangedBatches(Batches):

@@ -59,23 +59,23 @@ class LengthGroups:
         done: list[int] = []
         for start in range(0, len(order), size):
             rows = sorted(order[start : start + size], key=lambda i: -lengths[i])
-            done += [row for part in _dealt(rows, lengths, self.groups) for row in part]
+            done += [row for part in dealt(rows, lengths, self.groups) for row in part]
         return done
 
 
-def _dealt(rows: list[int], lengths: Sequence[int], parts: int) -> list[list[int]]:
+def dealt(rows: list[int], lengths: Sequence[int], parts: int) -> list[list[int]]:
     """Rows in parts of equal number and nearly equal total length; strided where they do not divide."""
     share, over = divmod(len(rows), parts)
     if over:
         return [rows[k::parts] for k in range(parts)]
-    dealt: list[list[int]] = [[] for _ in range(parts)]
+    found: list[list[int]] = [[] for _ in range(parts)]
     totals = [0] * parts
     for row in rows:
-        open_ = [k for k in range(parts) if len(dealt[k]) < share]
+        open_ = [k for k in range(parts) if len(found[k]) < share]
         k = min(open_, key=totals.__getitem__)
-        dealt[k].append(row)
+        found[k].append(row)
         totals[k] += lengths[row]
-    return dealt
+    return found
 
 
 def of_rank(order: Sequence[int], rank: int, world: int) -> list[int]:

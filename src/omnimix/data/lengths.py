@@ -24,6 +24,7 @@ from omnimix import cache
 from omnimix.compose.sequence import Item
 from omnimix.compose.weave import Weaver
 from omnimix.data.base import Source
+from omnimix.data.mixture import same
 from omnimix.data.packing import Size
 from omnimix.errors import OmnimixError
 from omnimix.media.image import ImageOpener
@@ -167,16 +168,12 @@ def _measured(
     workers = min(workers, len(blocks) // 2)
     parts: list[np.ndarray] = []
     told = time.monotonic()
-    for part in DataLoader(blocks, batch_size=None, num_workers=workers, collate_fn=_same):
+    for part in DataLoader(blocks, batch_size=None, num_workers=workers, collate_fn=same):
         parts.append(np.asarray(part))
         if time.monotonic() - told > TELL:
             told = time.monotonic()
             tell(f"measuring records: {len(parts) * BLOCK:,} of {source.length:,}")
     return np.concatenate(parts)
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def key_of(words: Any, source: Source, weaver: Weaver, max_length: int | None) -> str | None:

@@ -322,8 +322,9 @@ def drawn(sample: Sample, number: int) -> Sample:
     return replace(sample, turns=put(sample.turns), rejected=rejected)
 
 
-def _first(values: list[Read]) -> Read:
-    return values[0]
+def same(value: Any) -> Any:
+    """Nothing is changed on the way from a worker."""
+    return value
 
 
 def _begin(_: int) -> None:
@@ -346,11 +347,10 @@ def loader(batches: Batches, workers: int, pin: bool = False) -> Iterator[Read]:
     return iter(
         DataLoader(
             batches,
-            batch_size=1,
-            shuffle=False,
+            batch_size=None,
             sampler=batches.order(workers),
             num_workers=workers,
-            collate_fn=_first,
+            collate_fn=same,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_begin if workers else None,
             pin_memory=pin,

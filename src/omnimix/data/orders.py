@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from omnimix.data.length_groups import dealt
 from omnimix.errors import TrainError
 
 PICTURE = 576
@@ -153,14 +154,5 @@ def _batches(rows: list[int], words: Sequence[int], batch: int, world: int) -> l
                 f"{len(rows)} records of one modality cannot fill a batch of {batch}",
                 hint="make batch_size smaller or the dataset larger",
             )
-    dealt = []
-    for rows in cut:
-        buckets: list[list[int]] = [[] for _ in range(world)]
-        sums = [0] * world
-        for row in sorted(rows, key=lambda i: -words[i]):
-            open_ = [k for k in range(world) if len(buckets[k]) < batch // world]
-            k = min(open_, key=lambda k: sums[k])
-            buckets[k].append(row)
-            sums[k] += words[row]
-        dealt.append([row for bucket in buckets for row in bucket])
-    return dealt
+    long_first = [sorted(rows, key=lambda i: -words[i]) for rows in cut]
+    return [[row for part in dealt(rows, words, world) for row in part] for rows in long_first]

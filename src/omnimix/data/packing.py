@@ -89,5 +89,4 @@ def alike(sizes: Sequence[Size], batch: int, seed: int, window: int) -> list[lis
 
 def _mixed(count: int, seed: int, window: int) -> list[int]:
     chance = torch.Generator().manual_seed((seed * 1_000_003 + window) % 2**63)
-    order: list[int] = torch.randperm(count, generator=chance).tolist()
-    return order
+    return torch.randperm(count, generator=chance).tolist()

@@ -69,7 +69,9 @@ def normalized(words: Mapping[str, Any], place: Path) -> dict[str, Any]:
     return {**words, "steps": [step]}
 
 
-def loaded(name: str, place: Path, config: Any, tensors: Mapping[str, Tensor]) -> Any:
+def loaded(
+    name: str, place: Path, config: Any, tensors: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
     """The tensors of a folder as transformers reads them into a class of its own, which knows older names.
 
     What the class has no place for comes along under its own name, and what is of another shape with that shape and

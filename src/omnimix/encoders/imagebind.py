@@ -171,8 +171,7 @@ class _Front(nn.Module):
 
     def placed(self, patches: Float[Tensor, "tiles n d"]) -> Float[Tensor, "tiles n2 d"]:
         first = self.cls_token.expand(len(patches), -1, -1)
-        tokens: Tensor = torch.cat([first, patches], dim=1) + self.pos_embedding_helper.pos_embed
-        return tokens
+        return torch.cat([first, patches], dim=1) + self.pos_embedding_helper.pos_embed
 
 
 class _VisionFront(_Front):
@@ -228,8 +227,7 @@ class _TextFront(nn.Module):
                 hint="lower the word 'max_length' of the step tokenize",
             )
         found: Tensor = self.token_embedding(tiles.clamp(min=0))
-        placed: Tensor = found + self.pos_embed[:, : tiles.shape[1]]
-        return placed
+        return found + self.pos_embed[:, : tiles.shape[1]]
 
 
 _FRONTS: dict[str, Any] = {"vision": _VisionFront, "audio": _AudioFront, "text": _TextFront}

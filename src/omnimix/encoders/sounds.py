@@ -83,9 +83,7 @@ class Whisper(EncoderSpec):
     def stored(
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
-        config = make(self.config, "whisper")
-        found: Mapping[str, Tensor] = loaded("WhisperModel", place, config, tensors)
-        return found
+        return loaded("WhisperModel", place, make(self.config, "whisper"), tensors)
 
     def build(self, source: Features | None = None) -> Encoder:
         return WhisperTower(self)
@@ -145,8 +143,7 @@ class Clap(EncoderSpec):
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
         config = make(self.config, "clap_audio_model")
-        found: Mapping[str, Tensor] = loaded("ClapAudioModelWithProjection", place, config, tensors)
-        return found
+        return loaded("ClapAudioModelWithProjection", place, config, tensors)
 
     def build(self, source: Features | None = None) -> Encoder:
         return ClapTower(self)

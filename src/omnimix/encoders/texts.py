@@ -70,8 +70,7 @@ class TextEncoder(EncoderSpec):
     def stored(
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
-        found: Mapping[str, Tensor] = loaded("AutoModel", place, make(self.config), tensors)
-        return found
+        return loaded("AutoModel", place, make(self.config), tensors)
 
     def build(self, source: Features | None = None) -> Encoder:
         return TextTower(self)

@@ -262,10 +262,7 @@ class TransformersVision(EncoderSpec):
     def stored(
         self, module: nn.Module, tensors: Mapping[str, Tensor], place: Path
     ) -> Mapping[str, Tensor]:
-        found: Mapping[str, Tensor] = loaded(
-            "AutoModel", place, make(self.config, also=OURS), tensors
-        )
-        return found
+        return loaded("AutoModel", place, make(self.config, also=OURS), tensors)
 
     def tile(self) -> Float[Tensor, "1 3 h w"]:
         size = _pair(getattr(make(self.config, also=OURS), "image_size", None))

@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from omnimix.errors import OmnimixError
+from omnimix.disk import write_text
+from omnimix.errors import OmnimixError, reason
 from omnimix.evaluate.answers import AnsweredLine, BenchmarkResult
 from omnimix.evaluate.benchmark import BenchmarkSpec, Judge
 from omnimix.evaluate.judging import UNREADABLE, marks, relative
@@ -19,6 +20,28 @@ from omnimix.evaluate.measure import Score, grouped
 from omnimix.evaluate.server import Server
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+PLACES = ("{question}", "{reference}", "{answer}")
+
+
+def prompted(spec: BenchmarkSpec, file: Path) -> BenchmarkSpec:
+    """The benchmark with the text of a file as its judge's prompt, with each of `PLACES` in it.
+
+    Raises:
+        OmnimixError: the benchmark has no judge, the file cannot be read, or lacks a place.
+    """
+    if spec.judge is None:
+        raise OmnimixError(f"no judge scores {spec.title}", hint="leave --judge-prompt away")
+    try:
+        text = file.read_bytes().decode()  # line ends as they are, for the hash
+    except (OSError, ValueError) as error:
+        raise OmnimixError(f"it cannot be read ({reason(error)})", where=str(file)) from None
+    if missing := [place for place in PLACES if place not in text]:
+        raise OmnimixError(
+            f"the judge's prompt has no {' and no '.join(missing)}",
+            where=str(file),
+            hint="what a question is about is written where these stand",
+        )
+    return spec.model_copy(update={"judge": spec.judge.model_copy(update={"prompt": text})})
 
 
 def judged(
@@ -26,16 +49,20 @@ def judged(
 ) -> BenchmarkResult:
     """The result with a judge's score in place of a rule's.
 
-    Replies are kept in `ANSWERS.judge.jsonl`; what was judged before, by the same prompt and model, is not asked
-    again. A reply that cannot be read leaves its answer out of the score, and is counted.
+    Replies are kept in `ANSWERS.judge.jsonl`, the prompt in `ANSWERS.judge-HASH.txt`, where HASH begins its SHA-256;
+    what was judged before, by the same prompt and model, is not asked again. A reply that cannot be read leaves its answer out of the score, and is counted.
 
     Args:
         judge: None where there is none; a stored reply counts all the same.
     """
     assert spec.judge is not None
-    prompt = hashlib.sha256(spec.judge.prompt.encode()).hexdigest()[:12]
+    whole = hashlib.sha256(spec.judge.prompt.encode()).hexdigest()
+    prompt = whole[:12]
     place = answers.with_name(answers.name + ".judge.jsonl")
     known = _stored(place, prompt, judge.model if judge else None)
+    if judge is not None:
+        write_text(answers.with_name(f"{answers.name}.judge-{prompt}.txt"), spec.judge.prompt)
+    result = replace(result, pinned=result.pinned | {"judge_prompt": whole})
     replies: list[tuple[AnsweredLine, str]] = []
     why = "no judge is named (--judge URL --judge-model NAME)"
     for item in result.items:

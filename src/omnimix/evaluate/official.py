@@ -261,6 +261,8 @@ def why(error: Exception) -> str:
     """What a row lacks, in words."""
     if isinstance(error, TypeError):
         return f"a field is of another kind than it should be ({error})"
+    if isinstance(error, IndexError):
+        return "it has fewer parts than it should have"
     return f"it has no field {error}" if isinstance(error, KeyError) else reason(error)
 
 

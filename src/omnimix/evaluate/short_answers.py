@@ -63,10 +63,10 @@ class YesNo(Worded):
 def anls(answer: str, target: str, least: float = 0.5) -> float:
     """Normalised Levenshtein similarity of one pair (arXiv 1905.13648), 0 where it is below `least`.
 
-    Case and white space around the texts do not count.
+    Case does not count, nor does how wide white space is; the longer text's length counts as it is written.
     """
-    given, true = answer.strip().lower(), target.strip().lower()
-    longest = max(len(given), len(true))
+    given, true = (" ".join(text.lower().split()) for text in (answer, target))
+    longest = max(len(answer), len(target))
     similar = 1 - _distance(given, true) / longest if longest else 1.0
     return similar if similar >= least else 0.0
 
@@ -83,6 +83,8 @@ def _distance(a: str, b: str) -> int:
 
 class Anls(Worded):
     """Average normalised Levenshtein similarity (DocVQA, InfoVQA): the nearest reference counts."""
+
+    version = 2
 
     def one(self, prediction: Answer, reference: Reference) -> float:
         return max((anls(prediction.text, text) for text in reference.texts), default=0.0)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omnimix.errors import OmnimixError
 from omnimix.evaluate.measure import Each, Reference, Score, worded
@@ -58,10 +59,8 @@ def folder() -> Path:
 def vectors(texts: Sequence[str], place: Path) -> torch.Tensor:
     """One vector of length 1 a text: the mean over its tokens, as the encoder's authors pool."""
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-    model = AutoModel.from_pretrained(place, local_files_only=True).eval()
+    tokenizer, model = _loaded(place)
     given = tokenizer(
         list(texts), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
     )
@@ -70,3 +69,14 @@ def vectors(texts: Sequence[str], place: Path) -> torch.Tensor:
     mask = given["attention_mask"][..., None].to(hidden.dtype)
     mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
     return torch.nn.functional.normalize(mean, dim=-1)
+
+
+@lru_cache(maxsize=1)
+def _loaded(place: Path) -> tuple[Any, Any]:
+    """Tokenizer and encoder; loading them costs more than a thousand pairs of labels."""
+    from transformers import AutoModel, AutoTokenizer
+
+    return (
+        AutoTokenizer.from_pretrained(place, local_files_only=True),
+        AutoModel.from_pretrained(place, local_files_only=True).eval(),
+    )

@@ -53,22 +53,22 @@ def plain_words(text: str) -> str:
     return " ".join(contractions().get(word, word) for word in words if word not in _ARTICLES)
 
 
-def accuracy(answer: str, truths: Sequence[str]) -> float:
+def accuracy(answer: str, truths: Sequence[str], cleaned: bool = True) -> float:
     """The mean over the people's answers of min(1, how many of the *others* say the same / 3).
 
-    Answers are normalised only where people disagree, as in the authors' script.
+    The model's answer is always normalised. Of the people's answers the authors' script takes out the punctuation,
+    and that only where people disagree.
 
     Args:
-        truths: what people answered, ten in the published sets. A single one is compared as it is: the
+        truths: what people answered, ten in the published sets. A single one is compared normalised: the
             others, of which there are none, could never agree.
+        cleaned: False leaves the people's answers as they are.
     """
-    given = answer.replace("\n", " ").replace("\t", " ").strip()
-    people = list(truths)
+    given, people = _plain(answer.replace("\n", " ").replace("\t", " ").strip()), list(truths)
     if len(people) == 1:
-        return float(plain_words(without_punctuation(given)) == _plain(people[0]))
-    if len(set(people)) > 1:
+        return float(given == _plain(people[0]))
+    if cleaned and len(set(people)) > 1:
         people = [without_punctuation(truth) for truth in people]
-        given = plain_words(without_punctuation(given))
     agreeing = sum(truth == given for truth in people)
     # A person who said the same does not count for himself; identical records are told apart.
     shares = (min(1.0, (agreeing - (truth == given)) / 3) for truth in people)
@@ -82,7 +82,13 @@ def _plain(text: str) -> str:
 class Vqa(Worded):
     """VQA accuracy: ten answers of people in the record's `meta: {references: [...]}`."""
 
-    max_new_tokens = 16
+    max_new_tokens, version, cleaned = 16, 2, True
 
     def one(self, prediction: Answer, reference: Reference) -> float:
-        return accuracy(prediction.text, reference.texts)
+        return accuracy(prediction.text, reference.texts, self.cleaned)
+
+
+class VizWiz(Vqa):
+    """VQA accuracy as VizWiz's authors compute it: the people's answers are compared as they were written."""
+
+    version, cleaned = 1, False

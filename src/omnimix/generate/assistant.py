@@ -22,7 +22,7 @@ from omnimix.generate import devices, folder, untrained
 from omnimix.generate.answers import Answer, Placed, Stream, TokenLogprob
 from omnimix.generate.decoding import Decoder, Options
 from omnimix.generate.engine.core import Generation
-from omnimix.generate.stopping import Endings, cut, end_tokens, free, settled
+from omnimix.generate.stopping import Endings, Stops, cut, end_tokens, free, settled
 from omnimix.media.poses import joined
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.prompts.coordinates import ParsedRegions
@@ -262,12 +262,12 @@ class Assistant:
         if len(text) > len(sent):
             yield text[len(sent) :]
 
-    def settled(self, ids: Sequence[int], stops: Sequence[str]) -> str:
+    def settled(self, ids: Sequence[int], stops: Stops) -> str:
         """The text of an answer's first tokens, as far as no later one can change it."""
         tokenizer = self.processor.weave.tokenizer
-        return settled(tokenizer.decode(ids), stops, free(tokenizer, ids, stops))
+        return settled(tokenizer.decode(ids), stops.strings, free(tokenizer, ids, stops))
 
-    def answer_of(self, written: Generation, woven: Woven, stops: Sequence[str]) -> Answer:
+    def answer_of(self, written: Generation, woven: Woven, stops: Stops) -> Answer:
         """The answer that an engine wrote, or what there is of it."""
         done = written.reason == "stop"
         found = self._answer(written.ids, woven, stops, done)
@@ -288,9 +288,7 @@ class Assistant:
             for token, one in pairs
         )
 
-    def _answer(
-        self, ids: Sequence[int], woven: Woven, stops: Sequence[str], finished: bool
-    ) -> Answer:
+    def _answer(self, ids: Sequence[int], woven: Woven, stops: Stops, finished: bool) -> Answer:
         text = self._text(ids, stops)
         # Conventions made of special tokens are not in the plain text.
         full = self.processor.recipe.coordinates.tokens
@@ -335,20 +333,21 @@ class Assistant:
             return ParsedRegions()
         return readable(self.processor.recipe, text, woven.pictures[-1], woven.asked, woven.way)
 
-    def _text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
+    def _text(self, ids: Sequence[int], stops: Stops) -> str:
         tokenizer = self.processor.weave.tokenizer
-        return cut(tokenizer.decode(ids), stops, free(tokenizer, ids, stops))[0].strip()
+        return cut(tokenizer.decode(ids), stops.strings, free(tokenizer, ids, stops))[0].strip()
 
-    def stops(self, options: Options) -> Sequence[str]:
+    def stops(self, options: Options) -> Stops:
         """Strings that end an answer."""
         return options.stops(self.processor.recipe.template.stop_strings)
 
-    def ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
+    def ended(self, ids: Sequence[int], stops: Stops) -> bool:
         """Whether an answer came to an end by itself."""
         tokenizer = self.processor.weave.tokenizer
-        if ids and ids[-1] in end_tokens(tokenizer, stops):
+        if ids and ids[-1] in end_tokens(tokenizer, stops.strings):
             return True
-        return bool(stops) and cut(tokenizer.decode(ids), stops, free(tokenizer, ids, stops))[1]
+        start = free(tokenizer, ids, stops)
+        return bool(stops.strings) and cut(tokenizer.decode(ids), stops.strings, start)[1]
 
     def weave(self, conversation: Conversation, options: Options) -> Woven:
         """A conversation as tokens, with room for an answer of these options."""
@@ -365,4 +364,4 @@ class Assistant:
         """What sees the end of an answer."""
         tokenizer = self.processor.weave.tokenizer
         stops = self.stops(options)
-        return Endings(tokenizer, stops, end_tokens(tokenizer, stops))
+        return Endings(tokenizer, stops, end_tokens(tokenizer, stops.strings))

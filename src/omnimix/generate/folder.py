@@ -54,8 +54,9 @@ def look(name_or_folder: str | Path) -> tuple[Path, Recognised | None]:
     if recognised is not None:
         return path, recognised
     if not path.exists():
-        known = [*shipped(), *releases.available()]
-        hint = did_you_mean(name, known)
+        hint = did_you_mean(
+            name, [*shipped(), *releases.available()], "`omnimix models` lists them"
+        )
         if "/" in name and not hint.startswith("did"):
             hint = "check the path; `omnimix models` lists the names"
         raise RegistryError(f"unknown model {name!r}, and there is no such folder", hint=hint)

@@ -125,9 +125,8 @@ class Options:
         Args:
             own: those of the template, without which a model would write the next turn as well.
         """
-        found = Stops(dict.fromkeys((*own, *(self.stop_strings or ()))))
-        found.least = self.min_new_tokens
-        return found
+        strings = tuple(dict.fromkeys((*own, *(self.stop_strings or ()))))
+        return Stops(strings, self.min_new_tokens)
 
     def but(self, words: Mapping[str, Any]) -> Options:
         """The same with some words said otherwise.

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from omnimix.language.tokenizer import Tokenizer, end_tokens
 
 __all__ = ["Endings", "Stops", "cut", "end_tokens", "free", "settled"]
 
 
-class Stops(tuple[str, ...]):
+@dataclass(frozen=True)
+class Stops:
     """Strings that end an answer.
 
     Attributes:
         least: how many tokens an answer has before they are looked for.
     """
 
-    least = 0
+    strings: tuple[str, ...] = ()
+    least: int = 0
 
 
-def free(
-    tokenizer: Tokenizer, ids: Sequence[int], stops: Sequence[str], specials: bool = False
-) -> int:
+def free(tokenizer: Tokenizer, ids: Sequence[int], stops: Stops, specials: bool = False) -> int:
     """At which character of an answer stop strings begin to be looked for: behind its least length."""
-    least = getattr(stops, "least", 0)
-    return len(tokenizer.decode(ids[:least], specials=specials).rstrip("\ufffd")) if least else 0
+    if not stops.least:
+        return 0
+    return len(tokenizer.decode(ids[: stops.least], specials=specials).rstrip("\ufffd"))
 
 
 def cut(text: str, stops: Sequence[str], start: int = 0) -> tuple[str, bool]:
@@ -55,20 +57,21 @@ class Endings:
 
     Args:
         tokenizer: to see the text of the last tokens.
-        stops: strings that end it.
+        stops: what strings end it.
         ends: token ids that end it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], ends: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Stops, ends: Sequence[int]) -> None:
         self.tokenizer = tokenizer
         self.stops = stops
         self.ends = frozenset(ends)
         # A token is at least one byte of text unless it is special; a few more are looked at for those.
-        self.tail = max((len(stop.encode()) for stop in stops), default=0) + 4
+        self.tail = max((len(stop.encode()) for stop in stops.strings), default=0) + 4
 
     def __call__(self, ids: Sequence[int]) -> bool:
         """Whether the last of the ids ends them; of earlier ones that is known."""
         if ids[-1] in self.ends:
             return True
-        tail = ids[max(len(ids) - self.tail, getattr(self.stops, "least", 0)) :]
-        return bool(self.stops) and cut(self.tokenizer.decode(tail), self.stops)[1]
+        strings = self.stops.strings
+        tail = ids[max(len(ids) - self.tail, self.stops.least) :]
+        return bool(strings) and cut(self.tokenizer.decode(tail), strings)[1]

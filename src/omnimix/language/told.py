@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omnimix.errors import RecipeError
-from omnimix.hub import looks_like, read_json
+from omnimix.hub import looks_like, read_json, token_text
 
 _TOKENS = ("bos_token", "eos_token", "pad_token")
 
@@ -24,19 +23,10 @@ def tokenizer(place: Path) -> dict[str, Any]:
             where=str(place),
             hint="put tokenizer.json there, or write tokenizer: {kind: fast, path: ...}",
         )
-    words = {**_config(place, "special_tokens_map.json"), **_config(place, "tokenizer_config.json")}
+    files = ("special_tokens_map.json", "tokenizer_config.json")
+    words = {word: said for name in files for word, said in (read_json(place / name) or {}).items()}
     found: dict[str, Any] = {"kind": "fast", "path": str(place / "tokenizer.json")}
-    found |= {word: token for word in _TOKENS if (token := text(words.get(word))) is not None}
+    found |= {word: token for word in _TOKENS if (token := token_text(words.get(word))) is not None}
     if words.get("clean_up_tokenization_spaces"):
         found["clean_up_tokenization_spaces"] = True
     return found
-
-
-def text(token: Any) -> str | None:
-    """A token in a tokenizer's configuration: its text, or a table that holds it."""
-    token = token.get("content") if isinstance(token, Mapping) else token
-    return str(token) if token else None
-
-
-def _config(place: Path, name: str) -> dict[str, Any]:
-    return read_json(place / name) or {}

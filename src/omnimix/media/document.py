@@ -117,8 +117,7 @@ class DocumentOpener(MediaOpener):
             )
         if not text.strip():
             raise MediaError("the document holds no text", where=where, hint="check its source")
-        found: str = text
-        return found
+        return text
 
     def tiles(self, opened: str) -> Tiles:
         return Tiles.holding(opened)

@@ -32,11 +32,6 @@ _TAKES = (
     "a path, bytes, a folder of pictures, a list of pictures, or {path: ..., frames: [numbers]}"
 )
 _FORMATS = "the formats are those that FFmpeg reads: MP4, MOV, MKV, WebM, AVI, GIF and more"
-_TURNS = {
-    90: Image.Transpose.ROTATE_90,
-    180: Image.Transpose.ROTATE_180,
-    270: Image.Transpose.ROTATE_270,
-}
 _THUMB = 16
 _STAMP = 1e-6  # seconds that time stamps may be off by their arithmetic
 
@@ -258,8 +253,8 @@ class VideoOpener(MediaOpener):
 
     def _upright(self, frame: Any) -> Image.Image:
         picture: Image.Image = frame.to_image()
-        turn = _TURNS.get(int(frame.rotation) % 360) if self.rotate else None
-        return picture if turn is None else picture.transpose(turn)
+        turn = int(frame.rotation) % 360 if self.rotate else 0
+        return picture.rotate(turn, expand=True) if turn in (90, 180, 270) else picture
 
     def _scenes(self, source: Any, where: str) -> list[int]:
         """The first frame and those before which most changes, found on small grey pictures."""

@@ -19,7 +19,7 @@ from omnimix.data.mixture import DataWords, MixturePart
 from omnimix.data.ordered import Order, Rounds
 from omnimix.data.packing import PackingSpec
 from omnimix.data.sources import Source
-from omnimix.errors import OmnimixError, RecipeError
+from omnimix.errors import OmnimixError, RecipeError, first_of
 from omnimix.parallel.layout import ParallelSpec
 from omnimix.prompts.template import Template, by_name
 from omnimix.registry import CHECKPOINTS, DATASETS, FORMATS, MEASURES, OBJECTIVES, did_you_mean
@@ -338,6 +338,21 @@ def unnamed() -> OmnimixError:
     return OmnimixError("no training file is named", hint=f"shipped are {_shipped()}")
 
 
+def _unfound(path: Path) -> RecipeError:
+    """The error about a path that is no training file."""
+    what, hint = "there is no such training file", f"shipped are: {_shipped()}"
+    if path.is_dir():
+        what, hint = "this is a folder, not a training file", f"name the file; {hint}"
+        if (path / "training.yaml").is_file():
+            what = "this is the folder of a training run, not a training file"
+            hint = (
+                "`omnimix train FILE` goes on where its run stopped; its words are in training.yaml"
+            )
+        elif files := sorted(path.glob("*.yaml")):
+            hint = f"name a file in it: {first_of([str(file) for file in files])}"
+    return RecipeError(what, where=str(path), hint=hint)
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Path]:
     """A training file and the folder that its relative paths start from.
 
@@ -350,9 +365,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Pat
     if not file.is_file():
         shipped = FOLDER / file.name
         if not shipped.is_file():
-            raise RecipeError(
-                "there is no such training file", where=str(path), hint=f"shipped are: {_shipped()}"
-            )
+            raise _unfound(file)
         file = shipped
     data: Any = config.read_yaml(file)
     if not isinstance(data, Mapping):

@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from omnimix.data.check.rows import Checked, Checker, Fault
-from omnimix.data.mixture import _begin
+from omnimix.data.mixture import _begin, same
 
 CHUNK = 32
 """Rows that a worker checks at a time."""
@@ -33,10 +33,6 @@ class _Chunks(Dataset[list[Checked]]):
     def __getitem__(self, n: int) -> list[Checked]:
         last = min(self.count, (n + 1) * CHUNK)
         return [self.check(index) for index in range(n * CHUNK, last)]
-
-
-def _first(values: list[list[Checked]]) -> list[Checked]:
-    return values[0]
 
 
 @dataclass
@@ -151,9 +147,9 @@ def _chunks(check: Checker, total: int, workers: int) -> Iterator[list[Checked]]
     return iter(
         DataLoader(
             _Chunks(check, total),
-            batch_size=1,
+            batch_size=None,
             num_workers=workers,
-            collate_fn=_first,
+            collate_fn=same,
             worker_init_fn=_begin if workers else None,
         )
     )

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnimix.checkpoints.base import looks_like, read_json
-from omnimix.checkpoints.files import token_text
 from omnimix.compose import recipe as recipes
 from omnimix.compose.recipe import Recipe
 from omnimix.errors import CheckpointError, RecipeError
 from omnimix.families.multi_token.senses import BUILDERS, SENSES, THEIRS
+from omnimix.hub import looks_like, read_json, token_text
 from omnimix.prompts import chat_template
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from omnimix.compose.sequence import IGNORE, Sequence as Woven
 from omnimix.errors import SampleError
 from omnimix.families.sphinx.marked_records import region_of
-from omnimix.generate.stopping import Endings
+from omnimix.generate.stopping import Endings, Stops
 from omnimix.language.tokenizer import Tokenizer
 from omnimix.prompts.questions import as_media
 from omnimix.types import Box, Mask, Media, Part, Point, Polygon, Region, Sample, Stroke, Turn
@@ -171,7 +171,7 @@ class TokenEndings(Endings):
     """Ends an answer where its last tokens equal one of some sequences; text is not looked at."""
 
     def __init__(self, tokenizer: Tokenizer, sequences: Sequence[Sequence[int]]) -> None:
-        super().__init__(tokenizer, (), [ids[0] for ids in sequences if len(ids) == 1])
+        super().__init__(tokenizer, Stops(), [ids[0] for ids in sequences if len(ids) == 1])
         self.sequences = [list(ids) for ids in sequences]
 
     def __call__(self, ids: Sequence[int]) -> bool:

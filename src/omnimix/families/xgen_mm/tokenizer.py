@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omnimix.checkpoints.files import looks_like, read_json, token_text
 from omnimix.errors import CheckpointError
+from omnimix.hub import looks_like, read_json, token_text
 from omnimix.language.slow_llama import AddedToken, SlowLlama
 
 MARKS = ("<image>", "<image placeholder>", "<|endofchunk|>")

@@ -114,12 +114,12 @@ def unparsed(desk: Desk, answers: Sequence[Answer], options: Options) -> list[An
     if not recipe.coordinates.tokens:
         return list(answers)
     stops = options.stops(recipe.template.stop_strings)
-    ends = end_tokens(tokenizer, stops)
+    ends = end_tokens(tokenizer, stops.strings)
     texts = []
     for answer in answers:
         ids = answer.ids[:-1] if answer.ids and answer.ids[-1] in ends else answer.ids
         begins = free(tokenizer, ids, stops, specials=True)
-        texts.append(cut(tokenizer.decode(ids, specials=True), stops, begins)[0].strip())
+        texts.append(cut(tokenizer.decode(ids, specials=True), stops.strings, begins)[0].strip())
     return [replace(answer, text=text) for answer, text in zip(answers, texts, strict=True)]
 
 
