@@ -28,7 +28,7 @@ help:
 	@echo "make peers   the tests that transformers runs over its own models, over ours"
 	@echo "make page    build the page of omnimix serve (needs Node 20 or later)"
 	@echo "make shards  20 steps of tiny recipes by every plan over two processes, against one"
-	@echo "make bench-train  training steps beside Trainer and TRL (BENCH='--bf16 --size 135m')"
+	@echo "make bench-train  training steps beside Trainer and TRL (BENCH='--all --minutes 35')"
 	@echo "make bench-serve  answers beside transformers, llama.cpp and vLLM (BENCH='--rounds 2 --vllm PYTHON')"
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
@@ -93,7 +93,7 @@ shards: .venv/.full
 	$(BIN)/python -m tests.train.matrix
 
 bench-train: .venv/.full
-	nice $(BIN)/python -W ignore -m benchmarks.train --memory $(BENCH)
+	nice $(BIN)/python -W ignore -m benchmarks.train --memory --profile $(BENCH)
 
 test-newest test-oldest: test-%: .venv-%/.full
 	.venv-$*/bin/omnimix env

@@ -4,11 +4,15 @@
 every round each side takes the same steps, the first of which are not counted; what is reported is the ratio of
 useful tokens a second (padding is not useful) of a round, its median, least and most. The tower is frozen on all
 sides, as in LLaVA's second stage. TRL recomputes activations by default; `trl_keeps` is TRL told not to.
+`--ranks 2` starts two processes over gloo or NCCL, which share each step's rows: ours whole in each (`packed`) or sharded
+(`sharded`), the others under DDP. `--profile` says of each goal that was missed where the time and the memory went.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import json
 import os
 import resource
@@ -18,21 +22,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import llava
+from benchmarks import llava, why
 from benchmarks.trainers import Ours, Peer, Taken, Work, useful_tokens
 from omnimix.language import packed
+from omnimix.parallel import process_group
+from omnimix.parallel.layout import ParallelSpec, lay
 from omnimix.train.step import quick_bf16
 
 PEAK = 989e12
 """Dense bf16 operations a second of an H100 or H200."""
-DROPPED = 2
+DROPPED = {"cpu": 1, "cuda": 2}
 """Steps of a turn that warm up."""
+MEASURED = ("packed", "warm", "sharded", "trainer", "trl")
+"""Sides whose memory is measured on a CPU, each in a process of its own."""
+
+
+HELD = "gigabytes held: "
+ELASTIC = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a process that is one of several must not hand on."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +58,43 @@ class Scenario:
     sides: tuple[str, ...]
 
 
+MIXED = Scenario("full, mixed lengths", False, "full", ("packed", "sharded", "trainer", "trl"))
+"""What several processes do."""
+
 SCENARIOS = (
     Scenario("full, mixed lengths", False, "full", ("packed", "padded", "trainer", "trl", "trl_keeps")),
+    Scenario("connector, mixed lengths", False, "connector", ("packed", "warm", "trainer", "trl")),
     Scenario("full, like lengths", True, "full", ("packed", "padded", "trainer", "trl")),
     Scenario("lora, mixed lengths", False, "lora", ("packed", "padded", "trainer", "trl")),
     Scenario("lora, like lengths", True, "lora", ("packed", "padded", "trainer")),
-    Scenario("connector, mixed lengths", False, "connector", ("packed", "warm", "trainer", "trl")),
 )  # fmt: skip
 
 
-def sides(size: llava.Size, learns: str, out: Path, theirs: Any) -> dict[str, Any]:
-    """All who can take part, around two models of the same weights."""
+ALL = (
+    (0.4, ("--size", "30m", "--sides", "packed,warm,trl")),
+    (0.17, ("--size", "30m", "--bf16", "--only", "mixed", "--sides", "packed,warm,trl", "--no-profile")),
+    (0.33, ("--size", "135m", "--only", "mixed", "--sides", "packed,warm", "--steps", "1", "--no-profile")),
+    (0.1, ("--size", "30m", "--ranks", "2", "--no-profile")),
+)  # fmt: skip
+"""What `--all` runs, and which share of the time each gets."""
+
+
+def sides(
+    size: llava.Size, learns: str, out: Path, theirs: Any, bf16: bool = False
+) -> dict[str, Any]:
+    """All who can take part, around models of the same weights."""
     # There the weights are drawn many times sooner; those of the peer take their place.
     with theirs.device:
         own = llava.ours(size, theirs, learns == "lora")
+    group = process_group.current()
+    if group.size > 1:
+        found: dict[str, Any] = {kind: Peer(theirs, kind, out) for kind in ("trainer", "trl")}
+        for name, shard in (("packed", "none"), ("sharded", "full")):
+            model = copy.deepcopy(own)
+            layout = lay(ParallelSpec(shard=shard), group, theirs.device, own.recipe)  # type: ignore[arg-type]
+            layout.place(model, bf16)
+            found[name] = Ours(model, pack=True, layout=layout)
+        return found
     return {
         "packed": Ours(own, pack=True),
         "padded": Ours(own, pack=False),
@@ -93,53 +129,85 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def one(scenario: Scenario, words: argparse.Namespace, until: float, base: Any) -> dict[str, Any]:
     """Rounds of a scenario, until the time is up; a side that fails is left out from then on."""
-    size, device = llava.SIZES[words.size], torch.device(words.device)
-    steps = DROPPED + words.steps
-    rows = llava.rows(size, size.batch * steps, scenario.alike)
-    work = Work(size, rows, scenario.learns, words.bf16, device)
-    counted = range(DROPPED, steps)
-    tokens, failed = useful_tokens(work, counted), {}
+    device, group = torch.device(words.device), process_group.current()
+    dropped, now = DROPPED[words.device], time.monotonic()
+    steps = dropped + words.steps
+    work = rows_of(scenario, words, steps)
+    failed: dict[str, str] = {}
     taken: dict[str, list[Taken]] = {side: [] for side in scenario.sides}
     with tempfile.TemporaryDirectory() as out:
-        all_sides = sides(size, scenario.learns, Path(out), base)
+        everybody = sides(work.size, scenario.learns, Path(out), base, words.bf16)
         for number in range(words.rounds):
             order = scenario.sides[number % 2 :] + scenario.sides[: number % 2]
             for side in (name for name in order if name in taken):
-                begin = state(all_sides[side].model)
+                begin = state(everybody[side].model)
                 try:
-                    taken[side].append(all_sides[side](work, steps))
+                    taken[side].append(everybody[side](work, steps))
                 except Exception as error:  # the others shall be run all the same
                     if side == "trainer" or words.raises:
                         raise
                     failed[side] = f"{type(error).__name__}: {error}"[:300]
                     print(f"{scenario.name}: {side} failed: {failed[side]}", flush=True)
                     del taken[side]
-                all_sides[side].model.load_state_dict(begin)
-            if time.monotonic() > until:
+                everybody[side].model.load_state_dict(begin)
+            # Half of the time is kept for what comes behind the rounds.
+            end = until - (until - now) / 2 if measures(words) else until
+            if group.any(time.monotonic() > end):
                 break
+        result = compared(scenario, taken, work, range(dropped, steps))
+        result["failed"] = failed
+        if measures(words) and group.rank == 0:
+            for side in (side for side in MEASURED if side in taken):
+                if side != "trl" or time.monotonic() < until:
+                    result["sides"][side]["gigabytes"] = memory(scenario, side, words)
+        if words.profile:
+            result["profile"] = {
+                side: why.profile(functools.partial(everybody[side], work, 2), everybody[side], device)
+                for side in group.gather("concerned", why.concerned(result))[0]
+            }  # fmt: skip
+    return result
+
+
+def measures(words: argparse.Namespace) -> bool:
+    """Whether memory is measured by a process for each side."""
+    return bool(words.memory and words.device == "cpu")
+
+
+def rows_of(scenario: Scenario, words: argparse.Namespace, steps: int) -> Work:
+    """The rows of so many steps, and who of how many takes them."""
+    size, group = llava.SIZES[words.size], process_group.current()
+    rows = llava.rows(size, size.batch * steps, scenario.alike)
+    device = torch.device(words.device)
+    return Work(size, rows, scenario.learns, words.bf16, device, group.rank, group.size)
+
+
+def compared(
+    scenario: Scenario, taken: dict[str, list[Taken]], work: Work, counted: range
+) -> dict[str, Any]:
+    """What came of the rounds: of several the spread over rounds, of one that over its steps."""
+    result: dict[str, Any] = {**asdict(scenario), "rounds": len(taken["trainer"]), "sides": {}}
+    parts = [counted] if result["rounds"] > 1 else [[step] for step in counted]
     speed = {
-        side: [tokens / sum(one.seconds[DROPPED:]) for one in each] for side, each in taken.items()
-    }
-    result: dict[str, Any] = {
-        "name": scenario.name,
-        **asdict(scenario),
-        "failed": failed,
-        "sides": {},
+        side: [
+            useful_tokens(work, part) / sum(one.seconds[step] for step in part)
+            for one in each
+            for part in parts
+        ]
+        for side, each in taken.items()
     }
     for side, each in taken.items():
+        over = [a / b for a, b in zip(speed[side], speed["trainer"], strict=True)]
         found: dict[str, Any] = {
             "tokens_per_second": spread(speed[side]),
             "first_loss": each[0].losses[0],
-            "over_trainer": spread(
-                [a / b for a, b in zip(speed[side], speed["trainer"], strict=True)]
-            ),
+            "over_trainer": spread(over),
         }
         if each[0].memory:
             found["gigabytes"] = max(one.memory for one in each) / 2**30
         if each[0].waited:
             found["waited"] = statistics.median(t.waited / sum(t.seconds) for t in each)
-        if device.type == "cuda" and scenario.learns == "full":
-            rate = operations(work, counted) / tokens
+        if work.device.type == "cuda" and scenario.learns == "full":
+            rate = operations(work, counted) / useful_tokens(work, counted)
             found["share_of_peak"] = rate * found["tokens_per_second"]["median"] / PEAK
         result["sides"][side] = found
     losses = [found["first_loss"] for found in result["sides"].values()]
@@ -153,26 +221,28 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 
 
 def memory(scenario: Scenario, side: str, words: argparse.Namespace) -> float:
-    """Gigabytes that a process of its own held at most, of which those before the first step are not counted."""
+    """Gigabytes that a process of its own held at most for one side; of several processes the first."""
     own = ["--size", words.size, "--only", scenario.name, "--side", side]
+    own += ["--ranks", str(words.ranks), *(["--bf16"] if words.bf16 else [])]
+    here = {name: value for name, value in os.environ.items() if name not in ELASTIC}
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.train", *own, *(["--bf16"] if words.bf16 else [])],
-        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.train", *own],
+        capture_output=True, text=True, check=False, env={**here, "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
-    return float(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, done.stderr[-2000:]
+    return next(float(line.removeprefix(HELD)) for line in done.stdout.splitlines() if HELD in line)
 
 
 def alone(scenario: Scenario, side: str, words: argparse.Namespace) -> None:
-    """Two steps of one side; prints what they took of memory on top of both models."""
-    size = llava.SIZES[words.size]
-    rows = llava.rows(size, size.batch * 2, scenario.alike)
-    work = Work(size, rows, scenario.learns, words.bf16, torch.device("cpu"))
+    """Two steps of one side; prints what they held at most, the side's own weights included."""
+    work = rows_of(scenario, words, 2)
     with tempfile.TemporaryDirectory() as out:
-        own = sides(size, scenario.learns, Path(out), llava.peer(size))[side]
+        own = sides(work.size, scenario.learns, Path(out), llava.peer(work.size), words.bf16)[side]
         before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
         own(work, 2)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print((most - before) / 2**30)
+    if work.rank == 0:
+        print(f"{HELD}{(most - before + why.weights(own.model)) / 2**30}", flush=True)
 
 
 def table(results: Sequence[dict[str, Any]], head: dict[str, Any]) -> str:
@@ -195,7 +265,8 @@ def table(results: Sequence[dict[str, Any]], head: dict[str, Any]) -> str:
                 f"{found['first_loss']:.5f}",
             ]
             lines.append(f"| {result['name']} | {side} | {' | '.join(many)} |")
-    return "\n".join(lines) + "\n"
+    said = [line for result in results for line in why.told(result)]
+    return "\n".join([*lines, *([""] if said else []), *said]) + "\n"
 
 
 def head(words: argparse.Namespace) -> dict[str, Any]:
@@ -210,38 +281,63 @@ def head(words: argparse.Namespace) -> dict[str, Any]:
         "precision": "bf16 autocast" if words.bf16 else "fp32",
         "load": "" if words.device == "cuda" else " ".join(f"{x:.1f}" for x in os.getloadavg()),
         "steps a turn": words.steps,
+        "processes": words.ranks,
         **{package: metadata.version(package) for package in packages},
     }
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Run what fits into the time, and write it down after every scenario."""
+    given = list(sys.argv[1:] if given is None else given)
+    words = asked(given)
+    if words.all:
+        for share, more in ALL:
+            print(f"benchmarks.train {' '.join(more)}", flush=True)
+            main([*given, *more, "--minutes", f"{share * words.minutes:.2f}", "--no-all"])
+        return
+    if words.ranks > 1 and "RANK" not in os.environ:
+        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(words.ranks)]
+        command = [sys.executable, "-W", "ignore", "-m", *launch, "-m", "benchmarks.train", *given]
+        subprocess.run(command, check=True)
+        return
+    process_group.join()
+    scenarios = SCENARIOS if words.ranks == 1 else (MIXED,)
+    chosen = [s for s in scenarios if not words.only or words.only in s.name]
+    if words.bf16 and not quick_bf16(torch.device(words.device)):
+        print("bf16 is slow on this device: run in float32")
+        words.bf16 = False
+    if words.side:
+        alone(chosen[0], words.side, words)
+    else:
+        run(chosen, words)
+
+
+def asked(given: Sequence[str]) -> argparse.Namespace:
+    """The words of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--size", default="30m", choices=sorted(llava.SIZES))
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that share each step")
     parser.add_argument("--steps", type=int, default=2, help="counted steps of a turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=9.0, help="after which no round begins")
     parser.add_argument("--only", help="scenarios whose name holds this")
+    parser.add_argument("--sides", help="of those: packed,warm,trainer (trainer always is)")
     parser.add_argument("--side", help="two steps of one side, for its memory")
     parser.add_argument(
         "--memory", action="store_true", help="on a CPU: a process for each side besides"
     )
+    profile = "say of a goal that was missed where it went"
+    parser.add_argument("--profile", action=argparse.BooleanOptionalAction, help=profile)
     parser.add_argument(
         "--checks", action="store_true", help="compare a GPU's numbers with the CPU's first"
     )
     parser.add_argument("--raises", action="store_true", help="stop at the first failure")
     parser.add_argument("--out", default="benchmarks/results", help="folder of the results")
-    words = parser.parse_args(given)
-    chosen = [s for s in SCENARIOS if not words.only or words.only in s.name]
-    if words.side:
-        return alone(chosen[0], words.side, words)
-    if words.bf16 and not quick_bf16(torch.device(words.device)):
-        print("bf16 is slow on this device: run in float32")
-        words.bf16 = False
-    run(chosen, words)
-    return None
+    every = "30m in fp32 and bf16, 135m, and two processes, within --minutes (35)"
+    parser.add_argument("--all", action=argparse.BooleanOptionalAction, help=every)
+    return parser.parse_args(given)
 
 
 def run(chosen: Sequence[Scenario], words: argparse.Namespace) -> None:
@@ -260,28 +356,36 @@ def run(chosen: Sequence[Scenario], words: argparse.Namespace) -> None:
     with torch.device(words.device):
         base = llava.peer(llava.SIZES[words.size])
     for number, scenario in enumerate(chosen):
-        left = begin + 60 * words.minutes - time.monotonic()
-        if left <= 0:
+        if words.sides:
+            kept = [s for s in scenario.sides if s in f"{words.sides},trainer".split(",")]
+            scenario = replace(scenario, sides=tuple(kept))
+        now, end = time.monotonic(), begin + 60 * words.minutes
+        if process_group.current().any(now > end):
             print(f"no time is left for {scenario.name!r}")
             continue
-        until = time.monotonic() + left / (len(chosen) - number)
+        until = now + (end - now) / (len(chosen) - number)
         try:
             result = one(scenario, words, until, base)
         except Exception as error:  # the other scenarios shall be run all the same
             print(f"{scenario.name!r} failed: {type(error).__name__}: {error}", flush=True)
-            if words.raises:
+            if words.raises or words.ranks > 1:
                 raise
             continue
-        if words.memory and words.device == "cpu":
-            for side, found in result["sides"].items():
-                found["gigabytes"] = memory(scenario, side, words)
+        if process_group.current().rank:
+            continue
         results.append(result)
-        name = f"train-{words.device}-{words.size}-{'bf16' if words.bf16 else 'fp32'}"
-        (out / f"{name}.json").write_text(
-            json.dumps({**about, "results": results}, indent=1) + "\n"
-        )
-        (out / f"{name}.md").write_text(table(results, about))
+        write(out, words, about, results)
         print(table([result], {}), flush=True)
+
+
+def write(
+    out: Path, words: argparse.Namespace, about: dict[str, Any], results: list[dict[str, Any]]
+) -> None:
+    """JSON for programs, a table for people."""
+    name = f"train-{words.device}-{words.size}-{'bf16' if words.bf16 else 'fp32'}"
+    name += f"-{words.ranks}-ranks" if words.ranks > 1 else ""
+    (out / f"{name}.json").write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+    (out / f"{name}.md").write_text(table(results, about))
 
 
 if __name__ == "__main__":

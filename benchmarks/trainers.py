@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import llava
 from benchmarks.llava import LORA, TARGETS, Row, Size
+from omnimix.parallel.layout import ALONE, ModelLayout
 from omnimix.train import optim
 from omnimix.train.settings import Stage
 from omnimix.train.step import optimizer_step
@@ -30,28 +31,47 @@ class Taken:
         waited: of those, preparing batches, where the side tells it.
         losses: of each step.
         memory: bytes that the device held at most, weights, gradients and moments included.
+        learned: bytes of what learns, in this process.
     """
 
     seconds: list[float] = field(default_factory=list)
     waited: float = 0.0
     losses: list[float] = field(default_factory=list)
     memory: int = 0
+    learned: int = 0
 
 
 @dataclass(frozen=True)
 class Work:
-    """Rows, what learns (`full`, `lora` or `connector`), the precision and the device."""
+    """Rows, what learns (`full`, `lora` or `connector`), the precision and the device; which of how many processes."""
 
     size: Size
     rows: list[Row]
     learns: str
     bf16: bool
     device: torch.device
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def each(self) -> int:
+        """Rows of a step that a process takes."""
+        return self.size.batch // self.ranks
+
+    def mine(self, step: int) -> list[Row]:
+        """Of the rows of a step those of this process, as accelerate shares them out."""
+        return self.part(step)[self.rank * self.each : (self.rank + 1) * self.each]
 
     def part(self, step: int) -> list[Row]:
         """The rows of a step."""
         many = self.size.batch
         return [self.rows[i % len(self.rows)] for i in range(step * many, (step + 1) * many)]
+
+
+def learning(model: Any) -> int:
+    """Bytes of the parameters that learn, in this process."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    return sum(getattr(p, "_local_tensor", p).nbytes for p in learned)
 
 
 Side = Callable[[Work, int], Taken]
@@ -80,10 +100,16 @@ def held(others: int, device: torch.device) -> int:
 
 
 class Ours:
-    """Our model under our step, packed or padded, and with the tower's features at hand where it is `warm`."""
+    """Our model under our step, packed or padded, and with the tower's features at hand where it is `warm`.
 
-    def __init__(self, model: Any, pack: bool, warm: bool = False) -> None:
-        self.model, self.pack, self.warm = model, pack, warm
+    Args:
+        layout: how the model lies over several processes; it has been placed so.
+    """
+
+    def __init__(
+        self, model: Any, pack: bool, warm: bool = False, layout: ModelLayout = ALONE
+    ) -> None:
+        self.model, self.pack, self.warm, self.layout = model, pack, warm, layout
 
     def __call__(self, work: Work, steps: int) -> Taken:
         others = begun(self.model, work.device)
@@ -110,14 +136,16 @@ class Ours:
             on = work.bf16
             return torch.autocast(work.device.type, torch.bfloat16) if on else nullcontext()
 
-        taken = Taken()
+        taken = Taken(learned=learning(model))
         known = llava.features(model, work.rows) if self.warm else None
         settle(work.device)
         last = time.perf_counter()
         for step in range(steps):
-            batch = llava.our_batch(work.part(step), model.recipe, self.pack, known)
+            batch = llava.our_batch(work.mine(step), model.recipe, self.pack, known)
             taken.waited += time.perf_counter() - last
-            done = optimizer_step(model, optimizer, stage, step, steps, [batch], autocast)
+            done = optimizer_step(
+                model, optimizer, stage, step, steps, [batch], autocast, layout=self.layout
+            )
             settle(work.device)
             now = time.perf_counter()
             taken.seconds.append(now - last)
@@ -140,7 +168,7 @@ class Peer:
     def __call__(self, work: Work, steps: int) -> Taken:
         others = begun(self.model, work.device)
         model = _learning(self.model, work.learns)
-        taken = Taken()
+        taken = Taken(learned=learning(model))
         trainer = self._trainer(model, work, steps, taken)
         trainer.train()
         taken.memory = held(others, work.device)
@@ -161,7 +189,7 @@ class Peer:
 
         words: dict[str, Any] = {
             "output_dir": str(self.out),
-            "per_device_train_batch_size": work.size.batch,
+            "per_device_train_batch_size": work.each,
             "max_steps": steps,
             "learning_rate": RATE,
             "lr_scheduler_type": "constant",

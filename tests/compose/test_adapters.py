@@ -151,6 +151,29 @@ def test_fresh_adapters_rest_until_they_learn_or_have_learned() -> None:
     assert not any(p.requires_grad for p in found[1].parameters())
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_layer_gives_what_pefts_own_gives_and_so_do_its_gradients(autocast: bool) -> None:
+    from peft.tuners.lora import Linear
+
+    model = built(recipes.load("nano", (*TINY, "adapters=[{r: 3, lora_alpha: 7}]")), moved=True)
+    layer = next(iter(adapters.layers(model).values()))
+    assert type(layer) is not Linear and isinstance(layer, Linear)
+    thin = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+    given = torch.randn(1, 5, layer.in_features)
+    found = []
+    for forward in (type(layer).forward, Linear.forward):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = forward(layer, given)
+        found.append((output, *torch.autograd.grad(output.float().square().sum(), thin)))
+        assert output.dtype == (torch.bfloat16 if autocast else torch.float32)
+    for own, peft in zip(*found, strict=True):
+        assert own.abs().max() > 0
+        near = 2e-2 * float(peft.detach().abs().max()) if autocast else 1e-5
+        torch.testing.assert_close(own, peft, atol=near, rtol=near)
+    layer.enable_adapters(False)
+    torch.testing.assert_close(layer(given), layer.base_layer(given), atol=0, rtol=0)
+
+
 def test_packed_samples_are_seen_alone_under_adapters(tiny_processor: Processor) -> None:
     model = built(adapted("lora"), moved=True)
     woven = [tiny_processor.weave(sample(c)) for c in ("red", "blue")]

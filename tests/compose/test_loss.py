@@ -74,6 +74,29 @@ def test_the_learned_places_alone_teach_the_same(
                 torch.testing.assert_close(grad, expected[name], atol=1e-5, rtol=1e-5, msg=name)
 
 
+def test_under_a_frozen_head_the_rest_learns_the_same_and_no_logits_are_made_twice(
+    tiny_model: MultimodalLM, tiny_processor: Processor, monkeypatch: Any
+) -> None:
+    batch = tiny_processor([talk("Look", "at this"), talk("Look", "there and there")])
+    scale = torch.rand(batch.labels.shape)
+    words = {**batch.inputs(), "labels": batch.labels, "loss_scale": scale, "skip_logits": True}
+    whole, expected = taught(tiny_model, words)
+    head: Any = tiny_model.get_output_embeddings()
+    rows: list[int] = []
+    monkeypatch.setattr(loss, "CHUNK", 3 * tiny_model.vocab_size)
+    head.weight.requires_grad_(False)
+    try:
+        with head.register_forward_hook(lambda _, given, __: rows.append(given[0].shape[1])):
+            alone, grads = taught(tiny_model, words)
+    finally:
+        head.weight.requires_grad_(True)
+    assert sum(rows) == batch.targets and max(rows) == 3
+    torch.testing.assert_close(alone, whole, atol=1e-6, rtol=1e-6)
+    assert set(expected) - set(grads) == {"language.model.embed_tokens.weight"}  # one with the head
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
 def test_logits_are_made_nowhere_else(
     tiny_model: MultimodalLM, tiny_processor: Processor, monkeypatch: Any
 ) -> None:

@@ -85,6 +85,23 @@ def test_tasks_of_srun_are_ranks() -> None:
         assert [os.environ[name] for name in names] == ["4", "1", "1", "2", "29500"]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+        {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALRANKID": "1"},
+    ],
+)  # fmt: skip
+def test_processes_of_mpirun_under_accelerate_are_ranks(names: dict[str, str]) -> None:
+    with mock.patch.dict(os.environ, names):
+        process_group._take_mpi()  # each of them alone: nobody says where they meet
+        assert "WORLD_SIZE" not in os.environ
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+        process_group._take_mpi()
+        found = [os.environ[n] for n in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")]
+        assert found == ["2", "1", "1", "29511"]
+
+
 def test_a_batch_script_alone_is_no_task_and_tasks_without_a_meeting_place_are_refused() -> None:
     with mock.patch.dict(os.environ, SRUN):
         process_group._take_slurm()

@@ -128,6 +128,7 @@ CASES: dict[str, tuple[str, ...]] = {
 UNCUT = ("set=['adapters=[]']", "stages.0.trainable=['*']")
 """Layers that tensor parallelism may cut."""
 
+BITS = "stages.0.optimizer.name=adamw_8bit"
 KEPT = ("stages.0.trainable=[connectors, language]", "stages.0.feature_cache={folder: kept}")
 """What frozen encoders give is kept, so that they are not always called."""
 
@@ -143,6 +144,8 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "hybrid": (CASES["full"], ("parallel.shard=hybrid", "parallel.replicate=2")),
     "tensor": (UNCUT, ("parallel.tensor=2",)),
     "kept": (KEPT, ("parallel.shard=full",)),
+    "8 bits": ((BITS,), ()),
+    "adafactor": (("stages.0.optimizer={name: adafactor}",), ()),
 }
 """Words of a run, and how the model lies over two processes in it."""
 
@@ -154,8 +157,8 @@ REFUSED = {
         "parallel.tensor=2;set=['adapters=[]','language.config.num_key_value_heads=1']",
         "num_key_value_heads is 1, which 2 processes cannot share evenly",
     ),
-    "adafactor": (
-        "stages.0.optimizer={name: adafactor}",
+    "cut adafactor": (
+        "parallel.shard=full;stages.0.optimizer={name: adafactor}",
         "adafactor does not work on weights that lie over several processes",
     ),
     "muon": ("parallel.shard=full;stages.0.optimizer.name=muon", "muon does not work on weights"),
@@ -188,6 +191,8 @@ def two(file: Path) -> dict[str, Ran]:
         words("shrunk", full, press=2),
         words("turned", full, press=2),
         words("turned on", none, out="turned"),
+        words("few", BITS, press=2),
+        words("few on", BITS, out="few"),
         words("finished", full, f"initial_checkpoint={folder / 'two' / 'plain' / 'model'}"),
     ]
     runs += [
@@ -286,6 +291,11 @@ def test_a_run_goes_on_with_another_plan_and_other_processes(
     assert left.keys() == right.keys()
     for key, tensor in left.items():
         torch.testing.assert_close(right[key], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_a_run_in_8_bits_goes_on_exactly(two: dict[str, Ran]) -> None:
+    assert all(said["finished"] for said in two["few on"].said)
+    same_weights(two["8 bits"].out, two["few on"].out)
 
 
 def test_a_model_is_read_in_pieces_onto_the_mesh(two: dict[str, Ran], one: Any) -> None:

@@ -11,11 +11,13 @@ Weight-Decomposed Low-Rank Adaptation".
 from __future__ import annotations
 
 import fnmatch
+import functools
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -83,10 +85,46 @@ def inject(model: nn.Module, adapters: Sequence[Adapter], head: nn.Module | None
             bias="none",
         )
         inject_adapter_in_model(settings, model, NAME)
+        for name in names:
+            _lighten(model.get_submodule(name))
         # peft leaves its settings there, and some of transformers takes the model for a wrapped one then.
         del model.peft_config
     for parameter in model.parameters():
         parameter.requires_grad_(learns.get(id(parameter), True))
+
+
+@functools.cache
+def _light() -> Any:
+    """peft's linear layer without what it does over all of a layer's outputs, and twice to its inputs.
+
+    peft scales the wide product, this the thin one; peft casts inputs to the adapter's type, from which autocast casts
+    them again.
+    """
+    from peft.tuners.lora import Linear
+
+    class Light(Linear):  # type: ignore[misc]
+        """A layer with one LoRA."""
+
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if self.disable_adapters or self.merged or kwargs or self.active_adapters != [NAME]:
+                found: Tensor = super().forward(x, *args, **kwargs)
+                return found
+            result: Tensor = self.base_layer(x, *args)
+            if not torch.is_autocast_enabled(x.device.type):
+                x = x.to(self.lora_A[NAME].weight.dtype)
+            thin = self.lora_A[NAME](self.lora_dropout[NAME](x)) * self.scaling[NAME]
+            found = (result + self.lora_B[NAME](thin)).to(result.dtype)
+            return found
+
+    return Light
+
+
+def _lighten(layer: Any) -> None:
+    """Make a plain LoRA such a layer; other kinds (DoRA, few bits) stay as they are."""
+    from peft.tuners.lora import Linear
+
+    if type(layer) is Linear and not layer.lora_variant:
+        layer.__class__ = _light()
 
 
 def _chosen(model: nn.Module, words: Adapter, head: nn.Module | None, number: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -65,12 +66,15 @@ def chosen_losses(
     places: Int[Tensor, "learned"],
     target: Int[Tensor, "learned"],
     vocabulary: int,
+    frozen: bool = False,
 ) -> Float[Tensor, "learned"]:
     """Cross entropy of every learned place from what stands before the head, which runs there alone.
 
     Args:
         head: logits `[1, places, vocab]` of hidden states `[1, places, width]`.
         vocabulary: about how many logits a place has.
+        frozen: nothing in the head learns, so that a chunk's gradient is made beside its losses, and no logits are kept
+            or made again.
     """
     chosen = hidden.flatten(0, 1)[places.to(hidden.device)]
     size = max(1, CHUNK // vocabulary)
@@ -80,9 +84,32 @@ def chosen_losses(
         logits = head(states[None])[0].float()
         return functional.cross_entropy(logits, wanted, reduction="none")
 
+    if frozen and chosen.requires_grad:
+        at_once: Callable[..., Tensor] = _AtOnce.apply
+        return torch.cat([at_once(part, *each) for each in parts])
     if len(parts) > 1 and torch.is_grad_enabled():
         return torch.cat([checkpoint(part, *each, use_reentrant=False) for each in parts])
     return torch.cat([part(*each) for each in parts])
+
+
+class _AtOnce(torch.autograd.Function):
+    """Losses of places, and with them their gradients: each depends on its own place alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, part: Callable[[Tensor, Tensor], Tensor], states: Tensor, wanted: Tensor
+    ) -> Tensor:
+        with torch.enable_grad():
+            own = states.detach().requires_grad_()
+            losses = part(own, wanted)
+            (gradient,) = torch.autograd.grad(losses.sum(), own)
+        ctx.save_for_backward(gradient)
+        return losses.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *given: Any) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return None, (given[0][:, None] * gradient).to(gradient.dtype), None
 
 
 def meaned(

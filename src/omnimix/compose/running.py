@@ -83,7 +83,9 @@ class Running:
         if self._headed:
             hidden = self.run(self.language.base_model, **given)[0]
             head = functools.partial(_transformers.headed, self.language)
-            losses = chosen_losses(head, hidden, places, target, self.vocab_size)
+            learns = self.language.get_output_embeddings().parameters()
+            frozen = not any(p.requires_grad for p in learns)
+            losses = chosen_losses(head, hidden, places, target, self.vocab_size, frozen)
         else:
             losses = all_losses(self.run(self.language, **given).logits, places, target)
         return _transformers.loss_output(losses if each else meaned(losses, scale, count))

@@ -263,6 +263,7 @@ def join(group: Any = None) -> ProcessGroup:
         _process_group = _met()
         return _process_group
     _take_slurm()
+    _take_mpi()
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         _process_group = ProcessGroup()
@@ -281,11 +282,7 @@ def join(group: Any = None) -> ProcessGroup:
     return _process_group
 
 
-_SLURM = {
-    "WORLD_SIZE": "SLURM_NTASKS",
-    "RANK": "SLURM_PROCID",
-    "LOCAL_RANK": "SLURM_LOCALID",
-}
+_SLURM = {"WORLD_SIZE": "SLURM_NTASKS", "RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
 def _take_slurm() -> None:
@@ -310,6 +307,22 @@ def _take_slurm() -> None:
     each = here.get("SLURM_STEP_TASKS_PER_NODE", here.get("SLURM_TASKS_PER_NODE", ""))
     if number := re.match(r"\d+", each):  # 8(x2),4: eight on each of the first two
         here.setdefault("LOCAL_WORLD_SIZE", number[0])
+
+
+_MPI = {
+    "WORLD_SIZE": ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
+    "RANK": ("OMPI_COMM_WORLD_RANK", "PMI_RANK"),
+    "LOCAL_RANK": ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"),
+    "LOCAL_WORLD_SIZE": ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"),
+}
+
+
+def _take_mpi() -> None:
+    """What `mpirun` says, where somebody says besides where they meet, as accelerate does."""
+    here = os.environ
+    found = {ours: here[own] for ours, names in _MPI.items() for own in names if own in here}
+    if "MASTER_ADDR" in here and "WORLD_SIZE" not in here and {"RANK", "WORLD_SIZE"} <= set(found):
+        here |= {"MASTER_PORT": here.get("MASTER_PORT", "29500"), **found}
 
 
 def _met() -> Ranks:

@@ -161,15 +161,21 @@ def optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
     """
     over = [p for p in model.parameters() if isinstance(p, DTensor)]
     alike = all(p.to_local().shape == p.shape for p in over)
-    if over and spec.name != "adamw" and not (spec.name == "muon" and alike):
+    if over and spec.name != "adamw" and not alike:
         raise TrainError(
             f"{spec.name} does not work on weights that lie over several processes",
             where="optimizer.name",
-            hint="take adamw; muon with shard: none",
+            hint="take adamw, or shard: none",
         )
     words = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps}
     device = next(model.parameters()).device
-    return optimizers.made(spec.name, groups(model, spec), words, optimizers.tables(model), device)
+
+    def made(groups: optimizers.Groups) -> torch.optim.Optimizer:
+        return optimizers.made(spec.name, groups, words, optimizers.tables(model), device)
+
+    own = groups(model, spec)
+    dtensors = spec.name in ("adamw", "muon")
+    return made(own) if dtensors or not over else optimizers.InEach(own, made)
 
 
 def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from typing import Any, Literal
 
@@ -104,6 +105,48 @@ class Muon(torch.optim.Optimizer):
             part.param_groups = [group for group in self.param_groups if group["muon"] == muon]
             part.state = self.state
             part.step()
+
+
+class InEach(torch.optim.Optimizer):
+    """An optimizer that knows nothing of DTensors, over weights that every process holds whole.
+
+    Args:
+        groups: of DTensors.
+        made: an optimizer of the groups it is given.
+    """
+
+    def __init__(self, groups: Groups, made: Callable[[Groups], torch.optim.Optimizer]) -> None:
+        super().__init__(groups, {})
+        # They share the memory of what they stand for.
+        self.own = {p: nn.Parameter(p.to_local().detach()) for g in groups for p in g["params"]}
+        self.inner = made([{**g, "params": [self.own[p] for p in g["params"]]} for g in groups])
+        self._take()
+
+    def _take(self) -> None:
+        """Show the words and the state of the one inside as those of the weights themselves."""
+        for group, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
+            group |= {word: value for word, value in inner.items() if word != "params"}
+        known = ((p, self.inner.state.get(own)) for p, own in self.own.items())
+        self.state = defaultdict(dict, {p: state for p, state in known if state})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One move of all."""
+        for group, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
+            inner["lr"] = group["lr"]
+        for parameter, own in self.own.items():
+            own.grad = None if parameter.grad is None else parameter.grad.to_local()
+        self.inner.step()
+        self.inner.zero_grad(set_to_none=True)
+        self._take()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What was saved of the weights, or by one process alone."""
+        state = {
+            number: {w: getattr(value, "_local_tensor", value) for w, value in values.items()}
+            for number, values in state_dict["state"].items()
+        }
+        self.inner.load_state_dict({**state_dict, "state": state})
+        self._take()
 
 
 def tables(model: nn.Module) -> set[int]:
