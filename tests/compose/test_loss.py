@@ -80,16 +80,14 @@ def test_under_a_frozen_head_the_rest_learns_the_same_and_no_logits_are_made_twi
     batch = tiny_processor([talk("Look", "at this"), talk("Look", "there and there")])
     scale = torch.rand(batch.labels.shape)
     words = {**batch.inputs(), "labels": batch.labels, "loss_scale": scale, "skip_logits": True}
-    whole, expected = taught(tiny_model, words)
-    head: Any = tiny_model.get_output_embeddings()
+    model = copy.deepcopy(tiny_model)
+    whole, expected = taught(model, words)
+    head: Any = model.get_output_embeddings()
     rows: list[int] = []
     monkeypatch.setattr(loss, "CHUNK", 3 * tiny_model.vocab_size)
     head.weight.requires_grad_(False)
-    try:
-        with head.register_forward_hook(lambda _, given, __: rows.append(given[0].shape[1])):
-            alone, grads = taught(tiny_model, words)
-    finally:
-        head.weight.requires_grad_(True)
+    with head.register_forward_hook(lambda _, given, __: rows.append(given[0].shape[1])):
+        alone, grads = taught(model, words)
     assert sum(rows) == batch.targets and max(rows) == 3
     torch.testing.assert_close(alone, whole, atol=1e-6, rtol=1e-6)
     assert set(expected) - set(grads) == {"language.model.embed_tokens.weight"}  # one with the head
