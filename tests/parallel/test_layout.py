@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from omnimix.compose.model import MultimodalLM
 from omnimix.errors import ParallelError
-from omnimix.parallel import process_group
+from omnimix.parallel import launchers
 from omnimix.parallel.layout import ParallelSpec, blocks
 from omnimix.parallel.norms import SharedNorms
 from tests.compose.shrunk import shrunk
@@ -80,7 +80,7 @@ SRUN = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}
 def test_tasks_of_srun_are_ranks() -> None:
     more = {**SRUN, "MASTER_ADDR": "first", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
     with mock.patch.dict(os.environ, more):
-        process_group._take_slurm()
+        launchers.take_slurm()
         names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
         assert [os.environ[name] for name in names] == ["4", "1", "1", "2", "29500"]
 
@@ -94,21 +94,21 @@ def test_tasks_of_srun_are_ranks() -> None:
 )  # fmt: skip
 def test_processes_of_mpirun_under_accelerate_are_ranks(names: dict[str, str]) -> None:
     with mock.patch.dict(os.environ, names):
-        process_group._take_mpi()  # each of them alone: nobody says where they meet
+        launchers.take_mpi()  # each of them alone: nobody says where they meet
         assert "WORLD_SIZE" not in os.environ
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
-        process_group._take_mpi()
+        launchers.take_mpi()
         found = [os.environ[n] for n in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")]
         assert found == ["2", "1", "1", "29511"]
 
 
 def test_a_batch_script_alone_is_no_task_and_tasks_without_a_meeting_place_are_refused() -> None:
     with mock.patch.dict(os.environ, SRUN):
-        process_group._take_slurm()
+        launchers.take_slurm()
         assert "WORLD_SIZE" not in os.environ
         os.environ["SLURM_STEP_ID"] = "0"
         with pytest.raises(ParallelError, match="srun started 4 tasks, and MASTER_ADDR does not"):
-            process_group._take_slurm()
+            launchers.take_slurm()
 
 
 @pytest.fixture
