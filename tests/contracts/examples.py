@@ -196,7 +196,8 @@ EXAMPLES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "measures": {
         row: [{}]
         for row in (
-            *("exact", "relaxed", "yes_no", "vqa", "anls", "iou", "referring", "cider", "judged"),
+            *("exact", "relaxed", "yes_no", "vqa", "vizwiz", "anls", "iou"),
+            *("referring", "cider", "judged"),
             *(
                 "region_labels",
                 "region_texts",

