@@ -292,6 +292,9 @@ def main(given: Sequence[str] | None = None) -> None:
     words = asked(given)
     if words.all:
         for share, more in ALL:
+            if "--bf16" in more and not quick_bf16(torch.device(words.device)):
+                print("bf16 is slow on this device: left out", flush=True)
+                continue
             print(f"benchmarks.train {' '.join(more)}", flush=True)
             main([*given, *more, "--minutes", f"{share * words.minutes:.2f}", "--no-all"])
         return

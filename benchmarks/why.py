@@ -34,7 +34,7 @@ def weights(model: Any) -> int:
 
 
 def missed(result: dict[str, Any]) -> dict[str, str]:
-    """Which side of a scenario missed which goal; memory only where all learns, as the goal says."""
+    """Which side of a scenario missed which goal."""
     sides, found = result["sides"], {}
     kind = "like" if result["alike"] else "mixed"
     for side, goal in GOALS[kind].items():

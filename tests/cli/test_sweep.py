@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_every_cell_of_the_shipped_sweep_is_a_training_file_and_a_model() -> Non
 
 
 def test_the_report_pairs_question_by_question() -> None:
-    cost = {"parameters": 1, "train_seconds": 1.0, "seconds": 1.0, "steps": 1}
+    cost = dict.fromkeys(sweeping.COST, 1)
     found = {
         "base": {"scores": {"a": [0.0] * 8 + [1.0] * 2}, **cost},
         "other": {"scores": {"a": [1.0] * 8 + [1.0] * 2}, **cost},
@@ -55,6 +56,24 @@ def test_the_report_pairs_question_by_question() -> None:
     assert other["p"] == pytest.approx(
         2 / 2**8
     )  # eight questions changed, all of them for the better
+
+
+def test_a_cell_is_called_by_what_is_other_than_in_the_base() -> None:
+    spec = sweeping.load(settings.FOLDER / "scenes.sweep.yaml")
+    cells = list(spec.cells())
+    labels = [sweeping.label(cell, cells[0]) for cell in cells]
+    assert labels[0] == "base" and "connector=linear" in labels
+    assert len(set(labels)) == len(cells)
+    assert sweeping.label("a=1,b=2", "a=0,b=0") == "a=1, b=2"
+
+
+def test_many_cells_of_many_axes_fit_into_the_pictures(tmp_path: Path) -> None:
+    spec = sweeping.load(settings.FOLDER / "scenes.sweep.yaml")
+    cost = dict.fromkeys(sweeping.COST, 1)
+    rows = sweeping.report({c: {"scores": {"a": [0.0, 1.0]}, **cost} for c in spec.cells()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib says so where nothing of the axes is left
+        sweeping.plots(rows, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +115,9 @@ def test_a_sweep_goes_on_and_reports(swept: Path) -> None:
     rows = json.loads((out / "report.json").read_text())
     assert [row["cell"] for row in rows] == ["connector=mlp", "connector=linear"]
     assert rows[0]["parameters"] > rows[1]["parameters"]
-    assert "| connector=linear |" in (out / "report.md").read_text()
+    page = (out / "report.md").read_text()
+    assert "base: connector=mlp." in page and "| base |" in page and "| connector=linear |" in page
+    assert [row["steps"] for row in rows] == [2, 2]
     assert (out / "scores.png").stat().st_size and (out / "cost.png").stat().st_size
     assert any((out / "features").rglob("*"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -93,6 +94,32 @@ def test_under_a_frozen_head_the_rest_learns_the_same_and_no_logits_are_made_twi
     assert set(expected) - set(grads) == {"language.model.embed_tokens.weight"}  # one with the head
     for name, grad in grads.items():
         torch.testing.assert_close(grad, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_what_learns_between_body_and_frozen_head_learns(
+    tiny_processor: Processor, monkeypatch: Any
+) -> None:
+    base = recipes.load("nano", TINY).language.hf_config()
+    words = {word: getattr(base, word) for word in ("vocab_size", "hidden_size", "pad_token_id")}
+    words |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    words |= dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)
+    config = json.dumps({"model_type": "modernbert-decoder", **words})
+    model = MultimodalLM.from_recipe(recipes.load("nano", (*TINY, f"language.config={config}")))
+    assert parted(model)
+    for parameter in model.language.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    given = tiny_processor([talk("Look", "at this"), talk("Look", "there and there")])
+    batch = {**given.inputs(), "labels": given.labels, "skip_logits": True}
+    head: Any = model.get_output_embeddings()
+    head.requires_grad_(False)
+    _, grads = taught(model, batch)
+    monkeypatch.setattr(forms, "headed", lambda *_: False)
+    model._headed = None
+    _, expected = taught(model, batch)
+    assert "language.lm_head.dense.weight" in expected
+    assert set(grads) == set(expected)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected[name], atol=1e-6, rtol=1e-4, msg=name)
 
 
 def test_logits_are_made_nowhere_else(

@@ -117,6 +117,33 @@ def test_joining_leaving_and_failing_changes_no_answer(assistant: Assistant) -> 
     assert core.items.hits
 
 
+def test_what_ends_an_answer_hurts_no_other(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woven = questions(assistant)
+    wanted = [one.ids for one in assistant.decoder.write(woven, LONG, assistant.endings(LONG))]
+    host = hosted(assistant)
+    core = assistant.decoder.core(Limits(3))
+    first, *others = [asked(assistant, one) for one in woven]
+
+    def unread(ids: list[int]) -> bool:
+        raise IndexError("piece id is out of range")
+
+    first.ended = unread
+    for one in (first, *others):
+        core.add(one)
+    while core.step():
+        pass
+    assert isinstance(first.error, IndexError)
+    assert [one.ids for one in others] == wanted[1:]
+    assert not host.held
+    core.add(asked(assistant, woven[0]))
+    core.step()
+    assert host.held
+    core.fail(RuntimeError("the engine is gone"))
+    assert not host.held, "nothing is written for nobody"
+
+
 def test_every_door_leads_to_it(assistant: Assistant) -> None:
     scenes = Scenes(1000, "heldout")
     made = [scenes.question("describe", i) for i in range(2)]
@@ -180,6 +207,7 @@ def test_options_in_its_words(assistant: Assistant) -> None:
         "logprobs": 3,
         "stop_token_ids": ends,
         "ignore_eos": True,
+        "min_p": 0.0,
     }
 
 
@@ -292,11 +320,25 @@ def test_what_a_server_says_instead(
         ({"url": "there"}, "is no address"),
         ({"url": "http://127.0.0.1:9"}, "cannot be asked"),
         ({"url": "http://127.0.0.1:9", "tensor_parallel_size": 2}, "started here"),
+        ({"url": "http://host:port"}, "is no address"),
+        ({"url": "http://[::1"}, "is no address"),
+        ({"url": "http://me:secret@127.0.0.1:9"}, "more than an address"),
     ],
 )
 def test_words_of_a_server(words: dict[str, Any], why: str, assistant: Assistant) -> None:
-    with pytest.raises(OmnimixError, match=why):
+    with pytest.raises(OmnimixError, match=why) as caught:
         backends.runner_of("vllm", words=words)(assistant.model)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_key_is_never_told(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_server(Writer(assistant.model.language)) as (url, _):
+        monkeypatch.setenv("VLLM_API_KEY", "sk-1\n")  # as files of secrets end
+        VllmServer(url, {})
+        monkeypatch.setenv("VLLM_API_KEY", "sk-1\nsk-2")
+        with pytest.raises(OmnimixError, match="holds what no key has") as caught:
+            VllmServer(url, {})
+    assert "sk-" not in str(caught.value)
 
 
 @dataclass
@@ -346,7 +388,9 @@ class Package:
         over = len(ids) >= params.max_tokens
         if over:
             del self.held[name]
-        one = SimpleNamespace(token_ids=[token], logprobs=rows, finish_reason=None)
+        one = SimpleNamespace(
+            token_ids=[token], logprobs=rows, finish_reason="length" if over else None
+        )
         return SimpleNamespace(request_id=name, outputs=[one], finished=over)
 
 
@@ -394,6 +438,34 @@ def test_vllm_beside_this_process(assistant: Assistant, package: list[Package]) 
     assert len(given["prompt_token_ids"]) == len(given["prompt_embeds"])
     assert set(given["prompt_token_ids"]) == set(woven[0].ids[woven[0].owner == 0].tolist())
     assert not any(given["is_token_ids"]), "all are read as embeddings"
+
+
+def test_numbers_that_are_none_are_no_proof(
+    assistant: Assistant, package: list[Package], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def astray(self: Writer, given: Tensor, ids: list[int]) -> tuple[int, Tensor]:
+        return 1, torch.full((assistant.model.vocab_size,), float("nan"))
+
+    monkeypatch.setattr(Writer, "next", astray)
+    with pytest.raises(OmnimixError, match="other answers"):
+        backends.runner_of("vllm")(assistant.model)
+
+
+def test_an_answer_that_was_given_up_is_not_a_whole_one(
+    assistant: Assistant, package: list[Package], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assistant.decoder.make = backends.runner_of("vllm")
+    assistant.decoder.core(Limits())
+    own = Package._next
+
+    def aborted(self: Package, *held: Any) -> Any:
+        out = own(self, *held)
+        out.finished, out.outputs[0].finish_reason = True, "abort"
+        return out
+
+    monkeypatch.setattr(Package, "_next", aborted)
+    with pytest.raises(Unavailable, match="ended the answer"):
+        assistant.decoder.write(questions(assistant)[:1], LONG, assistant.endings(LONG))
 
 
 @pytest.mark.parametrize(

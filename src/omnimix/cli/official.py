@@ -250,6 +250,11 @@ def score(
     from omnimix.evaluate.judges import judged, prompted
     from omnimix.evaluate.written import exported, write_items
 
+    for option, said in (("judge", judge), ("judge-prompt", judge_prompt)):
+        if metric is not None and said is not None:
+            raise OmnimixError(
+                f"--{option} does not go with --metric", hint="leave one of them out"
+            )
     found = scored(answers, None, metric)
     spec = named(found.benchmark)
     spec = spec if judge_prompt is None else prompted(spec, judge_prompt)

@@ -255,8 +255,9 @@ def _answer(
     )
 
     def lost() -> BaseException | None:
-        # One process alone goes on saying what broke; several would wait for each other.
-        several = opened.process_group.size > 1
+        # One process alone goes on saying what broke; several would wait for each other, and an engine in processes
+        # of its own does not come back.
+        several = opened.process_group.size > 1 or asked.backend == "vllm"
         return engine.broken if several and isinstance(engine, Batched) else None
 
     running.run(app, listener, asked.grace, asked.root_path, lost)

@@ -25,9 +25,12 @@ from omnimix.evaluate.report import spread
 from omnimix.generate.assistant import Assistant
 from omnimix.registry import BENCHMARKS
 from omnimix.train import optim, settings
+from omnimix.train.plots import lines_of
 from omnimix.train.run import train
 
 RESULT = "result.json"
+COST = ("parameters", "steps", "train_seconds", "seconds")
+"""What a cell says of its price; the steps and seconds of a run that was interrupted are those of all its parts."""
 
 
 class SweepSpec(Spec):
@@ -157,20 +160,22 @@ def _frozen(file: Path, words: Sequence[str]) -> list[int]:
 
 
 def _cell(spec: SweepSpec, file: Path, words: Sequence[str], place: Path) -> dict[str, Any]:
-    began = time.monotonic()
     result = train(file, words, place / "run")
     if not result.finished:
         raise KeyboardInterrupt
-    trained = time.monotonic() - began
+    # Those of a run that was interrupted as well, which the clock of this process did not see.
+    lines = [line for line in lines_of(result.folder) if "seconds" in line]
+    trained = sum(line["seconds"] for line in lines)
+    began = time.monotonic()
     assistant = omnimix.load(str(result.folder / "model"))
     scores = asked(assistant, spec)
     sizes = [p.numel() for p in assistant.model.parameters()]
     return {
         "scores": scores,
         "train_seconds": round(trained, 1),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(trained + time.monotonic() - began, 1),
         "parameters": sum(sizes),
-        "steps": result.steps,
+        "steps": max(line["total_step"] for line in lines),
     }
 
 
@@ -197,7 +202,8 @@ def report(found: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     Intervals are bootstraps of the questions' scores (`evaluate.report.spread`), of the differences question by
     question; p is McNemar's, exact, over the questions whose score changed.
     """
-    base = _flat(next(iter(found.values())))
+    first = next(iter(found))
+    base = _flat(found[first])
     rows = []
     for name, cell in found.items():
         scores = _flat(cell)
@@ -205,18 +211,23 @@ def report(found: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "cell": name,
+                "label": label(name, first),
                 "score": float(scores.mean()),
                 "interval": spread(scores.tolist()),
                 "difference": float(gained.mean()),
                 "difference_interval": spread(gained.tolist()),
                 "p": mcnemar(int((gained > 0).sum()), int((gained < 0).sum())),
                 "tasks": {task: float(np.mean(each)) for task, each in cell["scores"].items()},
-                **{
-                    word: cell[word] for word in ("parameters", "train_seconds", "seconds", "steps")
-                },
+                **{word: cell[word] for word in COST},
             }
         )
     return rows
+
+
+def label(cell: str, base: str) -> str:
+    """A cell by what it does otherwise than the base."""
+    known = base.split(",")
+    return ", ".join(word for word in cell.split(",") if word not in known) or "base"
 
 
 def _flat(cell: Mapping[str, Any]) -> Any:
@@ -238,8 +249,8 @@ def markdown(spec: SweepSpec, rows: Sequence[Mapping[str, Any]]) -> str:
     said = [
         f"# {spec.name}",
         "",
-        f"{spec.benchmark}, {spec.limit} questions of a task, the same for every cell. The first cell is the base. "
-        f"{len(rows) - 1} comparisons: of 20 without a difference one has p < 0.05.",
+        f"{spec.benchmark}, {spec.limit} questions of a task, the same for every cell. The first cell is the base: "
+        f"{rows[0]['cell'].replace(',', ', ')}. {len(rows) - 1} comparisons: of 20 without a difference one has p < 0.05.",
         "",
     ]
     lines = []
@@ -247,7 +258,7 @@ def markdown(spec: SweepSpec, rows: Sequence[Mapping[str, Any]]) -> str:
         low, high = row["interval"]
         less, more = row["difference_interval"]
         line = [
-            row["cell"],
+            row["label"],
             f"{row['score']:.3f} ({low:.3f} to {high:.3f})",
             f"{row['difference']:+.3f} ({less:+.3f} to {more:+.3f})",
             f"{row['p']:.3g}",
@@ -264,24 +275,26 @@ def plots(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Scores with their intervals, and scores over seconds of training."""
     from matplotlib.figure import Figure
 
-    names = [row["cell"] for row in rows]
+    names = [f"{number}  {row['label']}" for number, row in enumerate(rows, 1)]
     scores = [row["score"] for row in rows]
     around = [
         [row["score"] - row["interval"][0] for row in rows],
         [row["interval"][1] - row["score"] for row in rows],
     ]
-    drawn = Figure(figsize=(8, 1 + 0.4 * len(rows)), layout="constrained")
+    drawn = Figure(figsize=(9, 1 + 0.4 * len(rows)), layout="constrained")
     axis = drawn.subplots()
     axis.errorbar(scores, range(len(rows)), xerr=np.maximum(around, 0), fmt="o")
     axis.set_yticks(range(len(rows)), names)
     axis.invert_yaxis()
     axis.set_xlabel("score, 95 % interval")
     drawn.savefig(out / "scores.png")
-    drawn = Figure(figsize=(8, 5), layout="constrained")
+    drawn = Figure(figsize=(9, max(4, 1 + 0.25 * len(rows))), layout="constrained")
     axis = drawn.subplots()
-    axis.scatter([row["train_seconds"] for row in rows], scores)
-    for row in rows:
-        axis.annotate(row["cell"], (row["train_seconds"], row["score"]), fontsize=7)
+    for number, (name, row) in enumerate(zip(names, rows, strict=True), 1):
+        place = (row["train_seconds"], row["score"])
+        axis.scatter(*place, label=name, color=f"C{number % 10}")
+        axis.annotate(str(number), place, (4, 4), textcoords="offset points", fontsize=8)
     axis.set_xlabel("seconds of training")
     axis.set_ylabel("score")
+    drawn.legend(loc="outside right upper", fontsize=8)
     drawn.savefig(out / "cost.png")

@@ -110,13 +110,20 @@ def _light() -> Any:
                 found: Tensor = super().forward(x, *args, **kwargs)
                 return found
             result: Tensor = self.base_layer(x, *args)
-            if not torch.is_autocast_enabled(x.device.type):
+            if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
                 x = x.to(self.lora_A[NAME].weight.dtype)
             thin = self.lora_A[NAME](self.lora_dropout[NAME](x)) * self.scaling[NAME]
             found = (result + self.lora_B[NAME](thin)).to(result.dtype)
             return found
 
+    Light.__qualname__ = "Light"  # where pickle looks for it
     return Light
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Light":
+        return _light()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _lighten(layer: Any) -> None:

@@ -83,7 +83,10 @@ class Running:
         if self._headed:
             hidden = self.run(self.language.base_model, **given)[0]
             head = functools.partial(_transformers.headed, self.language)
-            learns = self.language.get_output_embeddings().parameters()
+            # What stands between body and output matrix (a dense layer, a norm) learns through the logits as well.
+            body = {id(p) for p in self.language.base_model.parameters()}
+            behind = [p for p in self.language.parameters() if id(p) not in body]
+            learns = [*self.language.get_output_embeddings().parameters(), *behind]
             frozen = not any(p.requires_grad for p in learns)
             losses = chosen_losses(head, hidden, places, target, self.vocab_size, frozen)
         else:

@@ -71,7 +71,7 @@ class Spread:
             tiles = torch.cat([tiles, tiles[:1].expand(more, *tiles.shape[1:])])
         with self.agreed():
             mine = encode(tiles[self.rank * each : (self.rank + 1) * each]).contiguous()
-        whole = mine.new_empty(self.size * len(mine), *mine.shape[1:])
+            whole = mine.new_empty(self.size * len(mine), *mine.shape[1:])
         # As bytes, which every back end carries.
         dist.all_gather_single(whole.view(torch.uint8), mine.view(torch.uint8), group=self.group)
         return whole[:count]

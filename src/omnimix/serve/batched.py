@@ -172,12 +172,12 @@ class Batched:
                 core.step()
             core.close()
         except BaseException as error:  # told to everybody who waits
-            self.broken = error
-            if core.group.size > 1:  # the command tells it, and ends
-                core.fail(self._unavailable())
-                return
-            core.fail(error)
-            raise
+            several = core.group.size > 1  # the command tells it, and ends
+            with self._work:  # nobody comes between
+                self.broken = error
+                core.fail(self._unavailable() if several else error)
+            if not several:
+                raise
 
     def _idle(self) -> bool:
         """Wait for work; whether there will be none."""

@@ -128,7 +128,7 @@ def runner_of(
             f"--weights {weights} is for OpenVINO and llama.cpp",
             hint="vLLM narrows weights itself: --backend-arg quantization=fp8",
         )
-    for package in () if "url" in (words or {}) else _PACKAGES[backend]:
+    for package in () if (words or {}).get("url") else _PACKAGES[backend]:
         if importlib.util.find_spec(package) is None:
             extra = f"'omnimix[{backend.replace('.', '-')}]'"
             raise OmnimixError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -99,8 +100,8 @@ class Hosted(Core):
         return self
 
     def _begun(self, request: Generation, embeddings: Tensor) -> _Running:
+        self._started.append(request)  # what fails on the way is stopped too
         self.host.start(request, embeddings)
-        self._started.append(request)
         return super()._begun(request, embeddings[:0])
 
     def step(self) -> bool:
@@ -114,24 +115,31 @@ class Hosted(Core):
         finally:
             self._give_back()
 
+    def fail(self, error: BaseException) -> None:
+        super().fail(error)
+        self._give_back()
+
     def _give_back(self) -> None:
-        running = [one.request for one in self._running]
+        running = [one.request for one in self._running if not one.request.over]
         for request in [one for one in self._started if one not in running]:
             self._started.remove(request)
-            self.host.stop(request)
+            with suppress(Exception):  # a host that is gone holds nothing any more
+                self.host.stop(request)
 
     def _advance(self) -> None:
         for news in self.host.news():
             one = next((one for one in self._running if one.request is news.request), None)
             if one is None:
                 continue  # it ended here, and the host has not heard it yet
-            if news.error is not None:
-                self._fail(one.request, news.error)
-                continue
-            likely: list[Any] = [*news.likely] or [None] * len(news.ids)
-            for token, how in zip(news.ids, likely, strict=True):
-                if not one.request.over:
-                    self._took(one, token, how, one.request.end(token))
+            try:
+                if news.error is not None:
+                    raise news.error
+                likely: list[Any] = [*news.likely] or [None] * len(news.ids)
+                for token, how in zip(news.ids, likely, strict=True):
+                    if not one.request.over:
+                        self._took(one, token, how, one.request.end(token))
+            except Exception as error:  # what one brings hurts no other
+                self._fail(one.request, error)
             if news.over and not one.request.over:
                 one.request.reason = "length"  # the host's own limit
                 self._running.remove(one)

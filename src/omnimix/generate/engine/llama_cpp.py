@@ -142,7 +142,8 @@ class LlamaCpp:
         words.n_batch = words.n_ubatch = BATCH
         words.n_threads = words.n_threads_batch = torch.get_num_threads()
         words.type_k = words.type_v = cpp.GGML_TYPE_F32
-        words.flash_attn_type = 0
+        # In float32 as well; it passes over what another text holds, where the plain way multiplies all with all.
+        words.flash_attn_type = 1
         self._context = cpp.llama_init_from_model(self._model, words)
         if not self._context:
             raise OmnimixError(f"llama.cpp has no memory for {self._cells} tokens")

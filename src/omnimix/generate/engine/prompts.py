@@ -113,9 +113,18 @@ class ItemCache:
 
     def embeddings(self, prompts: Sequence[NamedPrompt]) -> list[Float[Tensor, "n width"]]:
         """Embeddings of prompts with the items in their places."""
-        with self.group.agreed():
-            for name in self.model.modalities:
-                self._encode(name, [one for each in prompts for one in each.items.get(name, ())])
+        try:
+            with self.group.agreed():
+                for name in self.model.modalities:
+                    own = [one for each in prompts for one in each.items.get(name, ())]
+                    self._encode(name, own)
+        except Exception:
+            if (
+                self.group.size > 1
+            ):  # another process may hold other items now, and would not encode
+                self._kept.clear()
+                self.bytes = 0
+            raise
         found = [self._filled(each) for each in prompts]
         while self.bytes > self.most and self._kept:
             self.bytes -= _size(self._kept.popitem(last=False)[1])

@@ -26,7 +26,7 @@ from omnimix.generate.engine.backends import BOUNDS, Measured, fingerprint, prob
 from omnimix.generate.engine.core import Generation, astray
 from omnimix.generate.engine.hosted import Host, Hosted, News
 from omnimix.generate.engine.sampling import Likely, Sampler
-from omnimix.generate.engine.vllm_server import VllmServer, sampling
+from omnimix.generate.engine.vllm_server import VllmServer, ended, sampling
 from omnimix.generate.options import Options
 from omnimix.registry import did_you_mean
 
@@ -80,7 +80,6 @@ def made(model: MultimodalLM, words: Mapping[str, Any], say: Callable[[str], Non
     if not found.error <= bound:
         raise OmnimixError(
             f"vLLM gives other answers than torch: {found}, where {bound:.0e} is the most",
-            where=None if url is None else str(url),
             hint="leave --backend out"
             if url is None
             else "start it over the folder that `omnimix export --vllm` writes of this model",
@@ -96,14 +95,13 @@ def _measured(run: Hosted, texts: list[Tensor], wanted: list[Tensor]) -> Measure
         sampler = Sampler(options, torch.zeros(0, dtype=torch.long), (), run.model.vocab_size)
         asked.append(Generation(text, sampler, 1, lambda _: False))
     run.run(asked)
-    error, alike = 0.0, 0
+    away, alike = [], 0
     for one, logits in zip(asked, wanted, strict=True):
         ids, theirs = zip(*one.likely[0].top, strict=True)
         ours = logits.log_softmax(-1)[torch.tensor(ids).clamp(max=len(logits) - 1)]
-        away = float((ours - torch.tensor(theirs)).abs().max() / logits.abs().max())
-        error = max(error, away)
+        away.append((ours - torch.tensor(theirs)).abs().max() / logits.abs().max())
         alike += one.ids[0] == int(logits.argmax())
-    return Measured(error, alike / len(texts))
+    return Measured(float(torch.stack(away).max()), alike / len(texts))  # NaN stays NaN
 
 
 def _folder(model: MultimodalLM) -> Path:
@@ -201,9 +199,12 @@ class Vllm:
                 del self._asked[out.request_id]
             one, count = out.outputs[0], request.sampler.options.logprobs
             ids, likely = [*one.token_ids], []
-            if one.logprobs and count is not None:
-                likely = [_likely(*pair, count) for pair in zip(ids, one.logprobs, strict=True)]
-            error = OmnimixError("vLLM failed") if one.finish_reason == "error" else None
+            error: OmnimixError | None = ended(one.finish_reason) if out.finished else None
+            try:
+                if one.logprobs and count is not None:
+                    likely = [_likely(*pair, count) for pair in zip(ids, one.logprobs, strict=True)]
+            except (ValueError, KeyError) as wrong:  # the others' outputs of this step stand
+                error = OmnimixError(f"vLLM gives logprobs that do not fit its tokens ({wrong})")
             yield News(request, ids, likely, out.finished, error)
 
 

@@ -39,6 +39,7 @@ def sampling(request: Generation) -> dict[str, Any]:
         "logit_bias": dict(said.logit_bias) if said.logit_bias else None,
         "max_tokens": request.most,
         "min_tokens": said.min_new_tokens,
+        "min_p": 0.0,  # else it is what the folder's generation_config.json says
         "stop_token_ids": list(sampler.ends),
         "ignore_eos": True,  # the template's ends are all there are
     }
@@ -56,9 +57,7 @@ class VllmServer:
     """
 
     def __init__(self, url: str, words: Mapping[str, Any]) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise OmnimixError(f"url={url} is no address", hint="write url=http://host:8000")
+        _check(url)
         if odd := sorted(set(words) - {"served_model_name"}):
             raise OmnimixError(
                 f"--backend-arg {odd[0]} is a word of an engine that is started here",
@@ -68,8 +67,14 @@ class VllmServer:
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._streams: dict[Generation, _Stream] = {}
         with _Stream(self.url) as stream:
-            listed = json.load(stream.open("GET", "/v1/models"))
-        self.model = words.get("served_model_name") or listed["data"][0]["id"]
+            answer = stream.open("GET", "/v1/models")
+            try:
+                own = json.load(answer)["data"][0]["id"]
+            except (ValueError, LookupError, TypeError):
+                raise OmnimixError(
+                    "no vLLM answers there", where=self.url, hint="name the address of `vllm serve`"
+                ) from None
+        self.model = words.get("served_model_name") or own
 
     def start(self, request: Generation, embeddings: Tensor) -> None:
         if request.sampler.options.repetition_penalty != 1:
@@ -105,9 +110,31 @@ class VllmServer:
                 for line in stream.open("POST", "/v1/completions", body):
                     if line.startswith(b"data: {"):
                         self._news.put(_news(request, json.loads(line[6:])))
-            self._news.put(News(request, error=_gone(self.url, "its answer broke off")))
+            self._news.put(News(request, error=_gone("its answer broke off")))
         except Exception as error:  # whoever waits is told
             self._news.put(News(request, error=error))
+
+
+def _check(url: str) -> None:
+    """Refuse what is no address, without repeating what may hold a password."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise OmnimixError("url is no address", hint="write url=http://host:8000")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise OmnimixError(
+            "url holds more than an address", hint=f"write url=http://host:8000; its key is {KEY}"
+        )
+
+
+def ended(reason: str | None) -> Unavailable | None:
+    """What is said of an answer that vLLM gave up, which is not one that has come to its length."""
+    if reason in ("stop", "length"):
+        return None
+    return Unavailable(f"vLLM ended the answer ({reason})", hint="ask again in a moment")
 
 
 def _news(request: Generation, told: Mapping[str, Any]) -> News:
@@ -126,15 +153,18 @@ def _news(request: Generation, told: Mapping[str, Any]) -> News:
         for own, row in rows:
             best = sorted(row.items(), key=lambda pair: -pair[1])[:count]
             likely.append(Likely(own, tuple((_id(name), share) for name, share in best)))
-    return News(request, ids, likely, choice.get("finish_reason") is not None)
+    reason = choice.get("finish_reason")
+    over = reason is not None
+    return News(request, ids, likely, over, ended(reason) if over else None)
 
 
 def _id(name: str) -> int:
     return int(name.rpartition(":")[2])
 
 
-def _gone(url: str, why: str) -> Unavailable:
-    return Unavailable(f"the vLLM server cannot be asked ({why})", where=url, hint="start it")
+def _gone(why: str) -> Unavailable:
+    """For clients too, who are not told where it stands."""
+    return Unavailable(f"the vLLM server cannot be asked ({why})", hint="ask again in a moment")
 
 
 class _Stream:
@@ -148,6 +178,7 @@ class _Stream:
         )
         self._path = parts.path
         self._asking = kind(parts.hostname or "", parts.port, timeout=SECONDS)
+        self._asking.auto_open = 0  # what was closed meanwhile is not asked on another connection
         self._socket: socket.socket | None = None
         self._over = False
 
@@ -161,17 +192,19 @@ class _Stream:
         """What the server answers.
 
         Raises:
-            Unavailable: it is not there, or has too much to do.
-            OmnimixError: it refuses.
+            Unavailable: it is not there, has too much to do, or knows us no more.
+            OmnimixError: it refuses what is asked.
         """
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY):
+        if key := os.environ.get(KEY, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise OmnimixError(f"{KEY} holds what no key has: line ends or other letters")
             headers["Authorization"] = f"Bearer {key}"
         try:
             self._asking.connect()
             self._socket = self._asking.sock
             if self._over:
-                raise _gone(self.url, "nobody waits")
+                raise _gone("nobody waits")
             data = None if body is None else json.dumps(body)
             self._asking.request(method, self._path + path, data, headers)
             answer = self._asking.getresponse()
@@ -180,12 +213,12 @@ class _Stream:
             with answer:
                 said = answer.read(2000).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
-            raise _gone(self.url, str(error) or type(error).__name__) from None
-        if answer.status in (429, *range(500, 600)):
-            raise _gone(self.url, f"it answers {answer.status}")
+            raise _gone(str(error) or type(error).__name__) from None
+        if answer.status not in (400, 413, 422):
+            raise _gone(f"it answers {answer.status}")
         with suppress(ValueError, KeyError, TypeError):
             said = json.loads(said)["error"]["message"]
-        raise OmnimixError(f"the vLLM server refuses: {said}", where=self.url)
+        raise OmnimixError(f"the vLLM server refuses: {said}")
 
     def close(self) -> None:
         self._over = True
