@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import json
@@ -20,7 +21,7 @@ import torch
 import uvicorn
 
 from benchmarks.serve_llama import Alone
-from benchmarks.serve_work import SPACE, Work, body
+from benchmarks.serve_work import SPACE, Work, body, sample
 from omnimix.convert import exporting
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.engine.backends import runner_of
@@ -176,12 +177,40 @@ def by_clients(url: str, bodies: list[dict[str, Any]]) -> Run:
     return Run([], found["seconds"], firsts, time.process_time() - cpu, texts)
 
 
+def _over(given: Work, run: Runner | None) -> Assistant:
+    if run is None:
+        return given.assistant
+    found = Assistant(given.assistant.model, given.assistant.processor)
+    found.decoder.make = lambda _: run
+    return found
+
+
+def by_thread(given: Work, count: int, run: Runner | None = None) -> Run:
+    """The server's engine without the server: it weaves, and requests come one after another while others are written."""
+    engine = Batched(_over(given, run), "bench")
+    moments: list[float] = []
+
+    async def one(number: int) -> list[int]:
+        begun = False
+        async for piece in engine.stream(sample(number), given.options):
+            if not begun:
+                moments.append(time.perf_counter())
+            begun = True
+            if piece.answer is not None:
+                return list(piece.answer.ids)
+        raise RuntimeError("the answer has no end")
+
+    async def ask() -> list[list[int]]:
+        return list(await asyncio.gather(*map(one, range(count))))
+
+    found = _timed(lambda: (asyncio.run(ask()), moments))
+    asyncio.run(engine.close())
+    return found
+
+
 def by_server(given: Work, count: int, run: Runner | None = None) -> Run:
     """The same questions over HTTP: pictures as data URLs, answers as streams."""
-    assistant = given.assistant
-    if run is not None:
-        assistant = Assistant(assistant.model, assistant.processor)
-        assistant.decoder.make = lambda _: run
+    assistant = _over(given, run)
     tokens = given.options.max_new_tokens
     bodies = [body(i, tokens) for i in range(count)]
     with live(assistant, tokens) as base:
