@@ -41,6 +41,7 @@ from benchmarks.serve_sides import (
     runners,
 )
 from benchmarks.serve_work import SHAPES, Work, sample, shaped
+from omnimix.cli.tables import markdown
 from omnimix.convert import exporting
 from omnimix.errors import OmnimixError
 from omnimix.generate.decoding import request
@@ -372,24 +373,22 @@ def _prefill(given: Work, run: Runner) -> tuple[float, float]:
 def tables(bench: Bench, lines: Sequence[Line]) -> str:
     """All of it as Markdown."""
     clients = bench.asked.clients
-    rows = [
-        "| what | ratio | middle half | goal | reached | equal answers |",
-        "|---|---|---|---|---|---|",
+    ratios = [
+        (one.name, one.median, f"{one.low} to {one.high}", one.goal, one.reached, one.equal)
+        for one in lines
     ]
-    for one in lines:
-        words = (one.median, f"{one.low} to {one.high}", one.goal, one.reached, one.equal)
-        rows.append(f"| {one.name} | {' | '.join(map(str, words))} |")
+    titles = ("what", "ratio", "middle half", "goal", "reached", "equal answers")
+    rows = markdown(titles, ratios)
     for title, of in (
         ("tokens a second", bench.speed),
         ("seconds to the first token, the median of the clients'", _median_first),
     ):
-        rows += ["", f"| {title} | {' | '.join(f'{n} clients' for n in clients)} |"]
-        rows.append("|---" * (1 + len(clients)) + "|")
-        for name in dict.fromkeys(name for _, name in bench.runs):
-            cells = [_cell([of(run) for run in bench.runs.get((n, name), ())]) for n in clients]
-            rows.append(f"| {name} | {' | '.join(cells)} |")
-    rows += ["", "| process | peak memory, MiB |", "|---|---|"]
-    rows += [f"| {name} | {most} |" for name, most in bench.memory.items()]
+        sides = [
+            (name, *(_cell([of(run) for run in bench.runs.get((n, name), ())]) for n in clients))
+            for name in dict.fromkeys(name for _, name in bench.runs)
+        ]
+        rows += ["", *markdown((title, *(f"{n} clients" for n in clients)), sides)]
+    rows += ["", *markdown(("process", "peak memory, MiB"), bench.memory.items())]
     rows += [""] + [f"{name} was left out: {why}." for name, why in bench.left_out.items()]
     return "\n".join(rows).rstrip() + "\n"
 

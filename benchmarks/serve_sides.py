@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import uvicorn
+from tests.serve.live import live as served
 
 from benchmarks.serve_llama import Alone
 from benchmarks.serve_work import SPACE, Work, body, sample
@@ -148,17 +147,8 @@ def live(assistant: Assistant, tokens: int) -> Iterator[str]:
 
     options = Options(max_new_tokens=tokens, stop_strings=())
     app = create_app(Batched(assistant, "bench"), Settings(options=options, max_waiting=64))
-    with listening("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
-        try:
-            yield address(listener)
-        finally:
-            server.should_exit = True
-            thread.join(60)
+    with served(app) as url:
+        yield url
 
 
 def by_clients(url: str, bodies: list[dict[str, Any]]) -> Run:

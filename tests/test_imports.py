@@ -37,6 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "masks",
             "disk",
             "region_limits",
+            "bearer",
             "errors",
             "hub",
             "_registration",

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from omnimix.bearer import bearer
 from omnimix.cli import messages
 from omnimix.errors import OmnimixError
 from omnimix.generate.answers import Answer, Stream
@@ -97,9 +98,7 @@ class Remote:
 
     def _asked(self, path: str, body: Any = None) -> HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
+        headers = {"Content-Type": "application/json", **bearer(self.key, "the key")}
         request = urllib.request.Request(f"{self.url}/v1/{path}", data, headers)  # noqa: S310
         try:
             answer: HTTPResponse = urllib.request.urlopen(request, timeout=600)  # noqa: S310

@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from omnimix import regions
+from omnimix.bearer import bearer
 from omnimix.errors import MediaError, OmnimixError, RegionError, SampleError
 from omnimix.generate.answers import Answer
 from omnimix.generate.decoding import Options
@@ -124,14 +125,10 @@ class Server:
             return error
 
     def _post(self, words: dict[str, Any]) -> dict[str, Any]:
-        key = os.environ.get(KEY, "")
         request = urllib.request.Request(  # noqa: S310 (http and https alone, see `checked`)
             f"{checked(self.url)}/chat/completions",
             json.dumps(words).encode(),
-            {
-                "Content-Type": "application/json",
-                **({"Authorization": f"Bearer {key}"} if key else {}),
-            },
+            {"Content-Type": "application/json", **bearer(os.environ.get(KEY), KEY)},
         )
         for tried in range(TRIES):
             try:

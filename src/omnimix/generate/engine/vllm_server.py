@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
+from omnimix.bearer import bearer
 from omnimix.errors import OmnimixError, Unavailable
 from omnimix.generate.engine.core import Generation
 from omnimix.generate.engine.hosted import News
@@ -195,11 +196,7 @@ class _Stream:
             Unavailable: it is not there, has too much to do, or knows us no more.
             OmnimixError: it refuses what is asked.
         """
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY, "").strip():
-            if not (key.isascii() and key.isprintable()):
-                raise OmnimixError(f"{KEY} holds what no key has: line ends or other letters")
-            headers["Authorization"] = f"Bearer {key}"
+        headers = {"Content-Type": "application/json", **bearer(os.environ.get(KEY), KEY)}
         try:
             self._asking.connect()
             self._socket = self._asking.sock
