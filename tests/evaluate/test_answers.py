@@ -331,3 +331,8 @@ def test_the_command_with_the_shipped_words(tmp_path: Path) -> None:
     ):
         done = runner.invoke(app, ["evaluate", "nano", *words])
         assert done.exit_code == 2 and told in done.stderr, done.output
+
+
+def test_answers_that_are_not_there_are_called_so(tmp_path: Path) -> None:
+    with pytest.raises(OmnimixError, match="no such file of answers"):
+        score(tmp_path / "none.jsonl")

@@ -311,6 +311,8 @@ def score(
     Raises:
         OmnimixError: no such file, or nothing in it that can be scored.
     """
+    if not path.is_file():
+        raise OmnimixError("there is no such file of answers", where=str(path))
     beside = path.with_name(path.name + ".run.json")
     try:
         pinned = json.loads(beside.read_text(encoding="utf-8"))
