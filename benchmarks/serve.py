@@ -2,7 +2,7 @@
 
 Run `python -m benchmarks.serve` (or `make bench-serve`). The model has the shape of SmolLM2-135M behind a small picture
 encoder, with random weights; a question is a picture and some words, about 230 tokens, and an answer 64. With `--out`
-the results are written as Markdown and as JSON, with `--profile` also where the time of 16 clients goes.
+the results are written as Markdown and as JSON, with `--profile` also where the time of 1 and of 16 clients goes.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from benchmarks.serve_sides import (
     missing,
     peak,
     runners,
+    weights_held,
 )
 from benchmarks.serve_work import SHAPES, Work, sample, shaped
 from omnimix.cli.tables import markdown
@@ -105,6 +106,7 @@ class Bench:
         self.memory: dict[str, int] = {}
         self.failed = False
         self.runners: dict[str, Runner] = {"torch": given.assistant.decoder.runner}
+        self.held = {"torch": weights_held(given, "torch", "")}
         self.served: TransformersServe | None = None
         self.sides = [one for one in self._sides() if one.name in asked.sides]
 
@@ -130,6 +132,7 @@ class Bench:
                 continue
             try:
                 self.runners |= runners(given, {name: (backend, weights)})
+                self.held[name] = weights_held(given, backend, weights)
             except (OmnimixError, RuntimeError) as error:
                 self._fails(name, error)
                 continue
@@ -437,7 +440,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
     parser.add_argument("--out", type=Path, help="folder for serve.md and serve.json")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--profile", action="store_true", help="where the time of 16 clients goes")
+    parser.add_argument(
+        "--profile", action="store_true", help="where the time of 1 and 16 clients goes"
+    )
     parser.add_argument(
         "--no-memory", action="store_true", help="no process for each side's memory"
     )
@@ -496,9 +501,11 @@ def _bench(given: Work, asked: argparse.Namespace, folder: Path) -> int:
 
 
 def _shares(bench: Bench) -> str:
-    count = min(16, max(bench.asked.clients))
+    count, given = min(16, max(bench.asked.clients)), bench.given
+    parts = serve_profile.parts(given, bench.runners, bench.held, sorted({1, count}))
     alone = [run.seconds for run in bench.runs.get((count, "generate"), ())]
-    return serve_profile.told(bench.given, count, statistics.median(alone) if alone else None)
+    own = serve_profile.told(given, count, statistics.median(alone) if alone else None)
+    return f"{parts}\n{own}"
 
 
 def _write(

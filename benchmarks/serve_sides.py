@@ -23,7 +23,7 @@ from benchmarks.serve_llama import Alone
 from benchmarks.serve_work import SPACE, Work, body, sample
 from omnimix.convert import exporting
 from omnimix.generate.assistant import Assistant
-from omnimix.generate.engine.backends import runner_of
+from omnimix.generate.engine.backends import kept, runner_of
 from omnimix.generate.engine.core import Core, Generation
 from omnimix.generate.engine.runners import Runner
 from omnimix.language import gguf
@@ -311,3 +311,12 @@ def runners(given: Work, names: dict[str, tuple[str, str]]) -> dict[str, Runner]
         name: runner_of(backend, weights, say)(given.assistant.model)  # type: ignore[arg-type]
         for name, (backend, weights) in names.items()
     }
+
+
+def weights_held(given: Work, backend: str, weights: str) -> int:
+    """Bytes of the language model's weights as an engine holds them; a head that is the table's counts once."""
+    model = given.assistant.model
+    if backend == "torch":
+        return sum(p.nbytes for p in model.language.parameters())
+    files = kept(model, backend, weights).iterdir()
+    return sum(one.stat().st_size for one in files if one.suffix in (".bin", ".gguf"))

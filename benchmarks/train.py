@@ -33,6 +33,7 @@ from benchmarks.trainers import Ours, Peer, Taken, Work, useful_tokens
 from omnimix.language import packed
 from omnimix.parallel import process_group
 from omnimix.parallel.layout import ParallelSpec, lay
+from omnimix.train.meter import resident
 from omnimix.train.step import quick_bf16
 
 PEAK = 989e12
@@ -135,6 +136,12 @@ def one(scenario: Scenario, words: argparse.Namespace, until: float, base: Any) 
     work = rows_of(scenario, words, steps)
     failed: dict[str, str] = {}
     taken: dict[str, list[Taken]] = {side: [] for side in scenario.sides}
+    gigabytes = {}
+    if measures(words) and group.rank == 0:
+        # Before this process holds anything, for which there might be no room beside them.
+        for side in (side for side in MEASURED if side in taken):
+            if side != "trl" or time.monotonic() < (now + until) / 2:
+                gigabytes[side] = memory(scenario, side, words)
     with tempfile.TemporaryDirectory() as out:
         everybody = sides(work.size, scenario.learns, Path(out), base, words.bf16)
         for number in range(words.rounds):
@@ -150,16 +157,12 @@ def one(scenario: Scenario, words: argparse.Namespace, until: float, base: Any) 
                     print(f"{scenario.name}: {side} failed: {failed[side]}", flush=True)
                     del taken[side]
                 everybody[side].model.load_state_dict(begin)
-            # Half of the time is kept for what comes behind the rounds.
-            end = until - (until - now) / 2 if measures(words) else until
-            if group.any(time.monotonic() > end):
+            if group.any(time.monotonic() > until):
                 break
         result = compared(scenario, taken, work, range(dropped, steps))
         result["failed"] = failed
-        if measures(words) and group.rank == 0:
-            for side in (side for side in MEASURED if side in taken):
-                if side != "trl" or time.monotonic() < until:
-                    result["sides"][side]["gigabytes"] = memory(scenario, side, words)
+        for side in (side for side in gigabytes if side in taken):
+            result["sides"][side]["gigabytes"] = gigabytes[side]
         if words.profile:
             result["profile"] = {
                 side: why.profile(functools.partial(everybody[side], work, 2), everybody[side], device)
@@ -240,7 +243,7 @@ def alone(scenario: Scenario, side: str, words: argparse.Namespace) -> None:
         own = sides(work.size, scenario.learns, Path(out), llava.peer(work.size), words.bf16)[side]
         before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
         own(work, 2)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    most = resident()
     if work.rank == 0:
         print(f"{HELD}{(most - before + why.weights(own.model)) / 2**30}", flush=True)
 
@@ -296,7 +299,10 @@ def main(given: Sequence[str] | None = None) -> None:
                 print("bf16 is slow on this device: left out", flush=True)
                 continue
             print(f"benchmarks.train {' '.join(more)}", flush=True)
-            main([*given, *more, "--minutes", f"{share * words.minutes:.2f}", "--no-all"])
+            own = [*given, *more, "--minutes", f"{share * words.minutes:.2f}", "--no-all"]
+            # In a process of its own, which gives back what it held.
+            program = [sys.executable, "-W", "ignore", "-m", "benchmarks.train", *own]
+            subprocess.run(program, check=True)
         return
     if words.ranks > 1 and "RANK" not in os.environ:
         launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(words.ranks)]

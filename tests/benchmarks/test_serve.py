@@ -70,6 +70,14 @@ def test_the_whole_runs_through(
     assert all(one in text for one in (*lines, "| torch | ", "llama.cpp f16 was left out"))
     profiled = (out / "serve-profile.md").read_text()
     assert "products of matrices" in profiled and "times one at a time" in profiled
+    rows = [line.split("|")[1:-1] for line in profiled.splitlines() if line.startswith("|")]
+    parts = {
+        (row[0].strip(), row[1].strip()): [float(one) for one in row[2:]]
+        for row in rows
+        if len(row) == 9 and row[1].strip().isdigit()
+    }
+    assert set(parts) == {(name, n) for name in ("torch", "OpenVINO 16") for n in "13"}
+    assert all(abs(row[0] - sum(row[1:5])) < 0.03 for row in parts.values())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,8 +99,15 @@ class Meter:
 
 def memory() -> int:
     """The most bytes that were held so far: on the GPU where there is one, else by this process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else resident()
+
+
+def resident() -> int:
+    """The most bytes that this process held so far."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not `ru_maxrss`, which begins with what the process held that started this one.
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -166,15 +166,19 @@ def _filed(model: MultimodalLM, backend: str, weights: str, say: Callable[[str],
             f"weights that are quantized in torch cannot be handed to {name}",
             hint="leave --quantization out, and take --weights int8",
         )
-    engine = _module(backend)
-    place = cache.folder(backend) / fingerprint(model, weights, engine.version())
+    place = kept(model, backend, weights)
     about = place / "about.json"
     if not about.is_file():
         _keep(model, backend, ours, weights, place)
     words = json.loads(about.read_text())
     say(f"{name}, weights in {weights}: {Measured(**words)} ({place})")
-    run: Runner = engine.opened(place, ours.layout)
+    run: Runner = _module(backend).opened(place, ours.layout)
     return run
+
+
+def kept(model: MultimodalLM, backend: str, weights: str) -> Path:
+    """The folder of the files that a back end runs, whether they were made or not."""
+    return cache.folder(backend) / fingerprint(model, weights, _module(backend).version())
 
 
 def _keep(model: MultimodalLM, backend: str, theirs: Together, weights: str, place: Path) -> None:

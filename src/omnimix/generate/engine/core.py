@@ -7,6 +7,7 @@ and `Generation.cancel` may come from anywhere.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from omnimix.compose.model import MultimodalLM
@@ -326,10 +328,7 @@ class Core:
 
     def _chosen(self, rows: list[tuple[_Running, Tensor]]) -> list[Chosen | Exception]:
         """What each row goes on with, or what made it fail."""
-        logits = torch.stack([row for _, row in rows])
-        best = logits.argmax(-1).tolist()
-        # The greatest is not finite where any is NaN or infinite; what is ruled out is minus infinity.
-        finite = logits.amax(-1).isfinite().tolist()
+        best, finite = likeliest([row for _, row in rows])
         found: list[Chosen | Exception] = []
         for (one, row), token, right in zip(rows, best, finite, strict=True):
             try:
@@ -353,6 +352,20 @@ class Core:
             self._keep(one)
             self._running.remove(one)
         request.listen(request)
+
+
+def likeliest(rows: Sequence[Float[Tensor, "v"]]) -> tuple[list[int], list[bool]]:
+    """The likeliest token of each row, and whether its logit is finite.
+
+    It is not where any is NaN or infinite; what is ruled out is minus infinity.
+    """
+    if all(row.device.type == "cpu" and row.dtype == torch.float32 for row in rows):
+        # By numpy, in this thread: torch would wake its own, which then wait for more and keep a back end's off the cores.
+        values = [row.numpy() for row in rows]
+        best = [int(one.argmax()) for one in values]
+        return best, [math.isfinite(one[i]) for one, i in zip(values, best, strict=True)]
+    most = torch.stack(list(rows)).max(-1)
+    return most.indices.tolist(), most.values.isfinite().tolist()
 
 
 def astray(model: MultimodalLM) -> OmnimixError:
