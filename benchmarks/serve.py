@@ -201,11 +201,20 @@ class Bench:
         asked = len(run.firsts) * self.given.options.max_new_tokens
         return (sum(map(len, run.ids)) or asked) / run.seconds
 
-    def ratios(self, name: str, other: str, count: int, decode: bool = False) -> list[float]:
-        """In each round, how many times as quick one was as the other; by the tokens behind the first alone."""
+    def ratios(
+        self, name: str, other: str, count: int, decode: bool = False, processor: bool = False
+    ) -> list[float]:
+        """In each round, how many times as quick one was as the other.
+
+        Args:
+            decode: by the tokens behind the first alone.
+            processor: how many times as much of the CPU its process took instead.
+        """
         pairs = zip(
             self.runs.get((count, name), ()), self.runs.get((count, other), ()), strict=False
         )
+        if processor:
+            return [ours.process / theirs.process for ours, theirs in pairs]
         if decode:
             return [theirs.steady / ours.steady for ours, theirs in pairs]
         if other == "generate":  # it wrote one of the answers
@@ -263,6 +272,8 @@ class Bench:
             for engine, behind in (("torch", ""), ("OpenVINO 16", " over OpenVINO 16")):
                 words = f"time of the server ({engine}) over its engine's"
                 add(words, f"server{behind}", f"thread{behind}", count, "< 1.05")
+                words = f"processor time of the server's process ({engine}) over its engine's"
+                add(words, f"server{behind}", f"thread{behind}", count, processor=True)
                 words = f"{engine} asked all at once over one by one while others are written"
                 add(words, engine, f"thread{behind}", count)
             add(

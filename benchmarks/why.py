@@ -104,4 +104,8 @@ def told(result: dict[str, Any]) -> list[str]:
         for unit in ("seconds", "gigabytes"):
             parts = ", ".join(f"{name} {value:.2f}" for name, value in found[unit].items())
             lines.append(f"- {side}, {unit}: {parts}")
+        if side != "trainer":
+            theirs = result["profile"]["trainer"]["seconds"]["products"]
+            ratio = theirs / found["seconds"]["products"]
+            lines.append(f"- {side}: {ratio:.2f} of Trainer's speed, were there products alone")
     return lines

@@ -268,12 +268,13 @@ class Assistant:
         return settled(tokenizer.decode(ids), stops.strings, free(tokenizer, ids, stops))
 
     def answer_of(self, written: Generation, woven: Woven, stops: Stops) -> Answer:
-        """The answer that an engine wrote, or what there is of it."""
+        """The answer that an engine wrote, or what there is of it; how likely its tokens were stands in a whole one alone."""
         done = written.reason == "stop"
         found = self._answer(written.ids, woven, stops, done)
         if written.reason == "cancelled":
             found = replace(found, finish_reason="cancelled")
-        return replace(found, logprobs=self.logprobs(written)) if written.likely else found
+        told = written.likely and written.over
+        return replace(found, logprobs=self.logprobs(written)) if told else found
 
     def logprobs(self, written: Generation, start: int = 0) -> tuple[TokenLogprob, ...]:
         """How likely tokens were, from one of them on."""
