@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from omnimix.cli.main import app
+from omnimix.compose.fingerprint import of_weights
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import OmnimixError
@@ -58,6 +59,23 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     out.write_bytes(b"".join(content.splitlines(keepends=True)[:whole]) + torn)
     assert run(assistant, records, out) == made
     assert out.read_bytes() == content
+
+
+def test_answers_of_another_engine_are_not_mixed(
+    assistant: Assistant, records: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "answers.jsonl"
+    run(assistant, records, out, limit=3)
+    torch_run = json.loads((tmp_path / "answers.jsonl.run.json").read_text())
+    assert "engine" not in torch_run
+    assistant.decoder.engine = "openvino int8"
+    with pytest.raises(OmnimixError, match="what differs: engine"):
+        run(assistant, records, out)
+    # vLLM takes torch's own copy of the weights, and answers of the same model are still told from others'.
+    assistant.decoder.engine, assistant.decoder.given_up = "vllm 16", of_weights(assistant.model)
+    run(assistant, records, tmp_path / "other.jsonl", limit=3)
+    beside = json.loads((tmp_path / "other.jsonl.run.json").read_text())
+    assert (beside["engine"], beside["weights"]) == ("vllm 16", torch_run["weights"])
 
 
 def test_answers_of_another_run_are_not_mixed(

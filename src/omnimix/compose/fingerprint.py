@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from omnimix import versions
 from omnimix.compose import recipe as recipes
@@ -35,6 +36,7 @@ from omnimix.types import Box, Media, Sample, Turn
 
 FILE = "fingerprint.json"
 KEPT, MEANS = 128, 64
+_SOME = 64  # numbers of each parameter that the fingerprint looks at
 EXACT, CARRIED = 1e-3, 1e-2
 TEXT = "How many, 1,024 or 7? naïve café\n\t“x_1 != y” 多言語 🙂"
 LIBRARIES = ("omnimix", "torch", "numpy", "pillow", "transformers", "tokenizers", "timm")
@@ -309,3 +311,13 @@ def warn_of_moved(weave: Weaver, folder: Path) -> None:
         MovedPreprocessingWarning,
         stacklevel=3,
     )
+
+
+def of_weights(model: nn.Module) -> str:
+    """Tells models apart: a hash of names, shapes and the first numbers of all parameters."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        some = tensor.detach().reshape(-1)[:_SOME].cpu().contiguous()
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(some.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]

@@ -13,11 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from omnimix import regions, versions
 from omnimix.compose import recipe as recipes
+from omnimix.compose.fingerprint import of_weights
 from omnimix.data.sources import Source
 from omnimix.disk import digest, write_text, writing
 from omnimix.errors import OmnimixError
@@ -25,8 +23,6 @@ from omnimix.evaluate.asking import Reply, ask
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
 from omnimix.parallel.process_group import ProcessGroup
-
-_SOME = 64  # numbers of each parameter that the fingerprint looks at
 
 
 @dataclass(frozen=True)
@@ -149,16 +145,6 @@ def line_of(reply: Reply) -> dict[str, Any]:
     }
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Tells models apart: a hash of names, shapes and the first numbers of all parameters."""
-    found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        some = tensor.detach().reshape(-1)[:_SOME].cpu().contiguous()
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(some.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
 def _run(
     assistant: Assistant,
     data: Path,
@@ -183,11 +169,12 @@ def identity(assistant: Any) -> dict[str, Any]:
     if hasattr(assistant, "identity"):
         said: dict[str, Any] = assistant.identity()
         return said
-    recipe = recipes.dump(assistant.processor.recipe)
+    recipe, decoder = recipes.dump(assistant.processor.recipe), assistant.decoder
     return {
         "model": assistant.processor.recipe.name,
         "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
-        "weights": fingerprint(assistant.model),
+        "weights": decoder.given_up or of_weights(assistant.model),
+        **({"engine": decoder.engine} if decoder.engine else {}),
     }
 
 

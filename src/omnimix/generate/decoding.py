@@ -54,11 +54,15 @@ class Decoder:
     Attributes:
         process_group: the processes that share the model.
         make: what makes a runner of the model, or another engine over it; torch's runner where nothing else is said.
+        engine: in words, what runs the model in torch's place; whoever keeps answers keeps it beside them.
+        given_up: the fingerprint of the weights, where that engine took torch's copy of them.
     """
 
     model: MultimodalLM
     process_group: ProcessGroup
     make: Callable[[MultimodalLM], Runner | Hosted] = runner
+    engine: str = ""
+    given_up: str = ""
     _runner: tuple[object, Runner | Hosted] | None = field(default=None, repr=False)
 
     @property

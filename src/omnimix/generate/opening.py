@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omnimix.compose.fingerprint import of_weights
 from omnimix.errors import OmnimixError
 from omnimix.generate.assistant import Assistant, load
 from omnimix.generate.decoding import Decoder
@@ -87,8 +88,16 @@ def open_model(
         assistant.to(dtype=DTYPES[best])
     assistant.decoder.make = make
     if backend != "torch":
+        assistant.decoder.engine = _named(backend, weights, engine or {})
+        assistant.decoder.given_up = of_weights(assistant.model) if backend == "vllm" else ""
         say(agreement(assistant))
     return assistant
+
+
+def _named(backend: str, weights: str, engine: Mapping[str, Any]) -> str:
+    """What runs the language model, as far as answers depend on it."""
+    words = [f"{name}={value}" for name, value in sorted(engine.items()) if name != "url"]
+    return " ".join([backend, weights, *words])
 
 
 def _silent(_: str) -> None:
