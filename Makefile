@@ -28,7 +28,7 @@ help:
 	@echo "make peers   the tests that transformers runs over its own models, over ours"
 	@echo "make page    build the page of omnimix serve (needs Node 20 or later)"
 	@echo "make shards  20 steps of tiny recipes by every plan over two processes, against one"
-	@echo "make bench-train  training steps beside Trainer and TRL (BENCH='--all --minutes 35')"
+	@echo "make bench-train  training steps beside Trainer and TRL (BENCH='--all --minutes 80')"
 	@echo "make bench-serve  answers beside transformers, llama.cpp and vLLM (BENCH='--rounds 2 --vllm PYTHON')"
 	@echo "make check   lint, format, types, direction of imports"
 	@echo "make docs    run every code block of README.md and docs/"
