@@ -57,6 +57,15 @@ def test_joining_and_leaving_changes_no_answer(kind: str, tiny_processor: Proces
     assert len(run._free) == len(run.pools[0]), "every page was given back"
 
 
+def test_a_model_that_was_saved_keeps_its_graph(tiny_processor: Processor, tmp_path: Path) -> None:
+    model = of_kind("llama", tiny_processor).model
+    before = backends.fingerprint(model, "16", "1")
+    model.language.save_pretrained(tmp_path / "saved")
+    assert backends.fingerprint(model, "16", "1") == before
+    model.language.config.rms_norm_eps *= 2
+    assert backends.fingerprint(model, "16", "1") != before
+
+
 def test_a_graph_is_kept_and_made_anew_for_other_weights(
     tiny_processor: Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

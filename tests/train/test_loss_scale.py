@@ -92,6 +92,41 @@ def test_a_dataset_counts_as_its_part_of_the_mixture_says(
     assert 4 in batch["loss_scale"]
 
 
+def test_other_trainers_words_for_what_a_turn_counts_for(
+    tmp_path: Path, tiny_processor: Processor
+) -> None:
+    """OpenAI's and ShareGPT's `weight`, and ms-swift's `loss`, of answers; of other turns they say nothing."""
+    first = [said("user", "What?", weight=0, loss=True), said("assistant", "a ring", weight=0)]
+    last = [said("user", "And?", weight=0), said("assistant", "two of them", weight=1, loss=True)]
+    swift = [*first[:1], said("assistant", "a ring", loss=False), *last]
+    sharegpt = [
+        {"from": one["role"].replace("assistant", "gpt"), "value": one["content"], "weight": w}
+        for one, w in zip((*first, *last), (None, 0, 0, 1), strict=True)
+    ]
+    rows = [
+        {"messages": [*first, *last]},
+        {"messages": swift},
+        {"prompt": [*first, *last[:1]], "completion": last[1:]},
+        {"conversations": sharegpt},
+    ]
+    decode = tiny_processor.weave.tokenizer.decode
+    for row in rows:
+        labels = read([row], tmp_path, tiny_processor).labels
+        text = decode(labels[labels >= 0].tolist())
+        assert "two of them" in text and "ring" not in text, row
+
+
+def test_words_that_cannot_be_followed_are_refused(tmp_path: Path) -> None:
+    both = {"messages": [said("user", "What?"), said("assistant", "a", weight=0, loss=True)]}
+    answers = {"chosen": [said("assistant", "a", weight=0)], "rejected": [said("assistant", "b")]}
+    rivals = {"prompt": [said("user", "What?")], **answers}
+    for row, message in ((both, "weight and loss"), (rivals, "among preferences")):
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+        part = MixturePart.model_validate({"data": {"path": "rows.jsonl"}})
+        with pytest.raises(SampleError, match=message):
+            Mixture((part,), tmp_path, 0)[0]
+
+
 @pytest.mark.parametrize("scale", [-1, "two", True])
 def test_what_is_no_scale_is_refused(scale: Any, tmp_path: Path) -> None:
     for row in (talk(scale), talk(None, whole=scale)):

@@ -20,6 +20,7 @@ from omnimix.config import Spec, part
 from omnimix.data.base import Source, SourceSpec
 from omnimix.data.containers import Rows, reading
 from omnimix.data.opened import ListedRows, open_rows, shards_of
+from omnimix.data.placing import role_of
 from omnimix.data.roots import MediaWord, Roots, is_none
 from omnimix.data.streams import BUFFER, FileStream, IterableStream
 from omnimix.errors import OmnimixError, SampleError
@@ -34,6 +35,9 @@ _ITEM = re.compile(
 
 _TURNS = ("messages", "turns", "conversations")
 """Keys that rows keep their turns under."""
+
+_SCALES = ("loss_scale", "weight", "loss")
+"""What says of a turn what it counts for: our word, that of OpenAI and ShareGPT (0 or 1), and ms-swift's (true or false)."""
 
 _GIVEN: ContextVar[Mapping[str, Any]] = ContextVar("_GIVEN", default=MappingProxyType({}))
 
@@ -94,12 +98,19 @@ def _scaled(sample: Sample, row: Mapping[str, Any], where: str) -> Sample:
     """What answers count for in the loss, as the row (`loss_scale`) and its turns say.
 
     Raises:
-        SampleError: no number, or one of a turn that the row's format joins to another.
+        SampleError: no number, or one of a turn that the row's format joins to another or learns nothing of.
     """
     said = next((row[name] for name in _TURNS if isinstance(row.get(name), list | tuple)), ())
-    scales = [one.get("loss_scale") if isinstance(one, Mapping) else None for one in said]
+    if not said and isinstance(row.get("completion"), list):
+        said = [*row["prompt"], *row["completion"]]
+    rivals = [one for name in ("chosen", "rejected") for one in _listed(row.get(name))]
     try:
-        if any(scale is not None for scale in scales):
+        scales = [_scale_of(one, where) for one in rivals or said]
+        if rivals and any(scale not in (None, 1) for scale in scales):
+            raise SampleError(
+                "what counts for more among preferences are rows, not turns of theirs"
+            )
+        if any(scale is not None for scale in scales) and not rivals:
             # A system turn that the row keeps elsewhere stands in front of them.
             front = len(sample.turns) - len(scales)
             if front < 0:
@@ -115,6 +126,30 @@ def _scaled(sample: Sample, row: Mapping[str, Any], where: str) -> Sample:
     except SampleError as error:
         raise error.at(where) from None
     return sample
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _scale_of(turn: Any, where: str) -> Any:
+    """What a turn says that its answer counts for; None where it says nothing, or nothing of it is learned anyway.
+
+    Raises:
+        SampleError: two words that say different things.
+    """
+    if not isinstance(turn, Mapping):
+        return None
+    given = {word: turn[word] for word in _SCALES if turn.get(word) is not None}
+    if isinstance(learns := given.pop("loss", None), bool):
+        given["loss"] = float(learns)
+    role = turn.get("role", turn.get("from"))
+    if not given or role_of(role, where) != "assistant":
+        return None
+    first, *others = given.values()
+    if any(other != first for other in others):
+        raise SampleError(f"{' and '.join(given)} of a turn say different things")
+    return first
 
 
 def refuse_unread(row: Mapping[str, Any], known: frozenset[str], who: str, where: str) -> None:

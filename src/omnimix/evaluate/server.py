@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ from omnimix.types import Media, Sample
 
 KEY = "OPENAI_API_KEY"
 TRIES = 4
+_USUAL = Options()
+_WORDS = {
+    **{"max_new_tokens": "max_tokens", "stop_strings": "stop"},
+    **{name: name for name in ("temperature", "top_p", "seed", "logit_bias")},
+    **{name: name for name in ("presence_penalty", "frequency_penalty")},
+}
+"""What OpenAI's interface calls an option."""
 _LATER = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -83,9 +90,11 @@ class Server:
         """Answers in their order; a request that is refused gives the refusal.
 
         Raises:
-            OmnimixError: the server is not there; what was answered before stays.
+            OmnimixError: the server is not there; what was answered before stays. Or an option that the API has no
+                word for.
         """
         options = options or Options()
+        asked_for(options)  # what cannot be asked is refused before anything is
         with ThreadPoolExecutor(min(batch_size, 16)) as pool:
             return list(pool.map(lambda one: self._answer(one, options), asked))
 
@@ -104,10 +113,7 @@ class Server:
         words = {
             "model": self.model,
             "messages": asked.messages,
-            "max_tokens": options.max_new_tokens,
-            "temperature": options.temperature,
-            **({"top_p": options.top_p} if options.temperature else {}),
-            **({"seed": options.seed} if options.seed is not None else {}),
+            **asked_for(options),
             **self.extra,
         }
         try:
@@ -156,6 +162,27 @@ class Server:
             where=self.url,
             hint=f"start it, or check the address, the model's name and {KEY}; the same command goes on",
         )
+
+
+def asked_for(options: Options) -> dict[str, Any]:
+    """Options in the words of the API. How it samples is always said: a server's own defaults may be others.
+
+    Raises:
+        OmnimixError: one that the API has no word for.
+    """
+    said = {"max_new_tokens", "temperature", *(["top_p"] if options.temperature else [])}
+    changed = {
+        one.name
+        for one in fields(Options)
+        if getattr(options, one.name) != getattr(_USUAL, one.name)
+    }
+    if lacking := sorted(changed - _WORDS.keys()):
+        raise OmnimixError(
+            f"the API of a server has no word for {', '.join(lacking)}",
+            hint="leave it out, or give the server's own word in Server(extra={...})",
+        )
+    asked = said | changed - ({"top_p"} - said)
+    return {word: getattr(options, name) for name, word in _WORDS.items() if name in asked}
 
 
 def checked(url: str) -> str:

@@ -22,6 +22,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.disk import writing
 from omnimix.errors import OmnimixError
 from omnimix.generate.engine.runners import Runner, Together, runner
+from omnimix.hf_config import OF_FILES
 
 Backend = Literal["torch", "openvino", "llama.cpp", "vllm"]
 Weights = Literal["16", "int8", "int4"]
@@ -222,7 +223,9 @@ def fingerprint(model: MultimodalLM, weights: str, version: str) -> str:
     import transformers
 
     digest = hashlib.blake2b(digest_size=20)
-    words: Any = [model.language.config.to_dict(), weights, version]
+    # Saving a model writes into its configuration, and changes no number.
+    config = {k: v for k, v in model.language.config.to_dict().items() if k not in OF_FILES}
+    words: Any = [config, weights, version]
     words += [transformers.__version__, torch.__version__, str(BOUNDS)]
     digest.update(json.dumps(words, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.language.state_dict().items()):
