@@ -99,6 +99,12 @@ class MessagesFormat(RowFormat):
         return READS
 
     def sample(self, row: Mapping[str, Any], roots: Roots, where: str) -> Sample:
+        if row.get("label") is False and "completion" in row:  # TRL's unpaired preferences
+            raise SampleError(
+                "an answer that was not liked (label: false) is nothing to learn",
+                where=where,
+                hint="leave such rows out, or pair them: prompt, chosen, rejected",
+            )
         items = items_of(row, roots, where)
         messages = messages_of(row, where)
         said = [
