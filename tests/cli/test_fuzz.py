@@ -11,8 +11,9 @@ import re
 import resource
 import subprocess
 import sys
+from inspect import unwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -202,7 +203,9 @@ def told(result: Result, words: list[str]) -> None:
 
 def kind(command: str, param: Any) -> str:
     """What a parameter takes: a flag, a number, what is written, a file or a text."""
-    type_ = str(param.type_descriptor.annotation)
+    # Of our own function: where typer keeps it is another place in 0.26 than in 0.29.
+    hints = get_type_hints(unwrap(COMMANDS[command].callback))
+    type_ = str(hints.get(param.name, "bool"))
     if "bool" in type_:
         return "flag"
     if "int" in type_ or "float" in type_:

@@ -15,7 +15,7 @@ from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.errors import OmnimixError
 from omnimix.evaluate.answers import run
-from omnimix.evaluate.server import Server
+from omnimix.evaluate.server import Server, asked_for
 from omnimix.generate.answers import Answer
 from omnimix.generate.assistant import Assistant
 from omnimix.generate.decoding import Options
@@ -66,14 +66,17 @@ def test_an_option_reaches_the_server_or_is_refused(assistant: Assistant, server
     direct, served = both(FEW)
     assert direct == served
     words: list[dict[str, Any]] = [
-        {"frequency_penalty": 2.0, "presence_penalty": 2.0},
         {"logit_bias": {17: 100.0}},
+        {"logit_bias": {17: 40.0}, "presence_penalty": 2.0, "frequency_penalty": 2.0},
         {"stop_strings": (direct[1:3],)},
         {"temperature": 1.0, "top_p": 0.5, "seed": 3},
     ]
     for each in words:
         other, served = both(replace(FEW, **each))
         assert other == served != direct, each
+    assert asked_for(replace(FEW, presence_penalty=1.5, top_p=0.5)) == {
+        **{"max_tokens": 8, "temperature": 0.0, "presence_penalty": 1.5}
+    }
     for each in ({"top_k": 5}, {"repetition_penalty": 1.2}, {"min_new_tokens": 2}, {"logprobs": 1}):
         with pytest.raises(OmnimixError, match=f"no word for {next(iter(each))}"):
             server.write_many([], 1, replace(FEW, **each))
