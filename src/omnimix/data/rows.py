@@ -20,7 +20,7 @@ from omnimix.config import Spec, part
 from omnimix.data.base import Source, SourceSpec
 from omnimix.data.containers import Rows, reading
 from omnimix.data.opened import ListedRows, open_rows, shards_of
-from omnimix.data.placing import role_of
+from omnimix.data.placing import ROLES
 from omnimix.data.roots import MediaWord, Roots, is_none
 from omnimix.data.streams import BUFFER, FileStream, IterableStream
 from omnimix.errors import OmnimixError, SampleError
@@ -105,7 +105,7 @@ def _scaled(sample: Sample, row: Mapping[str, Any], where: str) -> Sample:
         said = [*row["prompt"], *row["completion"]]
     rivals = [one for name in ("chosen", "rejected") for one in _listed(row.get(name))]
     try:
-        scales = [_scale_of(one, where) for one in rivals or said]
+        scales = [_scale_of(one) for one in rivals or said]
         if rivals and any(scale not in (None, 1) for scale in scales):
             raise SampleError(
                 "what counts for more among preferences are rows, not turns of theirs"
@@ -132,8 +132,8 @@ def _listed(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list | tuple) else ()
 
 
-def _scale_of(turn: Any, where: str) -> Any:
-    """What a turn says that its answer counts for; None where it says nothing, or nothing of it is learned anyway.
+def _scale_of(turn: Any) -> Any:
+    """What a turn says that its answer counts for; None where it says nothing.
 
     Raises:
         SampleError: two words that say different things.
@@ -143,10 +143,10 @@ def _scale_of(turn: Any, where: str) -> Any:
     given = {word: turn[word] for word in _SCALES if turn.get(word) is not None}
     if isinstance(learns := given.pop("loss", None), bool):
         given["loss"] = float(learns)
-    role = turn.get("role", turn.get("from"))
-    if not given or role_of(role, where) != "assistant":
-        return None
-    first, *others = given.values()
+    if ROLES.get(str(turn.get("role", turn.get("from"))), "assistant") != "assistant":
+        # There the words of others say nothing; ours is looked at all the same.
+        return given.get("loss_scale")
+    first, *others = given.values() or [None]
     if any(other != first for other in others):
         raise SampleError(f"{' and '.join(given)} of a turn say different things")
     return first

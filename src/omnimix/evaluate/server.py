@@ -170,7 +170,7 @@ def asked_for(options: Options) -> dict[str, Any]:
     Raises:
         OmnimixError: one that the API has no word for.
     """
-    said = {"max_new_tokens", "temperature", *(["top_p"] if options.temperature else [])}
+    said = {"max_new_tokens", "temperature"}
     changed = {
         one.name
         for one in fields(Options)
@@ -181,7 +181,7 @@ def asked_for(options: Options) -> dict[str, Any]:
             f"the API of a server has no word for {', '.join(lacking)}",
             hint="leave it out, or give the server's own word in Server(extra={...})",
         )
-    asked = said | changed - ({"top_p"} - said)
+    asked = said | changed | {"top_p"} if options.temperature else (said | changed) - {"top_p"}
     return {word: getattr(options, name) for name, word in _WORDS.items() if name in asked}
 
 
