@@ -204,6 +204,44 @@ def test_files_are_refused_before_anything_is_sent(page: Page, words: Told) -> N
     assert words.samples == []
 
 
+def test_a_file_given_before_limits_are_known_waits(
+    browser: Browser, address: str, words: Told
+) -> None:
+    page = browser.new_page()
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.goto(address)
+    until(page, lambda: len(held) == 1)
+    sound = {"name": "a.wav", "mimeType": "audio/wav", "buffer": b"RIFF"}
+    page.set_input_files("input[type=file]", sound)
+    page.wait_for_timeout(200)
+    expect(page.get_by_text("a.wav")).to_have_count(0)
+    held[0].continue_()
+    expect(page.get_by_text("a.wav: this model takes no audio.")).to_be_visible()
+    page.close()
+
+
+def test_another_model_behind_the_address_is_the_one_asked(
+    browser: Browser, assistant: Assistant, words: Told
+) -> None:
+    page = browser.new_page()
+    with served(Scripted(assistant, words)) as address:
+        page.goto(address)
+        ask(page, "before")
+    port = int(address.rsplit(":", 1)[1])
+    page.get_by_label("Ask about it").fill("while away")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".banner")).to_be_visible()
+    other = Scripted(assistant, words)
+    other.name = "other"
+    with served(other, port):
+        expect(page.locator(".banner")).to_have_count(0, timeout=15_000)
+        expect(page.get_by_role("combobox", name="Model")).to_have_value("other")
+        page.get_by_role("button", name="Try again").last.click()
+        expect(page.get_by_text("tokens in")).to_have_count(2)
+    page.close()
+
+
 def test_a_server_that_goes_away_and_comes_back(
     browser: Browser, assistant: Assistant, words: Told
 ) -> None:

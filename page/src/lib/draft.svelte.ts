@@ -26,13 +26,17 @@ export class Draft {
 
   readonly #turns: () => readonly Turn[];
   readonly #limits: () => Limits;
+  readonly #known: () => Promise<void>;
 
-  constructor(turns: () => readonly Turn[], limits: () => Limits) {
+  /** `known` ends when the server was asked for its limits, so that no file is judged before. */
+  constructor(turns: () => readonly Turn[], limits: () => Limits, known: () => Promise<void>) {
     this.#turns = turns;
     this.#limits = limits;
+    this.#known = known;
   }
 
   async take(files: readonly File[]): Promise<void> {
+    await this.#known();
     const limits = this.#limits();
     for (const file of files) {
       const item = this.#full(limits, 1) ?? (await itemOf(file, limits));

@@ -25,12 +25,19 @@ export class Server {
   models = $state<Model[]>([]);
   state = $state<"unknown" | "there" | "away" | "locked">("unknown");
   key = $state(remembered("key", { key: "" }).key);
+  readonly #known: () => void;
+
+  /** `known` is called whenever the server has said which models it has. */
+  constructor(known: () => void) {
+    this.#known = known;
+  }
 
   async begin(): Promise<void> {
     remember("key", { key: this.key });
     try {
       this.models = await models(this.key);
       this.state = "there";
+      this.#known();
     } catch (error) {
       this.#failed(error);
     }

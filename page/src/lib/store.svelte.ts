@@ -22,7 +22,7 @@ const STANDARD: Settings = {
 };
 
 export class Store {
-  readonly server = new Server();
+  readonly server = new Server(() => this.#choose());
   conversations = $state<Conversation[]>([]);
   current = $state<Conversation>(tree.fresh());
   settings = $state<Settings>(remembered("settings", STANDARD));
@@ -31,10 +31,11 @@ export class Store {
   /** What is told for a moment, to eyes and to screen readers. */
   said = $state("");
   #silence = 0;
+  #begun: Promise<void> = Promise.resolve();
   #writing = $state.raw<AbortController | null>(null);
 
   readonly turns = $derived(tree.branch(this.current));
-  readonly draft = new Draft(() => this.turns, () => this.limits);
+  readonly draft = new Draft(() => this.turns, () => this.limits, () => this.#begun);
   readonly busy = $derived(this.#writing !== null);
   readonly facts = $derived(this.server.facts(this.settings.model));
   readonly limits = $derived(this.facts.limits);
@@ -45,8 +46,12 @@ export class Store {
   );
 
   async begin(): Promise<void> {
+    this.#begun = this.server.begin();
     this.conversations = await kept();
-    await this.server.begin();
+    await this.#begun;
+  }
+
+  #choose(): void {
     const known = this.server.models.map((model) => model.id);
     if (!known.includes(this.settings.model)) this.settings.model = known[0] ?? "";
   }

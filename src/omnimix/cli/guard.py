@@ -35,6 +35,11 @@ class Guarded(TyperGroup):
         if "--debug" in args:
             args = ["--debug", *(arg for arg in args if arg != "--debug")]
         args = _in_front(args, "--plugin")
+        for word in args:
+            if (
+                "\0" in word
+            ):  # No shell can say it; a program that calls this in its own process can.
+                raise typer.BadParameter(f"{word!r} holds a NUL, which no name of a file can", ctx)
         for option, word in pairwise((*args, "-")):
             # A variable of the shell that is not set, as a rule; never the same as leaving the option out.
             if option.startswith("--") and (option.endswith("=") or not word):
