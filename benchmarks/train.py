@@ -1,8 +1,9 @@
 """Training steps beside transformers' Trainer and TRL's SFTTrainer: same rows, weights and ids, turn about.
 
 `python -m benchmarks.train` on a CPU, `python -m benchmarks.train --device cuda --size 1b --bf16` on a GPU. In
-every round each side takes the same steps, the first of which are not counted; what is reported is the ratio of
-useful tokens a second (padding is not useful) of a round, its median, least and most. The tower is frozen on all
+every round each side takes the same steps, the first of which are not counted, and every round has rows of its own, for
+how much is padded differs from batch to batch. What is reported is the ratio of useful tokens a second (padding is
+not useful) of all rounds together, and that of the round with the least and the most. The tower is frozen on all
 sides, as in LLaVA's second stage. TRL recomputes activations by default; `trl_keeps` is TRL told not to.
 `--ranks 2` starts two processes over gloo or NCCL, which share each step's rows: ours whole in each (`packed`) or sharded
 (`sharded`), the others under DDP. `--profile` says of each goal that was missed where the time and the memory went.
@@ -75,8 +76,8 @@ SCENARIOS = (
 ALL = (
     (0.2, ("--size", "30m", "--sides", "packed,warm,trl")),
     (0.14, ("--size", "30m", "--bf16", "--sides", "packed,warm,trl")),
-    (0.29, ("--size", "135m", "--only", "full|lora", "--sides", "packed,trl", "--rounds", "1")),
-    (0.29, ("--size", "135m", "--bf16", "--only", "full|lora", "--sides", "packed,trl", "--rounds", "1")),
+    (0.29, ("--size", "135m", "--only", "full|lora", "--sides", "packed,trl", "--once", "trl")),
+    (0.29, ("--size", "135m", "--bf16", "--only", "full|lora", "--sides", "packed,trl", "--once", "trl")),
     (0.08, ("--size", "30m", "--ranks", "2")),
 )  # fmt: skip
 """What `--all` runs, and which share of the time each gets."""
@@ -125,9 +126,9 @@ def operations(work: Work, steps: Sequence[int]) -> float:
     return total
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+def spread(whole: float, parts: Sequence[float]) -> dict[str, float]:
+    """Of all rounds together, and of the part with the least and the most."""
+    return {"whole": whole, "least": min(parts), "most": max(parts)}
 
 
 def one(scenario: Scenario, words: argparse.Namespace, until: float, base: Any) -> dict[str, Any]:
@@ -135,7 +136,9 @@ def one(scenario: Scenario, words: argparse.Namespace, until: float, base: Any) 
     device, group = torch.device(words.device), process_group.current()
     dropped, now = DROPPED[words.device], time.monotonic()
     steps = dropped + words.steps
-    work = rows_of(scenario, words, steps)
+    work = rows_of(scenario, words, steps * words.rounds)
+    each = steps * work.size.batch
+    works = [replace(work, rows=work.rows[n * each : (n + 1) * each]) for n in range(words.rounds)]
     failed: dict[str, str] = {}
     taken: dict[str, list[Taken]] = {side: [] for side in scenario.sides}
     gigabytes = {}
@@ -146,12 +149,14 @@ def one(scenario: Scenario, words: argparse.Namespace, until: float, base: Any) 
                 gigabytes[side] = memory(scenario, side, words)
     with tempfile.TemporaryDirectory() as out:
         everybody = sides(work.size, scenario.learns, Path(out), base, words.bf16)
-        for number in range(words.rounds):
+        for number, part in enumerate(works):
             order = scenario.sides[number % 2 :] + scenario.sides[: number % 2]
             for side in (name for name in order if name in taken):
+                if number and side in words.once.split(","):
+                    continue
                 begin = state(everybody[side].model)
                 try:
-                    taken[side].append(everybody[side](work, steps))
+                    taken[side].append(everybody[side](part, steps))
                 except Exception as error:  # the others shall be run all the same
                     if side == "trainer" or words.raises:
                         raise
@@ -161,7 +166,7 @@ def one(scenario: Scenario, words: argparse.Namespace, until: float, base: Any) 
                 everybody[side].model.load_state_dict(begin)
             if group.any(time.monotonic() > until):
                 break
-        result = compared(scenario, taken, work, range(dropped, steps))
+        result = compared(scenario, taken, works, range(dropped, steps))
         result["failed"] = failed
         for side in (side for side in gigabytes if side in taken):
             result["sides"][side]["gigabytes"] = gigabytes[side]
@@ -187,33 +192,40 @@ def rows_of(scenario: Scenario, words: argparse.Namespace, steps: int) -> Work:
 
 
 def compared(
-    scenario: Scenario, taken: dict[str, list[Taken]], work: Work, counted: range
+    scenario: Scenario, taken: dict[str, list[Taken]], works: Sequence[Work], counted: range
 ) -> dict[str, Any]:
-    """What came of the rounds: of several the spread over rounds, of one that over its steps."""
+    """What came of the rounds, a side beside Trainer in the rounds it took part in; the spread is over rounds, and of
+    a single round over its steps.
+    """
     result: dict[str, Any] = {**asdict(scenario), "rounds": len(taken["trainer"]), "sides": {}}
-    parts = [counted] if result["rounds"] > 1 else [[step] for step in counted]
-    speed = {
-        side: [
-            useful_tokens(work, part) / sum(one.seconds[step] for step in part)
-            for one in each
-            for part in parts
-        ]
-        for side, each in taken.items()
-    }
+    result["steps"] = len(counted) * result["rounds"]
+    work = works[0]
     for side, each in taken.items():
-        over = [a / b for a, b in zip(speed[side], speed["trainer"], strict=True)]
+        every = [(number, step) for number in range(len(each)) for step in counted]
+        parts = [[at for at in every if at[0] == n] for n in range(len(each))]
+        if len(each) == 1:
+            parts = [[at] for at in every]
+
+        def tokens(chosen: Sequence[tuple[int, int]]) -> int:
+            return sum(useful_tokens(works[number], [step]) for number, step in chosen)
+
+        def seconds(side: str, chosen: Sequence[tuple[int, int]]) -> float:
+            return sum(taken[side][number].seconds[step] for number, step in chosen)
+
+        speeds = [tokens(part) / seconds(side, part) for part in (every, *parts)]
+        over = [seconds("trainer", part) / seconds(side, part) for part in (every, *parts)]
         found: dict[str, Any] = {
-            "tokens_per_second": spread(speed[side]),
+            "tokens_per_second": spread(speeds[0], speeds[1:]),
             "first_loss": each[0].losses[0],
-            "over_trainer": spread(over),
+            "over_trainer": spread(over[0], over[1:]),
         }
         if each[0].memory:
             found["gigabytes"] = max(one.memory for one in each) / 2**30
         if each[0].waited:
             found["waited"] = statistics.median(t.waited / sum(t.seconds) for t in each)
         if work.device.type == "cuda" and scenario.learns == "full":
-            rate = operations(work, counted) / useful_tokens(work, counted)
-            found["share_of_peak"] = rate * found["tokens_per_second"]["median"] / PEAK
+            done = sum(operations(own, counted) for own in works[: len(each)])
+            found["share_of_peak"] = done / seconds(side, every) / PEAK
         result["sides"][side] = found
     losses = [found["first_loss"] for found in result["sides"].values()]
     result["losses_apart"] = max(losses) - min(losses)
@@ -262,8 +274,8 @@ def table(results: Sequence[dict[str, Any]], head: dict[str, Any]) -> str:
         for side, found in result["sides"].items():
             over = found["over_trainer"]
             many = [
-                f"{found['tokens_per_second']['median']:.0f}",
-                f"{over['median']:.2f} ({over['least']:.2f} to {over['most']:.2f})",
+                f"{found['tokens_per_second']['whole']:.0f}",
+                f"{over['whole']:.2f} ({over['least']:.2f} to {over['most']:.2f})",
                 f"{found['gigabytes']:.2f}" if "gigabytes" in found else "",
                 f"{found['waited']:.1%}" if "waited" in found else "",
                 f"{found['share_of_peak']:.1%}" if "share_of_peak" in found else "",
@@ -303,9 +315,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 continue
             print(f"benchmarks.train {' '.join(more)}", flush=True)
             own = [*given, *more, "--minutes", f"{share * words.minutes:.2f}", "--no-all"]
-            # In a process of its own, which gives back what it held.
-            program = [sys.executable, "-W", "ignore", "-m", "benchmarks.train", *own]
-            if subprocess.run(program, check=False).returncode:
+            if anew(own):
                 failed.append(" ".join(more))
         if failed:
             raise SystemExit(f"not all was measured: {'; '.join(failed)}")
@@ -330,8 +340,14 @@ def main(given: Sequence[str] | None = None) -> None:
         run(chosen, words)
 
 
+def anew(words: Sequence[str]) -> int:
+    """The benchmark in a process of its own, which gives back what it held; its exit code."""
+    program = [sys.executable, "-W", "ignore", "-m", "benchmarks.train", *words]
+    return subprocess.run(program, check=False).returncode
+
+
 def apart(chosen: Sequence[Scenario], given: Sequence[str], words: argparse.Namespace) -> None:
-    """Each scenario in a process of its own, which gives back what it held; their results in one file.
+    """Each scenario in a process of its own; their results in one file.
 
     Two sides of 135 M parameters and what was left of the scenario before them did not fit into 24 GiB.
     """
@@ -345,14 +361,13 @@ def apart(chosen: Sequence[Scenario], given: Sequence[str], words: argparse.Name
             continue
         with tempfile.TemporaryDirectory() as own:
             more = ["--only", f"^{scenario.name}$", "--minutes", f"{minutes:.2f}", "--out", own]
-            program = [sys.executable, "-W", "ignore", "-m", "benchmarks.train", *given, *more]
-            done = subprocess.run(program, check=False)
+            code = anew([*given, *more])
             found = [json.loads(file.read_text()) for file in Path(own).glob("train-*.json")]
         for about in found:
             results += about.pop("results")
             write(out, words, about, results)
-        if done.returncode or not found:
-            lost.append(f"{scenario.name!r} gave nothing (exit {done.returncode})")
+        if code or not found:
+            lost.append(f"{scenario.name!r} gave nothing (exit {code})")
             print(lost[-1], flush=True)
     if lost:
         raise SystemExit("; ".join(lost))
@@ -365,11 +380,14 @@ def asked(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--size", default="30m", choices=sorted(llava.SIZES))
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share each step")
-    parser.add_argument("--steps", type=int, default=2, help="counted steps of a turn")
+    parser.add_argument("--steps", type=int, default=4, help="counted steps of a turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=9.0, help="after which no round begins")
     parser.add_argument("--only", help="scenarios whose name this pattern is found in: full|lora")
     parser.add_argument("--sides", help="of those: packed,warm,trainer (trainer always is)")
+    parser.add_argument(
+        "--once", default="", help="sides that take part in the first round alone: trl"
+    )
     parser.add_argument("--side", help="two steps of one side, for its memory")
     parser.add_argument(
         "--memory", action="store_true", help="on a CPU: a process for each side besides"

@@ -41,11 +41,11 @@ def missed(result: dict[str, Any]) -> dict[str, str]:
         if side not in sides or (side == "packed" and result["learns"] == "connector"):
             continue
         own, said = sides[side], []
-        ratio = own["over_trainer"]["median"]
+        ratio = own["over_trainer"]["whole"]
         if ratio < goal:
             said.append(f"{ratio:.2f} of Trainer's speed, the goal is {goal}")
         if kind == "mixed" and "trl" in sides:
-            ratio *= 1 / sides["trl"]["over_trainer"]["median"]
+            ratio *= 1 / sides["trl"]["over_trainer"]["whole"]
             if ratio < OVER_TRL:
                 said.append(f"{ratio:.2f} of TRL's speed, the goal is {OVER_TRL}")
         if kind == "mixed" and "gigabytes" in own and "gigabytes" in sides["trainer"]:

@@ -155,20 +155,24 @@ class Sample:
 
     Attributes:
         rejected: the same conversation with an answer that is worse than this one's, where there is one.
+        pair_scale: what both answers together count for in the loss of preferences.
     """
 
     turns: tuple[Turn, ...]
     id: str = "sample"
     meta: Mapping[str, Any] = field(default_factory=dict)
     rejected: tuple[Turn, ...] | None = None
+    pair_scale: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "turns", tuple(self.turns))
 
     def scaled(self, scale: float) -> Sample:
-        """The same, whose answers count for so many times as much in the loss."""
+        """The same, whose answers count for so many times as much in the loss; of preferences the pair does."""
         if scale == 1:
             return self
+        if self.rejected is not None:
+            return replace(self, pair_scale=self.pair_scale * scale)
         turns = tuple(replace(turn, loss_scale=turn.loss_scale * scale) for turn in self.turns)
         return replace(self, turns=turns)
 

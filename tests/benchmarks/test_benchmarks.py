@@ -95,3 +95,28 @@ def test_all_sides_take_the_same_steps(learns: str, names: tuple[str, str], tmp_
         theirs.load_state_dict(before)
     assert found[names[0]] == pytest.approx(found[names[1]], abs=2e-4)
     assert 0 < train.operations(work, [0]) < 1e12
+
+
+def test_ratios_of_training_are_of_all_rounds_and_spread_over_them() -> None:
+    size = llava.SIZES["tiny"]
+    rows = llava.rows(size, 6 * size.batch, alike=False)
+    each = 3 * size.batch
+    works = [
+        trainers.Work(size, rows[n * each : (n + 1) * each], "full", False, torch.device("cpu"))
+        for n in range(2)
+    ]
+    taken = {
+        "packed": [trainers.Taken([9, 1, 1], 0, [2.0]), trainers.Taken([9, 1, 2], 0, [2.0])],
+        "trainer": [trainers.Taken([9, 2, 2], 0, [2.0]), trainers.Taken([9, 6, 6], 0, [2.0])],
+        "trl": [trainers.Taken([9, 4, 2], 0, [2.0])],
+    }
+    result = train.compared(train.MIXED, taken, works, range(1, 3))
+    assert (result["rounds"], result["steps"]) == (2, 4)
+    sides = result["sides"]
+    assert sides["packed"]["over_trainer"] == {"whole": 16 / 5, "least": 2.0, "most": 4.0}
+    # Of the one round it took part in, beside Trainer's same round; the spread is over its steps.
+    assert sides["trl"]["over_trainer"] == {"whole": 4 / 6, "least": 0.5, "most": 1.0}
+    tokens = [trainers.useful_tokens(work, range(1, 3)) for work in works]
+    assert sides["packed"]["tokens_per_second"]["whole"] == pytest.approx(sum(tokens) / 5)
+    assert tokens[0] != tokens[1]  # every round has rows of its own
+    assert "| full, mixed lengths | trl |" in train.table([result], {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import TINY
@@ -135,3 +136,48 @@ def test_a_wrong_word_is_found_before_anything_is_trained(swept: Path) -> None:
     with pytest.raises(RecipeError):
         sweeping.run(spec, swept, swept / "never", lambda _: None)
     assert not (swept / "never").exists()
+
+
+@pytest.mark.parametrize("words", [{"benchmark": "scene"}, {"tasks": ("atribute",)}])
+def test_a_wrong_question_is_found_before_anything_is_trained(
+    words: dict[str, Any], swept: Path
+) -> None:
+    spec = sweeping.load(swept / "mini.sweep.yaml").model_copy(update=words)
+    with pytest.raises(OmnimixError, match=r"scene|atribute"):
+        sweeping.run(spec, swept, swept / "never", lambda _: None)
+    assert not (swept / "never").exists()
+
+
+def test_a_training_file_that_was_changed_is_not_that_of_a_finished_cell(swept: Path) -> None:
+    file = swept / "mini.train.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("batch_size: 2", "batch_size: 1"))
+    try:
+        spec = sweeping.load(swept / "mini.sweep.yaml")
+        with pytest.raises(OmnimixError, match="training file or recipe was another"):
+            sweeping.run(spec, swept, swept / "out", lambda _: None)
+    finally:
+        file.write_text(before)
+
+
+def test_a_cell_that_fails_is_named_and_the_others_are_reported(
+    swept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = sweeping._cell
+
+    def cell(spec: Any, file: Any, words: list[str], place: Path) -> Any:
+        if "linear" in place.name:
+            raise OmnimixError("the loss is nan")
+        return real(spec, file, words, place)
+
+    monkeypatch.setattr(sweeping, "_cell", cell)
+    out = swept / "failing"
+    done = CliRunner().invoke(app, ["sweep", str(swept / "mini.sweep.yaml"), "--out", str(out)])
+    assert done.exit_code == 2
+    assert "1 of 2 cells failed, the first of them connector=linear: the loss is nan" in " ".join(
+        done.stderr.split()
+    )
+    assert "connector=linear failed" in (out / "report.md").read_text()
+    assert [row["cell"] for row in json.loads((out / "report.json").read_text())] == [
+        "connector=mlp"
+    ]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from omnimix.compose import features
+from omnimix.compose import features, recipe as recipes
 from omnimix.compose.batch import Batch
 from omnimix.compose.features import FeatureCacheSpec
 from omnimix.compose.model import MultimodalLM
@@ -23,6 +23,7 @@ from omnimix.errors import OmnimixError
 from omnimix.media.image import ImageOpener
 from omnimix.media.video import VideoOpener
 from omnimix.types import Box, Media, Sample, Turn
+from tests.conftest import TINY
 
 
 def picture(seed: int) -> Image.Image:
@@ -132,6 +133,42 @@ def test_other_weights_keep_other_features(
     features.keep(other, tiny_processor, FeatureCacheSpec(folder=str(kept)))
     _, batch = logits(other, tiny_processor, sample(picture(0)))
     assert not batch["items"]["image"].encoded and len(files(kept)) == 2, name
+
+
+def test_another_connector_behind_the_same_encoder_reads_them(
+    kept: Path, tiny_model: MultimodalLM, tiny_processor: Processor
+) -> None:
+    logits(tiny_model, tiny_processor, sample(picture(0)))
+    before = files(kept)
+    words = ("modalities.image.branches.0.connector={kind: token_mlp, tokens: 3}",)
+    recipe = recipes.load("nano", (*TINY, *words))
+    torch.manual_seed(0)
+    other, processor = MultimodalLM.from_recipe(recipe).eval(), Processor.from_recipe(recipe)
+    other.modality("image").branches[0].encoders.load_state_dict(
+        tiny_model.modality("image").branches[0].encoders.state_dict()
+    )
+    plain, seen = logits(other, processor, sample(picture(0)))
+    features.keep(other, processor, FeatureCacheSpec(folder=str(kept)))
+    found, batch = logits(other, processor, sample(picture(0)))
+    assert batch["items"]["image"].encoded and batch["items"]["image"].tokens == (147,)
+    assert seen["items"]["image"].tokens == (147,) and files(kept) == before
+    torch.testing.assert_close(found, plain)
+
+
+@pytest.mark.parametrize("what", ["pillow", "timm"])
+def test_other_versions_of_what_prepares_and_encodes_keep_other_features(
+    what: str,
+    kept: Path,
+    tiny_model: MultimodalLM,
+    tiny_processor: Processor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logits(tiny_model, tiny_processor, sample(picture(0)))
+    real = features.version
+    monkeypatch.setattr(features, "version", lambda name: "0" if name == what else real(name))
+    features.keep(tiny_model, tiny_processor, FeatureCacheSpec(folder=str(kept)))
+    _, batch = logits(tiny_model, tiny_processor, sample(picture(0)))
+    assert not batch["items"]["image"].encoded
 
 
 def test_a_damaged_file_is_written_again_and_a_full_folder_takes_no_more(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +17,11 @@ from omnimix.cli.main import app
 from omnimix.cli.plan import size
 from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
-from omnimix.errors import OmnimixError
+from omnimix.errors import OmnimixError, TrainError
 from omnimix.parallel.layout import ParallelSpec
 from omnimix.train import optim, optimizers
 from omnimix.train.estimate import Estimator, Machine, Way, state, weights
-from omnimix.train.planning import longest, plan_file
+from omnimix.train.planning import StageEstimate, longest, plan_file
 from omnimix.train.settings import OptimizerSpec, Stage
 from tests.conftest import TINY
 from tests.train.runs import Write
@@ -110,6 +112,92 @@ def test_rows_that_are_cut_are_counted(write: Write) -> None:
     (whole,) = plan_file(write(stages=[{}]), (), Machine(1, 1e12))
     (cut,) = plan_file(write(stages=[{"max_length": 8}]), (), Machine(1, 1e12))
     assert (whole.rows.cut, cut.rows.cut) == (0, 5)
+
+
+def estimator(**words: Any) -> Estimator:
+    """Of one row, as long as the stage allows."""
+    recipe = recipes.load("nano", TINY)
+    part = {"data": {"kind": "jsonl", "path": "a"}}
+    stage = Stage.model_validate(
+        {
+            "mixture": [part],
+            "max_steps": 1,
+            "batch_size": 4,
+            "max_length": 30,
+            "bf16": False,
+            **words,
+        }
+    )
+    row = longest(recipe, stage)
+    learned = sum(one.targets for one in row.both)
+    return Estimator(recipe, stage, row, sum(map(len, row.both)), learned)
+
+
+def test_preferences_take_both_answers_and_a_reference() -> None:
+    way, machine = Way(ParallelSpec(), False, 1), Machine(1, 80e9)
+    one, two = estimator(), estimator(objective="dpo")
+    # Forwards and backwards three of one answer; four of both with the reference.
+    assert two.flops(way) == pytest.approx(one.flops(way) * 2 * 4 / 3)
+    assert two.memory(way, machine).activations > 1.8 * one.memory(way, machine).activations
+    learned = sum(4 * w.size for w in two.weights if w.learns)
+    held = two.memory(way, machine).weights - one.memory(way, machine).weights
+    assert held == pytest.approx(learned)
+
+
+def test_frozen_encoders_go_forward_alone() -> None:
+    way = Way(ParallelSpec(), False, 1)
+    found = estimator(trainable=["connectors", "language"])
+    flops = found.traced(False, False, 1).flops
+    head = 2 * found.vocabulary * found.width * found.learned
+    by_hand = flops["image encoders"] + 3 * (flops["image"] + flops["language"] + head)
+    assert found.flops(way) == pytest.approx(4 * by_hand)
+    assert estimator().flops(way) == pytest.approx(4 * (by_hand + 2 * flops["image encoders"]))
+
+
+ROUND = {"order": "shuffled", "num_train_epochs": 3}
+
+
+def planned(write: Write, **words: Any) -> StageEstimate:
+    (found,) = plan_file(write(stages=[{"batch_size": 1, **ROUND, **words}]), (), Machine(1, 1e12))
+    return found
+
+
+def test_steps_are_those_of_rounds_and_of_rows_with_a_budget(write: Write) -> None:
+    assert planned(write, max_steps=None).steps == 15
+    assert planned(write).steps == 6  # max_steps of the file ends it sooner
+    assert planned(write, max_steps=None, batch_size=2).steps == 6  # 2 of 5 records, thrice
+    assert planned(write, max_steps=None, batch_size=2, drop_last=False).steps == 9
+    whole = planned(write, max_steps=None)
+    packing = {"tokens": int(2.5 * whole.rows.tokens)}
+    packed = planned(write, max_steps=None, packing=packing)
+    assert packed.steps == int(15 / 2.5) and packed.rows.records == pytest.approx(2.5, rel=0.02)
+    few = planned(write, max_steps=None, packing={**packing, "items": 3})
+    assert few.rows.records == pytest.approx(1.5, rel=0.02)  # of a picture and a region each
+    with pytest.raises(TrainError, match="5 records make no whole step of 8"):
+        planned(write, max_steps=None, batch_size=8)
+
+
+def test_what_a_run_refuses_is_not_planned(write: Write) -> None:
+    machine = Machine(2, 1e12)
+    stage = {"batch_size": 4, "optimizer": {"name": "adafactor"}}
+    file = write(stages=[stage])
+    (found,) = plan_file(file, (), machine)
+    ways = list(found._ways())
+    assert ways and all(w.parallel.shard == "none" and w.parallel.tensor == 1 for w in ways)
+    with pytest.raises(TrainError, match="adafactor does not work on weights that lie over"):
+        plan_file(file, ("parallel.shard=full",), machine)
+    with pytest.raises(TrainError, match="batch_size of 10 cannot be cut into 4"):
+        plan_file(write(stages=[{"batch_size": 10, "gradient_accumulation_steps": 4}]), (), machine)
+    (plain,) = plan_file(write(stages=[{"batch_size": 4}]), (), Machine(1, 1e12))
+    ways = list(plain._ways())
+    assert [w.parallel.offload for w in ways] == sorted(
+        (w.parallel.offload for w in ways), key=bool
+    )
+    least = min(plain.estimator.memory(w, plain.machine).total for w in ways)
+    tight = replace(plain, machine=replace(plain.machine, memory=least))
+    nearest = tight.nearest()
+    assert nearest is not None and nearest.parallel.offload == "cpu"
+    assert "offload: cpu" in nearest.words(0)
 
 
 @pytest.mark.parametrize("text", ["80", "eighty GB", "-1GB"])

@@ -120,9 +120,10 @@ def test_words_that_cannot_be_followed_are_refused(tmp_path: Path) -> None:
     both = {"messages": [said("user", "What?"), said("assistant", "a", weight=0, loss=True)]}
     answers = {"chosen": [said("assistant", "a", weight=0)], "rejected": [said("assistant", "b")]}
     rivals = {"prompt": [said("user", "What?")], **answers}
+    lone = {"prompt": "What?", "chosen": said("assistant", "a", loss_scale=3), "rejected": "b"}
     disliked = {"prompt": [said("user", "What?")], "completion": [said("assistant", "a")]}
-    words = ("weight and loss", "among preferences", "label: false")
-    for row, message in zip((both, rivals, {**disliked, "label": False}), words, strict=True):
+    words = ("weight and loss", "among preferences", "among preferences", "label: false")
+    for row, message in zip((both, rivals, lone, {**disliked, "label": False}), words, strict=True):
         (tmp_path / "rows.jsonl").write_text(json.dumps(row))
         part = MixturePart.model_validate({"data": {"path": "rows.jsonl"}})
         with pytest.raises(SampleError, match=message):

@@ -13,16 +13,21 @@ from PIL import Image
 from torch.nn import functional
 from trl import DPOConfig, DPOTrainer
 
+from omnimix import config
 from omnimix.compose import recipe as recipes
 from omnimix.compose.batch import Batch
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
-from omnimix.data.mixture import Batches, Mixture, MixturePart
+from omnimix.data.lengths import LengthMeasure
+from omnimix.data.mixture import Batches, Mixture, MixturePart, loader, woven_pair
+from omnimix.data.packing import Size
 from omnimix.errors import SampleError, TrainError
 from omnimix.parallel.process_group import ProcessGroup
 from omnimix.train.objectives import Sft
+from omnimix.train.plan import plan
 from omnimix.train.preferences import Dpo, Ipo
 from omnimix.train.run import train
+from omnimix.train.settings import Training
 from tests.conftest import TINY
 from tests.train.runs import Write, metrics, same_weights
 
@@ -126,6 +131,67 @@ def test_the_loss_and_gradients_are_those_of_trl(
         for name, gradient in expected.items():
             found = model.get_parameter(name).grad
             torch.testing.assert_close(found, gradient, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("ours", [Dpo(beta=0.3), Ipo(beta=0.2)])
+def test_a_pair_counts_for_what_its_row_and_its_dataset_say(
+    ours: Any, folder: Path, tiny_processor: Processor
+) -> None:
+    model, ours = fresh().eval(), ours.model_copy()
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    ours.begin(model, names, folder / "start", False, ProcessGroup())
+    moved(model)
+    for i, row in enumerate(rows()):
+        (folder / f"{i}.jsonl").write_text(json.dumps(row))
+    alone = [ours.loss(model, drawn(folder, tiny_processor, file=f"{i}.jsonl"), 2) for i in (0, 1)]
+    scaled = [{**row, "loss_scale": scale} for row, scale in zip(rows(), (3, 1), strict=True)]
+    (folder / "scaled.jsonl").write_text("\n".join(map(json.dumps, scaled)))
+    for pack in (False, True):
+        batch = drawn(folder, tiny_processor, pack, "scaled.jsonl")
+        assert ours.amount(batch) == 4 and batch.pairs == 2
+        loss = ours.loss(model, batch, ours.amount(batch))
+        torch.testing.assert_close(loss, (3 * alone[0] + alone[1]) / 4)
+    part = MixturePart.model_validate({"data": {"path": "scaled.jsonl"}, "loss_scale": 0.5})
+    batch, _ = Batches(Mixture((part,), folder, 0), tiny_processor, 2, 0, 1, False)[0]
+    assert batch is not None and sorted(batch.pair_scales) == [0.5, 1.5]
+
+
+def test_a_reference_that_would_move_is_refused(folder: Path) -> None:
+    names = {"language.a.lora_A.weight", "image.branches.0.connector.0.weight"}
+    off = Dpo(reference="adapters_off")
+    with pytest.raises(TrainError, match=r"objective.reference.*image.*connector.*would move"):
+        off.begin(fresh(ADAPTED), names, folder / "start", False, ProcessGroup())
+
+
+def test_rows_of_a_budget_hold_both_answers(folder: Path, tiny_processor: Processor) -> None:
+    part = {"data": {"path": "rows.jsonl"}}
+    mixture = Mixture((MixturePart.model_validate(part),), folder, 0)
+    woven = [woven_pair(tiny_processor.weave, mixture[i]) for i in range(2)]
+    sizes = [sum(map(len, one.both)) for one in woven]
+    measure = LengthMeasure(tiny_processor.weave, None)
+    found = {measure(mixture[i], mixture.sources[0]) for i in range(2)}
+    assert found == {Size(size, 2) for size in sizes}
+
+    def read(tokens: int) -> tuple[set[int], list[str]]:
+        stage = {
+            "mixture": [part],
+            "batch_size": 1,
+            "order": "shuffled",
+            "num_train_epochs": 1,
+            "objective": "dpo",
+            "packing": {"tokens": tokens},
+            "drop_last": False,
+        }
+        words = {"name": "t", "recipe": "nano", "output_dir": "run", "num_workers": 0}
+        training = config.validate(Training, {**words, "stages": [stage]}, "test")
+        made = plan(training, 0, 0, folder, tiny_processor, (0, 1))
+        read = list(loader(made.batches, 0))
+        return {b.input_ids.shape[1] for b, _ in read if b}, [w for _, d in read for w in d]
+
+    assert read(sum(sizes)) == ({sum(sizes)}, [])
+    assert read(max(sizes)) == (set(sizes), [])
+    widths, dropped = read(max(sizes) - 1)
+    assert widths == {min(sizes)} and f"{max(sizes)} tokens are more than" in dropped[0]
 
 
 def test_the_loss_is_its_formula(folder: Path, tiny_processor: Processor) -> None:

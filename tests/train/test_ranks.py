@@ -149,6 +149,8 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Words of a run, and how the model lies over two processes in it."""
 
+ONE = "mixture: [{data: {kind: jsonl, path: none.jsonl}}], batch_size: 2, max_steps: 1, bf16: false"
+
 REFUSED = {
     "three": ("parallel.replicate=3", "shard: none, replicate: 3 makes no mesh of 2 processes"),
     "four": ("parallel={shard: full, tensor: 4}", "tensor: 4 makes no mesh of 2 processes"),
@@ -162,6 +164,10 @@ REFUSED = {
         "adafactor does not work on weights that lie over several processes",
     ),
     "muon": ("parallel.shard=full;stages.0.optimizer.name=muon", "muon does not work on weights"),
+    "kept and learned": (
+        f"parallel.shard=full;stages=[{{{ONE}, trainable: [connectors], feature_cache: {{folder: kept}}}}, {{{ONE}}}]",
+        "stages.0.feature_cache: features of 'image' are kept whose encoder learns in another stage",
+    ),
     "few bits": (
         "parallel.shard=full;quantization=nf4;initial_checkpoint=nano",
         "quantized weights stay whole in every process",

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from omnimix.errors import OmnimixError
+
 
 def command(
     axes: Annotated[Path, typer.Argument(help="A sweep's file, scenes.sweep.yaml for one.")],
@@ -25,9 +27,15 @@ def command(
     place = out or Path("runs") / spec.name
     place.mkdir(parents=True, exist_ok=True)
     shipped = file.parent == FOLDER
-    found = sweeping.run(spec, Path.cwd() if shipped else file.parent, place, typer.echo)
+    found, failed = sweeping.run(spec, Path.cwd() if shipped else file.parent, place, typer.echo)
     rows = sweeping.report(found)
     write_text(place / "report.json", json.dumps(rows, indent=2) + "\n")
-    write_text(place / "report.md", sweeping.markdown(spec, rows))
+    write_text(place / "report.md", sweeping.markdown(spec, rows, failed))
     sweeping.plots(rows, place)
     typer.echo(f"the report lies in {place / 'report.md'}")
+    if failed:
+        name, why = next(iter(failed.items()))
+        raise OmnimixError(
+            f"{len(failed)} of {len(found) + len(failed)} cells failed, the first of them {name}: {why.rstrip('.')}",
+            hint="the report is of the others; the same command tries these again",
+        )

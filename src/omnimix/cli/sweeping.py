@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 import omnimix
-from omnimix import config
+from omnimix import cache, config
 from omnimix.cli import tables
 from omnimix.compose.model import MultimodalLM
 from omnimix.config import Spec
@@ -29,8 +29,9 @@ from omnimix.train.plots import lines_of
 from omnimix.train.run import train
 
 RESULT = "result.json"
-COST = ("parameters", "steps", "train_seconds", "seconds")
-"""What a cell says of its price; the steps and seconds of a run that was interrupted are those of all its parts."""
+COST = ("parameters", "steps", "train_seconds", "seconds", "dropped")
+"""What a cell says of its price, and how often a record was left out; the steps and seconds of a run that was
+interrupted are those of all its parts, as its metrics tell them."""
 
 
 class SweepSpec(Spec):
@@ -96,44 +97,63 @@ def load(path: Path) -> SweepSpec:
 
 def run(
     spec: SweepSpec, folder: Path, out: Path, tell: Callable[[str], None]
-) -> dict[str, dict[str, Any]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Train and ask every cell that is not finished.
 
     All cells have the seed of the training file and so the same batches in the same order, unless an axis says otherwise.
 
+    Returns:
+        What came of the cells, the base first; and of those that failed the sentence that says why.
+
     Raises:
-        OmnimixError: a finished cell whose words were others; or what training and asking raise.
+        OmnimixError: a finished cell whose words were others, unusable words, or a base that fails: there is nothing
+            to compare the others with.
     """
+    BENCHMARKS.load(spec.benchmark)().check(spec.tasks)
     beside = folder / spec.training
     file = beside if beside.is_file() else Path(spec.training)
     cells = spec.cells()
     words = {name: _words(spec, file, overrides, out) for name, overrides in cells.items()}
-    for name in cells:  # all of them are read before the first is paid for
-        training, start = settings.load(file, words[name])
-        training.model(start)
-    found = {}
+    # All of them are read before the first is paid for.
+    abouts = {name: _about(spec, file, words[name]) for name in cells}
+    found, failed = {}, {}
     for number, name in enumerate(cells, 1):
         place = out / "cells" / name.replace("/", "_")
-        about = {"training": training.name, "words": words[name], "asked": _asked(spec)}
         if (place / RESULT).is_file():
             found[name] = json.loads((place / RESULT).read_text())
-            if found[name]["about"] != about:
+            if found[name]["about"] != abouts[name]:
                 raise OmnimixError(
-                    "the cell was finished with other words",
+                    "the cell was finished with other words, or its training file or recipe was another",
                     where=str(place),
                     hint="name another folder with --out, or remove the cell's",
                 )
             tell(f"{number}/{len(cells)} {name}: kept")
             continue
         tell(f"{number}/{len(cells)} {name}")
-        found[name] = {"about": about, **_cell(spec, file, words[name], place)}
+        try:
+            result = _cell(spec, file, words[name], place)
+        except OmnimixError as error:
+            if not found:
+                raise
+            failed[name] = error.sentence()
+            tell(f"{number}/{len(cells)} {name}: failed, {failed[name]}")
+            continue
+        found[name] = {"about": abouts[name], **result}
         place.mkdir(parents=True, exist_ok=True)
         write_text(place / RESULT, json.dumps(found[name], indent=2) + "\n")
-    return found
+    return found, failed
 
 
-def _asked(spec: SweepSpec) -> list[Any]:
-    return [spec.benchmark, list(spec.tasks), spec.limit]
+def _about(spec: SweepSpec, file: Path, words: Sequence[str]) -> dict[str, Any]:
+    """What a cell's result belongs to: its words, and all that they leave to the files."""
+    training, start = settings.load(file, words)
+    recipe, _ = training.model(start)
+    return {
+        "training": training.name,
+        "words": list(words),
+        "files": cache.digest(training.dump(), recipe.dump()),
+        "asked": [spec.benchmark, list(spec.tasks), spec.limit],
+    }
 
 
 def _words(spec: SweepSpec, file: Path, overrides: Sequence[str], out: Path) -> list[str]:
@@ -176,6 +196,7 @@ def _cell(spec: SweepSpec, file: Path, words: Sequence[str], place: Path) -> dic
         "seconds": round(trained + time.monotonic() - began, 1),
         "parameters": sum(sizes),
         "steps": max(line["total_step"] for line in lines),
+        "dropped": result.dropped.count,
     }
 
 
@@ -234,7 +255,7 @@ def _flat(cell: Mapping[str, Any]) -> Any:
     return np.concatenate([np.asarray(each, dtype=float) for each in cell["scores"].values()])
 
 
-def markdown(spec: SweepSpec, rows: Sequence[Mapping[str, Any]]) -> str:
+def markdown(spec: SweepSpec, rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
     """The report as a page."""
     tasks = list(rows[0]["tasks"])
     heads = [
@@ -245,6 +266,7 @@ def markdown(spec: SweepSpec, rows: Sequence[Mapping[str, Any]]) -> str:
         *tasks,
         "parameters",
         "seconds",
+        *(["left out"] if any(row["dropped"] for row in rows) else []),
     ]
     said = [
         f"# {spec.name}",
@@ -265,9 +287,17 @@ def markdown(spec: SweepSpec, rows: Sequence[Mapping[str, Any]]) -> str:
             *(f"{row['tasks'][task]:.3f}" for task in tasks),
             f"{row['parameters']:,}",
             f"{row['train_seconds']:.0f}",
+            *([str(row["dropped"])] if "left out" in heads else []),
         ]
         lines.append(line)
     said += tables.markdown(heads, lines)
+    if spec.feature_cache:
+        said += [
+            "",
+            "Frozen encoders are run by the first cell that needs their features and read by those behind it, so that "
+            "seconds of cells are not of equal work.",
+        ]
+    said += [f"- {name} failed: {why}" for name, why in failed.items()]
     return "\n".join([*said, "", "![scores](scores.png)", "![cost](cost.png)", ""])
 
 

@@ -38,7 +38,8 @@ class Batch(BatchFeature):  # type: ignore[misc]
     Attributes:
         ids: of the samples.
         targets: number of learned tokens that the loss sees, each by what it counts for.
-        pairs: how many of the rows are chosen answers, behind which as many rejected ones stand.
+        pair_scales: of preferences what each pair counts for; the chosen answers stand first, and behind them as many
+            rejected ones.
         right: whether padding stands on the right, where causal attention needs no mask.
         digest: of its records, where it is one of a training run (`omnimix.data.mixture.summed`).
     """
@@ -57,9 +58,9 @@ class Batch(BatchFeature):  # type: ignore[misc]
         ids: tuple[str, ...] = (),
         targets: float = 0,
         right: bool = True,
-        pairs: int = 0,
+        pair_scales: tuple[float, ...] = (),
     ) -> None:
-        self.pairs = pairs
+        self.pair_scales = pair_scales
         self.ids, self.targets, self.right = ids, targets, right
         self.digest = 0
         super().__init__(data, tensor_type)
@@ -72,6 +73,11 @@ class Batch(BatchFeature):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+    @property
+    def pairs(self) -> int:
+        """How many of the sequences are chosen answers."""
+        return len(self.pair_scales)
 
     @property
     def labels(self) -> Int[Tensor, "batch tokens"]:
@@ -124,7 +130,7 @@ def collate(
     """
     assert sequences, "a batch needs at least one sequence"
     ids = tuple(sequence.id for sequence in sequences)
-    sequences, pairs = _with_rejected(sequences)
+    sequences, scales = _with_rejected(sequences)
     lengths = [len(sequence) for sequence in sequences]
     apart = any(sequence.branches is not None for sequence in sequences)
     _check_forms(sequences, recipe, side, pack, apart)
@@ -158,11 +164,11 @@ def collate(
         words["branches"] = torch.from_numpy(rows.branches)
     if scaled:
         words["loss_scale"] = torch.from_numpy(rows.scale)
-    return Batch(words, ids=ids, targets=targets, right=side == "right", pairs=pairs)
+    return Batch(words, ids=ids, targets=targets, right=side == "right", pair_scales=scales)
 
 
-def _with_rejected(sequences: Many[Sequence]) -> tuple[Many[Sequence], int]:
-    """The rejected ones behind the chosen ones, and how many; none where no sequence has one.
+def _with_rejected(sequences: Many[Sequence]) -> tuple[Many[Sequence], tuple[float, ...]]:
+    """The rejected ones behind the chosen ones, and what each pair counts for; none where no sequence has one.
 
     Raises:
         SpliceError: some have one and some have none.
@@ -175,7 +181,7 @@ def _with_rejected(sequences: Many[Sequence]) -> tuple[Many[Sequence], int]:
             where=plain,
             hint="put datasets of preferences into a stage of their own",
         )
-    return [*sequences, *rejected], len(rejected)
+    return [*sequences, *rejected], tuple(s.pair_scale for s in sequences if s.rejected is not None)
 
 
 def _packed(rows: _Rows, lengths: list[int]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,15 @@ from omnimix.media.files import found, looking_in
 from omnimix.media.opening import MediaOpener, is_address
 from omnimix.media.tiles import Frame, Step
 from omnimix.types import Media
+from omnimix.versions import version
 
 KNOWN = 1 << 20
 """Files whose content a process remembers by size and time of change."""
+
+PREPARING = (
+    "omnimix", "numpy", "pillow", "torchvision", "transformers", "timm", "av", "soundfile", "soxr", "pypdfium2",
+)  # fmt: skip
+"""Packages by whose versions an item may be prepared or encoded another way."""
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -109,7 +115,7 @@ class FeatureCache:
         return _hashed(data)
 
     def find(self, name: str, key: str) -> Item | None:
-        """The item with its features in place of what its encoders look at."""
+        """The item with its features in place of what its encoders look at; the places it takes are left open."""
         if name not in self.folders:
             return None
         try:
@@ -120,7 +126,7 @@ class FeatureCache:
             return None  # not there; a damaged one is written again
         size, grid, tile = (tuple(about[word]) for word in ("size", "grid", "tile"))
         frame = Frame(*about["frame"])
-        return Item(inputs, about["tokens"], size, frame, grid, key=key, encoded=True, tile=tile)
+        return Item(inputs, 0, size, frame, grid, key=key, encoded=True, tile=tile)
 
     def put(self, name: str, items: ItemBatch, raw: list[Tensor]) -> None:
         """Keep what the encoders gave for items that were not there.
@@ -135,7 +141,6 @@ class FeatureCache:
             tensors = {str(e): part[i].cpu().contiguous().clone() for e, part in enumerate(parts)}
             about = {
                 "encoders": len(tensors),
-                "tokens": items.tokens[i],
                 "size": items.sizes[i],
                 "grid": items.grids[i],
                 "frame": card.frame,
@@ -280,7 +285,10 @@ def keep(
                 where=where,
                 hint="freeze it (trainable), or name the other modalities",
             )
-        places[name] = place / cache.digest(made[name], weights(modality), computed)
+        adapters = [one.dump(defaults=True) for one in model.recipe.adapters]
+        places[name] = place / cache.digest(
+            made[name], weights(modality), computed, adapters, versions_of(PREPARING)
+        )
     taken = sum(file.stat().st_size for file in place.rglob("*.safetensors"))
     room = max(0, words.bytes() - taken) // writers
     kept = FeatureCache(made, places, room, tell)
@@ -305,6 +313,11 @@ def keys(processor: Processor, words: FeatureCacheSpec | None) -> None:
     if words is not None:
         names = chosen(processor.recipe.modalities, words, "feature_cache")
         processor.weave.features = FeatureCache(prints(processor, names))
+
+
+def versions_of(names: Sequence[str]) -> dict[str, str | None]:
+    """The installed versions of packages."""
+    return {name: version(name) for name in names}
 
 
 def without(processor: Processor) -> Processor:

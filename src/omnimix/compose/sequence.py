@@ -73,6 +73,7 @@ class Sequence:
             (`omnimix.compose.rounds`); None for an ordinary conversation.
         scale: what each label counts for in the loss; None where all count for one.
         rejected: the same conversation with a worse answer, where preferences are learned.
+        pair_scale: what the two together count for in the loss.
     """
 
     ids: Int[np.ndarray, "n"]
@@ -87,6 +88,7 @@ class Sequence:
     on: tuple[int, ...] = ()
     scale: Float[np.ndarray, "n"] | None = None
     rejected: Sequence | None = None
+    pair_scale: float = 1.0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,6 +97,11 @@ class Sequence:
     def targets(self) -> int:
         """Number of learned tokens."""
         return int((self.labels != IGNORE).sum())
+
+    @property
+    def both(self) -> tuple[Sequence, ...]:
+        """Itself, and behind it the one with the rejected answer, where there is one."""
+        return (self,) if self.rejected is None else (self, self.rejected)
 
     def taken(self, places: slice | Int[np.ndarray, "m"], **words: Any) -> Sequence:
         """The sequence of these places alone."""
@@ -122,6 +129,8 @@ class Sequence:
                     found.update(tensor.contiguous().view(torch.uint8).numpy().data)
         if self.rejected is not None:
             found.update(self.rejected.digest().encode())
+            if self.pair_scale != 1:
+                found.update(f"{self.pair_scale}".encode())
         return found.hexdigest()
 
     @property

@@ -208,7 +208,9 @@ class Weaver:
             and key is not None
             and (kept := self.features.find(name, key))
         ):
-            return kept
+            # What was kept is of the encoders; how many places it takes is the connector's to say.
+            tokens = self.recipe.modalities[name].groups(kept.tiles) * self.tokens_per_tile[name]
+            return replace(kept, tokens=tokens)
         item = self._fresh(name, media)
         return item if key is None else replace(item, key=key)
 

@@ -270,12 +270,13 @@ class ArrangedBatches(Batches):
             for j, entry in enumerate(row):
                 try:
                     woven = self._woven_entry(entry)
-                    if room is not None and len(woven) > room:
-                        raise _outgrown(len(woven), room).at(woven.id)
+                    size = sum(map(len, woven.both))
+                    if room is not None and size > room:
+                        raise _outgrown(size, room).at(woven.id)
                 except OmnimixError as error:
                     dropped.append(self._placed_entry(entry, error.sentence()))
                     continue
-                room = None if room is None else room - len(woven)
+                room = None if room is None else room - size
                 sequences.append(woven)
                 digests.append(f"{work.n}/{k}/{j}/{woven.digest()}")
         return self._collated(sequences, digests), dropped

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -56,11 +57,18 @@ class LengthMeasure:
         self.known: dict[tuple[str, tuple[int, int]], Item] = {}
 
     def __call__(self, sample: Sample, source: Source) -> Size:
-        """What a record takes once it is woven.
+        """What a record takes once it is woven, a rejected answer's conversation included.
 
         Raises:
             OmnimixError: one that cannot be woven.
         """
+        size = self._size(sample, source)
+        if sample.rejected is None:
+            return size
+        other = self._size(replace(sample, turns=sample.rejected), source)
+        return Size(size.tokens + other.tokens, size.items + other.items)
+
+    def _size(self, sample: Sample, source: Source) -> Size:
         prepared: dict[Media, Item] = {}
         for media in sample.media():
             name = self.weaver.recipe.modality_for(media.kind)
@@ -186,7 +194,8 @@ def key_of(words: Any, source: Source, weaver: Weaver, max_length: int | None) -
     if files is None:
         return None
     stamps: Sequence[Any] = [cache.stamp(file) for file in files]
-    return cache.digest(version("omnimix"), words, stamps, fingerprint(weaver), max_length)
+    # The number goes up where records are measured otherwise than before.
+    return cache.digest(version("omnimix"), 2, words, stamps, fingerprint(weaver), max_length)
 
 
 @lru_cache(maxsize=4)

@@ -289,10 +289,15 @@ class Batches(Dataset[Read]):
             cuts_items=source.cuts_items,
             prepared=prepared,
         )
-        if sample.rejected is None:
-            return weave(sample)
-        rejected = weave(replace(sample, turns=sample.rejected))
-        return replace(weave(sample), rejected=rejected)
+        return woven_pair(weave, sample)
+
+
+def woven_pair(weave: Callable[[Sample], Sequence], sample: Sample) -> Sequence:
+    """A woven sample; where it has a rejected answer, that one's conversation lies beside it."""
+    if sample.rejected is None:
+        return weave(sample)
+    rejected = weave(replace(sample, turns=sample.rejected))
+    return replace(weave(sample), rejected=rejected, pair_scale=sample.pair_scale)
 
 
 def summed(digests: Iterable[str]) -> int:

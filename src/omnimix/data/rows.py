@@ -129,6 +129,8 @@ def _scaled(sample: Sample, row: Mapping[str, Any], where: str) -> Sample:
 
 
 def _listed(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return (value,)
     return value if isinstance(value, list | tuple) else ()
 
 

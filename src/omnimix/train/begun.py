@@ -15,6 +15,7 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.data.mixture import Dropped
 from omnimix.disk import writing
+from omnimix.errors import TrainError
 from omnimix.language import forms
 from omnimix.language.forms import Form
 from omnimix.parallel.layout import lay
@@ -132,10 +133,33 @@ class Begun:
         # Who finds the features of its items kept does not call the encoder, for which others would wait.
         kept = any(stage.feature_cache for stage in words.stages)
         frozen = {n for n, _ in self.model.named_parameters()} - self.learned[-1]
+        if self.layout.cuts:
+            self._check_kept()
         self.layout.place(self.model, bf16, [n for n in frozen if kept and ".encoders." in n])
         # Weights in few bits were made on their device and cannot leave it; what is offloaded rests elsewhere.
         if words.quantization is None and words.parallel.offload is None:
             self.model.to(self.device)
+
+    def _check_kept(self) -> None:
+        """Refuse to keep features of encoders whose weights are cut, for they learn in another stage.
+
+        Raises:
+            TrainError: on every process alike.
+        """
+        learned = [n for n in self.learned[-1] if ".encoders." in n]
+        for number, stage in enumerate(self.training.stages):
+            words = stage.kept()
+            if words is None:
+                continue
+            names = words.modalities or self.model.modalities
+            for name in names:
+                if any(n.startswith(f"{name}.") for n in learned):
+                    raise TrainError(
+                        f"features of {name!r} are kept whose encoder learns in another stage, so that its weights lie "
+                        "over the processes, and who finds an item kept would not wait for the others",
+                        where=f"stages.{number}.feature_cache",
+                        hint="leave it out, take parallel: {shard: none}, or train the stages one after another",
+                    )
 
     def _learned(self) -> list[set[str]]:
         """For each stage, what has learned by its end."""

@@ -22,7 +22,7 @@ from omnimix.parallel.layout import ParallelSpec, blocks
 from omnimix.train import optim, optimizers
 from omnimix.train.held import dtypes
 from omnimix.train.settings import OptimizerSpec, Stage
-from omnimix.train.traced import FakeModel, Traced
+from omnimix.train.traced import ENCODERS, FakeModel, Traced
 
 QUANTIZED = {"nf4": 0.5625, "int8": 1.0}
 """Bytes of a number: four bits and a float32 for each 64 (arXiv 2305.14314), or eight bits."""
@@ -120,8 +120,8 @@ class Estimator:
     """The formulas over one stage.
 
     Args:
-        row: a row of the length that memory is to be reckoned for.
-        tokens, learned: of a row, on the average, for what is computed in all.
+        row: a row of the length that memory is to be reckoned for; of preferences with its rejected answer.
+        tokens, learned: of a row, on the average, for what is computed in all; of preferences of both answers.
         bf16: whether the devices compute in bf16 where the stage asks for it.
     """
 
@@ -136,7 +136,7 @@ class Estimator:
         bf16: bool = True,
     ) -> None:
         self.recipe, self.stage, self.row = recipe, stage, row
-        self.tokens, self.learned = tokens, learned
+        self.tokens, self.learned, self.quantization = tokens, learned, quantization
         self.bf16 = bf16 and stage.bf16
         self.compute = 2 if self.bf16 else 4
         model = MultimodalLM.on_meta(recipe)
@@ -148,7 +148,8 @@ class Estimator:
     def memory(self, way: Way, machine: Machine) -> Memory:
         """Bytes of a device.
 
-        weights: what is held of each weight (4 bytes, fewer of frozen parts that say a `dtype`) / (S T).
+        weights: what is held of each weight (4 bytes, fewer of frozen parts that say a `dtype`) / (S T); once more of
+            what learns, where preferences are compared with the model that the stage began with.
         gradients: 4 n / (S T) behind a backward pass. When the forward pass is over they are there if micro-batches
             came before, else that of the output head alone, the first to come.
         optimizer: `state` of each weight that learns / (S T).
@@ -161,6 +162,8 @@ class Estimator:
         share = {w.name: 1 / shard / self.cut(w, cut) for w in self.weights}
         learned = [w for w in self.weights if w.learns]
         held = sum(w.size * w.bytes * share[w.name] for w in self.weights)
+        if self.stage.objective.holds_start:
+            held += sum(w.size * w.bytes * share[w.name] for w in learned)
         grads = sum(4 * w.size * share[w.name] for w in learned)
         states = sum(state(w, self.stage.optimizer) * share[w.name] for w in learned)
         if way.parallel.offload:
@@ -243,7 +246,8 @@ class Estimator:
     def logits(self, rows: int) -> float:
         """Of the learned places of a chunk (`compose.loss.CHUNK` logits at most): float32 logits, their log softmax,
         and in bf16 what the head gave: places x vocabulary x (4 + 4 + 2), and the head's bf16 copy."""
-        places = min(rows * self.row.targets, max(1, CHUNK // self.vocabulary))
+        targets = sum(one.targets for one in self.row.both)
+        places = min(rows * targets, max(1, CHUNK // self.vocabulary))
         cast = 2 * self.vocabulary * self.width if self.bf16 else 0
         return float(places * self.vocabulary * (8 if not self.bf16 else 10) + cast)
 
@@ -285,7 +289,8 @@ class Estimator:
     def traffic(self, way: Way, machine: Machine) -> dict[str, float]:
         """Bytes that a device sends in a step, by collective (rings: (k - 1) / k of the whole, twice to all-reduce).
 
-        all_gather: c N (S - 1) / S, of a micro-batch once (grad) or in both passes (full, hybrid).
+        all_gather: c N (S - 1) / S, of a micro-batch once (grad) or in both passes (full, hybrid); once more for the
+            reference of preferences.
         reduce_scatter: 4 n (S - 1) / S of a micro-batch.
         all_reduce: 2 x 4 n / S x (R - 1) / R of a micro-batch.
         tensor: two all-reduces a layer in each pass, one pass more where activations are computed again:
@@ -297,14 +302,18 @@ class Estimator:
         size = sum(w.size / self.cut(w, cut) for w in self.weights)
         learned = sum(w.size / self.cut(w, cut) for w in self.weights if w.learns)
         passes = 2 if way.parallel.shard in ("full", "hybrid") else 1
+        passes += self.stage.objective.pairs
         layers = len({w.block for w in self.weights if w.block >= 0 and w.name.startswith("lang")})
-        row = self.rows(way, machine) * len(self.row) * self.width * self.compute
+        tokens = sum(map(len, self.row.both))
+        row = self.rows(way, machine) * tokens * self.width * self.compute
         each = 2 * row * (cut - 1) / cut * layers * 2
+        # In each direction one; the reference of preferences goes forward alone.
+        around = (3 if way.recomputed else 2) + self.stage.objective.pairs
         found = {
             "all_gather": passes * self.compute * size * (shard - 1) / shard,
             "reduce_scatter": 4 * learned * (shard - 1) / shard,
             "all_reduce": 8 * learned / shard * (replicate - 1) / replicate,
-            "tensor": each * (3 if way.recomputed else 2),
+            "tensor": each * around,
         }
         return {name: value * way.parts for name, value in found.items() if value}
 
@@ -313,23 +322,29 @@ class Estimator:
 
         A forward pass is counted by torch (2 N tokens and attention); the backward pass of a part takes as much for
         the gradient of what comes in, where something below or in it learns, and as much again for the share of its
-        weights that learn. Computing activations again is one forward more. The head's are 2 V d a learned place.
+        weights that learn. Computing activations again is one forward more, and what the reference of preferences
+        says another. The head's are 2 V d a learned place.
         """
         one = self._run(False, self.bf16, 1)
         rows = self.stage.batch_size
-        share = {part: self._share(part) for part in one.flops}
-        total, below = 0.0, False
-        for part, flops in sorted(one.flops.items(), key=lambda item: item[0] == "language"):
-            graph = share[part] > 0 or (part == "language" and below)
-            below = below or graph
-            times = 1 + graph + share[part] + (graph and way.recomputed)
-            total += flops * times * rows * self.tokens / len(self.row)
+        padded = len(self.row.both) * max(map(len, self.row.both))
+        total, below = 0.0, set[str]()
+        # Encoders, then connectors, then the language model: whatever a gradient goes through is known by then.
+        for part in sorted(one.flops, key=lambda p: (p == "language", not p.endswith(ENCODERS))):
+            share, name = self._share(part), part.removesuffix(ENCODERS)
+            graph = share > 0 or name in below or (part == "language" and bool(below))
+            below |= {name} if graph else set()
+            times = 1 + graph + share + (graph and way.recomputed) + self.stage.objective.pairs
+            total += one.flops[part] * times * rows * self.tokens / padded
             if part == "language":
                 total += 2 * self.vocabulary * self.width * self.learned * rows * times
         return total
 
     def _share(self, part: str) -> float:
-        own = [w for w in self.weights if w.name.startswith(f"{part}.")]
+        name = part.removesuffix(ENCODERS)
+        of = [w for w in self.weights if w.name.startswith(f"{name}.")]
+        encoders = part.endswith(ENCODERS)
+        own = [w for w in of if part == "language" or optim.fits(w.name, "encoders") == encoders]
         return sum(w.size for w in own if w.learns) / max(1, sum(w.size for w in own))
 
     def seconds(self, way: Way, machine: Machine) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -21,7 +21,15 @@ from omnimix.types import Sample
 class Objective(Spec):
     """A loss over a batch."""
 
+    pairs: ClassVar[bool] = False
+    """Whether it learns from a chosen and a rejected answer, and compares them with a reference."""
+
     kind: str
+
+    @property
+    def holds_start(self) -> bool:
+        """Whether what learns is held once more, as the stage began with it."""
+        return False
 
     @abc.abstractmethod
     def loss(self, model: MultimodalLM, batch: Batch, count: float) -> Tensor:

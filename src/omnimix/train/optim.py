@@ -161,12 +161,8 @@ def optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
     """
     over = [p for p in model.parameters() if isinstance(p, DTensor)]
     alike = all(p.to_local().shape == p.shape for p in over)
-    if over and spec.name != "adamw" and not alike:
-        raise TrainError(
-            f"{spec.name} does not work on weights that lie over several processes",
-            where="optimizer.name",
-            hint="take adamw, or shard: none",
-        )
+    if over and not alike:
+        check_cut(spec)
     words = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps}
     device = next(model.parameters()).device
 
@@ -176,6 +172,20 @@ def optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
     own = groups(model, spec)
     dtensors = spec.name in ("adamw", "muon")
     return made(own) if dtensors or not over else optimizers.InEach(own, made)
+
+
+def check_cut(spec: OptimizerSpec) -> None:
+    """Refuse an optimizer that cannot work on weights of which a process holds a part alone.
+
+    Raises:
+        TrainError: any but AdamW.
+    """
+    if spec.name != "adamw":
+        raise TrainError(
+            f"{spec.name} does not work on weights that lie over several processes",
+            where="optimizer.name",
+            hint="take adamw, or shard: none",
+        )
 
 
 def rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:

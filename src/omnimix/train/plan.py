@@ -94,14 +94,7 @@ def plan(
         TrainError: a batch that cannot be cut as it should.
     """
     stage = training.stages[number]
-    parts = stage.gradient_accumulation_steps
-    size, rest = divmod(stage.batch_size, parts)
-    if rest or not size:
-        raise TrainError(
-            f"a batch_size of {stage.batch_size} cannot be cut into {parts} equal micro-batches",
-            where=f"stages.{number}",
-            hint="make batch_size a multiple of gradient_accumulation_steps",
-        )
+    parts, size = stage.gradient_accumulation_steps, micro_batch(stage, number)
     if size < share[1]:
         raise TrainError(
             f"{size} records at a time cannot be shared by {share[1]} processes",
@@ -130,6 +123,23 @@ def plan(
     rounds = stage.rounds(source, training.seed)
     ordered = RoundBatches(source, rounds, processor, done, pack, most, share)
     return StagePlan(ordered, rounds.steps, rounds.horizon, sources, takes)
+
+
+def micro_batch(stage: Stage, number: int) -> int:
+    """Records of a micro-batch, of all processes together.
+
+    Raises:
+        TrainError: a batch that cannot be cut as it should.
+    """
+    size, rest = divmod(stage.batch_size, stage.gradient_accumulation_steps)
+    if rest or not size:
+        raise TrainError(
+            f"a batch_size of {stage.batch_size} cannot be cut into "
+            f"{stage.gradient_accumulation_steps} equal micro-batches",
+            where=f"stages.{number}",
+            hint="make batch_size a multiple of gradient_accumulation_steps",
+        )
+    return size
 
 
 def is_arranged(stage: Stage, sources: Sequence[Source]) -> bool:

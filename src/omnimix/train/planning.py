@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -17,15 +19,16 @@ from omnimix.compose.processor import Processor
 from omnimix.compose.recipe import Recipe
 from omnimix.compose.rounds import weave_apart
 from omnimix.compose.sequence import IGNORE, Sequence
-from omnimix.data.mixture import MixturePart, drawn
+from omnimix.data.mixture import MixturePart, drawn, woven_pair
 from omnimix.data.packing import PackingSpec
 from omnimix.data.sources import Source
 from omnimix.errors import OmnimixError, ParallelError, TrainError, reason
 from omnimix.media.opening import MediaOpener
 from omnimix.parallel.layout import ParallelSpec
-from omnimix.train import settings
+from omnimix.train import optim, settings
 from omnimix.train.estimate import Estimator, Machine, Memory, Way
 from omnimix.train.optim import part_of
+from omnimix.train.plan import micro_batch
 from omnimix.train.settings import Stage, Training
 from omnimix.types import Media
 
@@ -42,7 +45,8 @@ class StageRows:
 
     Attributes:
         longest: the longest row looked at, which memory is reckoned for; of packing a full row.
-        tokens, learned: of a row, on the average.
+        tokens, learned: of a row, on the average; of preferences of both answers.
+        records: of a row, on the average: more than one where rows have a token budget.
         looked, cut: records that were read, and how many of them `max_length` shortens.
         count: of all datasets; None where they are not at hand or have no end.
         assumed: why nothing was read; the longest row that the stage allows is taken for every row.
@@ -55,6 +59,7 @@ class StageRows:
     cut: int = 0
     count: int | None = None
     assumed: str = ""
+    records: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,14 @@ class StageEstimate:
     def steps(self) -> int | None:
         """Optimizer steps; None where the number of rows is not known."""
         stage, rows = self.stage, self.rows
-        if stage.max_steps is not None or rows.count is None:
+        if rows.count is None or stage.num_train_epochs is None:
             return stage.max_steps
-        packed = stage.packing.tokens / rows.tokens if isinstance(stage.packing, PackingSpec) else 1
-        return int((stage.num_train_epochs or 1) * rows.count / packed / stage.batch_size)
+        arranged = stage.group_by_length or isinstance(stage.packing, PackingSpec)
+        # Rounds of their own each end in a whole step; what is arranged goes on over their borders.
+        once, times = (stage.num_train_epochs, 1) if arranged else (1, stage.num_train_epochs)
+        taken = once * rows.count / rows.records / stage.batch_size
+        made = times * (math.floor(taken) if stage.drop_last else math.ceil(taken))
+        return made if stage.max_steps is None else min(made, stage.max_steps)
 
     @property
     def hours(self) -> float | None:
@@ -103,7 +112,7 @@ class StageEstimate:
         row = self.rows.longest
         for name, items in row.items.items():
             found[f"{name} connector"]["tokens"] = sum(item.tokens for item in items)
-        found["language"]["tokens"] = len(row)
+        found["language"]["tokens"] = sum(map(len, row.both))
         return found
 
     def nearest(self) -> Way | None:
@@ -122,21 +131,23 @@ class StageEstimate:
             *(["hybrid"] if self.machine.nodes > 1 else []),
             "full",
         ]
-        made: list[tuple[bool, int, float, int, Way]] = []
-        for recomputed, size, shard, parts in itertools.product(
-            (False, True), sizes, shards, _divisors(self.stage.batch_size)
+        made: list[tuple[bool, bool, int, float, int, Way]] = []
+        offloads: tuple[Literal["cpu"] | None, ...] = (None, "cpu")
+        for offload, recomputed, size, shard, parts in itertools.product(
+            offloads, (False, True), sizes, shards, _divisors(self.stage.batch_size)
         ):
-            spec = ParallelSpec(shard=shard, tensor=size)
+            spec = ParallelSpec(shard=shard, tensor=size, offload=offload)
             way = Way(spec, recomputed or self.stage.gradient_checkpointing, parts)
             readers = self.machine.devices // size
             if self.machine.devices % size or self.stage.batch_size // parts < readers:
                 continue
             try:
+                _check_way(self.estimator, way, self.machine)
                 sent = sum(self.estimator.traffic(way, self.machine).values())
-            except ParallelError:  # no such mesh, or layers that are not cut so
+            except (ParallelError, TrainError):  # no such mesh, layers or optimizer not cut so
                 continue
-            made.append((recomputed, size, sent, len(made), way))
-        yield from (one[-1] for one in sorted(made, key=lambda one: one[:4]))
+            made.append((offload is not None, recomputed, size, sent, len(made), way))
+        yield from (one[-1] for one in sorted(made, key=lambda one: one[:5]))
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers as plain data."""
@@ -148,9 +159,10 @@ class StageEstimate:
                 "count": rows.count,
                 "looked_at": rows.looked,
                 "cut": rows.cut,
-                "longest": len(rows.longest),
+                "longest": sum(map(len, rows.longest.both)),
                 "tokens": rows.tokens,
                 "learned": rows.learned,
+                "records": rows.records,
                 "assumed": rows.assumed,
             },
             "way": {
@@ -206,15 +218,39 @@ def _stage(
     )
     parts = stage.gradient_accumulation_steps
     way = Way(training.parallel, stage.gradient_checkpointing, parts)
-    estimator.mesh(way, machine)
-    if stage.batch_size // parts < machine.devices // way.parallel.tensor:
+    try:
+        _check_way(estimator, way, machine)
+    except TrainError as error:
+        raise error.at(f"stages.{number}") from None
+    if micro_batch(stage, number) < machine.devices // way.parallel.tensor:
         raise TrainError(
             f"{stage.batch_size // parts} records at a time cannot be shared by "
             f"{machine.devices // way.parallel.tensor} devices",
             where=f"stages.{number}",
             hint="name fewer with --devices, or make batch_size larger or gradient_accumulation_steps smaller",
         )
-    return StageEstimate(stage, number, rows, estimator, machine, way)
+    made = StageEstimate(stage, number, rows, estimator, machine, way)
+    if made.steps == 0:
+        raise TrainError(
+            f"{rows.count} records make no whole step of {stage.batch_size}",
+            where=f"stages.{number}.batch_size",
+            hint="make batch_size smaller",
+        )
+    return made
+
+
+def _check_way(estimator: Estimator, way: Way, machine: Machine) -> None:
+    """Refuse what a training run refuses.
+
+    Raises:
+        ParallelError: no such mesh.
+        TrainError: an optimizer or quantized weights that cannot be cut.
+    """
+    (_, shard, cut), _ = estimator.mesh(way, machine)
+    if shard > 1 or cut > 1:
+        optim.check_cut(estimator.stage.optimizer)
+    if estimator.quantization and way.parallel != ParallelSpec():
+        raise TrainError("quantized weights stay whole in every process")
 
 
 def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> StageRows:
@@ -241,13 +277,28 @@ def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> 
     weights = np.repeat([w.weight for w in stage.mixture], [len(one) for one, _ in found])
     tokens, learned = (
         float(np.average(column, weights=weights))
-        for column in zip(*((len(one), one.targets) for one in read), strict=True)
+        for column in zip(
+            *((_tokens(one), sum(each.targets for each in one.both)) for one in read), strict=True
+        )
     )
-    row = max(read, key=len)
+    row = max(read, key=_tokens)
+    fill = 1.0
     if isinstance(stage.packing, PackingSpec):
-        row, fill = _stretched(row, stage.packing.tokens), stage.packing.tokens / tokens
-        tokens, learned = float(stage.packing.tokens), learned * fill
-    return StageRows(row, tokens, learned, len(read), sum(cut for _, cut in found), many)
+        items = float(np.average([_items(one) for one in read], weights=weights))
+        fill = stage.packing.tokens / tokens
+        if stage.packing.items and items:
+            fill = min(fill, stage.packing.items / items)
+        row, fill = _stretched(row, stage.packing), max(fill, 1.0)
+    cut = sum(cut for _, cut in found)
+    return StageRows(row, tokens * fill, learned * fill, len(read), cut, many, records=fill)
+
+
+def _tokens(row: Sequence) -> int:
+    return sum(map(len, row.both))
+
+
+def _items(row: Sequence) -> int:
+    return sum(len(items) for one in row.both for items in one.items.values())
 
 
 def _looked(
@@ -261,6 +312,7 @@ def _looked(
     for i in range(many):
         try:
             sample = drawn(source[int(i * step)], 0)
+            stage.objective.takes(sample)
             if words.apart:
                 found.append(weave_apart(processor.weave, sample))
                 continue
@@ -270,24 +322,30 @@ def _looked(
         if woven is not None:
             found.append(woven)
         # Below the limit nothing was cut. What the limit leaves nothing to learn of is cut as well.
-        if most is not None and (woven is None or int((woven.owner == 0).sum()) >= most):
+        if most is not None and (woven is None or _text(woven) >= most):
             whole = _woven(processor, sample, None, False)
-            cut += whole is not None and (woven is None or len(whole) > len(woven))
+            cut += whole is not None and (woven is None or _tokens(whole) > _tokens(woven))
     return found, cut
+
+
+def _text(row: Sequence) -> int:
+    """Text tokens of the longer conversation."""
+    return max(int((one.owner == 0).sum()) for one in row.both)
 
 
 def _woven(
     processor: Processor, sample: Any, most: int | None, cuts_items: bool
 ) -> Sequence | None:
     try:
-        return processor.weave(sample, max_length=most, cuts_items=cuts_items)
+        weave = partial(processor.weave, max_length=most, cuts_items=cuts_items)
+        return woven_pair(weave, sample)
     except OmnimixError:
         return None
 
 
 def longest(recipe: Recipe, stage: Stage) -> Sequence:
     """The longest row that a stage allows: one picture where the recipe takes any, and `max_length` text tokens, all
-    learned; or as many as the model takes."""
+    learned; or as many as the model takes. Of preferences both answers are so long."""
     model = MultimodalLM.on_meta(recipe)
     items = {}
     for name, spec in recipe.modalities.items():
@@ -298,18 +356,31 @@ def longest(recipe: Recipe, stage: Stage) -> Sequence:
     taken = sum(item.tokens for own in items.values() for item in own)
     context = model.context or 2048
     packed = stage.packing.tokens if isinstance(stage.packing, PackingSpec) else context
+    packed //= 1 + (stage.objective.pairs and isinstance(stage.packing, PackingSpec))
     room = min(context, packed, taken + (stage.max_length or context))
     owner = np.zeros(room, dtype=np.int64)
     for k, name in enumerate(recipe.modalities, 1):
         if name in items:
             owner[1 : 1 + taken] = k
     ids = np.zeros(room, dtype=np.int64)
-    return Sequence(ids, np.where(owner == 0, 0, IGNORE), owner, items)
+    row = Sequence(ids, np.where(owner == 0, 0, IGNORE), owner, items)
+    return replace(row, rejected=row) if stage.objective.pairs else row
 
 
-def _stretched(row: Sequence, tokens: int) -> Sequence:
-    """A packed row: the items of as many such rows as go into it, and text."""
-    times = max(1, tokens // len(row))
+def _stretched(row: Sequence, packing: PackingSpec) -> Sequence:
+    """A packed row: the items of as many such rows as go into it, and text; half of it rejected, where that is."""
+    times = max(1, packing.tokens // _tokens(row))
+    if packing.items and _items(row):
+        times = min(times, max(1, packing.items // _items(row)))
+    if row.rejected is None:
+        return _repeated(row, times, packing.tokens)
+    other = packing.tokens * len(row.rejected) // _tokens(row)
+    rejected = _repeated(row.rejected, times, other)
+    return replace(_repeated(row, times, packing.tokens - other), rejected=rejected)
+
+
+def _repeated(row: Sequence, times: int, tokens: int) -> Sequence:
+    """So many such rows, and text up to so many tokens."""
     parts = [np.tile(a, times) for a in (row.ids, row.labels, row.owner)]
     rest = [np.zeros(max(0, tokens - len(row) * times), dtype=np.int64)] * 3
     ids, labels, owner = (np.concatenate(pair) for pair in zip(parts, rest, strict=True))

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -37,11 +37,17 @@ class Preference(Objective):
         length_normalized: take the mean over an answer's tokens in place of their sum.
     """
 
+    pairs: ClassVar[bool] = True
+
     beta: float = Field(default=0.1, gt=0)
     reference: Literal["start", "adapters_off"] = "start"
     length_normalized: bool = False
     _start: dict[str, Tensor] | None = PrivateAttr(default=None)
     _before: Tensor | None = PrivateAttr(default=None)
+
+    @property
+    def holds_start(self) -> bool:
+        return self.reference == "start"
 
     @classmethod
     def takes(cls, sample: Sample) -> None:
@@ -60,6 +66,15 @@ class Preference(Objective):
         group: ProcessGroup,
     ) -> None:
         if self.reference == "adapters_off":
+            others = sorted(name for name in names if not adapters.is_adapter(name))
+            if others:
+                raise TrainError(
+                    f"reference: adapters_off is the model without its adapters, and {others[0]} "
+                    f"{'learns' if len(others) == 1 else f'and {len(others) - 1} other weights learn'} "
+                    "beside them, so that the reference would move as well",
+                    where="objective.reference",
+                    hint="set trainable: [adapters], or reference: start",
+                )
             return
         if resumed:
             with group.agreed():
@@ -70,7 +85,7 @@ class Preference(Objective):
         checkpoint.save_start(place, self._start, group)
 
     def amount(self, batch: Batch) -> float:
-        return batch.pairs
+        return sum(batch.pair_scales)
 
     def against(self, model: MultimodalLM, batch: Batch, layout: ModelLayout = ALONE) -> Preference:
         """Itself, with how likely the reference finds the answers.
@@ -97,7 +112,8 @@ class Preference(Objective):
             return self.against(model, batch).loss(model, batch, count)
         score = self._likely(model, batch) - self._before
         chosen, rejected = score.chunk(2)
-        return self.of(chosen - rejected).sum() / count
+        scales = score.new_tensor(batch.pair_scales)
+        return (self.of(chosen - rejected) * scales).sum() / count
 
     @abc.abstractmethod
     def of(self, margin: Float[Tensor, "pairs"]) -> Float[Tensor, "pairs"]:

@@ -123,7 +123,7 @@ def _lent(
         before, after = before + kept, after + sum(done[name].tokens)
     words = {**batch, "items": ItemBatches(done), "item_places": moved}
     found = Batch(words, ids=batch.ids, targets=batch.targets, right=batch.right)
-    found.pairs = batch.pairs
+    found.pair_scales = batch.pair_scales
     return found
 
 

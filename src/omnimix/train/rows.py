@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import weave_apart
 from omnimix.data.check.rows import region_faults, text_faults
 from omnimix.data.containers import reading
-from omnimix.data.mixture import Dropped, drawn
+from omnimix.data.mixture import Dropped, drawn, woven_pair
 from omnimix.data.sources import Source
 from omnimix.disk import writing
 from omnimix.errors import DroppedError, OmnimixError, SampleError
@@ -83,7 +84,9 @@ def looked_at(
             woven = (
                 weave_apart(processor.weave, sample)
                 if apart
-                else processor.weave(sample, max_length=most, cuts_items=source.cuts_items)
+                else woven_pair(
+                    partial(processor.weave, max_length=most, cuts_items=source.cuts_items), sample
+                )
             )
         except OmnimixError as error:
             refused.append(source.placed(place, error.sentence()))
@@ -94,7 +97,7 @@ def looked_at(
         if not _answers(sample):
             empty += 1
             continue
-        found.append((len(woven), woven.targets))
+        found.append((sum(map(len, woven.both)), sum(one.targets for one in woven.both)))
         if len(found) == ENOUGH:
             break
     if not any(learned for _, learned in found):

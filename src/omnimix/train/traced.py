@@ -7,6 +7,7 @@ torch's `FlopCounterMode`. Weights are left out, for they are there anyway.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence as Many
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,12 @@ from omnimix.train.loop import recompute
 # The CPU's kernel, which stands for the GPU's here and keeps the same (q, k, v, what comes out, one number a head).
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
+ENCODER = re.compile(r"[^.]+\.branches\.\d+\.encoders\.\d+")
+"""Where a model has its encoders."""
+
+ENCODERS = " encoders"
+"""Behind a modality's name: what its encoders compute alone."""
+
 
 @dataclass
 class Traced:
@@ -37,7 +44,8 @@ class Traced:
     Attributes:
         kept: bytes that autograd keeps until the backward pass, of each part (a modality, or `language`).
         block: of that, in the largest block.
-        flops: of each part; the output head is left out, which runs at the learned places alone.
+        flops: of each part, the encoders of a modality apart (`image encoders`); the output head is left out, which
+            runs at the learned places alone.
     """
 
     kept: dict[str, int] = field(default_factory=dict)
@@ -133,6 +141,7 @@ class _Kept:
         self.model, self.found = model, found
         self.seen: dict[int, tuple[StorageWeakRef, int, str, int]] = {}
         self.now, self.inside = "language", -1
+        self.encoding = 0
 
     def take(self, tensor: Tensor) -> Tensor:
         store = tensor.untyped_storage()
@@ -156,9 +165,27 @@ class _Kept:
     def part(self, name: str) -> Iterator[None]:
         before, self.now = self.now, name
         counter = FlopCounterMode(display=False, custom_mapping={_ATTENTION: _attention_flops})
-        with counter:
-            yield
-        self.found.flops[name] = counter.get_total_flops()
+        self.encoding, begun = 0, 0
+
+        def begin(*_: Any) -> None:
+            nonlocal begun
+            begun = counter.get_total_flops()
+
+        def end(*_: Any) -> None:
+            self.encoding += counter.get_total_flops() - begun
+
+        encoders = [m for n, m in self.model.named_modules() if ENCODER.fullmatch(n)]
+        handles = [one.register_forward_pre_hook(begin) for one in encoders]
+        handles += [one.register_forward_hook(end) for one in encoders]
+        try:
+            with counter:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        if self.encoding:
+            self.found.flops[name + ENCODERS] = self.encoding
+        self.found.flops[name] = counter.get_total_flops() - self.encoding
         self.now = before
 
     @contextmanager
