@@ -22,7 +22,7 @@ from omnimix.data.arranged import ArrangedBatches, Shuffled
 from omnimix.data.lengths import LengthMeasure
 from omnimix.data.mixture import Mixture, MixturePart, loader
 from omnimix.data.packing import PackingSpec
-from omnimix.data.rows import RowsSpec, read_rows
+from omnimix.data.rows import RowSource, RowsSpec, read_rows
 from omnimix.data.streams import StreamReader
 from omnimix.errors import SampleError
 
@@ -222,6 +222,37 @@ def test_lengths_are_those_of_weaving_and_are_kept(
     assert len({key, other, lengths.key_of("words", source, tiny_processor.weave, None)}) == 3
 
 
+def test_records_that_could_not_be_measured_are_tried_again(
+    folder: Path, tiny_processor: Processor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cache.MOVED, str(tmp_path / "cache"))
+    for name in ("rows.jsonl", "a.png"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    source = RowsSpec(path="rows.jsonl").open(tmp_path)
+    measure = LengthMeasure(tiny_processor.weave, None)
+    whole = lengths.index(source, measure, None).tolist()
+    (tmp_path / "a.png").rename(tmp_path / "away.png")
+    key = lengths.key_of("words", source, tiny_processor.weave, None)
+    unread = [list(lengths.UNREAD) if i % 3 == 0 else size for i, size in enumerate(whole)]
+    assert lengths.index(source, measure, key, launch=1).tolist() == unread
+    assert lengths.index(source, measure, key, launch=2).tolist() == unread
+    (tmp_path / "away.png").rename(tmp_path / "a.png")
+    plain, tried = RowSource.__getitem__, []
+
+    def seen(self: RowSource, index: int) -> Any:
+        tried.append(index)
+        return plain(self, index)
+
+    monkeypatch.setattr(RowSource, "__getitem__", seen)
+    told: list[str] = []
+    assert lengths.index(source, measure, key, launch=2).tolist() == unread, "as its run began"
+    assert not tried
+    assert lengths.index(source, measure, key, tell=told.append).tolist() == whole
+    assert tried == list(range(0, ROWS, 3)) and "again 8 records" in told[0]
+    assert lengths.index(source, measure, key, tell=told.append).tolist() == whole
+    assert len(tried) == 8 and len(told) == 1, "all are known"
+
+
 def test_rows_of_an_iterable_are_a_stream(tiny_processor: Processor) -> None:
     datasets = pytest.importorskip("datasets")
     plain = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(7)]
@@ -237,6 +268,47 @@ def test_rows_of_an_iterable_are_a_stream(tiny_processor: Processor) -> None:
         assert sorted(said + left[:2]) == list(range(7))
     with pytest.raises(SampleError, match="can be read once at most"):
         read_rows(iter(plain), stream=True)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_shuffled_stream_goes_on_in_every_round_as_it_would_have(batched: bool) -> None:
+    datasets = pytest.importorskip("datasets")
+    plain = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(12)]
+    rows = datasets.Dataset.from_list(plain).to_iterable_dataset(num_shards=4)
+    if batched:
+        rows = rows.map(lambda many: many, batched=True, batch_size=2).with_format("numpy")
+    source = read_rows(rows.shuffle(seed=0, buffer_size=3), stream=True, shuffle_buffer=2)
+
+    def said(handle: Any) -> str:
+        return source.at(handle).turns[1].text()  # type: ignore[attr-defined]
+
+    reader, texts, states = reader_of(source, None), [], []
+    for _ in range(36):
+        states.append(json.loads(json.dumps(reader.state())))
+        texts.append(said(next(reader)))
+    rounds = [texts[i : i + 12] for i in (0, 12, 24)]
+    assert [sorted(one, key=int) for one in rounds] == [list(map(str, range(12)))] * 3
+    assert len(set(map(tuple, rounds))) == 3
+    assert {state["epoch"] for state in states} == {0, 1, 2}
+    for at, state in enumerate(states):
+        again = reader_of(source, state)
+        assert [said(next(again)) for _ in texts[at:]] == texts[at:], state
+
+
+def test_rows_that_skip_for_themselves_are_asked_to(tiny_processor: Processor) -> None:
+    class Skips(_Again):
+        def skip(self, many: int) -> _Again:
+            return _Again(self.rows[many:])
+
+    source = read_rows(
+        Skips([{"instruction": str(i), "output": str(i)} for i in range(5)]),
+        stream=True,
+        shuffle_buffer=0,
+    )
+    source.rows.__class__.__iter__ = None  # type: ignore[attr-defined]  # nobody reads it from its beginning
+    for epoch in (0, 3):
+        reader = reader_of(source, {"epoch": epoch, "head": 3, "place": 0})
+        assert [next(reader)[0] for _ in range(2)] == [3, 4]
 
 
 def reader_of(source: Any, state: Any) -> StreamReader:

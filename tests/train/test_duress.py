@@ -25,7 +25,7 @@ from omnimix.compose.recipe import Recipe
 from omnimix.data.rows import RowSource
 from omnimix.errors import CheckpointError, DroppedError, SampleError, TrainError, WriteError
 from omnimix.generate.folder import find
-from omnimix.train import checkpoint, optim
+from omnimix.train import checkpoint, folder as folders, optim
 from omnimix.train.idle import IdleError
 from omnimix.train.loop import recompute
 from omnimix.train.objectives import Sft
@@ -241,6 +241,90 @@ def test_a_share_of_broken_records_ends_the_run(limit: str, stops: bool, write: 
         train(path)
     done = CliRunner().invoke(app, ["train", str(path)])
     assert done.exit_code == 1
+
+
+def test_a_run_that_left_out_too_much_says_so_again_until_the_limit_is_raised(
+    write: Write, tmp_path: Path
+) -> None:
+    rows = [record(i) if i % 3 else "{" for i in range(9)]
+    path = write(rows, [{"max_steps": 9, "batch_size": 1, "order": "shuffled", "max_dropped": 0.2}])
+    said = []
+    for _ in range(3):
+        with pytest.raises(DroppedError) as error:
+            train(path, out=tmp_path / "cut")
+        said.append(error.value.sentence())
+        (place,) = runs.checkpoints(tmp_path / "cut")
+        said.append(place.name)
+        assert checkpoint.state_of(place)["dropped"] == 1, "those of the undone step come again"
+    assert said == said[:2] * 3 and "2 records (of 9)" in said[0]
+    assert said[0].count("talks.jsonl: line") == 2, "those known before are named"
+    raised = ["stages.0.max_dropped=0.5"]
+    ends = [train(path, raised, out=tmp_path / name) for name in ("cut", "straight")]
+    assert [(end.finished, end.dropped.count, end.dropped.first) for end in ends] == [
+        (True, 3, ends[1].dropped.first)
+    ] * 2
+    assert _dropped(tmp_path / "cut") == _dropped(tmp_path / "straight")
+    same_weights(tmp_path / "straight", tmp_path / "cut")
+
+
+def _dropped(folder: Path) -> list[Any]:
+    return [json.loads(line) for line in (folder / "dropped.jsonl").read_text().split("\n")[:-1]]
+
+
+def test_what_was_left_out_is_known_when_a_run_goes_on(
+    write: Write, tmp_path: Path, spoil: Callable[[Spoil], None]
+) -> None:
+    """Stopped within steps that leave something out, with the counters as they would be without."""
+    rows = [record(i) if i % 2 else "{" for i in range(6)]
+    path = write(rows, [{"max_steps": 6, "order": "shuffled", "max_dropped": 0.5}])
+    straight = train(path, out=tmp_path / "straight")
+
+    def press(call: int, loss: Tensor) -> Tensor:
+        if call % 2 == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    spoil(press)
+    ends = [train(path, out=tmp_path / "cut")]
+    while not ends[-1].finished:
+        assert len(ends) < 9
+        ends.append(train(path, out=tmp_path / "cut"))
+    assert len(ends) > 3 and ends[-1].dropped == straight.dropped
+    assert _dropped(tmp_path / "cut") == _dropped(tmp_path / "straight")
+    states = [
+        checkpoint.state_of(runs.checkpoints(tmp_path / name)[-1])["left_out"]
+        for name in ("cut", "straight")
+    ]
+    assert states[0] == states[1] and states[0]["read"] == 12 and len(states[0]["known"]) == 3
+
+
+def test_lines_that_are_cut_back_end_at_their_ends_alone(tmp_path: Path) -> None:
+    lines = [{"stage": 0, "step": n, "why": "a\u2028b\x85c"} for n in (1, 2, 3)]
+    file = tmp_path / "dropped.jsonl"
+    file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines) + '{"st')
+    folders.cut_back(file, 0, 2)
+    assert _dropped(tmp_path) == lines[:2]
+
+
+def test_a_checkpoint_that_knows_nothing_of_it_begins_the_count(
+    write: Write, tmp_path: Path
+) -> None:
+    rows = [record(i) if i % 3 else "{" for i in range(9)]
+    words = {"max_steps": 9, "batch_size": 1, "order": "shuffled", "max_dropped": 0.5}
+    path = write(rows, [{**words, "save_steps": 1}])
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["step"] == 8:
+            raise KeyboardInterrupt
+
+    assert not train(path, out=tmp_path / "run", listener=stop).finished
+    place = runs.checkpoints(tmp_path / "run")[-1]
+    state = json.loads((place / "state.json").read_text())
+    del state["left_out"]
+    (place / "state.json").write_text(json.dumps(state))
+    (place / runs.SUMS).unlink()
+    checkpoint.seal(place, {})
+    assert train(path, out=tmp_path / "run").finished
 
 
 def test_nothing_but_empty_answers_is_refused_before_the_first_step(write: Write) -> None:

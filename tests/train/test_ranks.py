@@ -208,6 +208,7 @@ def two(file: Path) -> dict[str, Ran]:
         words("resumed", DROPOUT, out="cut"),
         words("killed", DROPOUT, kill=1),
         words("spoiled", spoiled=True),
+        words("spoiled again", out="spoiled", spoiled=True),
         words("raised", "stages.0.max_dropped=0.9", out="spoiled", spoiled=True),
         words("small", "stages.0.batch_size=1"),
         words("broken", broken=1),
@@ -329,9 +330,12 @@ def test_both_end_together_by_a_signal_and_by_what_is_refused(two: dict[str, Ran
     for name, words in (
         ("changed", "began with other words: seed: 0 -> 3"),
         ("spoiled", "2 records (of 8) could not be used, more than max_dropped"),
+        ("spoiled again", "2 records (of 8) could not be used, more than max_dropped"),
     ):
         assert all(words in said["error"] for said in two[name].said), two[name].said
     assert all(said["finished"] for said in two["raised"].said)
+    named = (two["raised"].out / "dropped.jsonl").read_text().splitlines()
+    assert len(named) == len({json.loads(line)["why"] for line in named}) > 1
 
 
 def test_an_error_of_one_rank_ends_all(two: dict[str, Ran]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from omnimix.data.saved import arrow_files
 from omnimix.errors import OmnimixError, SampleError, placed, reason
 
 NO_LIST = "the file holds no list of records"
@@ -284,10 +285,13 @@ class _Tables(Rows):
         needed("pyarrow", "data", path)
         self.path = path
         self.folder = path.parent
-        self.found = [path] if path.is_file() else sorted(path.rglob(f"*.{self.ending}"))
+        self.found = [path] if path.is_file() else self._below(path)
         if not self.found:
             raise SampleError(f"the folder holds no file .{self.ending}", where=str(path))
         self._begin()
+
+    def _below(self, folder: Path) -> list[Path]:
+        return sorted(folder.rglob(f"*.{self.ending}"))
 
     @abc.abstractmethod
     def _begin(self) -> None:
@@ -311,6 +315,9 @@ class ArrowRows(_Tables):
     """
 
     ending = "arrow"
+
+    def _below(self, folder: Path) -> list[Path]:
+        return arrow_files(folder)
 
     def _begin(self) -> None:
         import pyarrow

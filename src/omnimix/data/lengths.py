@@ -7,6 +7,7 @@ not decoded for that: how many tiles it makes depends on its size, which its hea
 from __future__ import annotations
 
 import io
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -42,6 +43,9 @@ TELL = 10.0
 
 UNREAD = Size(1, 0)
 """Of a record that cannot be read: it takes next to nothing, and is left out and named when it is read."""
+
+UNKNOWN = Size(-1, 0)
+"""What stands for it in a kept index: it may be readable another time (a file that came back, a network's moment)."""
 
 
 class LengthMeasure:
@@ -116,23 +120,23 @@ def _upright(picture: Image.Image, opener: ImageOpener) -> tuple[int, int]:
 
 
 class _Blocks(Dataset[np.ndarray]):
-    def __init__(self, source: Source, measure: LengthMeasure) -> None:
+    def __init__(self, source: Source, measure: LengthMeasure, places: Sequence[int]) -> None:
         self.source = source
         self.measure = measure
+        self.places = places
 
     def __len__(self) -> int:
-        return -(-(self.source.length or 0) // BLOCK)
+        return -(-len(self.places) // BLOCK)
 
     def __getitem__(self, block: int) -> np.ndarray:
-        last = min((block + 1) * BLOCK, self.source.length or 0)
-        rows = [self._size(index) for index in range(block * BLOCK, last)]
-        return np.array(rows, dtype=np.int32).reshape(-1, 2)
+        places = self.places[block * BLOCK : (block + 1) * BLOCK]
+        return np.array([self._size(index) for index in places], dtype=np.int32).reshape(-1, 2)
 
     def _size(self, index: int) -> Size:
         try:
             return self.measure(self.source[index], self.source.source(index))
         except OmnimixError:
-            return UNREAD
+            return UNKNOWN
 
 
 def index(
@@ -141,37 +145,66 @@ def index(
     key: str | None,
     workers: int = 0,
     tell: Callable[[str], None] = lambda _: None,
+    launch: int | None = None,
 ) -> np.ndarray:
-    """Tokens and items of every record `[records, 2]`.
+    """Tokens and items of every record `[records, 2]`; those that could not be measured are tried again.
 
     Args:
         source: one with an end.
         key: it is kept under; None keeps nothing.
         workers: processes that measure.
         tell: hears how far it is.
+        launch: a number below 2**31 that all processes of one run share, so that they take the same sizes, however
+            often a record comes and goes; None is of one process alone.
     """
+    every = range(source.length or 0)
     if key is None:
-        return _measured(source, measure, workers, tell)
+        return _usable(_measured(source, every, measure, workers, tell))
     place = cache.folder("lengths") / f"{key}.npy"
+    launch = secrets.randbelow(1 << 31) if launch is None else launch
     with cache.alone(place):
-        try:
-            found: np.ndarray = np.load(place, mmap_mode="r")
-            if found.shape == (source.length, 2):
-                return found
-        except (OSError, ValueError):
-            pass  # not there, or not whole
-        found = _measured(source, measure, workers, tell)
+        kept = _kept(place, len(every))
+        if kept is None:
+            sizes = _measured(source, every, measure, workers, tell)
+        else:
+            sizes, (by, unknown) = kept[:-1], kept[-1].tolist()
+            if not unknown:
+                return sizes
+            if by == launch:
+                return _usable(sizes)
+            tell(f"measuring again {unknown:,} records that could not be read")
+            again = np.flatnonzero(sizes[:, 0] < 0)
+            sizes = np.array(sizes)
+            sizes[again] = _measured(source, again.tolist(), measure, workers, tell)
+        # The last row says who measured, and how many were in vain.
+        last = np.array([[launch, (sizes[:, 0] < 0).sum()]], dtype=np.int32)
         content = io.BytesIO()
-        np.save(content, found)
+        np.save(content, np.concatenate([sizes, last]))
         cache.write(place, content.getvalue())
         cache.prune(place.parent, KEPT)
-    return found
+    return _usable(sizes)
+
+
+def _kept(place: Path, records: int) -> np.ndarray | None:
+    try:
+        found: np.ndarray = np.load(place, mmap_mode="r")
+    except (OSError, ValueError):
+        return None  # not there, or not whole
+    return found if found.shape == (records + 1, 2) else None
+
+
+def _usable(sizes: np.ndarray) -> np.ndarray:
+    return np.where(sizes[:, :1] < 0, np.array(UNREAD, dtype=np.int32), sizes)
 
 
 def _measured(
-    source: Source, measure: LengthMeasure, workers: int, tell: Callable[[str], None]
+    source: Source,
+    places: Sequence[int],
+    measure: LengthMeasure,
+    workers: int,
+    tell: Callable[[str], None],
 ) -> np.ndarray:
-    blocks = _Blocks(source, measure)
+    blocks = _Blocks(source, measure, places)
     # Starting processes takes longer than a few blocks do.
     workers = min(workers, len(blocks) // 2)
     parts: list[np.ndarray] = []
@@ -180,7 +213,7 @@ def _measured(
         parts.append(np.asarray(part))
         if time.monotonic() - told > TELL:
             told = time.monotonic()
-            tell(f"measuring records: {len(parts) * BLOCK:,} of {source.length:,}")
+            tell(f"measuring records: {len(parts) * BLOCK:,} of {len(places):,}")
     return np.concatenate(parts)
 
 

@@ -16,6 +16,7 @@ from omnimix.data.containers import (
     ParquetRows,
     Rows,
 )
+from omnimix.data.saved import arrow_files, is_cache
 from omnimix.data.shards import TarRows
 from omnimix.errors import SampleError
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"BZh": "bzip2"}
 _HINT = "rows lie in JSON, JSON lines, CSV, TSV, Parquet, Arrow or tar files"
-_FOLDERS = ("*.arrow", "*.parquet", "*.tar", "*.jsonl", "*.ndjson", "*.json", "*.csv", "*.tsv")
+_FOLDERS = ("*.parquet", "*.tar", "*.jsonl", "*.ndjson", "*.json", "*.csv", "*.tsv")
 
 
 class ListedRows(Rows):
@@ -81,7 +82,7 @@ def open_rows(path: Path) -> Rows:
         SampleError: nothing there, something else, or a damaged file.
     """
     if any(sign in path.name for sign in "*?[") and not path.exists():
-        return _joined(path, sorted(path.parent.glob(path.name)))
+        return _joined(path, _matching(path))
     if path.is_dir():
         return _folder(path)
     try:
@@ -100,15 +101,21 @@ def shards_of(path: Path) -> list[Path]:
         SampleError: nothing there.
     """
     if any(sign in path.name for sign in "*?[") and not path.exists():
-        found = sorted(path.parent.glob(path.name))
+        found = _matching(path)
     elif path.is_dir():
-        named = (sorted(path.rglob(pattern)) for pattern in _FOLDERS)
-        found = next((files for files in named if files), [])
+        others = (sorted(path.rglob(pattern)) for pattern in _FOLDERS)
+        found = arrow_files(path) or next((files for files in others if files), [])
     else:
         found = [path] if path.is_file() else []
     if not found:
         raise SampleError("there is no file of rows", where=str(path), hint=_HINT)
     return found
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """All files that a pattern names; caches of `datasets` only where it begins as they do."""
+    found = sorted(pattern.parent.glob(pattern.name))
+    return found if is_cache(pattern) else [file for file in found if not is_cache(file)]
 
 
 def _file(path: Path, head: bytes) -> Rows:
@@ -138,7 +145,7 @@ def _folder(path: Path) -> Rows:
             where=str(path),
             hint=f"name one of them, {path.name}/{splits[0] if splits else 'train'}",
         )
-    if any(path.rglob("*.arrow")):
+    if arrow_files(path):
         return ArrowRows(path)
     for name in ("metadata.jsonl", "metadata.csv", "metadata.parquet"):
         if (path / name).is_file():  # a folder of pictures with what is said about them

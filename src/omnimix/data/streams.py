@@ -167,7 +167,7 @@ class IterableStream(StreamSource):
     """Rows of anything that can be iterated over again and again, an `IterableDataset` of `datasets` for one.
 
     Every process of a run reads all of it, so that the order does not depend on their number. Going on skips what
-    was read, by `skip` where the rows have it.
+    was read, by `skip` where that gives the rows of the same round.
 
     Args:
         sample: makes a sample of a row, and of where it stands.
@@ -185,9 +185,11 @@ class IterableStream(StreamSource):
 
     def read(self, seed: str | None, epoch: int, head: Any) -> Iterator[tuple[Any, Any]]:
         rows, first = self.rows, head or 0
-        if callable(again := getattr(rows, "set_epoch", None)):
+        again, skip = getattr(rows, "set_epoch", None), getattr(rows, "skip", None)
+        if callable(again):
             again(epoch)
-        if first and callable(skip := getattr(rows, "skip", None)):
+        # What `skip` of `datasets` gives stands in round 0 and keeps the order of its shards in every other.
+        if first and callable(skip) and not (epoch and callable(again)):
             left: Iterator[Any] = iter(skip(first))
         else:
             left = islice(iter(rows), first, None)

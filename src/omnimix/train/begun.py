@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from omnimix.train.stopping import Stop, Stopped
 from omnimix.train.watcher import Watcher
 
 METRICS = "metrics.jsonl"
+DROPPED = "dropped.jsonl"
 
 
 def _check_forms(training: Training, recipe: Recipe) -> None:
@@ -61,6 +63,7 @@ class Begun:
             self._read()
         # Ranks that differ here would train on without an error, each towards another model.
         process_group.same("training files", training.dump())
+        self.launch: int = process_group.tell(secrets.randbelow(1 << 31))
         self.layout = lay(training.parallel, process_group, self.device, self.processor.recipe)
         self._make()
         for line in pretrained.lines(self.filled):

@@ -153,7 +153,7 @@ def cut_back(file: Path, stage: int, step: int) -> None:
     if not file.is_file():
         return
     kept = []
-    for text in file.read_text().splitlines():
+    for text in file.read_text().split("\n"):  # a line's text may hold other separators
         try:
             line = json.loads(text)
         except ValueError:

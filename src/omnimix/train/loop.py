@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from signal import SIGINT
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from omnimix.data.mixture import Read, loader
 from omnimix.data.packing import PackingSpec
 from omnimix.errors import DroppedError
 from omnimix.train import checkpoint, optim, shards
-from omnimix.train.begun import Begun
+from omnimix.train.begun import DROPPED, Begun
 from omnimix.train.idle import Idle
 from omnimix.train.meter import Meter
 from omnimix.train.plan import plan
@@ -40,6 +40,15 @@ GUESSING = 3
 
 WARNED = 3
 """Steps that are warned of, of one kind."""
+
+
+class Held(NamedTuple):
+    """What an interrupted step has moved, as it was before it."""
+
+    buffers: list[Tensor]
+    cpu: Tensor
+    cuda: Tensor | None
+    left_out: tuple[int, ...]
 
 
 class Loop:
@@ -108,6 +117,7 @@ class Loop:
                 run.layout.data,
                 self.state.get("data", {}).get("state"),
                 run.tell,
+                run.launch,
             )
             parts = self.stage.gradient_accumulation_steps
             self.proof = Proof(self.plan.batches, parts, self.first)
@@ -149,9 +159,10 @@ class Loop:
             self.number,
             self.plan.rows,
             stage.max_dropped,
-            None if run.process_group.rank else run.out / "dropped.jsonl",
+            None if run.process_group.rank else run.out / DROPPED,
             run.dropped,
             run.tell,
+            self.state.get("left_out"),
         )
         taught = self.state.get("taught", self.first > 0)
         self.idle = Idle(self.number, self.plan.rows, len(self.plan.sources), taught)
@@ -190,8 +201,8 @@ class Loop:
                 run.stop.look()
                 self._between(step, meter)
         except (KeyboardInterrupt, DroppedError) as end:
-            # The interrupted step is undone: what a forward alone moves (running statistics, random state) is
-            # put back; weights move in one call, behind which the step counts.
+            # The interrupted step is undone: what a forward alone moves (running statistics, random state) and
+            # what was left out are put back; weights move in one call, behind which the step counts.
             if not self.moved:
                 self._put_back(held)
             self._save(step + self.moved)
@@ -311,13 +322,15 @@ class Loop:
         workers = self.run.training.num_workers
         return os.cpu_count() or 1 if workers is None else workers
 
-    def _held(self) -> tuple[list[Tensor], Tensor, Tensor | None]:
-        """What a forward moves: buffers and random states."""
+    def _held(self) -> Held:
+        """What a step moves before the weights do: buffers, random states, and what is left out."""
         cuda = torch.cuda.get_rng_state() if self.run.device.type == "cuda" else None
-        return [b.clone() for b in self.run.model.buffers()], torch.get_rng_state(), cuda
+        buffers = [b.clone() for b in self.run.model.buffers()]
+        return Held(buffers, torch.get_rng_state(), cuda, self.left_out.stands())
 
-    def _put_back(self, held: tuple[list[Tensor], Tensor, Tensor | None]) -> None:
-        buffers, cpu, cuda = held
+    def _put_back(self, held: Held) -> None:
+        buffers, cpu, cuda, left_out = held
+        self.left_out.undo(left_out)
         for buffer, before in zip(self.run.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
         torch.set_rng_state(cpu)
@@ -337,6 +350,7 @@ class Loop:
             "taught": self.idle.taught,
             "seed": run.training.seed,
             "dropped": run.dropped.count,
+            "left_out": self.left_out.state(),
             "stands_on": {
                 "initial_checkpoint": run.training.initial_checkpoint,
                 "recipe": run.training.recipe,

@@ -79,6 +79,7 @@ def plan(
     share: Share,
     begin: dict[str, Any] | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    launch: int | None = None,
 ) -> StagePlan:
     """The way of a stage.
 
@@ -89,6 +90,7 @@ def plan(
         share: of the records that this process reads.
         begin: what stands before that step (`Batches.state`).
         tell: hears what takes long.
+        launch: as in `lengths.index`.
 
     Raises:
         TrainError: a batch that cannot be cut as it should.
@@ -110,7 +112,7 @@ def plan(
         mixture = Mixture(stage.mixture, folder, training.seed + number)
         if is_arranged(stage, mixture.sources):
             return _arranged(
-                training, number, first, folder, processor, share, mixture, begin, tell
+                training, number, first, folder, processor, share, mixture, begin, tell, launch
             )
         count = stage.max_steps * parts - done
         batches = Batches(mixture, processor, size, done, count, pack, most, share)
@@ -118,7 +120,9 @@ def plan(
     sources = [words.open(folder) for words in stage.mixture]
     if is_arranged(stage, sources) and all(one.length is not None for one in sources):
         entries = Shuffled(sources, training.seed)
-        return _arranged(training, number, first, folder, processor, share, entries, begin, tell)
+        return _arranged(
+            training, number, first, folder, processor, share, entries, begin, tell, launch
+        )
     source = sources[0] if len(sources) == 1 else JoinedSources(sources)
     rounds = stage.rounds(source, training.seed)
     ordered = RoundBatches(source, rounds, processor, done, pack, most, share)
@@ -158,6 +162,7 @@ def _arranged(
     entries: Entries,
     begin: dict[str, Any] | None,
     tell: Callable[[str], None],
+    launch: int | None,
 ) -> StagePlan:
     """The way of a stage whose batches are arranged by what records take."""
     stage = training.stages[number]
@@ -171,7 +176,7 @@ def _arranged(
             if source.length is not None:
                 about = [words.data.dump(), str(folder.resolve())]
                 key = key_of(about, source, processor.weave, stage.max_length)
-                lengths[k] = index(source, measure, key, workers, tell)
+                lengths[k] = index(source, measure, key, workers, tell, launch)
     total: int | None = None
     if stage.order == "shuffled" and stage.num_train_epochs is not None:
         total = stage.num_train_epochs * sum(source.length or 0 for source in entries.sources)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from omnimix.compose.processor import Processor
 from omnimix.compose.rounds import weave_apart
@@ -127,6 +129,11 @@ def _unusable(refused: Sequence[str], empty: int, many: int, where: str) -> Samp
     )
 
 
+def _mark(sentence: str) -> str:
+    """What a sentence is known by in a checkpoint, which may have to keep many."""
+    return blake2b(sentence.encode(errors="replace"), digest_size=8).hexdigest()
+
+
 class LeftOut:
     """Records of a stage that could not be used.
 
@@ -137,6 +144,7 @@ class LeftOut:
         file: names all of them, a line each; None where another rank writes it.
         total: of the whole run.
         tell: takes a sentence.
+        state: as `state()` gave it; None begins.
     """
 
     def __init__(
@@ -147,15 +155,34 @@ class LeftOut:
         file: Path | None,
         total: Dropped,
         tell: Callable[[str], None],
+        state: Mapping[str, Any] | None = None,
     ) -> None:
+        state = state or {}
         self.number = number
         self.rows = rows
         self.limit = limit
         self.file = file
         self.total = total
         self.tell = tell
-        self.read = 0
-        self.known: set[str] = set()
+        self.read: int = state.get("read", 0)
+        # In the order in which they were found, so that those of an undone step are the last.
+        self.known: dict[str, None] = dict.fromkeys(state.get("known", ()))
+        self.total.first = [*self.total.first, *state.get("first", ())]
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint, as plain data."""
+        return {"read": self.read, "known": list(self.known), "first": self.total.first}
+
+    def stands(self) -> tuple[int, ...]:
+        """How much was taken in so far, for `undo`."""
+        return self.read, len(self.known), self.total.count, len(self.total.first)
+
+    def undo(self, stood: tuple[int, ...]) -> None:
+        """Forget what was taken in since `stands` said so; `dropped.jsonl` is cut when the run goes on."""
+        self.read, known, self.total.count, first = stood
+        while len(self.known) > known:
+            self.known.popitem()
+        del self.total.first[first:]
 
     def take(self, sentences: Sequence[str], read: int, step: int) -> None:
         """Count what a step left out of the records that it read.
@@ -165,11 +192,12 @@ class LeftOut:
         """
         self.read += read
         self.total.count += len(sentences)
-        new = [one for one in dict.fromkeys(sentences) if one not in self.known]
+        marks = {_mark(one): one for one in sentences}
+        new = [one for mark, one in marks.items() if mark not in self.known]
         self.total.first += new[: max(0, NAMED - len(self.total.first))]
         for one in new[: max(0, NAMED - len(self.known))]:
             self.tell(f"left out: {one}")
-        self.known.update(new)
+        self.known |= dict.fromkeys(marks)
         if new and self.file is not None:
             lines = ({"stage": self.number, "step": step + 1, "why": one} for one in new)
             with writing(self.file), self.file.open("a") as file:

@@ -16,7 +16,7 @@ from omnimix.disk import whole_folder
 from omnimix.errors import TrainError
 from omnimix.parallel import process_group as process_groups
 from omnimix.train import checkpoint, folder as folders, held, settings, shards, start
-from omnimix.train.begun import METRICS, Begun
+from omnimix.train.begun import DROPPED, METRICS, Begun
 from omnimix.train.loop import Loop
 from omnimix.train.plots import plot_losses
 from omnimix.train.stopping import Stop
@@ -141,7 +141,7 @@ class Run(Begun):
         return here
 
     def _open(self, done: Path | None, at: dict[str, Any], allow_changes: bool) -> None:
-        """Make the folder fit the checkpoint: its words are today's, its metrics end where it stands."""
+        """Make the folder fit the checkpoint: its words are today's, its lines end where it stands."""
         with self.first_alone() as first:
             if not first:
                 return
@@ -158,7 +158,8 @@ class Run(Begun):
                 self.tell(f"going on from {done.name}")
                 for one in changed:
                     self.tell(f"changed: {one}")
-            folders.cut_back(self.out / METRICS, at["stage"], at["step"])
+            for name in (METRICS, DROPPED):
+                folders.cut_back(self.out / name, at["stage"], at["step"])
             folders.write_words(
                 self.out, self.training, recipe, self.device, done is not None, changed
             )
