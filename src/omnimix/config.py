@@ -33,9 +33,11 @@ Held: TypeAlias = Literal["float32", "bfloat16"]
 
 
 class Spec(BaseModel):
-    """Settings of one part: immutable, comparable, hashable by content, no unknown words."""
+    """Settings of one part: immutable, comparable, hashable by content, no unknown words, all numbers finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False
+    )
 
     part_of: ClassVar[str] = ""
 

@@ -1,7 +1,7 @@
 """What each process of a test does: train files, and keep what gradients and batches were.
 
-Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "kill", "broken", "spoiled", "burst", "unlike"}]`. Each process
-writes `NAME/rankN.json` and its gradients.
+Called as `ranks.py PLAN.json`: `[{"name", "file", "out", "overrides", "press", "kill", "broken", "spoiled", "burst", "unlike", "unseen", "fails"}]`. Each
+process writes `NAME/rankN.json` and its gradients.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ import json
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, distributed as dist
 
 from omnimix.compose.adapters import whole
 from omnimix.compose.batch import Batch
 from omnimix.data.sources import JsonlSource, Source
 from omnimix.errors import OmnimixError, SampleError
+from omnimix.generate.assistant import Assistant
 from omnimix.parallel import process_group
-from omnimix.train import loop, plan, run, step
+from omnimix.train import checkpoint, loop, plan, run, step
 from omnimix.train.watcher import Watcher
 from omnimix.types import Media, Sample, Turn
 from tests.train.matrix import Unlike
@@ -70,6 +73,15 @@ class Spoiled(OneSense):
         return super().__getitem__(index)
 
 
+class Unseen(OneSense):
+    """The first record cannot be read."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 0:
+            raise SampleError("a record that is not there")
+        return super().__getitem__(index)
+
+
 class InTurn(plan.Mixture):
     """The records of a dataset one after another, so that each rank's sense is known."""
 
@@ -77,8 +89,16 @@ class InTurn(plan.Mixture):
         return index % (self.sources[which].length or 1)
 
 
-def _burst(*_: Any) -> None:
+def _burst(*_: Any, **__: Any) -> None:
     raise MemoryError("no memory is left")
+
+
+FAILING: dict[str, tuple[Any, str]] = {
+    "step": (torch.optim.AdamW, "step"),
+    "answers": (Assistant, "write_many"),
+    "resume": (checkpoint, "_weights"),
+}
+"""What the second process alone can be made to fail in."""
 
 
 class Told(Watcher):
@@ -130,13 +150,17 @@ def trained(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     source: Source = Broken() if words.get("broken") == rank else OneSense()
+    if words.get("unseen") == rank:
+        source = Unseen()
     if words.get("spoiled"):
         source = Spoiled()
     if words.get("unlike"):
         source = Unlike(words["unlike"])
     kept.bursts = words.get("burst") == rank
     watcher = Told()
+    fails = words.get("fails") if rank else None
     with (
+        mock.patch.object(*FAILING[fails], _burst) if fails else nullcontext(),
         mock.patch.object(JsonlSource, "open", lambda self, folder: source),
         mock.patch.object(plan, "Mixture", InTurn),
         mock.patch.object(loop, "optimizer_step", kept.optimizer_step),
@@ -155,16 +179,46 @@ def trained(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return found, kept.gradients
 
 
+def kept(words: dict[str, Any], folder: Path) -> None:
+    """Train, and write down what was found."""
+    found, gradients = trained(words)
+    place = folder / words["name"]
+    place.mkdir(exist_ok=True)
+    (place / f"rank{found['rank']}.json").write_text(json.dumps(found))
+    save_file(
+        {name: tensor.contiguous() for name, tensor in gradients.items()},
+        place / f"rank{found['rank']}.safetensors",
+    )
+
+
+def apart(words: dict[str, Any], folder: Path) -> None:
+    """Train in a child, with a group that its error may end."""
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0
+        return
+    status = 1
+    try:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = dist.FileStore(str(folder / f"{words['name']}.store"), size)  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+        if words["fails"] == "resume":
+            trained({**words, "fails": None, "press": 2})
+        kept(words, folder)
+        process_group.current().leave()
+        status = 0
+    finally:
+        os._exit(status)
+
+
 def main(plan: Path) -> None:
-    for words in json.loads(plan.read_text()):
-        found, gradients = trained(words)
-        place = plan.parent / words["name"]
-        place.mkdir(exist_ok=True)
-        (place / f"rank{found['rank']}.json").write_text(json.dumps(found))
-        save_file(
-            {name: tensor.contiguous() for name, tensor in gradients.items()},
-            place / f"rank{found['rank']}.safetensors",
-        )
+    runs = json.loads(plan.read_text())
+    # Children come first: a process with threads cannot be forked.
+    for words in runs:
+        if words.get("fails"):
+            apart(words, plan.parent)
+    for words in runs:
+        if not words.get("fails"):
+            kept(words, plan.parent)
     process_group.current().leave()
 
 

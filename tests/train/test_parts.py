@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from omnimix.compose.batch import Batch
 from omnimix.compose.processor import Processor
 from omnimix.data.mixture import Batches, Mixture, MixturePart, loader
 from omnimix.data.sources import JsonlSource
-from omnimix.errors import RecipeError
+from omnimix.errors import RecipeError, TrainError
 from omnimix.train import optim
 from omnimix.train.settings import OptimizerSpec, ScheduleSpec
 from omnimix_scenes.source import ScenesSource
@@ -141,6 +142,29 @@ def test_matrices_decay_and_nothing_else() -> None:
         "head.bias": (0.0, 0.5),
         "norm.bias": (0.0, 0.5),
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ({"lr_scale": {"eye": 0.1, "eyes": 0.1}}, "lr_scale"),
+        ({"no_weight_decay": ["*.bias", "*.biass"]}, "no_weight_decay"),
+        ({"lr_scale": {"adapters": 0.1}}, "lr_scale"),
+    ],
+)
+def test_a_pattern_of_the_optimizer_that_matches_nothing_is_refused(
+    words: dict[str, Any], where: str
+) -> None:
+    wrong = "eyes|\\*\\.biass|adapters"
+    with pytest.raises(TrainError, match=f"optimizer.{where}: the pattern '({wrong})' matches no"):
+        optim.groups(Net(), OptimizerSpec(**words))
+
+
+def test_a_pattern_of_the_optimizer_may_mean_what_is_frozen() -> None:
+    net = Net()
+    optim.set_trainable(net, ["head"])
+    spec = OptimizerSpec(lr_scale={"eye": 0.5}, no_weight_decay=("*.bias", "norm.*"))
+    assert {group["factor"] for group in optim.groups(net, spec)} == {1.0}
 
 
 def test_the_first_pattern_that_matches_wins() -> None:

@@ -212,7 +212,11 @@ def two(file: Path) -> dict[str, Ran]:
         words("raised", "stages.0.max_dropped=0.9", out="spoiled", spoiled=True),
         words("small", "stages.0.batch_size=1"),
         words("broken", broken=1),
+        words("unseen", full, *CASES["validated"], "stages.0.validate.answers=2", unseen=1),
         words("burst", full, burst=1),
+        words("lost step", full, fails="step"),
+        words("lost answers", full, *CASES["validated"], fails="answers"),
+        words("lost resume", full, fails="resume"),
     ]
     plan = folder / "plan.json"
     plan.write_text(json.dumps(runs))
@@ -319,8 +323,10 @@ def test_a_plan_that_does_not_fit_is_refused_by_all(two: dict[str, Ran], name: s
     assert all(REFUSED[name][1] in said["error"] for said in two[name].said), two[name].said
 
 
-def test_an_error_inside_a_sharded_pass_ends_all(two: dict[str, Ran]) -> None:
-    first, second = two["burst"].said
+@pytest.mark.parametrize("name", ["burst", "lost step", "lost answers", "lost resume"])
+def test_an_error_where_others_wait_ends_all(two: dict[str, Ran], name: str) -> None:
+    """Inside a sharded pass, where weights move, where answers are written, where a checkpoint is read."""
+    first, second = two[name].said
     assert second["error"] == "no memory is left"
     assert first["error"] == "rank 1 failed: no memory is left."
 
@@ -336,6 +342,15 @@ def test_both_end_together_by_a_signal_and_by_what_is_refused(two: dict[str, Ran
     assert all(said["finished"] for said in two["raised"].said)
     named = (two["raised"].out / "dropped.jsonl").read_text().splitlines()
     assert len(named) == len({json.loads(line)["why"] for line in named}) > 1
+
+
+def test_what_one_rank_cannot_read_is_asked_by_none(two: dict[str, Ran]) -> None:
+    run = two["unseen"]
+    assert all(said.get("finished") for said in run.said), run.said
+    lines = (run.out / "answers" / "stage-00-step-0000002" / "answers.jsonl").read_text()
+    assert [json.loads(line)["row"] for line in lines.splitlines()] == [1]
+    said = "1 records of validation are not answered: not every process can read them"
+    assert said in run.said[0]["told"]
 
 
 def test_an_error_of_one_rank_ends_all(two: dict[str, Ran]) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
+from typing import Any
 
 import pytest
 import torch
 
+from omnimix import config
 from omnimix.compose.model import MultimodalLM
 from omnimix.compose.processor import Processor
 from omnimix.data.length_groups import grouped
 from omnimix.data.ordered import Rounds
 from omnimix.data.sources import Source
+from omnimix.errors import RecipeError
 from omnimix.train import optim
 from omnimix.train.settings import OptimizerSpec, ScheduleSpec, Stage
 from omnimix.train.step import optimizer_step
@@ -87,3 +91,42 @@ def test_rounds_by_length_are_the_grouped_order() -> None:
     wanted = [grouped(signed, 2, epoch, 42, accumulate=2) for epoch in range(2)]
     assert [i for part in rounds.parts for i in part] == [i for order in wanted for i in order]
     assert {len(part) for part in rounds.parts} == {2} and rounds.steps == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"optimizer": {"max_grad_norm": -1}}, "optimizer.max_grad_norm"),
+        ({"optimizer": {"max_grad_norm": math.nan}}, "optimizer.max_grad_norm"),
+        ({"optimizer": {"lr": math.nan}}, "optimizer.lr"),
+        ({"optimizer": {"lr": "nan"}}, "optimizer.lr"),
+        ({"optimizer": {"lr_scale": {"*": -0.1}}}, "optimizer.lr_scale"),
+        ({"optimizer": {"lr_scale": {"*": math.inf}}}, "optimizer.lr_scale"),
+        ({"optimizer": {"lr": 0.1, "lr_scale": {"*": 11}}}, "rate of '\\*' 1.1, above 1"),
+        ({"optimizer": {"betas": [0.9, 1.0]}}, "optimizer.betas"),
+        ({"optimizer": {"betas": [math.nan, 0.9]}}, "optimizer.betas"),
+        ({"optimizer": {"eps": 0}}, "optimizer.eps"),
+        ({"optimizer": {"eps": math.inf}}, "optimizer.eps"),
+        ({"optimizer": {"weight_decay": -0.1}}, "optimizer.weight_decay"),
+        ({"optimizer": {"weight_decay": math.inf}}, "optimizer.weight_decay"),
+        ({"schedule": {"warmup_ratio": math.nan}}, "schedule.warmup_ratio"),
+        ({"schedule": {"hold": math.nan}}, "schedule.hold"),
+        ({"schedule": {"min_lr_ratio": math.nan}}, "schedule.min_lr_ratio"),
+        ({"max_dropped": math.nan}, "max_dropped"),
+        ({"mixture": [{"data": "a.json", "weight": math.inf}]}, "mixture.0.weight"),
+        ({"mixture": [{"data": "a.json", "loss_scale": math.inf}]}, "mixture.0.loss_scale"),
+        ({"objective": {"kind": "dpo", "beta": math.inf}}, "objective.beta"),
+        ({"objective": {"kind": "dpo", "label_smoothing": math.nan}}, "objective.label_smoothing"),
+        ({"objective": {"kind": "ipo", "beta": math.nan}}, "objective.beta"),
+    ],
+)
+def test_a_number_that_would_lead_astray_is_refused(words: dict[str, Any], said: str) -> None:
+    plain = {"mixture": [{"data": "a.json"}], "max_steps": 1}
+    with pytest.raises(RecipeError, match=f"stage: {said}|{said}"):
+        config.validate(Stage, {**plain, **words}, "stage")
+
+
+@pytest.mark.parametrize("most", [None, 0, math.inf])
+def test_a_gradient_need_not_be_clipped(most: float | None) -> None:
+    spec = OptimizerSpec(max_grad_norm=most, lr_scale={"a": 0})
+    assert (spec.max_grad_norm or math.inf) == math.inf

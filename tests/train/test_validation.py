@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from accelerate.logging import get_logger
 from PIL import Image
 from safetensors.torch import load_file
 
+from omnimix import config
 from omnimix.errors import OmnimixError, TrainError
 from omnimix.train import trackers
 from omnimix.train.run import train
+from omnimix.train.settings import Stage
 from omnimix.train.validation import Best, Validation
+from tests.train.ranks import Told
 from tests.train.runs import Write, looks, record, same_weights
 
 VALIDATE: dict[str, Any] = {
@@ -93,6 +97,71 @@ def test_a_run_that_was_stopped_looks_as_one_that_was_not(write: Write, tmp_path
     assert not train(path, out=tmp_path / "cut", listener=_stop_at_two).finished
     train(path, out=tmp_path / "cut")
     assert looks(tmp_path / "straight") == looks(tmp_path / "cut")
+
+
+def test_a_best_of_something_else_is_forgotten(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An accuracy is compared with no loss, and a stage that a loss had ended goes on."""
+    losses, right = iter([3.0, 2.0, 2.5, 2.6, *[9.0] * 4]), iter([0.9] * 4 + [0.2, 0.5, 0.1, 0.1])
+    monkeypatch.setattr(Validation, "_loss", lambda *_: (next(losses), []))
+    monkeypatch.setattr(Validation, "_measured", lambda *_: {"exact": next(right)})
+    words = {**VALIDATE, "every": 1, "measures": ["exact"], "early_stopping_patience": 2}
+    assert train(write(stages=[{"max_steps": 9, "validate": words}])).steps == 4
+    path, told = write(stages=[{"max_steps": 9, "validate": {**words, "best": "exact"}}]), Told()
+    folder = train(path, watcher=told).folder
+    assert (
+        "the best of validation begins anew (best: loss -> exact; max_new_tokens: (none) -> 3)"
+        in (told.said)
+    )
+    assert [(line["step"], line["best"]) for line in looks(folder)[4:]] == [
+        (4, True),
+        (5, True),
+        (6, False),
+        (7, False),
+    ]
+    state = json.loads((folder / "best" / "state.json").read_text())
+    assert (state["step"], state["best"]["value"]) == (5, 0.5)
+    assert (folder / "model-best").is_dir()
+    assert train(path).steps == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "template", "said"),
+    [
+        ({}, None, ""),
+        ({"early_stopping_patience": 9, "every": 1, "answers": 0, "max_new_tokens": 9}, None, ""),
+        ({"max_samples": 2}, None, "records: 3 -> 2"),
+        ({"data": {"kind": "jsonl", "path": "others.jsonl"}}, None, "talks.jsonl -> others.jsonl"),
+        ({"best": "exact", "measures": ["exact"]}, None, "best: loss -> exact"),
+        ({}, "caption", "template"),
+        (None, None, "what it was of is not known"),
+    ],
+)
+def test_what_the_best_is_of(
+    changed: dict[str, Any] | None, template: str | None, said: str, write: Write
+) -> None:
+    folder = write().parent
+    (folder / "others.jsonl").write_text((folder / "talks.jsonl").read_text())
+    told: list[str] = []
+
+    def made(words: dict[str, Any], template: str | None, state: dict[str, Any]) -> Validation:
+        mixture = [{"data": VALIDATE["data"]}]
+        plain = {"mixture": mixture, "max_steps": 1, "validate": {**VALIDATE, **words}}
+        stage = config.validate(Stage, {**plain, "template": template}, "stage")
+        run: Any = SimpleNamespace(folder=folder, tell=told.append)
+        assert stage.validate is not None
+        return Validation(stage.validate, run, 0, stage, state)
+
+    before = made({}, None, {})
+    assert before.best.take(0.5, 2, True)
+    before.looked = 2
+    state = json.loads(json.dumps(before.state()))
+    if changed is None:
+        del state["best_of"]
+    after = made(changed or {}, template, state)
+    assert (after.best, after.looked) == ((Best(), None) if said else (before.best, 2))
+    assert all(said in one for one in told) and len(told) == bool(said)
 
 
 def test_best() -> None:

@@ -168,6 +168,7 @@ class Begun:
         """For each stage, what has learned by its end."""
         found: list[set[str]] = []
         for stage in self.training.stages:
+            optim.check_patterns(self.model, stage.optimizer)
             names = optim.learning(self.model, stage.trainable)
             found.append(names | (found[-1] if found else set()))
         return found

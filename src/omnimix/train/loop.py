@@ -85,7 +85,7 @@ class Loop:
             run.model, learned, start, resumed is not None, run.process_group
         )
         if resumed is not None:
-            with run.process_group.agreed():
+            with run.process_group.together():
                 checkpoint.load_learned(resumed, run.model, run.learned[number])
         self.learned = optim.set_trainable(run.model, self.stage.trainable)
         adapters.rest(run.model)
@@ -170,14 +170,15 @@ class Loop:
     def go(self) -> int | None:
         """All steps; returns the signal that stopped them, or None."""
         run = self.run
-        if self.state.get("over"):
+        # Over by a number that is no longer the one that counts, it goes on.
+        if self.state.get("over") and not (self.validation and self.validation.anew):
             return None
         # Opening a loader draws a random number, so the random state is set after it.
         parts = loader(self.plan.batches, self._workers(), pin=run.device.type == "cuda")
         # Ranks drop out each for itself.
         torch.manual_seed(run.training.seed + self.number + APART * run.layout.data[0])
         if self.resumed is not None:
-            with run.process_group.agreed():
+            with run.process_group.together():
                 checkpoint.load_optimizer(
                     self.resumed, self.optimizer, run.model, run.process_group.rank
                 )

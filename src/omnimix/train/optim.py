@@ -51,7 +51,7 @@ def learning(model: nn.Module, patterns: Sequence[str]) -> set[str]:
     parameters = dict(model.named_parameters())
     for pattern in patterns:
         if not any(fits(name, pattern.removeprefix("-")) for name in parameters):
-            raise _unmatched(model, pattern)
+            raise _unmatched(model, pattern, "trainable")
     names: set[str] = set()
     for name, parameter in parameters.items():
         match = next((p for p in patterns if fits(name, p.removeprefix("-"))), None)
@@ -121,16 +121,35 @@ def sizes(model: nn.Module) -> dict[str, int]:
     return found
 
 
-def _unmatched(model: nn.Module, pattern: str) -> TrainError:
+def check_patterns(model: nn.Module, spec: OptimizerSpec) -> None:
+    """Refuse names that are no parameter's, of what learns or not.
+
+    Raises:
+        TrainError: a pattern of `lr_scale` or `no_weight_decay` that matches nothing.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    spared = spec.no_weight_decay if isinstance(spec.no_weight_decay, tuple) else ()
+    for word, patterns in (("lr_scale", spec.lr_scale), ("no_weight_decay", spared)):
+        for pattern in patterns:
+            if not any(fits(name, pattern) for name in names):
+                raise _unmatched(model, pattern, f"optimizer.{word}")
+
+
+def _unmatched(model: nn.Module, pattern: str, where: str) -> TrainError:
     tops = ", ".join(name for name, _ in model.named_children())
     hint = f"names begin with {tops}; `omnimix show` prints the tree"
     if pattern.removeprefix("-") == "adapters":
         hint = "give the recipe some: adapters: [{part: language, r: 16}]"
-    return TrainError(f"the pattern {pattern!r} matches no parameter", where="trainable", hint=hint)
+    return TrainError(f"the pattern {pattern!r} matches no parameter", where=where, hint=hint)
 
 
 def groups(model: nn.Module, spec: OptimizerSpec) -> list[dict[str, Any]]:
-    """Parameter groups: matrices decay, vectors do not, embeddings as `no_weight_decay` says; rates by name."""
+    """Parameter groups: matrices decay, vectors do not, embeddings as `no_weight_decay` says; rates by name.
+
+    Raises:
+        TrainError: a pattern that matches nothing.
+    """
+    check_patterns(model, spec)
     table: dict[tuple[float, float], list[nn.Parameter]] = {}
     embeddings = {
         id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()

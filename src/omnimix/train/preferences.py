@@ -77,7 +77,7 @@ class Preference(Objective):
                 )
             return
         if resumed:
-            with group.agreed():
+            with group.together():
                 own = {n: p.detach() for n, p in model.named_parameters() if n in names}
                 self._start = checkpoint.start_of(place, own)
             return

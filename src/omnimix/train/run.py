@@ -209,7 +209,8 @@ class Run(Begun):
             self.tell("the last weights are the best that validation saw")
             return
         if state["stage"] == number:
-            checkpoint.load_learned(best, self.model, self.learned[number])
+            with self.process_group.together():
+                checkpoint.load_learned(best, self.model, self.learned[number])
             self._write_model(self.out / "model-best")
             value = state["best"]["value"]
             self.tell(

@@ -30,6 +30,8 @@ from omnimix.train.optimizers import Name
 # pydantic's own `validate` is an old name of `model_validate`, which nobody calls here.
 warnings.filterwarnings("ignore", 'Field name "validate" in "Stage" shadows', UserWarning)
 
+_Slowness = Annotated[float, Field(ge=0, lt=1)]
+
 
 class OptimizerSpec(Spec):
     """How weights move.
@@ -40,11 +42,11 @@ class OptimizerSpec(Spec):
             keeps rows and columns of the second moment alone and turns a rate above one over the root of the
             step down to it; `muon` for matrices, with AdamW for tables, vectors and kernels.
         lr: peak learning rate; AdamW moves every weight by about as much at a step, so it is never above 1.
-        lr_scale: factors on the learning rate by name pattern, first match counts.
+        lr_scale: factors on the learning rate by name pattern, first match counts; the product is never above 1.
         weight_decay: of matrices.
         no_weight_decay: what has none: `embeddings` and everything that is no matrix, or `vectors` (biases
             and norms) alone, or `nothing`; or patterns on parameter names.
-        max_grad_norm: largest norm of the gradient; None does not clip.
+        max_grad_norm: largest norm of the gradient; None, 0 and infinity do not clip.
         clip_micro_batches: clip after every micro-batch of a step (arXiv 2408.08872), what was gathered
             before it included; else once, when the gradient is whole.
         betas: how slowly the running means of the gradient and of its square change.
@@ -53,12 +55,12 @@ class OptimizerSpec(Spec):
 
     name: Name = "adamw"
     lr: float = Field(default=1e-3, gt=0, le=1)
-    lr_scale: dict[str, float] = {}
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.05
+    lr_scale: dict[str, Annotated[float, Field(ge=0)]] = {}
+    betas: tuple[_Slowness, _Slowness] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     no_weight_decay: Literal["embeddings", "vectors", "nothing"] | tuple[str, ...] = "embeddings"
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: float | None = Field(default=1.0, ge=0, allow_inf_nan=True)
     clip_micro_batches: bool = False
 
     @model_validator(mode="after")
@@ -67,6 +69,11 @@ class OptimizerSpec(Spec):
         own = [word for word in ("betas", "eps") if getattr(self, word) != fields[word].default]
         if self.name == "adafactor" and own:
             raise ValueError(f"adafactor has no {own[0]}; leave it out")
+        for pattern, factor in self.lr_scale.items():
+            if self.lr * factor > 1:
+                raise ValueError(
+                    f"lr_scale makes the rate of {pattern!r} {self.lr * factor:g}, above 1"
+                )
         return self
 
 

@@ -95,7 +95,9 @@ def optimizer_step(
     touched = sum(parameter.grad is not None for parameter in learned)
     try:
         _check(step, whole.sum(), norms, touched, batches)
-        optimizer.step()
+        # The first one makes the optimizer's state, for which a rank's memory may not do.
+        with layout.process_group.together():
+            optimizer.step()
     finally:
         optimizer.zero_grad(set_to_none=True)
     parts = [

@@ -27,6 +27,7 @@ from omnimix.media.opening import MediaOpener
 from omnimix.registry import MEASURES
 from omnimix.train import ranks
 from omnimix.train.begun import Begun
+from omnimix.train.folder import differences
 from omnimix.train.rows import DatasetFacts, looked_at
 from omnimix.train.settings import Stage, ValidateSpec
 from omnimix.train.step import quick_bf16
@@ -62,6 +63,11 @@ class Best:
 class Validation:
     """The looks of one stage.
 
+    Attributes:
+        of: what the best value is of: another record, number or style makes another number, which no earlier one
+            can be compared with.
+        anew: whether the best of a run that goes on was of something else, and is forgotten.
+
     Raises:
         TrainError: an endless dataset without `max_samples`.
     """
@@ -73,8 +79,6 @@ class Validation:
         self.run = run
         self.number = number
         self.stage = stage
-        self.best = Best(**state.get("best", {}))
-        self.looked: int | None = state.get("looked")
         self.source = words.data.open(run.folder)
         if self.source.length is None and words.max_samples is None:
             raise TrainError(
@@ -85,6 +89,23 @@ class Validation:
         counts = [n for n in (self.source.length, words.max_samples) if n is not None]
         self.rows = range(min(counts))
         self.told = False
+        self.of = self._of()
+        before = state.get("best_of", {})
+        self.anew = state.get("looked") is not None and before != self.of
+        kept = {} if self.anew else state
+        self.best = Best(**kept.get("best", {}))
+        self.looked: int | None = kept.get("looked")
+        if self.anew:
+            changed = differences(before, self.of) if before else ["what it was of is not known"]
+            run.tell(f"the best of validation begins anew ({'; '.join(changed)})")
+
+    def _of(self) -> dict[str, Any]:
+        words, template = self.words, self.stage.template
+        found: dict[str, Any] = {"best": words.best, "data": words.dump()["data"]}
+        found["records"] = len(self.rows)
+        if words.best != LOSS:
+            found["max_new_tokens"] = words.max_new_tokens
+        return found | ({"template": template.dump()} if template is not None else {})
 
     def measures(self) -> dict[str, Any]:
         """The measures by name."""
@@ -111,7 +132,7 @@ class Validation:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        return {"best": vars(self.best), "looked": self.looked}
+        return {"best": vars(self.best), "best_of": self.of, "looked": self.looked}
 
     def over(self) -> bool:
         """Whether the stage has not become better for as long as it may."""
@@ -135,14 +156,9 @@ class Validation:
             processor = processor.with_template(self.stage.template)
         with resting(self.run):
             loss, failed = self._loss(processor, autocast)
-            measures: dict[str, float] = {}
             # Answers are computed without autocast, which made what is kept where there is one.
             exact = not self.stage.bf16 or not quick_bf16(self.run.device)
-            with self.run.process_group.agreed():
-                # Ranks that hold parts of the model all have to write every answer.
-                if self.run.process_group.rank == 0 or self.run.layout.sharded:
-                    measures = self._answers(processor if exact else without(processor), step)
-            measures = self.run.process_group.gather("measures", measures)[0]
+            measures = self._measured(processor if exact else without(processor), step)
         if failed and not self.told:
             self.told = True
             self.run.tell(
@@ -209,11 +225,47 @@ class Validation:
         pack = bool(self.stage.packing)
         return processor.batch(woven, pack=pack, multiple=1 if pack else 16) if woven else None
 
-    def _answers(self, processor: Processor, step: int) -> dict[str, float]:
-        """Answer the records that are measured or written down; the measures."""
-        many = len(self.rows) if self.words.measures else self.words.answers
+    def _measured(self, processor: Processor, step: int) -> dict[str, float]:
+        """Answer the records that are measured or written down; the measures, the same on all ranks."""
+        group = self.run.process_group
         assistant = Assistant(self.run.model, processor)
         options = Options(max_new_tokens=self.words.max_new_tokens)
+        with group.agreed():
+            asked = self._asked(assistant, options)
+        # Ranks that hold parts of the model all have to write every answer: a record that one of them cannot read is
+        # left out by all.
+        said = group.gather("asked", [row for row, _, _ in asked])
+        common = set(said[0]).intersection(*said)
+        if apart := len({row for rows in said for row in rows} - common):
+            self.run.tell(
+                f"{apart} records of validation are not answered: not every process can read them"
+            )
+        asked = [one for one in asked if one[0] in common]
+        questions = [woven for _, _, woven in asked]
+        with group.together():
+            answers = self.run.layout.run(lambda: assistant.write_many(questions, options=options))
+        measures: dict[str, float] = {}
+        with self.run.first_alone() as first:
+            if first:
+                self._write(step, asked[: self.words.answers], answers)
+                measures = self._score(asked, answers)
+        told: dict[str, float] = group.gather("measures", measures)[0]
+        return told
+
+    def _score(
+        self, asked: Sequence[tuple[int, Sample, Woven]], answers: list[Answer]
+    ) -> dict[str, float]:
+        """The measures of answers by name."""
+        samples = [sample for _, sample, _ in asked]
+        sizes = [woven.pictures[-1].size if woven.pictures else (0, 0) for _, _, woven in asked]
+        return {
+            name: round(measure.score(answers, measure.references(samples, sizes)).value, 5)
+            for name, measure in self.measures().items()
+        }
+
+    def _asked(self, assistant: Assistant, options: Options) -> list[tuple[int, Sample, Woven]]:
+        """The records that this rank can ask about, with their rows and questions."""
+        many = len(self.rows) if self.words.measures else self.words.answers
         asked: list[tuple[int, Sample, Woven]] = []
         for row in self.rows[:many]:
             try:
@@ -224,17 +276,7 @@ class Validation:
                 asked.append((row, sample, assistant.weave(question, options)))
             except OmnimixError:
                 continue  # counted where the loss is
-        questions = [woven for _, _, woven in asked]
-        answers = self.run.layout.run(lambda: assistant.write_many(questions, options=options))
-        if self.run.process_group.rank:
-            return {}
-        self._write(step, asked[: self.words.answers], answers)
-        samples = [sample for _, sample, _ in asked]
-        sizes = [woven.pictures[-1].size if woven.pictures else (0, 0) for _, _, woven in asked]
-        return {
-            name: round(measure.score(answers, measure.references(samples, sizes)).value, 5)
-            for name, measure in self.measures().items()
-        }
+        return asked
 
     def _write(
         self, step: int, asked: list[tuple[int, Sample, Woven]], answers: list[Answer]
