@@ -66,8 +66,9 @@ def test_splits_and_folders_of_saved_datasets(saved: Path) -> None:
     datasets.load_from_disk(str(place))["train"].map(lambda row: {"output": "changed"})
     assert list(place.rglob("cache-*.arrow"))
     assert outputs(place / "train") == EVERY and outputs(place / "test") == ["4"]
-    with pytest.raises(SampleError, match="several splits: test, train"):
-        open_rows(place)
+    for opens in (open_rows, shards_of):  # as a stream as well
+        with pytest.raises(SampleError, match="several splits: test, train"):
+            opens(place)
     (place / "dataset_dict.json").unlink()
     shutil.copy(place / "test" / "data-00000-of-00001.arrow", place / "test" / "more.arrow")
     assert outputs(place) == ["4", *EVERY], "a folder of saved datasets, each as its own words say"

@@ -98,11 +98,12 @@ def shards_of(path: Path) -> list[Path]:
     """The files of a folder, of a pattern, or the file itself, none of them opened.
 
     Raises:
-        SampleError: nothing there.
+        SampleError: nothing there, or several splits.
     """
     if any(sign in path.name for sign in "*?[") and not path.exists():
         found = _matching(path)
     elif path.is_dir():
+        _check_splits(path)
         others = (sorted(path.rglob(pattern)) for pattern in _FOLDERS)
         found = arrow_files(path) or next((files for files in others if files), [])
     else:
@@ -138,13 +139,7 @@ def _file(path: Path, head: bytes) -> Rows:
 
 def _folder(path: Path) -> Rows:
     """What `save_to_disk` wrote, or all files of one kind."""
-    if (path / "dataset_dict.json").is_file():
-        splits = sorted(one.name for one in path.iterdir() if one.is_dir())
-        raise SampleError(
-            f"the folder holds several splits: {', '.join(splits)}",
-            where=str(path),
-            hint=f"name one of them, {path.name}/{splits[0] if splits else 'train'}",
-        )
+    _check_splits(path)
     if arrow_files(path):
         return ArrowRows(path)
     for name in ("metadata.jsonl", "metadata.csv", "metadata.parquet"):
@@ -154,6 +149,21 @@ def _folder(path: Path) -> Rows:
         if files := sorted(path.glob(pattern)):
             return _joined(path, files)
     raise SampleError("the folder holds no file of rows", where=str(path), hint=_HINT)
+
+
+def _check_splits(folder: Path) -> None:
+    """Refuse a folder in which training and test rows lie side by side.
+
+    Raises:
+        SampleError: a saved `DatasetDict`.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(one.name for one in folder.iterdir() if one.is_dir())
+        raise SampleError(
+            f"the folder holds several splits: {', '.join(splits)}",
+            where=str(folder),
+            hint=f"name one of them, {folder.name}/{splits[0] if splits else 'train'}",
+        )
 
 
 def _joined(path: Path, files: list[Path]) -> Rows:
