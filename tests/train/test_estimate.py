@@ -188,6 +188,8 @@ def test_what_a_run_refuses_is_not_planned(write: Write) -> None:
         plan_file(file, ("parallel.shard=full",), machine)
     with pytest.raises(TrainError, match="batch_size of 10 cannot be cut into 4"):
         plan_file(write(stages=[{"batch_size": 10, "gradient_accumulation_steps": 4}]), (), machine)
+    with pytest.raises(TrainError, match=r"optimizer.lr_scale: the pattern 'languge' matches no"):
+        plan_file(write(stages=[{"optimizer": {"lr_scale": {"languge": 0.1}}}]), (), machine)
     (plain,) = plan_file(write(stages=[{"batch_size": 4}]), (), Machine(1, 1e12))
     ways = list(plain._ways())
     assert [w.parallel.offload for w in ways] == sorted(

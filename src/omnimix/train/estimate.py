@@ -141,6 +141,7 @@ class Estimator:
         self.compute = 2 if self.bf16 else 4
         model = MultimodalLM.on_meta(recipe)
         self.learns = optim.learning(model, stage.trainable)
+        optim.check_patterns(model, stage.optimizer)
         self.weights = weights(model, self.learns, quantization)
         self.vocabulary, self.width = model.vocab_size, model.width
         self._traced: dict[tuple[bool, bool, int], Traced] = {}
