@@ -23,7 +23,7 @@ WINGS = ("families", "recipes", "models")
 
 # What is still too long. The lists may only shrink, to nothing: what is mended must be struck off.
 STILL_TOO_LONG_FUNCTIONS: frozenset[str] = frozenset()
-STILL_MORE_LINES = 33589
+STILL_MORE_LINES = 33664
 """So many lines above the limit today. Whoever takes lines away lowers it; it rises with a new command or kind of
 file alone, in the same commit."""
 

@@ -17,11 +17,14 @@ from omnimix.cli.main import app
 from omnimix.cli.plan import size
 from omnimix.compose import recipe as recipes
 from omnimix.compose.model import MultimodalLM
-from omnimix.errors import OmnimixError, TrainError
+from omnimix.compose.processor import Processor
+from omnimix.errors import OmnimixError, SampleError, TrainError
 from omnimix.parallel.layout import ParallelSpec
-from omnimix.train import optim, optimizers
+from omnimix.train import optim, optimizers, settings
 from omnimix.train.estimate import Estimator, Machine, Way, state, weights
-from omnimix.train.planning import StageEstimate, longest, plan_file
+from omnimix.train.plan import plan
+from omnimix.train.planned_rows import longest
+from omnimix.train.planning import StageEstimate, plan_file
 from omnimix.train.settings import OptimizerSpec, Stage
 from tests.conftest import TINY
 from tests.train.runs import Write
@@ -162,19 +165,52 @@ def planned(write: Write, **words: Any) -> StageEstimate:
     return found
 
 
-def test_steps_are_those_of_rounds_and_of_rows_with_a_budget(write: Write) -> None:
-    assert planned(write, max_steps=None).steps == 15
-    assert planned(write).steps == 6  # max_steps of the file ends it sooner
-    assert planned(write, max_steps=None, batch_size=2).steps == 6  # 2 of 5 records, thrice
-    assert planned(write, max_steps=None, batch_size=2, drop_last=False).steps == 9
-    whole = planned(write, max_steps=None)
-    packing = {"tokens": int(2.5 * whole.rows.tokens)}
-    packed = planned(write, max_steps=None, packing=packing)
-    assert packed.steps == int(15 / 2.5) and packed.rows.records == pytest.approx(2.5, rel=0.02)
-    few = planned(write, max_steps=None, packing={**packing, "items": 3})
-    assert few.rows.records == pytest.approx(1.5, rel=0.02)  # of a picture and a region each
+WAYS: dict[str, dict[str, Any]] = {
+    "rounds": {},
+    "max_steps ends it": {"max_steps": 4},
+    "a short batch": {"batch_size": 2},
+    "larger than a round": {"batch_size": 8},
+    "parts": {"batch_size": 4, "gradient_accumulation_steps": 2},
+    "parts, all": {"batch_size": 4, "gradient_accumulation_steps": 2, "drop_last": False},
+    "alike": {"batch_size": 2, "group_by_length": True},
+    "packed": {"packing": {"tokens": 2.5}},
+    "packed, all": {"packing": {"tokens": 2.5}, "batch_size": 2, "drop_last": False},
+    "few items": {"packing": {"tokens": 2.5, "items": 3}},
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_steps_are_those_of_a_run(
+    name: str, write: Write, tiny_processor: Processor, tmp_path: Path
+) -> None:
+    words = {"max_steps": None, **WAYS[name]}
+    if "packing" in words:  # tokens in records
+        one = planned(write, max_steps=None).rows.tokens
+        words["packing"] = {**words["packing"], "tokens": int(words["packing"]["tokens"] * one)}
+    found = planned(write, **words)
+    training, _ = settings.load(tmp_path / "test.train.yaml")
+    made = plan(training, 0, 0, tmp_path, tiny_processor, (0, 1))
+    assert found.steps == made.steps
+
+
+def test_a_round_without_a_whole_step_is_refused(write: Write) -> None:
+    parts = {"batch_size": 8, "gradient_accumulation_steps": 4}
     with pytest.raises(TrainError, match="5 records make no whole step of 8"):
-        planned(write, max_steps=None, batch_size=8)
+        planned(write, max_steps=None, **parts)
+
+
+def test_rows_that_a_run_refuses_are_not_planned(write: Write) -> None:
+    with pytest.raises(SampleError, match=r"one answer alone.*set objective: sft"):
+        planned(write, objective="dpo")
+    with pytest.raises(TrainError, match="none of the 5 records looked at fits into a row of 9"):
+        planned(write, packing={"tokens": 9})
+    with pytest.raises(
+        OmnimixError, match=r"stages.0.feature_cache: the encoder of 'image' learns"
+    ):
+        planned(write, feature_cache="kept")
+    off = {"objective": {"kind": "dpo", "reference": "adapters_off"}}
+    with pytest.raises(TrainError, match="adapters_off is the model without its adapters"):
+        estimator(**off)
 
 
 def test_what_a_run_refuses_is_not_planned(write: Write) -> None:

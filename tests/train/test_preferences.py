@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,15 @@ def test_a_pair_counts_for_what_its_row_and_its_dataset_say(
         assert ours.amount(batch) == 4 and batch.pairs == 2
         loss = ours.loss(model, batch, ours.amount(batch))
         torch.testing.assert_close(loss, (3 * alone[0] + alone[1]) / 4)
+    with pytest.raises(SampleError, match="loss_scale is 0"):
+        ours.takes(
+            replace(
+                Mixture((MixturePart.model_validate({"data": {"path": "rows.jsonl"}}),), folder, 0)[
+                    0
+                ],
+                pair_scale=0.0,
+            )
+        )
     part = MixturePart.model_validate({"data": {"path": "scaled.jsonl"}, "loss_scale": 0.5})
     batch, _ = Batches(Mixture((part,), folder, 0), tiny_processor, 2, 0, 1, False)[0]
     assert batch is not None and sorted(batch.pair_scales) == [0.5, 1.5]

@@ -280,11 +280,7 @@ def keep(
     for name in names:
         modality = model.modality(name)
         if learns and (learning := _learning(modality)) is not None:
-            raise OmnimixError(
-                f"the encoder of {name!r} learns ({learning}), so that its features change",
-                where=where,
-                hint="freeze it (trainable), or name the other modalities",
-            )
+            raise it_learns(name, learning, where)
         adapters = [one.dump(defaults=True) for one in model.recipe.adapters]
         places[name] = place / cache.digest(
             made[name], weights(modality), computed, adapters, versions_of(PREPARING)
@@ -325,6 +321,15 @@ def without(processor: Processor) -> Processor:
     made = processor.with_recipe(processor.recipe)
     made.weave.features = None
     return made
+
+
+def it_learns(name: str, learning: str, where: str) -> OmnimixError:
+    """Why features of an encoder are not kept."""
+    return OmnimixError(
+        f"the encoder of {name!r} learns ({learning}), so that its features change",
+        where=where,
+        hint="freeze it (trainable), or name the other modalities",
+    )
 
 
 def _learning(modality: Modality) -> str | None:

@@ -142,6 +142,7 @@ class Estimator:
         model = MultimodalLM.on_meta(recipe)
         self.learns = optim.learning(model, stage.trainable)
         optim.check_patterns(model, stage.optimizer)
+        stage.objective.check(self.learns)
         self.weights = weights(model, self.learns, quantization)
         self.vocabulary, self.width = model.vocab_size, model.width
         self._traced: dict[tuple[bool, bool, int], Traced] = {}

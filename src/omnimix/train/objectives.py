@@ -41,6 +41,16 @@ class Objective(Spec):
             count: what the sum over the batch's amount is divided by; see `counts`.
         """
 
+    def check(self, names: Collection[str]) -> None:
+        """Refuse parameters with which the objective cannot be what it says.
+
+        Args:
+            names: of those that learn.
+
+        Raises:
+            TrainError: why.
+        """
+
     @classmethod
     def takes(cls, sample: Sample) -> None:
         """Refuse a record that nothing can be learned from; it is left out and counted.

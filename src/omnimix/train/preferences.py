@@ -56,6 +56,19 @@ class Preference(Objective):
                 "a record has one answer alone, and this stage learns from a chosen and a rejected one",
                 hint="give rows with chosen and rejected, or set objective: sft",
             )
+        if not sample.pair_scale:
+            raise SampleError("there is nothing to learn: the pair's loss_scale is 0")
+
+    def check(self, names: Collection[str]) -> None:
+        others = sorted(name for name in names if not adapters.is_adapter(name))
+        if self.reference == "adapters_off" and others:
+            raise TrainError(
+                f"reference: adapters_off is the model without its adapters, and {others[0]} "
+                f"{'learns' if len(others) == 1 else f'and {len(others) - 1} other weights learn'} "
+                "beside them, so that the reference would move as well",
+                where="objective.reference",
+                hint="set trainable: [adapters], or reference: start",
+            )
 
     def begin(
         self,
@@ -65,16 +78,8 @@ class Preference(Objective):
         resumed: bool,
         group: ProcessGroup,
     ) -> None:
+        self.check(names)
         if self.reference == "adapters_off":
-            others = sorted(name for name in names if not adapters.is_adapter(name))
-            if others:
-                raise TrainError(
-                    f"reference: adapters_off is the model without its adapters, and {others[0]} "
-                    f"{'learns' if len(others) == 1 else f'and {len(others) - 1} other weights learn'} "
-                    "beside them, so that the reference would move as well",
-                    where="objective.reference",
-                    hint="set trainable: [adapters], or reference: start",
-                )
             return
         if resumed:
             with group.together():

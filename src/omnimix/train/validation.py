@@ -97,6 +97,10 @@ class Validation:
         self.looked: int | None = kept.get("looked")
         if self.anew:
             changed = differences(before, self.of) if before else ["what it was of is not known"]
+            if (
+                before and before["best"] != words.best
+            ):  # one of them alone goes by how much is answered
+                changed = [one for one in changed if not one.startswith("max_new_tokens")]
             run.tell(f"the best of validation begins anew ({'; '.join(changed)})")
 
     def _of(self) -> dict[str, Any]:
