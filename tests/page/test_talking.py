@@ -221,6 +221,14 @@ def test_a_file_given_before_limits_are_known_waits(
     page.close()
 
 
+def asked_while_away(page: Page, address: str) -> int:
+    """Ask a server that is gone; its port."""
+    page.get_by_label("Ask about it").fill("while away")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".banner")).to_be_visible()
+    return int(address.rsplit(":", 1)[1])
+
+
 def test_another_model_behind_the_address_is_the_one_asked(
     browser: Browser, assistant: Assistant, words: Told
 ) -> None:
@@ -228,10 +236,7 @@ def test_another_model_behind_the_address_is_the_one_asked(
     with served(Scripted(assistant, words)) as address:
         page.goto(address)
         ask(page, "before")
-    port = int(address.rsplit(":", 1)[1])
-    page.get_by_label("Ask about it").fill("while away")
-    page.get_by_role("button", name="Send").click()
-    expect(page.locator(".banner")).to_be_visible()
+    port = asked_while_away(page, address)
     other = Scripted(assistant, words)
     other.name = "other"
     with served(other, port):
@@ -250,10 +255,7 @@ def test_a_server_that_goes_away_and_comes_back(
     with server as address:
         page.goto(address)
         ask(page, "before")
-    port = int(address.rsplit(":", 1)[1])
-    page.get_by_label("Ask about it").fill("while away")
-    page.get_by_role("button", name="Send").click()
-    expect(page.locator(".banner")).to_be_visible()
+    port = asked_while_away(page, address)
     expect(page.locator("article.model").last).to_contain_text("does not answer")
     with served(Scripted(assistant, words), port):
         expect(page.locator(".banner")).to_have_count(0, timeout=15_000)

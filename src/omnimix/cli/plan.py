@@ -119,7 +119,7 @@ def lines(stage: StageEstimate) -> list[str]:
         count = "without end" if rows.count is None else f"{rows.count:,}"
         said.append(
             f"  rows                 {count}; of {rows.looked} looked at {rows.cut} are cut, the longest has "
-            f"{sum(map(len, rows.longest.both)):,} tokens, the mean {rows.tokens:,.0f}, {rows.learned:,.0f} learned"
+            f"{rows.longest.room:,} tokens, the mean {rows.tokens:,.0f}, {rows.learned:,.0f} learned"
         )
     said.append(
         f"  a micro-batch        {stage.estimator.rows(way, machine)} rows a device, {way.parts} of a step, "

@@ -103,6 +103,11 @@ class Sequence:
         """Itself, and behind it the one with the rejected answer, where there is one."""
         return (self,) if self.rejected is None else (self, self.rejected)
 
+    @property
+    def room(self) -> int:
+        """Tokens that it takes in a batch, a rejected answer's conversation included."""
+        return sum(map(len, self.both))
+
     def taken(self, places: slice | Int[np.ndarray, "m"], **words: Any) -> Sequence:
         """The sequence of these places alone."""
         scale = None if self.scale is None else self.scale[places]

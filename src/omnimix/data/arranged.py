@@ -270,7 +270,7 @@ class ArrangedBatches(Batches):
             for j, entry in enumerate(row):
                 try:
                     woven = self._woven_entry(entry)
-                    size = sum(map(len, woven.both))
+                    size = woven.room
                     if room is not None and size > room:
                         raise _outgrown(size, room).at(woven.id)
                 except OmnimixError as error:

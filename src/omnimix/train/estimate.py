@@ -306,8 +306,7 @@ class Estimator:
         passes = 2 if way.parallel.shard in ("full", "hybrid") else 1
         passes += self.stage.objective.pairs
         layers = len({w.block for w in self.weights if w.block >= 0 and w.name.startswith("lang")})
-        tokens = sum(map(len, self.row.both))
-        row = self.rows(way, machine) * tokens * self.width * self.compute
+        row = self.rows(way, machine) * self.row.room * self.width * self.compute
         each = 2 * row * (cut - 1) / cut * layers * 2
         # In each direction one; the reference of preferences goes forward alone.
         around = (3 if way.recomputed else 2) + self.stage.objective.pairs

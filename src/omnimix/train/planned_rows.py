@@ -85,10 +85,10 @@ def rows_of(stage: Stage, folder: Path, recipe: Recipe, recipe_folder: Path) -> 
     tokens, learned = (
         float(np.average(column, weights=weights))
         for column in zip(
-            *((_tokens(one), sum(each.targets for each in one.both)) for one in read), strict=True
+            *((one.room, sum(each.targets for each in one.both)) for one in read), strict=True
         )
     )
-    row, fill = max(read, key=_tokens), 1.0
+    row, fill = max(read, key=lambda one: one.room), 1.0
     if isinstance(stage.packing, PackingSpec):
         row, fill = _packed(read, stage.packing, many)
     cut = sum(cut for _, cut, _ in found)
@@ -102,7 +102,7 @@ def _packed(read: Many[Sequence], packing: PackingSpec, many: int | None) -> tup
         TrainError: none of them fits into a row.
     """
     most = packing.items or math.inf
-    fits = [one for one in read if _tokens(one) <= packing.tokens and _items(one) <= most]
+    fits = [one for one in read if one.room <= packing.tokens and _items(one) <= most]
     if not fits:
         raise TrainError(
             f"none of the {len(read)} records looked at fits into a row of {packing.tokens} tokens",
@@ -110,14 +110,10 @@ def _packed(read: Many[Sequence], packing: PackingSpec, many: int | None) -> tup
             hint="give packing more tokens, or max_length",
         )
     count = min(WINDOW, WINDOW if many is None else many)
-    sizes = [Size(_tokens(one), _items(one)) for one in fits]
+    sizes = [Size(one.room, _items(one)) for one in fits]
     window = list(itertools.islice(itertools.cycle(sizes), count))
     fill = count / len(best_fit(window, packing.tokens, packing.items))
-    return _stretched(max(fits, key=_tokens), packing), fill
-
-
-def _tokens(row: Sequence) -> int:
-    return sum(map(len, row.both))
+    return _stretched(max(fits, key=lambda one: one.room), packing), fill
 
 
 def _items(row: Sequence) -> int:
@@ -151,7 +147,7 @@ def _looked(
         # Below the limit nothing was cut. What the limit leaves nothing to learn of is cut as well.
         if most is not None and (woven is None or _text(woven) >= most):
             whole = _woven(processor, sample, None, False)
-            cut += whole is not None and (woven is None or _tokens(whole) > _tokens(woven))
+            cut += whole is not None and (woven is None or whole.room > woven.room)
     return found, cut, refused
 
 
@@ -196,12 +192,12 @@ def longest(recipe: Recipe, stage: Stage) -> Sequence:
 
 def _stretched(row: Sequence, packing: PackingSpec) -> Sequence:
     """A packed row: the items of as many such rows as go into it, and text; half of it rejected, where that is."""
-    times = max(1, packing.tokens // _tokens(row))
+    times = max(1, packing.tokens // row.room)
     if packing.items and _items(row):
         times = min(times, max(1, packing.items // _items(row)))
     if row.rejected is None:
         return _repeated(row, times, packing.tokens)
-    other = packing.tokens * len(row.rejected) // _tokens(row)
+    other = packing.tokens * len(row.rejected) // row.room
     rejected = _repeated(row.rejected, times, other)
     return replace(_repeated(row, times, packing.tokens - other), rejected=rejected)
 

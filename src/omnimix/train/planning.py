@@ -76,7 +76,7 @@ class StageEstimate:
         row = self.rows.longest
         for name, items in row.items.items():
             found[f"{name} connector"]["tokens"] = sum(item.tokens for item in items)
-        found["language"]["tokens"] = sum(map(len, row.both))
+        found["language"]["tokens"] = row.room
         return found
 
     def nearest(self) -> Way | None:
@@ -123,7 +123,7 @@ class StageEstimate:
                 "count": rows.count,
                 "looked_at": rows.looked,
                 "cut": rows.cut,
-                "longest": sum(map(len, rows.longest.both)),
+                "longest": rows.longest.room,
                 "tokens": rows.tokens,
                 "learned": rows.learned,
                 "records": rows.records,
